@@ -1,0 +1,44 @@
+# make run | test | check | format | bench | storm | lock | clean. Everything needed is installed into .venv, from hash-locked files.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: run test check format bench storm lock clean
+
+run: .venv/local
+	@exec $(BIN)/depot dev
+
+test: .venv/test
+	@$(BIN)/pytest -n auto
+
+check: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
+
+format: .venv/test
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .depot
+
+lock: .venv/test
+	./requirements/lock
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Depot needs Python 3.11 or newer; set PYTHON=...")'
+	@$(PYTHON) -m venv .venv
+
+.venv/local: requirements/local.txt pyproject.toml | .venv/bin/python
+	@echo "Installing Depot into .venv ..."
+	@$(PIP) install --require-hashes -r requirements/local.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/test: requirements/test.txt .venv/local
+	@echo "Installing the test tools ..."
+	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@

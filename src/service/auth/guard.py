@@ -1,0 +1,94 @@
+"""Denied by default: a route is open only if it says `public=True`, and needs its `scope="…"` otherwise."""
+
+import asyncio
+import hmac
+from asyncio import Task
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from msgspec import Struct
+
+from service.auth.keys import Key, digest, key_id, pepper_from
+from service.db import Database
+from service.errors import Forbidden, Unauthenticated
+
+FRESH_SECONDS = 0.4
+"""A cached key older than this is looked up again beside the request that uses it."""
+STALE_SECONDS = 0.8
+"""One older than this is not believed: revocation takes effect within a second everywhere."""
+
+FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
+PEPPER = "select value from secrets where name = 'pepper'"
+
+
+class Cached(Struct):
+    key: Key
+    expires_at: datetime | None
+    seen_at: float
+
+
+class Keyring:
+    """Knows the keys: a bounded cache in front of the table, so that a busy key costs no query."""
+
+    def __init__(self, database: Database, *, secret: str | None, cache_max: int) -> None:
+        self._database = database
+        self._pepper = pepper_from(secret)
+        self._cache: dict[str, Cached] = {}
+        self._cache_max = cache_max
+        self._lookups: dict[str, Task[Cached]] = {}
+
+    async def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        """Litestar's guard: runs before anything of the body is read."""
+        if handler.opt.get("public"):
+            return
+        key = await self.authenticate(connection.headers.get("authorization"))
+        connection.scope["user"] = key
+        scope = handler.opt.get("scope")
+        if scope is None or not key.may(scope):
+            raise Forbidden(f"The API key lacks the scope {scope}", details=[{"scope": scope}])
+
+    async def authenticate(self, authorization: str | None) -> Key:
+        """Raises `Unauthenticated` for anything but `Bearer` and a living key."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated
+        cached = self._cache.get(token)
+        age = STALE_SECONDS if cached is None else monotonic() - cached.seen_at
+        if cached is None or age >= STALE_SECONDS:
+            cached = await asyncio.shield(self._look_up(token))
+        elif age >= FRESH_SECONDS:
+            self._look_up(token)
+        if cached.expires_at is not None and cached.expires_at <= datetime.now(UTC):
+            raise Unauthenticated("The API key has expired")
+        return cached.key
+
+    def _look_up(self, token: str) -> "Task[Cached]":
+        """Look a key up once, however many requests wait for it."""
+        task = self._lookups.get(token)
+        if task is None:
+            task = self._lookups[token] = asyncio.create_task(self._find(token))
+            task.add_done_callback(lambda done: self._looked_up(token, done))
+        return task
+
+    def _looked_up(self, token: str, done: "Task[Cached]") -> None:
+        del self._lookups[token]
+        self._cache.pop(token, None)
+        if not done.cancelled() and done.exception() is None:
+            if len(self._cache) >= self._cache_max:
+                del self._cache[next(iter(self._cache))]
+            self._cache[token] = done.result()
+
+    async def _find(self, token: str) -> Cached:
+        identity = key_id(token)
+        if identity is None:
+            raise Unauthenticated
+        seen_at = monotonic()
+        if self._pepper is None:
+            self._pepper = await self._database.pool.fetchval(PEPPER)
+        row = await self._database.pool.fetchrow(FIND, identity)
+        if row is None or not hmac.compare_digest(row["hash"], digest(token, self._pepper)):
+            raise Unauthenticated
+        return Cached(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], seen_at)

@@ -1,0 +1,64 @@
+"""Keys as plain records: made, listed and revoked with advanced-alchemy's repository."""
+
+from datetime import UTC, datetime, timedelta
+
+from advanced_alchemy.repository import SQLAlchemyAsyncRepository
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.auth.keys import SCOPES, digest, key_id, mint, pepper_from
+from service.auth.models import ApiKey, Secret
+
+
+class KeyRepository(SQLAlchemyAsyncRepository[ApiKey]):
+    model_type = ApiKey
+
+
+async def create_key(
+    session: AsyncSession,
+    *,
+    name: str,
+    scopes: list[str],
+    secret: str | None = None,
+    expires_in: timedelta | None = None,
+) -> str:
+    """Store a new key and return it: the only time it is seen. Raises `ValueError` for an unknown scope."""
+    if unknown := set(scopes) - SCOPES:
+        raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
+    token = mint()
+    pepper = pepper_from(secret) or (await session.get_one(Secret, "pepper")).value
+    await KeyRepository(session=session).add(
+        ApiKey(
+            id=key_id(token),
+            name=name,
+            hash=digest(token, pepper),
+            scopes=sorted(scopes),
+            expires_at=expires_in and datetime.now(UTC) + expires_in,
+        )
+    )
+    return token
+
+
+async def revoke_key(session: AsyncSession, identity: str) -> bool:
+    """Takes effect in every process within a second. False: there is no such key."""
+    key = await KeyRepository(session=session).get_one_or_none(id=identity)
+    if key is not None and key.revoked_at is None:
+        key.revoked_at = datetime.now(UTC)
+    return key is not None
+
+
+async def list_keys(session: AsyncSession) -> list[tuple[str, ...]]:
+    """Id, name, scopes, when it was made, and its state, for people."""
+    keys = await KeyRepository(session=session).list(order_by=ApiKey.created_at.asc())
+    return [
+        (key.id, key.name, " ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", _state(key))
+        for key in keys
+    ]
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
+    if key.expires_at is None:
+        return "valid"
+    state = "expired" if key.expires_at <= datetime.now(UTC) else "valid until"
+    return f"{state} {key.expires_at:%Y-%m-%d %H:%M}"

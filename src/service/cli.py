@@ -1,0 +1,305 @@
+"""The `depot` command.
+
+Modules are imported where they are used: `--help` should not wait for a database driver.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import rich_click as click
+from msgspec.structs import replace
+from rich.console import Console
+
+from service.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from service.db import Database
+
+T = TypeVar("T")
+DEV_KEY = "api-key"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="depot")
+def depot() -> None:
+    """Depot: inventory and orders as a REST service. Settings are environment variables; see the README."""
+
+
+@depot.command()
+def dev() -> None:
+    """Everything in one process on this machine: embedded PostgreSQL, migrations, an API key, the API."""
+    from service import migrate
+    from service.server import bind, serve
+
+    settings = settings_from_environment("console")
+    if "DEPOT_DRAIN_SECONDS" not in os.environ:
+        settings = replace(settings, drain_seconds=0)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with bind(settings) as listener, database_url(settings) as url:
+        settings = replace(settings, database_url=url, port=listener.getsockname()[1])
+        with reachable_database():
+            migrate.upgrade(settings)
+            key = development_key(settings)
+        serve(settings, listener, on_started=lambda: welcome(settings, key))
+
+
+@depot.command()
+@click.option("--host", help="Address to listen on (HOST).")
+@click.option("--port", type=int, help="Port to listen on (PORT).")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+def serve(host: str | None, port: int | None, workers: int) -> None:
+    """The API, for production. Never migrates by itself."""
+    from service import server
+
+    settings = required_database(settings_from_environment("json"))
+    settings = replace(settings, host=host or settings.host, port=settings.port if port is None else port)
+    run(settings, ping)
+    with server.bind(settings) as listener:
+        if workers > 1:
+            server.serve_many(settings, listener, workers)
+        else:
+            server.serve(settings, listener)
+
+
+@depot.command()
+@click.argument("revision", default="head")
+def migrate(revision: str) -> None:
+    """Bring the database's schema up to date (or to REVISION). Replicas may all run this at once."""
+    from service import migrate as migrations
+
+    settings = required_database(settings_from_environment("json"))
+    with reachable_database():
+        migrations.upgrade(settings, revision)
+
+
+@depot.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    from service.app import create_app
+    from service.docs import encoded
+
+    app = create_app(Settings(database_url="postgresql://unused"))
+    sys.stdout.buffer.write(encoded(app) + b"\n")
+
+
+@depot.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--scope", "scopes", required=True, multiple=True, help="items:read, orders:write, …, admin.")
+@click.option("--expires-in-days", type=click.IntRange(min=1), help="Default: never.")
+def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None) -> None:
+    """Make a key and print it, alone, on stdout. It is shown this once."""
+    from service.auth.store import create_key
+
+    settings = required_database(settings_from_environment("json"))
+    expires_in = None if expires_in_days is None else timedelta(days=expires_in_days)
+
+    async def create(database: "Database") -> str:
+        async with database.sessions() as session, session.begin():
+            return await create_key(
+                session, name=name, scopes=list(scopes), secret=settings.secret, expires_in=expires_in
+            )
+
+    try:
+        click.echo(run(settings, create))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """List the keys: id, name, scopes, state."""
+    from rich.table import Table
+
+    from service.auth.store import list_keys
+
+    async def read(database: "Database") -> list[tuple[str, ...]]:
+        async with database.sessions() as session:
+            return await list_keys(session)
+
+    table = Table("id", "name", "scopes", "created", "state")
+    for row in run(required_database(settings_from_environment("json")), read):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@keys.command("revoke")
+@click.argument("identity", metavar="ID")
+def keys_revoke(identity: str) -> None:
+    """Revoke a key. It is refused everywhere within a second."""
+    from service.auth.store import revoke_key
+
+    async def revoke(database: "Database") -> bool:
+        async with database.sessions() as session, session.begin():
+            return await revoke_key(session, identity)
+
+    if not run(required_database(settings_from_environment("json")), revoke):
+        raise click.ClickException(f"there is no key {identity}")
+
+
+@depot.group()
+def items() -> None:
+    """Items."""
+
+
+@items.command("import")
+@click.argument("path", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--skip-bad", is_flag=True, help="Import the good rows although there are bad ones.")
+def items_import(path: Path, skip_bad: bool) -> None:
+    """Create items from a CSV, and update those whose SKU exists: all rows or, if any is bad, none."""
+    from rich.progress import Progress
+
+    from service.items.importer import BadFile, Report, import_items
+
+    settings = settings_from_environment("json")
+    screen = Console(stderr=True)
+    with database_url(settings) as url, Progress(console=screen) as progress:
+        bar = progress.add_task(path.name, total=path.stat().st_size)
+
+        async def load_file(database: "Database") -> Report:
+            async with database.own_connection() as connection:
+                return await import_items(
+                    connection,
+                    path,
+                    skip_bad=skip_bad,
+                    on_progress=lambda done: progress.update(bar, completed=done),
+                )
+
+        try:
+            report = run(replace(settings, database_url=url), load_file)
+        except BadFile as error:
+            raise click.ClickException(str(error)) from None
+    for row in report.bad:
+        screen.print(
+            f"line {row.line}: {'; '.join(row.problems)}", style="red", highlight=False, markup=False
+        )
+    if report.bad and not skip_bad:
+        raise click.ClickException(
+            f"{len(report.bad)} bad rows, nothing imported (--skip-bad imports the others)"
+        )
+    click.echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged, "
+               f"{len(report.bad)} skipped")  # fmt: skip
+
+
+def settings_from_environment(log: str) -> Settings:
+    """The settings; `log` is the style of logs this command has unless DEPOT_LOG says otherwise."""
+    from service.telemetry import configure_logs
+
+    settings = load({"DEPOT_LOG": log, **os.environ})
+    configure_logs(settings.log)
+    return settings
+
+
+def required_database(settings: Settings) -> Settings:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL is not set")
+    return settings
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """The configured database, or the embedded one, started if need be."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    try:
+        from service.embedded import postgres
+    except ImportError:
+        raise SettingsError(
+            "DATABASE_URL is not set, and embedded PostgreSQL is not installed (pip install 'depot[local]')"
+        ) from None
+    with postgres(settings.home.resolve()) as url:
+        yield url
+
+
+def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]") -> T:
+    """Do some work with an open database. Failing to reach it is one clear line."""
+    from service.db import Database
+
+    async def main() -> T:
+        async with Database(settings).open() as database:
+            return await work(database)
+
+    with reachable_database():
+        return asyncio.run(main())
+
+
+@contextmanager
+def reachable_database() -> Iterator[None]:
+    import asyncpg
+
+    from service.server import StartError
+
+    try:
+        yield
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if isinstance(error, asyncpg.UndefinedTableError):
+            raise StartError("the database has no schema yet: run `depot migrate`") from None
+        raise StartError(f"the database cannot be used: {error or type(error).__name__}") from None
+
+
+async def ping(database: "Database") -> None:
+    await database.pool.fetchval("select 1")
+
+
+def development_key(settings: Settings) -> str:
+    """The key in `$DEPOT_HOME/api-key`; made when there is none or this database does not know it."""
+    from service.auth.guard import FIND
+    from service.auth.keys import key_id
+    from service.auth.store import create_key
+
+    path = settings.home / DEV_KEY
+    stored = path.read_text().strip() if path.exists() else ""
+
+    async def ensure(database: "Database") -> str:
+        if (identity := key_id(stored)) and await database.pool.fetchrow(FIND, identity):
+            return stored
+        async with database.sessions() as session, session.begin():
+            return await create_key(session, name="development", scopes=["admin"], secret=settings.secret)
+
+    key = run(settings, ensure)
+    if key != stored:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(key + "\n")
+    return key
+
+
+def welcome(settings: Settings, key: str) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    click.echo(f"""
+Depot is ready.
+
+  API       {url}
+  Docs      {url}/docs
+  API key   {settings.home / DEV_KEY}
+
+Try it:
+
+  curl -s {url}/items -H 'Authorization: Bearer {key}'
+
+Ctrl-C stops everything.
+""")
+
+
+def main() -> None:
+    """Entry point: what stops the start is one line and a non-zero exit."""
+    from service.server import StartError
+
+    try:
+        depot()
+    except (SettingsError, StartError) as error:
+        Console(stderr=True).print(
+            f"depot: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(1)

@@ -1,0 +1,178 @@
+"""The two ways to PostgreSQL, the one session dependency, and what a database error means to a client.
+
+SQL on `Database.pool` (asyncpg) where a feature exists for speed or contention; an `AsyncSession` with
+advanced-alchemy repositories for plain record keeping. See docs/decisions/0002-two-ways-to-the-database.md.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import asyncpg
+import msgspec
+from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
+from asyncpg.pool import PoolConnectionProxy
+from litestar.di import Provide
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from service import errors
+from service.errors import Fault
+from service.settings import Settings
+
+SCHEMA = "0001"
+"""The newest revision in migrations/versions (a test compares)."""
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
+
+encode_json = msgspec.json.Encoder(decimal_format="number").encode
+decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
+"""JSON documents keep every digit on their way through: 1.10 stays 1.10."""
+
+
+class Base(CommonTableAttributes, AdvancedDeclarativeBase):
+    """The base of all models; constraint names follow advanced-alchemy's convention."""
+
+    __abstract__ = True
+
+
+class Database:
+    """A pool of asyncpg connections for statements, and a small SQLAlchemy pool for records."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._dsn = dsn(settings)
+        self._server_settings = {
+            "application_name": "depot",
+            "timezone": "UTC",
+            "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
+            "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),
+        }
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self.connect,
+            pool_size=settings.records_pool_size,
+            max_overflow=0,
+            pool_timeout=settings.pool_wait_seconds,
+            json_serializer=lambda value: encode_json(value).decode(),
+            json_deserializer=decode_json,
+        )
+        self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Database"]:
+        """Connect. Raises `OSError` or `asyncpg.PostgresError` when the database cannot be had."""
+        self.pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=self._settings.pool_size,
+            init=_prepare,
+            reset=_nothing_to_reset,
+            timeout=self._settings.connect_timeout_seconds,
+            server_settings=self._server_settings,
+        )
+        try:
+            yield self
+        finally:
+            await self._engine.dispose()
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                await self.pool.close()
+
+    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection of its own, outside every pool."""
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=self._settings.connect_timeout_seconds,
+            server_settings=self._server_settings,
+        )
+
+    @asynccontextmanager
+    async def own_connection(self) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+        connection = await self.connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One connection in one transaction: committed at the end, rolled back on any exception."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """The generator dependency: one request, one transaction, committed before the reply is sent."""
+        async with self.sessions() as session, session.begin():
+            yield session
+
+
+def dsn(settings: Settings) -> str:
+    """The address as asyncpg takes it; SQLAlchemy's spelling of the scheme is accepted too."""
+    if settings.database_url is None:
+        raise ValueError("DATABASE_URL is not set")
+    return settings.database_url.replace("+asyncpg://", "://", 1)
+
+
+def session_dependency(database: Database) -> dict[str, Provide]:
+    """The ONE generator dependency a route may have.
+
+    The cleanups of two would run concurrently, and a failed commit would not reach the error handlers.
+    """
+    return {"session": Provide(database.session)}
+
+
+def fault_from(error: BaseException, by_constraint: FaultsByConstraint) -> Fault | None:
+    """Tell by SQLSTATE and constraint name what a database error means to a client. None: a bug of ours."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    if isinstance(error, asyncpg.PostgresError):
+        return _fault_from_sqlstate(error, by_constraint)
+    if isinstance(error, asyncpg.DataError):
+        return None
+    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return errors.DatabaseUnavailable()
+    return None
+
+
+def _fault_from_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConstraint) -> Fault | None:
+    state = error.sqlstate or ""
+    constraint = str(getattr(error, "constraint_name", None))
+    if state.startswith("23") and constraint in by_constraint:
+        return by_constraint[constraint]()
+    if state.startswith(("08", "53", "57P")) or state in {
+        "57014",
+        "40001",
+        "40P01",
+        "55P03",
+        "25006",
+        "25P03",
+    }:
+        return errors.DatabaseUnavailable()
+    if state in {"42P01", "42703", "42883"}:  # a table, column or function the next migration brings
+        return errors.DatabaseUnavailable("The database schema is behind")
+    return None
+
+
+async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: encode_json(value).decode(),
+        decoder=decode_json,
+    )
+
+
+async def _nothing_to_reset(_: object) -> None:
+    """No statement of ours leaves state in the session, so the pool's RESET, a round trip, is saved.
+
+    Measured: a sixth of the CPU of GET /items/{id} (docs/decisions/0002).
+    """
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

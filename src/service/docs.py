@@ -1,0 +1,112 @@
+"""The OpenAPI document, worth generating clients from, and its UI, which works offline."""
+
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Controller, Litestar, Request, Response, Router, get
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar.params import FromPath
+
+from service.errors import NotFound
+from service.http.openapi import polish
+
+DESCRIPTION = """Inventory and orders: stock never oversold, changes that overwrite nothing that was not sent.
+
+Every reply that is not a 2xx has one shape, the schema `Error` (or RFC 9457, if you accept
+`application/problem+json`); `code` is stable, `message` is for people.
+Send `Authorization: Bearer <API key>`.
+Mutable resources carry an `ETag`: send it back as `If-Match` to change only what you have seen."""
+
+PAGE = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depot API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", persistAuthorization: true})</script>
+</body></html>"""
+
+ASSETS = {
+    "swagger-ui.css": ("stylesheets", "text/css"),
+    "swagger-ui-bundle.js": ("javascripts", "text/javascript"),
+}
+
+
+class Unrouted(Router):
+    """Takes the routes Litestar would serve the document at: their 404 is HTML, not the error contract."""
+
+    def register(self, value: Any) -> list[Any]:  # the signature is Litestar's
+        return []
+
+
+def openapi_config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Depot",
+        version=version("depot"),
+        description=DESCRIPTION,
+        use_handler_docstrings=True,
+        operation_id_creator=lambda handler, _method, _path: camel(handler.handler_name),
+        openapi_router=Unrouted("/unrouted", route_handlers=[]),
+        components=Components(
+            security_schemes={
+                "apiKey": SecurityScheme(
+                    type="http",
+                    scheme="bearer",
+                    bearer_format="depot_<id>_<secret>",
+                    description="An API key.",
+                )
+            }
+        ),
+        tags=[
+            Tag("Items", "What there is, and how many pieces of it."),
+            Tag("Orders", "Placed wholly or not at all."),
+            Tag("Resources", "Plain records under ids of your own."),
+            Tag("Health", "For load balancers and people on call."),
+        ],
+    )
+
+
+class DocsController(Controller):
+    opt = {"public": True}
+    include_in_schema = False
+
+    @get("/openapi.json", media_type="application/json", sync_to_thread=False)
+    def document(self, request: Request[Any, Any, Any]) -> bytes:
+        return encoded(request.app)
+
+    @get("/docs", media_type="text/html", sync_to_thread=False)
+    def ui(self) -> bytes:
+        return PAGE
+
+    @get("/docs/assets/{name:str}", sync_to_thread=False)
+    def asset(self, name: FromPath[str]) -> Response[bytes]:
+        if name not in ASSETS:
+            raise NotFound
+        content, media_type = read_asset(name)
+        return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
+
+
+@cache
+def encoded(app: Litestar) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document(app)), indent=1)
+
+
+def document(app: Litestar) -> dict[str, Any]:
+    return polish(app, app.openapi_schema.to_schema())
+
+
+@cache
+def read_asset(name: str) -> tuple[bytes, str]:
+    """Swagger UI, from the wheel of mkdocs-swagger-ui-tag, which is not imported."""
+    spec = find_spec("mkdocs_swagger_ui_tag")
+    folder, media_type = ASSETS[name]
+    package = Path(spec.origin or "") if spec else Path()
+    return (package.parent / "swagger-ui" / folder / name).read_bytes(), media_type
+
+
+def camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)

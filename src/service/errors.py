@@ -1,0 +1,166 @@
+"""Faults: what the service answers when it does not do what was asked, and their single renderer."""
+
+from collections.abc import Mapping, Sequence
+from http.client import responses
+from typing import Any, ClassVar
+
+import msgspec
+from litestar.datastructures.headers import Accept
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+
+class Fault(Exception):
+    """A refusal a client may see. Its message never carries SQL, a driver's text or a path of the host."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    message: ClassVar[str] = "Internal server error"
+    headers: Mapping[str, str] = {}
+
+    def __init__(
+        self,
+        message: str | None = None,
+        details: Sequence[object] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message or self.message)
+        self.details = details
+        if headers is not None:
+            self.headers = {**self.headers, **headers}
+
+
+class InternalError(Fault):
+    pass
+
+
+class BadRequest(Fault):
+    status, code, message = 400, "BAD_REQUEST", "The request is malformed"
+
+
+class MalformedJson(Fault):
+    status, code, message = 400, "MALFORMED_JSON", "The request body is not valid JSON"
+
+
+class NoFields(Fault):
+    status, code, message = 400, "NO_FIELDS", "No fields provided for update"
+
+
+class InvalidCursor(Fault):
+    status, code, message = 400, "INVALID_CURSOR", "The cursor is not one this list gave out"
+
+
+class Unauthenticated(Fault):
+    status, code, message = 401, "UNAUTHENTICATED", "A valid API key is required"
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(Fault):
+    status, code, message = 403, "FORBIDDEN", "The API key lacks a scope"
+
+
+class NotFound(Fault):
+    status, code, message = 404, "NOT_FOUND", "Not found"
+
+
+class MethodNotAllowed(Fault):
+    status, code, message = 405, "METHOD_NOT_ALLOWED", "This method is not allowed here"
+
+
+class InUse(Fault):
+    status, code, message = 409, "IN_USE", "It is in use and cannot be deleted"
+
+
+class PreconditionFailed(Fault):
+    status, code, message = 412, "PRECONDITION_FAILED", "It has been changed since that version"
+
+    def __init__(self, version: int) -> None:
+        super().__init__(headers={"ETag": f'"{version}"'})
+
+
+class TooLarge(Fault):
+    status, code, message = 413, "TOO_LARGE", "The request body is too large"
+
+
+class UnsupportedMediaType(Fault):
+    status, code, message = 415, "UNSUPPORTED_MEDIA_TYPE", "The request body's media type is not supported"
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """One wrong field: a JSON Pointer (RFC 6901), why, and where it was sent."""
+
+    field: str
+    message: str
+    source: str = "body"
+
+
+class ValidationFailed(Fault):
+    status, code, message = 422, "VALIDATION_FAILED", "Request payload validation failed"
+
+    def __init__(self, details: Sequence[Detail]) -> None:
+        super().__init__(details=details)
+
+
+class ClientClosedRequest(Fault):
+    """Nobody reads this reply; the status (nginx's) keeps it apart from our own errors in the log."""
+
+    status, code, message = 499, "CLIENT_CLOSED_REQUEST", "The client went away"
+
+
+class Unavailable(Fault):
+    """Everything a client should simply try again soon."""
+
+    status = 503
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
+class Overloaded(Unavailable):
+    code, message = "OVERLOADED", "The service is busy"
+
+
+class DatabaseUnavailable(Unavailable):
+    code, message = "DATABASE_UNAVAILABLE", "The database is not available"
+
+
+class Draining(Unavailable):
+    code, message = "DRAINING", "This process is shutting down"
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """A fault as bytes, ready for ASGI."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> Rendered:
+    """The one place where an error becomes bytes: the error contract, or RFC 9457 if asked for."""
+    problem = PROBLEM in accept and Accept(accept).best_match([JSON, PROBLEM]) == PROBLEM
+    contract = facts(fault, path=path, request_id=request_id)
+    content = _problem(fault, contract) if problem else {"error": contract}
+    headers = {
+        **fault.headers,
+        "Content-Type": PROBLEM if problem else JSON,
+        "X-Error-Code": fault.code,
+    }
+    return Rendered(fault.status, headers, msgspec.json.encode(content))
+
+
+def facts(fault: Fault, *, path: str, request_id: str) -> dict[str, Any]:
+    """The body of the error contract."""
+    known = {"code": fault.code, "message": str(fault), "path": path, "request_id": request_id}
+    return {**known, "details": fault.details} if fault.details else known
+
+
+def _problem(fault: Fault, contract: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in contract.items() if name not in {"message", "path"}}
+    return {
+        "type": f"urn:depot:error:{fault.code}",
+        "title": responses.get(fault.status, fault.code),
+        "status": fault.status,
+        "detail": str(fault),
+        "instance": contract["path"],
+        **rest,
+    }

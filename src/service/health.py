@@ -1,0 +1,152 @@
+"""Is the process alive, is it ready for traffic, are its dependencies well: one shared check behind all."""
+
+import asyncio
+from asyncio import Task
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from time import monotonic
+from typing import Any, Literal
+
+import asyncpg
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from msgspec import UNSET, Struct, UnsetType
+
+from service.db import SCHEMA, Database
+from service.errors import DatabaseUnavailable, Draining
+from service.http.body import StrictRequest
+from service.http.envelope import Exchange
+from service.http.reply import Reply
+
+VERSION = version("depot")
+SEEN_FOR_SECONDS = 1.0
+"""How long one look at the database counts."""
+
+CHECK = "select version_num from schema_version"
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+Connectivity = Literal["connected", "unreachable"]
+
+
+class Dependencies(Struct):
+    database: Connectivity
+
+
+class Health(Struct):
+    status: Literal["healthy", "degraded"]
+    timestamp: datetime
+    version: str
+    dependencies: Dependencies
+    error: dict[str, Any] | UnsetType = UNSET
+    """The error contract's facts, beside the rest, when the status is 503."""
+
+
+class Alive(Struct):
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Struct):
+    status: Literal["ready"] = "ready"
+
+
+class Seen(Struct, frozen=True):
+    """What one look at the database found. `schema` None: unreachable, or never migrated."""
+
+    reachable: bool
+    schema: str | None
+    at: float
+
+
+class Probe:
+    """Looks at the database on a connection of its own, so that a busy pool does not read as an outage."""
+
+    def __init__(self, database: Database, *, timeout_seconds: float) -> None:
+        self._database = database
+        self._timeout_seconds = timeout_seconds
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._look: Task[Seen] | None = None
+        self._seen: Seen | None = None
+        self.draining = False
+
+    async def seen(self) -> Seen:
+        """Not older than `SEEN_FOR_SECONDS`, and within the timeout whatever the database does.
+
+        Callers share one look.
+        """
+        if self._seen is not None and self._seen.reachable and monotonic() - self._seen.at < SEEN_FOR_SECONDS:
+            return self._seen
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._look)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Probe"]:
+        yield self
+        if self._look is not None:
+            await self._look
+        self._disconnect()
+
+    async def _ask(self) -> Seen:
+        reachable, schema = True, None
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                schema = await self._schema()
+        except asyncpg.UndefinedTableError:
+            pass
+        except FAILURES:
+            reachable = False
+            self._disconnect()
+        self._seen = Seen(reachable, schema, monotonic())
+        return self._seen
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+        self._connection = None
+
+    async def _schema(self) -> str | None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+        found: str | None = await self._connection.fetchval(CHECK)
+        return found
+
+
+class HealthController(Controller):
+    path = "/health"
+    tags = ["Health"]
+    opt = {"public": True}
+
+    @get("/", operation_id="getHealth", summary="Health of the service and its dependencies")
+    async def health(self, probe: NamedDependency[Probe], request: StrictRequest) -> Reply[Health]:
+        """503 when the database is unreachable. Answers within a second whatever the database does."""
+        seen = await probe.seen()
+        content = Health(
+            "healthy" if seen.reachable else "degraded",
+            datetime.now(UTC),
+            VERSION,
+            Dependencies("connected" if seen.reachable else "unreachable"),
+        )
+        if seen.reachable:
+            return Reply(content)
+        fault = DatabaseUnavailable()
+        content.error = Exchange.of(request.scope).facts(fault)
+        return Reply(content, status_code=fault.status, headers={**fault.headers, "X-Error-Code": fault.code})
+
+    @get("/live", operation_id="getLiveness", summary="Is the process alive", sync_to_thread=False)
+    def live(self) -> Alive:
+        """Touches nothing: a restart is the remedy if this fails."""
+        return Alive()
+
+    @get("/ready", operation_id="getReadiness", summary="May a load balancer send traffic")
+    async def ready(self, probe: NamedDependency[Probe]) -> Ready:
+        """503 while draining, without the database, or with a schema that is behind."""
+        if probe.draining:
+            raise Draining
+        seen = await probe.seen()
+        if not seen.reachable:
+            raise DatabaseUnavailable
+        if (seen.schema or "") < SCHEMA:
+            raise DatabaseUnavailable("The database schema is behind: run `depot migrate`")
+        return Ready()

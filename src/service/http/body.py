@@ -1,0 +1,75 @@
+"""Strict, exact JSON in: one decode from the socket's bytes to the handler's Struct, no coercion."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.datastructures import State
+from litestar.exceptions import InternalServerException
+from litestar.types import Empty
+
+from service.auth.keys import Key
+from service.db import decode_json
+from service.errors import ClientClosedRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
+from service.http.explain import explain, nul_fields
+
+MERGE_PATCH = "application/merge-patch+json"
+ESCAPED_NUL = b"\\u0000"
+
+
+class StrictRequest(Request[Key, None, State]):
+    """Litestar's own path would convert by way of builtins: digits get lost and "5" becomes 5."""
+
+    async def body(self) -> bytes:
+        """The whole body. Raises `UnsupportedMediaType` before reading, `MalformedJson` when empty."""
+        if self._body is Empty:
+            declared = self.headers.get("content-type")
+            if declared is not None and declared != "application/json":
+                self._check_media_type()
+            body = await self._receive()
+            if not body:
+                raise MalformedJson("The request body is empty")
+            if declared is None:
+                raise UnsupportedMediaType("The request has a body but no Content-Type")
+        return await super().body()
+
+    async def _receive(self) -> bytes:
+        try:
+            return await super().body()
+        except InternalServerException:  # what Litestar makes of a client that left half way
+            raise ClientClosedRequest from None
+
+    async def json(self) -> Any:
+        data = self.route_handler.parsed_data_field
+        return decode(await self.body(), Any if data is None else data.annotation)
+
+    @property
+    def is_merge_patch(self) -> bool:
+        return self.content_type[0] == MERGE_PATCH
+
+    def _check_media_type(self) -> None:
+        media_type, options = self.content_type
+        allowed = ["application/json"] + [MERGE_PATCH] * (self.method == "PATCH")
+        if media_type not in allowed or options.get("charset", "utf-8").lower() != "utf-8":
+            shown = " or ".join(allowed)
+            raise UnsupportedMediaType(f"The request body has to be {shown}", headers={"Accept": shown})
+
+
+def decode(body: bytes, kind: Any) -> Any:
+    """Raises `MalformedJson`, or `ValidationFailed` with every wrong field."""
+    try:
+        if ESCAPED_NUL in body and (details := nul_fields(decode_json(body))):
+            raise ValidationFailed(details)
+        return _decoder(kind)(body)
+    except msgspec.ValidationError:
+        raise ValidationFailed(explain(decode_json(body), kind)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedJson from None
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(kind, float_hook=Decimal).decode

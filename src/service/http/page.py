@@ -1,0 +1,79 @@
+"""Lists: keyset pages behind opaque cursors. No OFFSET, no COUNT: the last page costs what the first does."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from litestar import Request
+from litestar.params import QueryParameter
+from msgspec import Struct
+
+from service.errors import InvalidCursor
+
+LIMIT_MAX = 200
+LIMIT_DEFAULT = 50
+CURSOR_LENGTH_MAX = 512
+CHECK_LENGTH = 4
+
+Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description="How many to return at most.")]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(description="`next_cursor` of the page before; it belongs to one list and its filters."),
+]
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+class Page(Struct, Generic[T]):
+    data: list[T]
+    next_cursor: str | None
+    """Gets the next page; null on the last one."""
+
+
+class Pager(Generic[P]):
+    """One request for a page of a list whose rows are ordered by a unique position of type `P`."""
+
+    def __init__(
+        self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: type[P]
+    ) -> None:
+        query = request.query_params
+        filters = sorted(
+            (name, value) for name, value in query.multi_items() if name not in {"limit", "cursor"}
+        )
+        self._list = hashlib.blake2b(repr((request.scope["path"], filters)).encode(), digest_size=32).digest()
+        self.limit = limit
+        self.after: P | None = None if cursor is None else self._parse(cursor, position)
+
+    @property
+    def fetch(self) -> int:
+        """How many rows to read: one more than asked for tells whether there is a next page."""
+        return self.limit + 1
+
+    def page(self, rows: Sequence[T], position: Callable[[T], P]) -> Page[T]:
+        data = list(rows[: self.limit])
+        more = len(rows) > self.limit
+        return Page(data, self._encode(position(data[-1])) if more else None)
+
+    def _encode(self, position: P) -> str:
+        content = msgspec.json.encode(position)
+        return base64.urlsafe_b64encode(self._check(content) + content).rstrip(b"=").decode()
+
+    def _parse(self, cursor: str, kind: type[P]) -> P:
+        try:
+            if len(cursor) > CURSOR_LENGTH_MAX:
+                raise InvalidCursor
+            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            check, content = raw[:CHECK_LENGTH], raw[CHECK_LENGTH:]
+            if check != self._check(content):
+                raise InvalidCursor
+            return msgspec.json.decode(content, type=kind)
+        except (binascii.Error, ValueError):
+            raise InvalidCursor from None
+
+    def _check(self, content: bytes) -> bytes:
+        """Ties a cursor to its list. A forged one only moves within rows the caller may read anyway."""
+        return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()

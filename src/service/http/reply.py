@@ -1,0 +1,58 @@
+"""Replies: exact JSON out, entity tags (RFC 9110 §8.8.3) and conditional requests (§13)."""
+
+import re
+from typing import Any, Protocol, TypeVar
+
+from litestar import Request, Response
+from litestar.types import Serializer
+
+from service.db import encode_json
+
+T = TypeVar("T")
+ENTITY_TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+
+
+class Versioned(Protocol):
+    version: int
+
+
+V = TypeVar("V", bound=Versioned)
+AnyRequest = Request[Any, Any, Any]
+
+
+class Reply(Response[T]):
+    """The application's response class; decimals in JSON documents keep their digits."""
+
+    def render(self, content: Any, media_type: str, enc_hook: Serializer | None = None) -> bytes:
+        if content is None or isinstance(content, bytes):
+            return content or b""
+        return encode_json(content)
+
+
+def versioned(request: AnyRequest, content: V, *, location: str | None = None) -> Reply[V]:
+    """The resource with its `ETag`; 304 without a body if the client has this version already."""
+    headers = {"ETag": etag(content.version)}
+    if location is not None:
+        headers["Location"] = location
+    known = request.headers.get("if-none-match") if request.method == "GET" else None
+    if known is not None and _none_match(known, headers["ETag"]):
+        return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
+    return Reply(content, headers=headers)
+
+
+def etag(version: int) -> str:
+    return f'"{version}"'
+
+
+def expected_versions(request: AnyRequest) -> list[int] | None:
+    """The versions `If-Match` accepts. None: any. Weak and foreign tags match nothing."""
+    header = request.headers.get("if-match")
+    if header is None or header.strip() == "*":
+        return None
+    tags = ENTITY_TAG.findall(header)
+    return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[0-9]{1,9}"', tag)]
+
+
+def _none_match(header: str, current: str) -> bool:
+    tags = [tag.removeprefix("W/") for tag in ENTITY_TAG.findall(header)]
+    return header.strip() == "*" or current in tags

@@ -1,0 +1,131 @@
+"""What can be done with items. Every function is one round trip unless it has to say why it refuses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from msgspec import UNSET
+from msgspec.structs import astuple, replace
+from uuid_utils.compat import uuid7
+
+from service.db import Database
+from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
+from service.http.merge import merge_patch
+from service.items import statements
+from service.items.schemas import (
+    ATTRIBUTES_BYTES_MAX,
+    QUANTITY_MAX,
+    Item,
+    ItemCreate,
+    ItemPatch,
+    Movement,
+    StockChange,
+    too_large,
+)
+
+
+class DuplicateSku(Fault):
+    status, code, message = 409, "DUPLICATE_SKU", "Another item has this SKU"
+
+
+class InsufficientStock(Fault):
+    status, code, message = 409, "INSUFFICIENT_STOCK", "There is not enough stock"
+
+
+FAULTS = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
+"""By the name of the violated constraint."""
+
+
+async def create_item(database: Database, new: ItemCreate) -> Item:
+    (row,) = await database.pool.fetch(
+        statements.CREATE,
+        uuid7(),
+        new.sku,
+        new.name,
+        new.description,
+        new.price,
+        new.currency,
+        new.quantity,
+        new.attributes,
+    )
+    return Item(*row)
+
+
+async def read_item(database: Database, item_id: UUID) -> Item:
+    row = await database.pool.fetchrow(statements.READ, item_id)
+    if row is None:
+        raise NotFound
+    return Item(*row)
+
+
+async def patch_item(
+    database: Database, item_id: UUID, patch: ItemPatch, *, versions: list[int] | None, merge: bool
+) -> Item:
+    """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
+    if all(value is UNSET for value in astuple(patch)):
+        raise NoFields
+    async with database.transaction() if merge else database.pool.acquire() as connection:
+        if merge and isinstance(patch.attributes, dict):
+            stored = await connection.fetchval(statements.LOCK_ATTRIBUTES, item_id)
+            patch = replace(patch, attributes=_merged(stored, patch.attributes))
+        row = await connection.fetchrow(statements.PATCH, item_id, patch, versions, uuid7())
+    if row is None:
+        raise await _why_not(database, item_id, versions)
+    return Item(*row)
+
+
+async def adjust_stock(
+    database: Database, item_id: UUID, change: StockChange, *, versions: list[int] | None
+) -> Item:
+    row = await database.pool.fetchrow(
+        statements.ADJUST, item_id, change.delta, versions, uuid7(), change.reason
+    )
+    if row is None:
+        raise await _why_not(database, item_id, versions, change.delta)
+    return Item(*row)
+
+
+async def delete_item(database: Database, item_id: UUID, *, versions: list[int] | None) -> None:
+    if await database.pool.fetchval(statements.DELETE, item_id, versions) is None:
+        raise await _why_not(database, item_id, versions)
+
+
+async def list_items(database: Database, filters: Mapping[str, Any], limit: int) -> list[Item]:
+    """Newest first. Filters that are None do not filter."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    rows = await database.pool.fetch(statements.list_items(list(given)), *given.values(), limit)
+    return [Item(*row) for row in rows]
+
+
+async def list_movements(
+    database: Database, item_id: UUID, after: int | None, limit: int
+) -> Sequence[Movement]:
+    """Newest first; `after` is the version of the last movement seen."""
+    rows = await database.pool.fetch(statements.MOVEMENTS, item_id, after, limit)
+    if not rows:
+        await read_item(database, item_id)
+    return [Movement(*row) for row in rows]
+
+
+def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = merge_patch(stored, patch)
+    if too_large(merged):
+        message = f"attributes would be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON"
+        raise ValidationFailed([Detail("/attributes", message)])
+    return merged
+
+
+async def _why_not(
+    database: Database, item_id: UUID, versions: list[int] | None, delta: int | None = None
+) -> Fault:
+    """The row as it is now explains why a guarded statement did not change it."""
+    row = await database.pool.fetchrow(statements.STATE, item_id)
+    if row is None:
+        return NotFound()
+    if delta is None or (versions is not None and row["version"] not in versions):
+        return PreconditionFailed(row["version"])
+    if row["quantity"] + delta > QUANTITY_MAX:
+        return ValidationFailed([Detail("/delta", f"The quantity would exceed {QUANTITY_MAX}")])
+    return InsufficientStock(
+        details=[{"item_id": item_id, "sku": row["sku"], "requested": -delta, "available": row["quantity"]}]
+    )

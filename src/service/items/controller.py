@@ -1,0 +1,118 @@
+"""The endpoints of items."""
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Controller, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from service.db import Database
+from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
+from service.http.body import StrictRequest
+from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, expected_versions, versioned
+from service.items import catalog
+from service.items.catalog import DuplicateSku, InsufficientStock
+from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
+
+
+class ItemController(Controller):
+    path = "/items"
+    tags = ["Items"]
+
+    @post(scope="items:write", faults=[DuplicateSku])
+    async def create_item(
+        self, database: NamedDependency[Database], request: StrictRequest, data: JSONBody[ItemCreate]
+    ) -> Reply[Item]:
+        """Create an item. A quantity is booked as its first stock movement."""
+        item = await catalog.create_item(database, data)
+        return versioned(request, item, location=f"/items/{item.id}")
+
+    @get(scope="items:read", faults=[InvalidCursor])
+    async def list_items(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        sku: Annotated[str | None, QueryParameter(description="Exactly this SKU.")] = None,
+        q: Annotated[str | None, QueryParameter(description="Part of the name or SKU, in any case.")] = None,
+        in_stock: Annotated[bool | None, QueryParameter(description="Whether any piece is left.")] = None,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Item]:
+        """List items, newest first."""
+        pager = Pager(request, limit, cursor, UUID)
+        filters = {"sku": sku, "q": q and contains(q), "in_stock": in_stock, "after": pager.after}
+        items = await catalog.list_items(database, filters, pager.fetch)
+        return pager.page(items, lambda item: item.id)
+
+    @get("/{item_id:str}", scope="items:read", faults=[NotFound])
+    async def get_item(
+        self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
+    ) -> Reply[Item]:
+        """Read an item."""
+        return versioned(request, await catalog.read_item(database, item_id))
+
+    @patch(
+        "/{item_id:str}", scope="items:write", faults=[NoFields, NotFound, DuplicateSku, PreconditionFailed]
+    )
+    async def update_item(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        item_id: FromPath[UUID],
+        data: JSONBody[ItemPatch],
+    ) -> Reply[Item]:
+        """Change the fields that are sent, and no others.
+
+        An omitted field keeps its value; null clears a nullable one. As `application/merge-patch+json`,
+        `attributes` is merged (RFC 7396). A new quantity is booked as a stock movement.
+        """
+        item = await catalog.patch_item(
+            database, item_id, data, versions=expected_versions(request), merge=request.is_merge_patch
+        )
+        return versioned(request, item)
+
+    @delete("/{item_id:str}", scope="items:write", faults=[NotFound, InUse, PreconditionFailed])
+    async def delete_item(
+        self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
+    ) -> None:
+        """Delete an item that was never ordered."""
+        await catalog.delete_item(database, item_id, versions=expected_versions(request))
+
+    @post(
+        "/{item_id:str}/stock",
+        scope="items:write",
+        status_code=200,
+        faults=[NotFound, InsufficientStock, PreconditionFailed],
+    )
+    async def adjust_stock(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        item_id: FromPath[UUID],
+        data: JSONBody[StockChange],
+    ) -> Reply[Item]:
+        """Add pieces to the stock, or take some away; never below zero."""
+        item = await catalog.adjust_stock(database, item_id, data, versions=expected_versions(request))
+        return versioned(request, item)
+
+    @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])
+    async def list_movements(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        item_id: FromPath[UUID],
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Movement]:
+        """List every change of an item's stock, newest first. Their sum is the item's quantity."""
+        pager = Pager(request, limit, cursor, int)
+        movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch)
+        return pager.page(movements, lambda movement: movement.version)
+
+
+def contains(text: str) -> str:
+    """A pattern for ILIKE that takes `text` literally."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"

@@ -1,0 +1,94 @@
+"""What items look like on the wire. Money is a string: no client's float ever touches it."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from service.db import encode_json
+from service.money import Currency, Money
+
+ATTRIBUTES_BYTES_MAX = 16_384
+QUANTITY_MAX = 2_147_483_647
+
+Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["BOLT-M8"])]
+Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]
+Description = Annotated[str, Meta(max_length=4000)]
+Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
+Attributes = dict[str, Any]
+"""A JSON object of at most 16 KiB, kept digit for digit."""
+
+
+class ItemCreate(Struct, forbid_unknown_fields=True):
+    sku: Sku
+    name: Name
+    price: Money
+    description: Description | None = None
+    currency: Currency = "USD"
+    quantity: Quantity = 0
+    attributes: Attributes | None = None
+
+    def __post_init__(self) -> None:
+        _check_size(self.attributes)
+
+
+class ItemPatch(Struct, forbid_unknown_fields=True):
+    """Omitted is not null: UNSET fields keep their values, from the wire to the row."""
+
+    sku: Sku | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    price: Money | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    currency: Currency | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+    attributes: Attributes | None | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _check_size(self.attributes)
+
+
+class Item(Struct):
+    """In the order of `statements.COLUMNS`: a row becomes an Item without a look at its names."""
+
+    id: UUID
+    sku: Sku
+    name: Name
+    description: Description | None
+    price: Money
+    currency: Currency
+    quantity: Quantity
+    attributes: Attributes | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class StockChange(Struct, forbid_unknown_fields=True):
+    delta: Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX, examples=[-3])]
+    """Pieces that came (positive) or went (negative); not zero."""
+    reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
+
+    def __post_init__(self) -> None:
+        if self.delta == 0:
+            raise ValueError("delta must not be 0")
+
+
+class Movement(Struct):
+    version: int
+    """The version of the item this movement led to."""
+    cause: Literal["order", "cancel", "adjust", "set", "import"]
+    delta: int
+    resulting_quantity: Quantity
+    reason: str | None
+    order_id: UUID | None
+    created_at: datetime
+
+
+def too_large(attributes: Attributes) -> bool:
+    return len(encode_json(attributes)) > ATTRIBUTES_BYTES_MAX
+
+
+def _check_size(attributes: Attributes | None | UnsetType) -> None:
+    if attributes and too_large(attributes):
+        raise ValueError(f"attributes must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON")

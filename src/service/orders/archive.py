@@ -1,0 +1,33 @@
+"""Reading orders."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from service.db import Database
+from service.errors import NotFound
+from service.orders import statements
+from service.orders.schemas import Line, Order
+
+
+async def read_order(database: Database, order_id: UUID) -> Order:
+    row = await database.pool.fetchrow(statements.READ, order_id)
+    if row is None:
+        raise NotFound
+    return _order(row)
+
+
+async def list_orders(database: Database, filters: Mapping[str, Any], limit: int) -> list[Order]:
+    """Newest first. Filters that are None do not filter."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    rows = await database.pool.fetch(statements.list_orders(list(given)), *given.values(), limit)
+    return [_order(row) for row in rows]
+
+
+def _order(row: asyncpg.Record) -> Order:
+    order = Order(*row)
+    order.lines = msgspec.convert(order.lines, list[Line])
+    return order

@@ -1,0 +1,75 @@
+"""What a batch of placed orders writes: rows turned into the columns of one statement."""
+
+from datetime import datetime
+
+from uuid_utils.compat import uuid7
+
+from service.orders.allocation import Allocated, Allocation
+from service.orders.schemas import Line, NewOrder, Order
+
+
+class Booking:
+    """Collects the orders of one commit and the allocations behind them."""
+
+    def __init__(self, placed_at: datetime) -> None:
+        self.placed_at = placed_at
+        self.orders: list[Order] = []
+        self._allocated: list[Allocated] = []
+
+    def add(self, new: NewOrder, allocation: Allocation) -> Order:
+        order = Order(
+            id=uuid7(),
+            status="placed",
+            customer_id=new.customer_id,
+            reference=new.reference,
+            currency=allocation.currency,
+            total=str(allocation.total),
+            lines=[_line(allocated) for allocated in allocation.lines],
+            version=1,
+            created_at=self.placed_at,
+        )
+        self.orders.append(order)
+        self._allocated += allocation.lines
+        return order
+
+    def columns(self) -> list[object]:
+        """The arguments of `statements.PLACE`, in its order."""
+        orders, allocated = self.orders, self._allocated
+        stock = list({line.stock.item_id: line.stock for line in allocated}.values())
+        numbered = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
+        return [
+            [item.item_id for item in stock],
+            [item.quantity for item in stock],
+            [item.version for item in stock],
+            self.placed_at,
+            [order.id for order in orders],
+            [order.customer_id for order in orders],
+            [order.reference for order in orders],
+            [order.currency for order in orders],
+            [order.total for order in orders],
+            [uuid7() for _ in orders],
+            [uuid7() for _ in orders],
+            orders,
+            [order_id for order_id, _, _ in numbered],
+            [no for _, no, _ in numbered],
+            [line.item_id for _, _, line in numbered],
+            [line.sku for _, _, line in numbered],
+            [line.name for _, _, line in numbered],
+            [line.quantity for _, _, line in numbered],
+            [line.unit_price for _, _, line in numbered],
+            [line.amount for _, _, line in numbered],
+            [line.remaining for line in allocated],
+            [line.version for line in allocated],
+        ]
+
+
+def _line(allocated: Allocated) -> Line:
+    stock = allocated.stock
+    return Line(
+        item_id=stock.item_id,
+        sku=stock.sku,
+        name=stock.name,
+        quantity=allocated.quantity,
+        unit_price=str(stock.unit_price),
+        amount=str(allocated.amount),
+    )

@@ -1,0 +1,55 @@
+"""The endpoints of orders."""
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from service.db import Database
+from service.errors import InvalidCursor, NotFound, Overloaded
+from service.http.body import StrictRequest
+from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, versioned
+from service.items.catalog import InsufficientStock
+from service.orders import archive
+from service.orders.allocation import MixedCurrencies, UnknownItem
+from service.orders.placement import Placement
+from service.orders.schemas import NewOrder, Order, Status
+
+
+class OrderController(Controller):
+    path = "/orders"
+    tags = ["Orders"]
+
+    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, Overloaded])
+    async def place_order(
+        self, placement: NamedDependency[Placement], request: StrictRequest, data: JSONBody[NewOrder]
+    ) -> Reply[Order]:
+        """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
+        order = await placement.place(data)
+        return versioned(request, order, location=f"/orders/{order.id}")
+
+    @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
+    async def get_order(
+        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+    ) -> Reply[Order]:
+        """Read an order."""
+        return versioned(request, await archive.read_order(database, order_id))
+
+    @get(scope="orders:read", faults=[InvalidCursor])
+    async def list_orders(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        customer_id: Annotated[str | None, QueryParameter(description="Of this customer.")] = None,
+        status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Order]:
+        """List orders, newest first."""
+        pager = Pager(request, limit, cursor, UUID)
+        filters = {"customer_id": customer_id, "status": status, "after": pager.after}
+        orders = await archive.list_orders(database, filters, pager.fetch)
+        return pager.page(orders, lambda order: order.id)

@@ -1,0 +1,79 @@
+"""Orders, their lines, and the ledger of money that moved for them."""
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, Numeric, Text, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import UUID as PGUUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+MONEY = Numeric(24, 2)
+"""Holds 100 lines of a million pieces at the highest price."""
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    __table_args__ = (
+        CheckConstraint("status in ('placed', 'fulfilled', 'cancelled')", name="status"),
+        CheckConstraint("char_length(customer_id) between 1 and 128", name="customer_id"),
+        CheckConstraint("char_length(reference) between 1 and 200", name="reference"),
+        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+        CheckConstraint("total >= 0 and total <> 'NaN'", name="total"),
+        CheckConstraint("version >= 1", name="version"),
+        Index("ix_orders_customer_id_id", "customer_id", "id"),
+        Index("ix_orders_status_id", "status", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)
+    status: Mapped[str] = mapped_column(Text)
+    customer_id: Mapped[str] = mapped_column(Text)
+    reference: Mapped[str | None] = mapped_column(Text)
+    currency: Mapped[str] = mapped_column(Text)
+    total: Mapped[Decimal] = mapped_column(MONEY)
+    version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+
+
+class OrderLine(Base):
+    """One item of an order, with its name and price as they were when the order was placed."""
+
+    __tablename__ = "order_lines"
+    __table_args__ = (
+        CheckConstraint("quantity >= 1", name="quantity"),
+        CheckConstraint("unit_price >= 0 and unit_price <> 'NaN'", name="unit_price"),
+        CheckConstraint("amount = unit_price * quantity", name="amount"),
+        Index("ix_order_lines_item_id", "item_id"),
+    )
+
+    order_id: Mapped[UUID] = mapped_column(PGUUID, ForeignKey("orders.id"), primary_key=True)
+    line_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    item_id: Mapped[UUID] = mapped_column(PGUUID, ForeignKey("items.id"))
+    sku: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[int] = mapped_column(Integer)
+    unit_price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    amount: Mapped[Decimal] = mapped_column(MONEY)
+
+
+class Transaction(Base):
+    """The ledger: one sale, and at most one refund, for an order."""
+
+    __tablename__ = "transactions"
+    __table_args__ = (
+        UniqueConstraint("order_id", "kind", name="uq_transactions_order_id_kind"),
+        CheckConstraint("kind in ('sale', 'refund')", name="kind"),
+        CheckConstraint("amount >= 0 and amount <> 'NaN'", name="amount"),
+        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+        Index("ix_transactions_created_at", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)
+    order_id: Mapped[UUID] = mapped_column(PGUUID, ForeignKey("orders.id"))
+    kind: Mapped[str] = mapped_column(Text)
+    amount: Mapped[Decimal] = mapped_column(MONEY)
+    currency: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())

@@ -1,0 +1,122 @@
+"""Group commit: orders that arrive while a commit is under way share the next one.
+
+An idle service places a single order at once; under load one lock, one statement and one commit serve
+up to `batch_max` orders. See docs/decisions/0003-group-commit.md for the reasons and the figures.
+"""
+
+import asyncio
+from asyncio import Future, Task
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+import structlog
+from msgspec import Struct
+
+from service.db import Connection, Database
+from service.errors import Fault, Overloaded
+from service.orders import statements
+from service.orders.allocation import Shelf, Stock, allocate, named, shelve
+from service.orders.booking import Booking
+from service.orders.schemas import NewOrder, Order
+
+log = structlog.get_logger()
+
+ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError)
+"""Failures that one order's data can cause: the others of its batch get their own try."""
+GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+)
+
+
+class Ticket(Struct, eq=False):
+    """An order waiting for its commit."""
+
+    order: NewOrder
+    outcome: "Future[Order]"
+
+
+class Placement:
+    """The queue in front of the orders table of this process; bounded, beyond that `Overloaded`."""
+
+    def __init__(self, database: Database, *, queue_max: int, batch_max: int, flushes_max: int) -> None:
+        self._database = database
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._flushes_max = flushes_max
+        self._waiting: deque[Ticket] = deque()
+        self._flushes: set[Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Placement"]:
+        """At the end, every order that was accepted into the queue gets its answer."""
+        yield self
+        while self._flushes:
+            await asyncio.wait(self._flushes)
+
+    async def place(self, order: NewOrder) -> Order:
+        """Returns the order once it is committed. Raises the `Fault` that refuses it."""
+        if len(self._waiting) >= self._queue_max:
+            raise Overloaded
+        ticket = Ticket(order, asyncio.get_running_loop().create_future())
+        self._waiting.append(ticket)
+        if len(self._flushes) < self._flushes_max:
+            flush = asyncio.create_task(self._flush())
+            self._flushes.add(flush)
+            flush.add_done_callback(self._flushes.discard)
+        return await ticket.outcome
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            size = min(self._batch_max, len(self._waiting))
+            await self._settle([self._waiting.popleft() for _ in range(size)])
+
+    async def _settle(self, batch: list[Ticket]) -> None:
+        """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
+        try:
+            outcomes = await self._commit([ticket.order for ticket in batch])
+        except Exception as error:  # whatever it is, it is the answer to these orders
+            if len(batch) > 1 and isinstance(error, ALONE) and not isinstance(error, GONE):
+                log.warning("flush failed, trying each order alone", orders=len(batch), cause=repr(error))
+                for ticket in batch:
+                    await self._settle([ticket])
+            else:
+                for ticket in batch:
+                    _resolve(ticket, error)
+        else:
+            for ticket, outcome in zip(batch, outcomes, strict=True):
+                _resolve(ticket, outcome)
+
+    async def _commit(self, orders: Sequence[NewOrder]) -> list[Order | Fault]:
+        async with self._database.transaction() as connection:
+            shelf = await _lock(connection, orders)
+            booking = Booking(datetime.now(UTC))
+            outcomes = [
+                allocation if isinstance(allocation, Fault) else booking.add(order, allocation)
+                for order, allocation in zip(orders, allocate(shelf, orders), strict=True)
+            ]
+            if booking.orders:
+                await connection.execute(statements.PLACE, *booking.columns())
+        return outcomes
+
+
+async def _lock(connection: Connection, orders: Sequence[NewOrder]) -> Shelf:
+    names = {named(line) for order in orders for line in order.lines}
+    ids = [name for name in names if isinstance(name, UUID)]
+    skus = [name for name in names if isinstance(name, str)]
+    rows = await connection.fetch(statements.LOCK_STOCK, ids, skus)
+    return shelve(Stock(*row) for row in rows)
+
+
+def _resolve(ticket: Ticket, outcome: Order | BaseException) -> None:
+    if ticket.outcome.done():
+        return  # whoever asked has been cancelled; the order stands all the same
+    if isinstance(outcome, Order):
+        ticket.outcome.set_result(outcome)
+    else:
+        ticket.outcome.set_exception(outcome)

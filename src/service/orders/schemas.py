@@ -1,0 +1,56 @@
+"""What orders look like on the wire."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from service.items.schemas import Name, Sku
+from service.money import Currency, Money, Total
+
+LINES_MAX = 100
+
+Status = Literal["placed", "fulfilled", "cancelled"]
+CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])]
+Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026-17"])]
+
+
+class NewLine(Struct, forbid_unknown_fields=True):
+    """Names its item by `item_id` or by `sku`: one of the two."""
+
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000, examples=[2])]
+    item_id: UUID | UnsetType = UNSET
+    sku: Sku | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.item_id is UNSET) == (self.sku is UNSET):
+            raise ValueError("name the item by either item_id or sku")
+
+
+class NewOrder(Struct, forbid_unknown_fields=True):
+    customer_id: CustomerId
+    lines: Annotated[list[NewLine], Meta(min_length=1, max_length=LINES_MAX)]
+    """Lines of one item are summed."""
+    reference: Reference | None = None
+
+
+class Line(Struct):
+    item_id: UUID
+    sku: Sku
+    name: Name
+    quantity: int
+    unit_price: Money
+    amount: Total
+
+
+class Order(Struct):
+    id: UUID
+    status: Status
+    customer_id: CustomerId
+    reference: Reference | None
+    currency: Currency
+    total: Total
+    lines: list[Line]
+    version: int
+    created_at: datetime

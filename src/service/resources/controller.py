@@ -1,0 +1,91 @@
+"""The endpoints of resources."""
+
+from typing import Annotated
+
+from litestar import Controller, delete, get, patch, put
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter
+from msgspec import UNSET
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
+from service.http.body import StrictRequest
+from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, expected_versions, versioned
+from service.resources import models
+from service.resources.schemas import Resource, ResourcePatch, ResourcePut, ResourceUpdated, Updated
+from service.resources.service import ResourceService
+
+PathId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="The client's own id.")]
+Session = NamedDependency[AsyncSession]
+
+
+class ResourceController(Controller):
+    path = "/resources"
+    tags = ["Resources"]
+
+    @put("/{resource_id:str}", scope="resources:write", faults=[PreconditionFailed])
+    async def put_resource(
+        self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePut]
+    ) -> Reply[Resource]:
+        """Create a resource under an id of your own (201), or replace it (200)."""
+        record, created = await ResourceService(session).put(
+            resource_id,
+            data,
+            versions=expected_versions(request),
+            only_new=request.headers.get("if-none-match") == "*",
+        )
+        reply = versioned(request, wire(record), location=f"/resources/{record.id}" if created else None)
+        reply.status_code = 201 if created else 200
+        return reply
+
+    @get("/{resource_id:str}", scope="resources:read", faults=[NotFound])
+    async def get_resource(
+        self, session: Session, request: StrictRequest, resource_id: PathId
+    ) -> Reply[Resource]:
+        """Read a resource."""
+        return versioned(request, wire(await ResourceService(session).read(resource_id)))
+
+    @get(scope="resources:read", faults=[InvalidCursor])
+    async def list_resources(
+        self, session: Session, request: StrictRequest, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+    ) -> Page[Resource]:
+        """List resources by their ids."""
+        pager = Pager(request, limit, cursor, str)
+        records = await ResourceService(session).page(pager.after, pager.fetch)
+        return pager.page([wire(record) for record in records], lambda resource: resource.id)
+
+    @patch("/{resource_id:str}", scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed])
+    async def update_resource(
+        self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePatch]
+    ) -> Reply[ResourceUpdated]:
+        """Change the fields that are sent, and no others.
+
+        An omitted field keeps its value; null clears `metadata`. As `application/merge-patch+json`,
+        `metadata` is merged (RFC 7396).
+        """
+        record = await ResourceService(session).patch(
+            resource_id, data, versions=expected_versions(request), merge=request.is_merge_patch
+        )
+        resource = wire(record)
+        updated = Updated(
+            status=UNSET if data.status is UNSET else resource.status,
+            metadata=UNSET if data.metadata is UNSET else resource.metadata,
+        )
+        return Reply(ResourceUpdated(updated, resource), headers={"ETag": f'"{resource.version}"'})
+
+    @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
+    async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:
+        """Delete a resource."""
+        await ResourceService(session).remove(resource_id, versions=expected_versions(request))
+
+
+def wire(record: models.Resource) -> Resource:
+    return Resource(
+        id=record.id,
+        status=record.status,
+        metadata=record.metadata_,
+        version=record.version,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+    )

@@ -1,0 +1,95 @@
+"""Plain record keeping, the example of it: advanced-alchemy's repository and service, one session."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from advanced_alchemy.exceptions import DuplicateKeyError
+from advanced_alchemy.filters import LimitOffset, OrderBy
+from advanced_alchemy.repository import SQLAlchemyAsyncRepository
+from advanced_alchemy.service import SQLAlchemyAsyncRepositoryService
+
+from service.errors import NoFields, NotFound, PreconditionFailed
+from service.http.merge import merge_patch
+from service.resources.models import Resource
+from service.resources.schemas import ResourcePatch, ResourcePut
+
+
+class ResourceRepository(SQLAlchemyAsyncRepository[Resource]):
+    model_type = Resource
+
+
+class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceRepository]):
+    repository_type = ResourceRepository
+
+    async def read(self, resource_id: str) -> Resource:
+        found = await self.get_one_or_none(id=resource_id)
+        if found is None:
+            raise NotFound
+        return found
+
+    async def locked(self, resource_id: str, versions: list[int] | None) -> Resource:
+        """The row, nobody else's until the end of the transaction. Raises `PreconditionFailed` if stale."""
+        found = await self.get_one_or_none(id=resource_id, with_for_update=True)
+        if found is None:
+            raise NotFound
+        if versions is not None and found.version not in versions:
+            raise PreconditionFailed(found.version)
+        return found
+
+    async def put(
+        self, resource_id: str, data: ResourcePut, *, versions: list[int] | None, only_new: bool
+    ) -> tuple[Resource, bool]:
+        """Create or replace; tells whether it was created."""
+        if versions is None and (created := await self._insert(resource_id, data)):
+            return created, True
+        found = await self.locked(resource_id, versions)
+        if only_new:
+            raise PreconditionFailed(found.version)
+        return await self._set(found, status=data.status, metadata_=data.metadata), False
+
+    async def patch(
+        self, resource_id: str, data: ResourcePatch, *, versions: list[int] | None, merge: bool
+    ) -> Resource:
+        """Set the fields that were sent; `merge` merges `metadata` (RFC 7396) instead of replacing it."""
+        fields: dict[str, Any] = {}
+        found = await self.locked(resource_id, versions)
+        if isinstance(data.status, str):
+            fields["status"] = data.status
+        if isinstance(data.metadata, dict | None):
+            fields["metadata_"] = merge_patch(found.metadata_, data.metadata) if merge else data.metadata
+        if not fields:
+            raise NoFields
+        return await self._set(found, **fields)
+
+    async def remove(self, resource_id: str, *, versions: list[int] | None) -> None:
+        await self.locked(resource_id, versions)
+        await self.delete(resource_id)
+
+    async def page(self, after: str | None, limit: int) -> list[Resource]:
+        newer = [] if after is None else [Resource.id > after]
+        rows = await self.list(*newer, LimitOffset(limit, 0), OrderBy("id", "asc"))
+        return list(rows)
+
+    async def _insert(self, resource_id: str, data: ResourcePut) -> Resource | None:
+        now = datetime.now(UTC)
+        new = Resource(
+            id=resource_id,
+            status=data.status,
+            metadata_=data.metadata,
+            version=1,
+            created_at=now,
+            updated_at=now,
+        )
+        try:
+            async with self.repository.session.begin_nested():
+                return await self.repository.add(new)
+        except DuplicateKeyError:
+            return None
+
+    async def _set(self, found: Resource, **fields: Any) -> Resource:
+        for name, value in fields.items():
+            setattr(found, name, value)
+        found.version += 1
+        found.updated_at = datetime.now(UTC)
+        await self.repository.session.flush()
+        return found

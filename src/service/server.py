@@ -1,0 +1,154 @@
+"""uvicorn, with what it lacks: draining, the error contract below HTTP, and workers that share a socket."""
+
+import asyncio
+import contextlib
+import multiprocessing.connection
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+import structlog
+import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.app import create_app
+from service.errors import BadRequest, render
+from service.settings import Settings
+from service.telemetry import configure_logs
+
+log = structlog.get_logger()
+
+BACKLOG = 2048
+RESPAWN_SECONDS = 1.0
+"""So that a worker that dies at its start does not keep a core busy."""
+
+
+class StartError(Exception):
+    """Why the service could not start; its text is one line for the person at the terminal."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Answers what is not HTTP at all in the error contract too."""
+
+    def send_400_response(self, msg: str) -> None:
+        request_id = secrets.token_hex(16)
+        rendered = render(BadRequest(msg), path="", request_id=request_id)
+        headers = {
+            **rendered.headers,
+            "Content-Length": str(len(rendered.body)),
+            "Connection": "close",
+            "X-Request-ID": request_id,
+        }
+        lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + rendered.body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM: not ready at once, served on for `drain_seconds`, then ended. A second signal hurries."""
+
+    def __init__(
+        self, app: Litestar, settings: Settings, on_started: Callable[[], None] | None = None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=settings.keepalive_seconds,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
+            backlog=BACKLOG,
+        )
+        super().__init__(config)
+        self._probe = app.state.probe
+        self._drain_seconds = settings.drain_seconds
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        log.info("listening", host=host, port=port)
+        if self._on_started is not None:
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._probe.draining or sig == signal.SIGINT:
+            self.should_exit = True
+        else:
+            self._probe.draining = True
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, does not raise the signal again: an ordered stop is no failure."""
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Raises `StartError` when the address cannot be had."""
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, *_, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+
+
+def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], None] | None = None) -> None:
+    """Serve in this process until a signal ends it."""
+    Server(create_app(settings), settings, on_started).run(sockets=[listener])
+
+
+def serve_many(settings: Settings, listener: socket.socket, workers: int) -> None:
+    """Serve in `workers` processes on one socket; a worker that dies is replaced."""
+    context = multiprocessing.get_context("spawn")
+    stopping = False
+
+    def start() -> BaseProcess:
+        process = context.Process(target=_work, args=(settings, listener))
+        process.start()
+        return process
+
+    def stop(sig: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for process in processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, sig)
+
+    processes = [start() for _ in range(workers)]
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, stop)
+    while not stopping:
+        multiprocessing.connection.wait([process.sentinel for process in processes])
+        time.sleep(0 if stopping else RESPAWN_SECONDS)
+        if not stopping:
+            processes[:] = [process if process.is_alive() else start() for process in processes]
+    for process in processes:
+        process.join()
+
+
+def _work(settings: Settings, listener: socket.socket) -> None:
+    configure_logs(settings.log)
+    serve(settings, listener)

@@ -1,0 +1,76 @@
+"""Every setting and every limit, by name, parsed once from the environment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+PREFIX = "DEPOT_"
+UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class SettingsError(ValueError):
+    """A setting that stops the start; its text is one line for the person at the terminal."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Field `pool_size` is read from `DEPOT_POOL_SIZE`; `host`, `port`, `database_url` have no prefix."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
+    database_url: Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")] | None = None
+
+    home: Path = Path(".depot")
+    log: Literal["json", "console"] = "json"
+    secret: Annotated[str, Meta(min_length=32)] | None = None
+    """Keys the hashes of API keys and the signatures of cursors; unset: a random one kept in the database."""
+
+    pool_size: Count = 16
+    records_pool_size: Count = 4
+    """Connections of SQLAlchemy's own pool, which serves the plain records (resources, keys)."""
+    pool_wait_seconds: Seconds = 1.0
+    connect_timeout_seconds: Seconds = 3.0
+    statement_timeout_seconds: Seconds = 5.0
+    idle_transaction_timeout_seconds: Seconds = 10.0
+    health_timeout_seconds: Annotated[float, Meta(gt=0, le=0.9)] = 0.8
+
+    drain_seconds: Seconds = 5.0
+    shutdown_timeout_seconds: Seconds = 25.0
+    """How long requests in flight may take to end once draining is over."""
+    keepalive_seconds: Annotated[int, Meta(ge=1)] = 75
+    """Longer than the load balancer's idle time (60 s for most), or it meets closed connections."""
+
+    in_flight_max: Count = 1024
+    body_bytes_max: Count = 1_048_576
+    placement_queue_max: Count = 2048
+    placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
+    placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2
+    key_cache_max: Count = 10_000
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read the environment. Raises `SettingsError` for the first bad or unknown value."""
+    known = {UNPREFIXED.get(f.name, PREFIX + f.name.upper()): f for f in fields(Settings)}
+    given = {name: value for name, value in environ.items() if name in known and value != ""}
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{name} is not a setting of Depot")
+    return Settings(
+        **{known[name].name: _convert(name, text, known[name].type) for name, text in given.items()}
+    )
+
+
+def _convert(name: str, text: str, kind: Any) -> Any:
+    if kind is Path:
+        return Path(text)
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        shown = "its value" if name in {"DATABASE_URL", "DEPOT_SECRET"} else repr(text)
+        raise SettingsError(f"{name}: {shown} is not valid: {error}") from None
