@@ -1,0 +1,72 @@
+"""The real thing for tests where sockets, signals or load matter: `depot` in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+DEPOT = Path(sys.executable).with_name("depot")
+START_SECONDS = 20.0
+
+
+class Live:
+    """A running `depot serve`; `log` is its stderr, one JSON object a line."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, url: str) -> None:
+        self.process = process
+        self.log = log
+        self.url = url
+
+    def client(self, key: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """The log lines of one kind, such as `request` or `crash`."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM twice: at once, without draining. Returns the exit status."""
+        for _ in range(2):
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                time.sleep(0.05)
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def live(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[Live]:
+    """Run `depot serve` on a free port until the block ends."""
+    home.mkdir(exist_ok=True)
+    log = home / f"serve-{time.monotonic_ns()}.log"
+    command = [str(DEPOT), "serve", "--port", "0", *arguments]
+    settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=stderr)
+    try:
+        server = Live(process, log, "")
+        server.url = _wait_for_url(server)
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+
+
+def _wait_for_url(server: Live) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        if listening := server.events("listening"):
+            return f"http://{listening[0]['host']}:{listening[0]['port']}"
+        time.sleep(0.02)
+    raise AssertionError(f"depot serve did not start: {server.log.read_text()}")
