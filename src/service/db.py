@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 import msgspec

@@ -19,6 +19,7 @@ from service.errors import DatabaseUnavailable, Draining
 from service.http.body import StrictRequest
 from service.http.envelope import Exchange
 from service.http.reply import Reply
+from service.values import Timestamp
 
 VERSION = version("depot")
 SEEN_FOR_SECONDS = 1.0
@@ -36,7 +37,7 @@ class Dependencies(Struct):
 
 class Health(Struct):
     status: Literal["healthy", "degraded"]
-    timestamp: datetime
+    timestamp: Timestamp
     version: str
     dependencies: Dependencies
     error: dict[str, Any] | UnsetType = UNSET
@@ -118,9 +119,12 @@ class HealthController(Controller):
     tags = ["Health"]
     opt = {"public": True}
 
-    @get("/", operation_id="getHealth", summary="Health of the service and its dependencies")
-    async def health(self, probe: NamedDependency[Probe], request: StrictRequest) -> Reply[Health]:
-        """503 when the database is unreachable. Answers within a second whatever the database does."""
+    @get(faults=[DatabaseUnavailable])
+    async def get_health(self, probe: NamedDependency[Probe], request: StrictRequest) -> Reply[Health]:
+        """Tell how the service and its dependencies are.
+
+        503 when the database is unreachable. Answers within a second whatever the database does.
+        """
         seen = await probe.seen()
         content = Health(
             "healthy" if seen.reachable else "degraded",
@@ -134,14 +138,20 @@ class HealthController(Controller):
         content.error = Exchange.of(request.scope).facts(fault)
         return Reply(content, status_code=fault.status, headers={**fault.headers, "X-Error-Code": fault.code})
 
-    @get("/live", operation_id="getLiveness", summary="Is the process alive", sync_to_thread=False)
-    def live(self) -> Alive:
-        """Touches nothing: a restart is the remedy if this fails."""
+    @get("/live", sync_to_thread=False)
+    def get_liveness(self) -> Alive:
+        """Tell that the process is alive.
+
+        Touches nothing: if this fails, a restart is the remedy.
+        """
         return Alive()
 
-    @get("/ready", operation_id="getReadiness", summary="May a load balancer send traffic")
-    async def ready(self, probe: NamedDependency[Probe]) -> Ready:
-        """503 while draining, without the database, or with a schema that is behind."""
+    @get("/ready", faults=[Draining, DatabaseUnavailable])
+    async def get_readiness(self, probe: NamedDependency[Probe]) -> Ready:
+        """Tell whether a load balancer may send traffic here.
+
+        503 while draining, without the database, or with a schema that is behind.
+        """
         if probe.draining:
             raise Draining
         seen = await probe.seen()

@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
 import msgspec
-from litestar import Litestar, Response
+from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from msgspec import Struct
 
 from service import errors
 from service.errors import Fault
+from service.http.body import MERGE_PATCH
+from service.http.reply import Reply
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
+PAGE = re.compile(r"Page[_[](?:[\w.]*\.)?(\w+?)[_\]]$")
 
 
 class ErrorBody(Struct):
@@ -45,16 +48,13 @@ class Problem(Struct):
 
 
 def polish(app: Litestar, document: Json) -> Json:
-    """Complete the document in place."""
+    """Complete Litestar's document."""
     kinds: list[Any] = [Error, Problem]
     for path, method, handler in operations(app):
-        operation = document["paths"][path][method]
-        kinds += _kinds(handler)
-        _describe(operation, handler)
-    schemas = document["components"].setdefault("schemas", {})
-    schemas.clear()
-    _, exact = msgspec.json.schema_components(kinds, ref_template=REF + "{name}")
-    schemas.update(sorted(exact.items()))
+        _describe(document["paths"][path][method], method, handler)
+        kinds += _bodies(handler)
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=REF + "{name}")
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
     portable: Json = _portable(document)
     return portable
 
@@ -62,37 +62,45 @@ def polish(app: Litestar, document: Json) -> Json:
 def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
     """Path, method and handler of everything that is documented."""
     for route in app.routes:
-        for handler in getattr(route, "route_handlers", []) if isinstance(route, HTTPRoute) else []:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else []:
             if handler.resolve_include_in_schema():
                 for method in handler.http_methods:
                     yield route.path_format or "/", str(method).lower(), handler
 
 
-def _kinds(handler: HTTPRouteHandler) -> list[Any]:
+def _bodies(handler: HTTPRouteHandler) -> list[Any]:
     """The types of the bodies an operation takes and gives."""
-    given = handler.parsed_fn_signature.return_type.annotation
-    if isinstance(get_origin(given), type) and issubclass(get_origin(given), Response):
-        (given,) = get_args(given)
-    taken = handler.parsed_data_field
-    kinds = [given] if taken is None else [given, taken.annotation]
-    return [kind for kind in kinds if isinstance(get_origin(kind) or kind, type) and kind is not type(None)]
+    given, taken = _given(handler), handler.parsed_data_field
+    return [given] * (given is not type(None)) + ([] if taken is None else [taken.annotation])
 
 
-def _describe(operation: Json, handler: HTTPRouteHandler) -> None:
+def _given(handler: HTTPRouteHandler) -> Any:
+    annotation = handler.parsed_fn_signature.return_type.annotation
+    if get_origin(annotation) is Reply:
+        (annotation,) = get_args(annotation)
+    return annotation
+
+
+def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
     operation["summary"] = summary.rstrip(".")
     operation["description"] = re.sub(r"\s*\n\s*", " ", rest.strip()) or summary
-    scope = handler.opt.get("scope")
-    if scope:
+    if scope := handler.opt.get("scope"):
         operation["security"] = [{"apiKey": [scope]}]
         operation["description"] += f"\n\nNeeds the scope `{scope}`."
+    replies = {status: reply for status, reply in operation["responses"].items() if status.startswith("2")}
+    parameters = operation.setdefault("parameters", [])
+    if method == "get" and hasattr(_given(handler), "version") and scope:
+        parameters.append(
+            _header("If-None-Match", "The `ETag` you have: 304 without a body if it is current.")
+        )
+        replies["304"] = {"description": "You have the current version."}
     if errors.PreconditionFailed in handler.opt.get("faults", []):
-        operation.setdefault("parameters", []).append(_if_match())
-    operation["responses"] = dict(sorted({**_successes(operation), **_refusals(handler)}.items()))
-
-
-def _successes(operation: Json) -> Json:
-    return {status: reply for status, reply in operation["responses"].items() if status.startswith("2")}
+        parameters.append(_header("If-Match", "The `ETag` you have seen: 412 if it has changed since."))
+    if method == "patch":
+        content = operation["requestBody"]["content"]
+        content[MERGE_PATCH] = content[errors.JSON]
+    operation["responses"] = dict(sorted({**replies, **_refusals(handler)}.items()))
 
 
 def _refusals(handler: HTTPRouteHandler) -> Json:
@@ -125,23 +133,21 @@ def _refusal(faults: list[type[Fault]]) -> Json:
     }
 
 
-def _if_match() -> Json:
-    return {
-        "name": "If-Match",
-        "in": "header",
-        "required": False,
-        "description": "The `ETag` you have seen: refused with 412 if it has changed since.",
-        "schema": {"type": "string", "examples": ['"3"']},
-    }
+def _header(name: str, description: str) -> Json:
+    schema = {"type": "string", "examples": ['"3"']}
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
-def _portable(node: Any) -> Any:
-    r"""Python's `\Z`, which a trailing newline does not pass, is `$` in the dialect of JSON Schema."""
+def _portable(node: Any, name: str = "") -> Any:
+    r"""The same in words every generator knows.
+
+    Python's `\Z`, which a trailing newline does not pass, is `$` in the dialect of JSON Schema;
+    `Page[Item]` becomes `ItemPage`.
+    """
     if isinstance(node, dict):
-        return {
-            name: value.replace(r"\Z", "$")
-            if name == "pattern" and isinstance(value, str)
-            else _portable(value)
-            for name, value in node.items()
-        }
-    return [_portable(item) for item in node] if isinstance(node, list) else node
+        return {PAGE.sub(r"\1Page", key): _portable(value, key) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_portable(item) for item in node]
+    if isinstance(node, str):
+        return node.replace(r"\Z", "$") if name == "pattern" else PAGE.sub(r"\1Page", node)
+    return node

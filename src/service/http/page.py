@@ -13,6 +13,9 @@ from msgspec import Struct
 
 from service.errors import InvalidCursor
 
+TEXT = r"^[^\x00]*\Z"
+"""A filter's text: anything but NUL, which PostgreSQL does not know."""
+
 LIMIT_MAX = 200
 LIMIT_DEFAULT = 50
 CURSOR_LENGTH_MAX = 512

@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.db import Database
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, versioned
 from service.items import catalog
 from service.items.catalog import DuplicateSku, InsufficientStock
@@ -34,8 +34,13 @@ class ItemController(Controller):
         self,
         database: NamedDependency[Database],
         request: StrictRequest,
-        sku: Annotated[str | None, QueryParameter(description="Exactly this SKU.")] = None,
-        q: Annotated[str | None, QueryParameter(description="Part of the name or SKU, in any case.")] = None,
+        sku: Annotated[
+            str | None, QueryParameter(pattern=TEXT, max_length=64, description="Exactly this SKU.")
+        ] = None,
+        q: Annotated[
+            str | None,
+            QueryParameter(pattern=TEXT, max_length=200, description="Part of the name or SKU, in any case."),
+        ] = None,
         in_stock: Annotated[bool | None, QueryParameter(description="Whether any piece is left.")] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,

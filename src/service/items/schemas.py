@@ -1,13 +1,12 @@
 """What items look like on the wire. Money is a string: no client's float ever touches it."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.db import encode_json
-from service.money import Currency, Money
+from service.values import Currency, Money, Timestamp
 
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
@@ -60,8 +59,8 @@ class Item(Struct):
     quantity: Quantity
     attributes: Attributes | None
     version: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class StockChange(Struct, forbid_unknown_fields=True):
@@ -82,7 +81,7 @@ class Movement(Struct):
     resulting_quantity: Quantity
     reason: str | None
     order_id: UUID | None
-    created_at: datetime
+    created_at: Timestamp
 
 
 def too_large(attributes: Attributes) -> bool:

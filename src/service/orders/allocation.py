@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from service.errors import Detail, Fault
 from service.items.catalog import InsufficientStock
-from service.money import Currency
 from service.orders.schemas import NewLine, NewOrder
+from service.values import Currency
 
 
 class UnknownItem(Fault):

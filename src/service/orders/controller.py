@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.db import Database
 from service.errors import InvalidCursor, NotFound, Overloaded
 from service.http.body import StrictRequest
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, versioned
 from service.items.catalog import InsufficientStock
 from service.orders import archive
@@ -43,7 +43,9 @@ class OrderController(Controller):
         self,
         database: NamedDependency[Database],
         request: StrictRequest,
-        customer_id: Annotated[str | None, QueryParameter(description="Of this customer.")] = None,
+        customer_id: Annotated[
+            str | None, QueryParameter(pattern=TEXT, max_length=128, description="Of this customer.")
+        ] = None,
         status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,

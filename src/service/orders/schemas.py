@@ -1,13 +1,12 @@
 """What orders look like on the wire."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.items.schemas import Name, Sku
-from service.money import Currency, Money, Total
+from service.values import Currency, Money, Timestamp, Total
 
 LINES_MAX = 100
 
@@ -53,4 +52,4 @@ class Order(Struct):
     total: Total
     lines: list[Line]
     version: int
-    created_at: datetime
+    created_at: Timestamp

@@ -1,9 +1,10 @@
 """What resources look like on the wire."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+from service.values import Timestamp
 
 ResourceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["printer-3"])]
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]
@@ -27,8 +28,8 @@ class Resource(Struct):
     status: Status
     metadata: Metadata | None
     version: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class Updated(Struct):

@@ -1,8 +1,12 @@
-"""Money on the wire: an exact decimal in a string, and its currency."""
+"""Values that mean the same in every schema: money, currencies, times."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import Meta
+
+Timestamp = Annotated[datetime, Meta(tz=True)]
+"""RFC 3339, always UTC with `Z`."""
 
 Money = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,9})([.][0-9]{1,2})?\Z", examples=["9.99"])]
 """0 to 9999999999.99 with at most two decimals; no sign, no exponent, no NaN."""
