@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from litestar import Litestar
 from litestar.di import Provide
 
-from service.auth.guard import Keyring
+from service.auth.guard import Guard, Keyring
 from service.db import Database, session_dependency
 from service.docs import DocsController, openapi_config
 from service.health import HealthController, Probe
@@ -20,6 +20,7 @@ from service.orders.controller import OrderController
 from service.orders.placement import Placement
 from service.resources.controller import ResourceController
 from service.settings import Settings
+from service.telemetry import access_log
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -53,7 +54,7 @@ def create_app(settings: Settings) -> Litestar:
             "probe": Provide(lambda: probe, sync_to_thread=False),
             **session_dependency(database),
         },
-        guards=[keyring.guard],
+        middleware=[Guard(keyring)],
         exception_handlers=exception_handlers(catalog.FAULTS),
         lifespan=[lifespan],
         request_class=StrictRequest,
@@ -63,5 +64,7 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,
     )
     app.state.probe = probe
-    app.asgi_handler = Envelope(app, in_flight_max=settings.in_flight_max)
+    app.asgi_handler = Envelope(
+        app, in_flight_max=settings.in_flight_max, log_access=access_log(settings.log)
+    )
     return app

@@ -2,16 +2,50 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 import structlog
+from msgspec import Struct, structs
 from structlog.typing import Processor
 
 SHARED: list[Processor] = [
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+
+
+class Access(Struct):
+    """One line of the access log."""
+
+    method: str
+    path: str
+    route: str | None
+    status: int
+    """499 when the client left before there was a reply."""
+    ms: float
+    request_id: str
+    trace_id: str | None
+    key: str | None
+    """The id of the API key."""
+    timestamp: datetime
+    event: str = "request"
+    level: str = "info"
+
+
+def access_log(style: Literal["json", "console"]) -> Callable[[Access], None]:
+    """Writes the one line every request has. JSON goes past structlog's chain, which costs 25 µs more."""
+    if style == "console":
+        return lambda access: structlog.get_logger().info(**structs.asdict(access))
+    out = sys.stderr.buffer
+
+    def write(access: Access) -> None:
+        out.write(msgspec.json.encode(access) + b"\n")
+        out.flush()
+
+    return write
 
 
 def configure_logs(style: Literal["json", "console"]) -> None:

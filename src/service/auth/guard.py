@@ -5,10 +5,9 @@ import hmac
 from asyncio import Task
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
 
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from service.auth.keys import Key, digest, key_id, pepper_from
@@ -22,6 +21,30 @@ STALE_SECONDS = 0.8
 
 FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
 PEPPER = "select value from secrets where name = 'pepper'"
+
+
+class Guard(ASGIMiddleware):
+    """Runs for every routed request before anything of its body is read.
+
+    A middleware and not one of Litestar's guards, before each of which the whole route handler is copied:
+    that is 5% of the CPU of GET /items/{id}.
+    """
+
+    def __init__(self, keyring: "Keyring") -> None:
+        self._keyring = keyring
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        options = scope["route_handler"].opt
+        if not options.get("public"):
+            await self._authorize(scope, options.get("scope"))
+        await next_app(scope, receive, send)
+
+    async def _authorize(self, scope: Scope, needed: str | None) -> None:
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        key = await self._keyring.authenticate(header.decode("latin-1"))
+        if needed is None or not key.may(needed):
+            raise Forbidden(f"The API key lacks the scope {needed}", details=[{"scope": needed}])
+        scope["user"] = key
 
 
 class Cached(Struct):
@@ -40,19 +63,9 @@ class Keyring:
         self._cache_max = cache_max
         self._lookups: dict[str, Task[Cached]] = {}
 
-    async def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Litestar's guard: runs before anything of the body is read."""
-        if handler.opt.get("public"):
-            return
-        key = await self.authenticate(connection.headers.get("authorization"))
-        connection.scope["user"] = key
-        scope = handler.opt.get("scope")
-        if scope is None or not key.may(scope):
-            raise Forbidden(f"The API key lacks the scope {scope}", details=[{"scope": scope}])
-
-    async def authenticate(self, authorization: str | None) -> Key:
+    async def authenticate(self, authorization: str) -> Key:
         """Raises `Unauthenticated` for anything but `Bearer` and a living key."""
-        scheme, _, token = (authorization or "").partition(" ")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
         cached = self._cache.get(token)
