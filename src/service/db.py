@@ -7,7 +7,6 @@ advanced-alchemy repositories for plain record keeping. See docs/decisions/0002-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from typing import TypeAlias
 
 import asyncpg
@@ -21,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from service import errors
 from service.errors import Fault
 from service.settings import Settings
+from service.values import exact_number
 
 SCHEMA = "0001"
 """The newest revision in migrations/versions (a test compares)."""
@@ -28,8 +28,9 @@ SCHEMA = "0001"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
 
+
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
-decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
+decode_json = msgspec.json.Decoder(float_hook=exact_number).decode
 """JSON documents keep every digit on their way through: 1.10 stays 1.10."""
 
 

@@ -75,8 +75,9 @@ class InUse(Fault):
 class PreconditionFailed(Fault):
     status, code, message = 412, "PRECONDITION_FAILED", "It has been changed since that version"
 
-    def __init__(self, version: int) -> None:
-        super().__init__(headers={"ETag": f'"{version}"'})
+    def __init__(self, version: int | None) -> None:
+        """None: there is nothing that could match."""
+        super().__init__(headers={} if version is None else {"ETag": f'"{version}"'})
 
 
 class TooLarge(Fault):

@@ -29,7 +29,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     home: Path = Path(".depot")
     log: Literal["json", "console"] = "json"
     secret: Annotated[str, Meta(min_length=32)] | None = None
-    """Keys the hashes of API keys and the signatures of cursors; unset: a random one kept in the database."""
+    """Keys the hashes of API keys; unset: a random one kept in the database."""
 
     pool_size: Count = 16
     records_pool_size: Count = 4

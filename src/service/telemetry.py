@@ -71,7 +71,9 @@ def configure_logs(style: Literal["json", "console"]) -> None:
 
 def _rendering(style: str, *, text: bool = False) -> list[Processor]:
     if style == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # without the local variables: they hold API keys
+        traceback = structlog.dev.RichTracebackFormatter(show_locals=False)
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)]
     encode = _json_text if text else _json_bytes
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=encode)]
 

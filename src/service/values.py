@@ -1,6 +1,7 @@
-"""Values that mean the same in every schema: money, currencies, times."""
+"""Values that mean the same in every schema: money, currencies, times, JSON numbers."""
 
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -30,3 +31,28 @@ Currency = Literal[
 ]
 # fmt: on
 """ISO 4217 codes of circulating currencies, as of 2025."""
+
+NUMBER_RULE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
+
+
+def exact_number(text: str) -> Decimal:
+    """A JSON number with a fraction or an exponent, exactly as written."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent beyond even that of Decimal
+        return Decimal("Infinity")
+
+
+def storable_number(text: str) -> Decimal:
+    """The same from a client. Raises `ValueError` where a double would end.
+
+    1e99999 is seven bytes here, but a hundred thousand digits in PostgreSQL and in every reply.
+    """
+    number = exact_number(text)
+    if not is_storable(number):
+        raise ValueError(NUMBER_RULE)
+    return Decimal(f"{number:f}") if "E+" in str(number) else number  # as long as it will be once stored
+
+
+def is_storable(number: Decimal) -> bool:
+    return number.is_finite() and abs(number.adjusted()) <= 308 and len(number.as_tuple().digits) <= 4300

@@ -1,7 +1,6 @@
 """Strict, exact JSON in: one decode from the socket's bytes to the handler's Struct, no coercion."""
 
 from collections.abc import Callable
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -13,11 +12,14 @@ from litestar.types import Empty
 
 from service.auth.keys import Key
 from service.db import decode_json
-from service.errors import ClientClosedRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
-from service.http.explain import explain, nul_fields
+from service.errors import ClientClosedRequest, Detail, MalformedJson, UnsupportedMediaType, ValidationFailed
+from service.http.explain import DETAILS_MAX, depth, explain, located, unstorable
+from service.values import storable_number
 
 MERGE_PATCH = "application/merge-patch+json"
 ESCAPED_NUL = b"\\u0000"
+DEPTH_MAX = 128
+"""Far from Python's limit: what is stored has to be readable from any depth of the stack."""
 
 
 class StrictRequest(Request[Key, None, State]):
@@ -61,15 +63,30 @@ class StrictRequest(Request[Key, None, State]):
 def decode(body: bytes, kind: Any) -> Any:
     """Raises `MalformedJson`, or `ValidationFailed` with every wrong field."""
     try:
-        if ESCAPED_NUL in body and (details := nul_fields(decode_json(body))):
+        if body.count(b"[") + body.count(b"{") > DEPTH_MAX and depth(decode_json(body)) > DEPTH_MAX:
+            raise MalformedJson(f"The request body is nested more than {DEPTH_MAX} levels deep")
+        value = _decoder(kind)(body)
+        if ESCAPED_NUL in body and (details := unstorable(decode_json(body))):
             raise ValidationFailed(details)
-        return _decoder(kind)(body)
-    except msgspec.ValidationError:
-        raise ValidationFailed(explain(decode_json(body), kind)) from None
+    except msgspec.ValidationError as error:
+        raise ValidationFailed(_all_wrong(body, kind) or [located(error)]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise MalformedJson from None
+    return value
+
+
+def _all_wrong(body: bytes, kind: Any) -> list[Detail]:
+    """Empty: it has an integer of more digits than Python reads, which only msgspec's own error locates."""
+    try:
+        value = decode_json(body)
+    except msgspec.ValidationError:
+        return []
+    except msgspec.DecodeError:  # after the first wrong field it is not JSON any more
+        raise MalformedJson from None
+    details = {detail.field: detail for detail in [*unstorable(value), *explain(value, kind)]}
+    return list(details.values())[:DETAILS_MAX]
 
 
 @cache
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(kind, float_hook=Decimal).decode
+    return msgspec.json.Decoder(kind, float_hook=storable_number).decode

@@ -1,33 +1,52 @@
 """Says everything that is wrong with a JSON value, where msgspec stops at the first."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from itertools import chain, islice
 from typing import Any, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT
+from msgspec import NODEFAULT, Meta
 from msgspec.structs import FieldInfo, fields
 
 from service.errors import Detail
+from service.values import NUMBER_RULE, is_storable
 
 DETAILS_MAX = 1000
 """No human reads more, and a body of a megabyte of wrong numbers must not keep the event loop."""
 
 WHERE = re.compile(r" - at `.*`$")
+PLACE = re.compile(r"`\$((?:[.]\w+|\[\d+\])*)")
 
 
 def explain(value: object, kind: Any, *, strict: bool = True) -> list[Detail]:
     """List the wrong fields of `value`, decoded JSON, against the type `kind`. Empty: it fits.
 
-    `strict=False` takes text for numbers, as cells of a CSV are.
+    `strict=False` takes text for numbers, as cells of a CSV are. What no bound can say is a type's rule,
+    `Meta(extra={"rule": …})`: a function that returns what is wrong, and that `__post_init__` asks as well.
     """
     return list(islice(_explain(value, kind, "", strict), DETAILS_MAX))
 
 
-def nul_fields(value: object) -> list[Detail]:
-    """List the strings with U+0000, which PostgreSQL cannot store."""
-    return list(islice(_nul(value, ""), DETAILS_MAX))
+def unstorable(value: object) -> list[Detail]:
+    """List what is JSON and still nothing for PostgreSQL: U+0000 in strings, numbers beyond a double's."""
+    return list(islice(_unstorable(value, ""), DETAILS_MAX))
+
+
+def located(error: msgspec.ValidationError) -> Detail:
+    """msgspec's own error, which knows the place as `$.lines[0].quantity`."""
+    place = PLACE.search(str(error))
+    steps = re.findall(r"\w+", place[1]) if place else []
+    return Detail("".join(f"/{step}" for step in steps), WHERE.sub("", str(error)))
+
+
+def depth(value: object) -> int:
+    """How deep arrays and objects are nested."""
+    levels, nodes = 0, [value]
+    while nodes := [child for node in nodes for child in _children(node)]:
+        levels += 1
+    return levels
 
 
 def _explain(value: object, kind: Any, pointer: str, strict: bool) -> Iterator[Detail]:
@@ -37,20 +56,33 @@ def _explain(value: object, kind: Any, pointer: str, strict: bool) -> Iterator[D
         within = _within(value, kind, pointer, strict)
         itself = Detail(pointer, WHERE.sub("", str(error)))
         yield from chain([next(within, itself)], within)
+    else:
+        rule = _find(kind, lambda t: isinstance(t, Meta) and t.extra and "rule" in t.extra)
+        problem = rule and rule.extra["rule"](value)
+        if problem:
+            yield Detail(pointer, problem)
 
 
-def _nul(value: object, pointer: str) -> Iterator[Detail]:
+def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
     if isinstance(value, str) and "\0" in value:
         yield Detail(pointer, "NUL characters are not allowed")
+    elif isinstance(value, Decimal) and not is_storable(value):
+        yield Detail(pointer, NUMBER_RULE)
     elif isinstance(value, dict):
         for name, child in value.items():
             if "\0" in name:
                 yield Detail(pointer, "NUL characters are not allowed in names")
             else:
-                yield from _nul(child, pointer + escape(name))
+                yield from _unstorable(child, pointer + escape(name))
     elif isinstance(value, list):
         for index, child in enumerate(value):
-            yield from _nul(child, f"{pointer}/{index}")
+            yield from _unstorable(child, f"{pointer}/{index}")
+
+
+def _children(node: object) -> Iterable[object]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
 
 
 def escape(name: str) -> str:

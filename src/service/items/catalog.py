@@ -13,14 +13,13 @@ from service.errors import Detail, Fault, InUse, NoFields, NotFound, Preconditio
 from service.http.merge import merge_patch
 from service.items import statements
 from service.items.schemas import (
-    ATTRIBUTES_BYTES_MAX,
     QUANTITY_MAX,
     Item,
     ItemCreate,
     ItemPatch,
     Movement,
     StockChange,
-    too_large,
+    attributes_problem,
 )
 
 
@@ -109,9 +108,8 @@ async def list_movements(
 
 def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = merge_patch(stored, patch)
-    if too_large(merged):
-        message = f"attributes would be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON"
-        raise ValidationFailed([Detail("/attributes", message)])
+    if problem := attributes_problem(merged):
+        raise ValidationFailed([Detail("/attributes", problem)])
     return merged
 
 

@@ -47,7 +47,7 @@ class ItemController(Controller):
     ) -> Page[Item]:
         """List items, newest first."""
         pager = Pager(request, limit, cursor, UUID)
-        filters = {"sku": sku, "q": q and contains(q), "in_stock": in_stock, "after": pager.after}
+        filters = {"sku": sku, "q": contains(q) if q else None, "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(database, filters, pager.fetch)
         return pager.page(items, lambda item: item.id)
 

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from service.db import decode_json, encode_json
 from service.errors import Detail
-from service.http.explain import explain
+from service.http.explain import explain, unstorable
 from service.items.schemas import ItemCreate
 
 REQUIRED = ("sku", "name", "price")
@@ -152,6 +152,8 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadR
     try:
         if values.get("attributes") is not None:
             values["attributes"] = decode_json(values["attributes"])
+        if wrong := unstorable(values):
+            return BadRow(line, [_problem(detail) for detail in wrong])
         return msgspec.convert(values, ItemCreate, strict=False)
     except msgspec.ValidationError:
         wrong = explain(values, ItemCreate, strict=False)

@@ -15,8 +15,21 @@ Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["BOLT-M8
 Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]
 Description = Annotated[str, Meta(max_length=4000)]
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
-Attributes = dict[str, Any]
+
+
+def attributes_problem(attributes: object) -> str | None:
+    if attributes and len(encode_json(attributes)) > ATTRIBUTES_BYTES_MAX:
+        return f"must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON"
+    return None
+
+
+def delta_problem(delta: object) -> str | None:
+    return "must not be 0" if delta == 0 else None
+
+
+Attributes = Annotated[dict[str, Any], Meta(extra={"rule": attributes_problem})]
 """A JSON object of at most 16 KiB, kept digit for digit."""
+Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX, examples=[-3], extra={"rule": delta_problem})]
 
 
 class ItemCreate(Struct, forbid_unknown_fields=True):
@@ -29,7 +42,8 @@ class ItemCreate(Struct, forbid_unknown_fields=True):
     attributes: Attributes | None = None
 
     def __post_init__(self) -> None:
-        _check_size(self.attributes)
+        if self.attributes and (problem := attributes_problem(self.attributes)):
+            raise ValueError(problem)
 
 
 class ItemPatch(Struct, forbid_unknown_fields=True):
@@ -44,7 +58,8 @@ class ItemPatch(Struct, forbid_unknown_fields=True):
     attributes: Attributes | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _check_size(self.attributes)
+        if self.attributes and (problem := attributes_problem(self.attributes)):
+            raise ValueError(problem)
 
 
 class Item(Struct):
@@ -64,13 +79,13 @@ class Item(Struct):
 
 
 class StockChange(Struct, forbid_unknown_fields=True):
-    delta: Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX, examples=[-3])]
+    delta: Delta
     """Pieces that came (positive) or went (negative); not zero."""
     reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
 
     def __post_init__(self) -> None:
-        if self.delta == 0:
-            raise ValueError("delta must not be 0")
+        if problem := delta_problem(self.delta):
+            raise ValueError(problem)
 
 
 class Movement(Struct):
@@ -82,12 +97,3 @@ class Movement(Struct):
     reason: str | None
     order_id: UUID | None
     created_at: Timestamp
-
-
-def too_large(attributes: Attributes) -> bool:
-    return len(encode_json(attributes)) > ATTRIBUTES_BYTES_MAX
-
-
-def _check_size(attributes: Attributes | None | UnsetType) -> None:
-    if attributes and too_large(attributes):
-        raise ValueError(f"attributes must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON")

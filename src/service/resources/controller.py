@@ -33,6 +33,7 @@ class ResourceController(Controller):
             resource_id,
             data,
             versions=expected_versions(request),
+            must_exist="if-match" in request.headers,
             only_new=request.headers.get("if-none-match") == "*",
         )
         reply = versioned(request, wire(record), location=f"/resources/{record.id}" if created else None)

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from advanced_alchemy.exceptions import DuplicateKeyError
 from advanced_alchemy.filters import LimitOffset, OrderBy
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from advanced_alchemy.service import SQLAlchemyAsyncRepositoryService
+from msgspec import UNSET
+from sqlalchemy.dialects.postgresql import insert
 
 from service.errors import NoFields, NotFound, PreconditionFailed
 from service.http.merge import merge_patch
@@ -37,28 +38,40 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         return found
 
     async def put(
-        self, resource_id: str, data: ResourcePut, *, versions: list[int] | None, only_new: bool
+        self,
+        resource_id: str,
+        data: ResourcePut,
+        *,
+        versions: list[int] | None,
+        must_exist: bool,
+        only_new: bool,
     ) -> tuple[Resource, bool]:
         """Create or replace; tells whether it was created."""
-        if versions is None and (created := await self._insert(resource_id, data)):
-            return created, True
-        found = await self.locked(resource_id, versions)
-        if only_new:
-            raise PreconditionFailed(found.version)
-        return await self._set(found, status=data.status, metadata_=data.metadata), False
+        while True:
+            if not must_exist and (created := await self._insert(resource_id, data)):
+                return created, True
+            try:
+                found = await self.locked(resource_id, versions)
+            except NotFound:
+                if must_exist:
+                    raise PreconditionFailed(None) from None
+                continue  # deleted since the insert found it
+            if only_new:
+                raise PreconditionFailed(found.version)
+            return await self._set(found, status=data.status, metadata_=data.metadata), False
 
     async def patch(
         self, resource_id: str, data: ResourcePatch, *, versions: list[int] | None, merge: bool
     ) -> Resource:
         """Set the fields that were sent; `merge` merges `metadata` (RFC 7396) instead of replacing it."""
+        if data.status is UNSET and data.metadata is UNSET:
+            raise NoFields
         fields: dict[str, Any] = {}
         found = await self.locked(resource_id, versions)
         if isinstance(data.status, str):
             fields["status"] = data.status
         if isinstance(data.metadata, dict | None):
             fields["metadata_"] = merge_patch(found.metadata_, data.metadata) if merge else data.metadata
-        if not fields:
-            raise NoFields
         return await self._set(found, **fields)
 
     async def remove(self, resource_id: str, *, versions: list[int] | None) -> None:
@@ -72,19 +85,18 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
 
     async def _insert(self, resource_id: str, data: ResourcePut) -> Resource | None:
         now = datetime.now(UTC)
-        new = Resource(
-            id=resource_id,
-            status=data.status,
-            metadata_=data.metadata,
-            version=1,
-            created_at=now,
-            updated_at=now,
-        )
-        try:
-            async with self.repository.session.begin_nested():
-                return await self.repository.add(new)
-        except DuplicateKeyError:
-            return None
+        new = {
+            "id": resource_id,
+            "status": data.status,
+            "metadata_": data.metadata,
+            "version": 1,
+            "created_at": now,
+            "updated_at": now,
+        }
+        # In PostgreSQL's words: the repository tells a duplicate key by the text of the driver's error
+        statement = insert(Resource).values(new).on_conflict_do_nothing().returning(Resource)
+        created: Resource | None = await self.repository.session.scalar(statement)
+        return created
 
     async def _set(self, found: Resource, **fields: Any) -> Resource:
         for name, value in fields.items():
