@@ -1,0 +1,103 @@
+"""What tests of orders have in common: an application that serves requests at once, items, orders, locks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+
+from service.app import create_app
+from service.settings import Settings
+
+Json = dict[str, Any]
+PATIENCE_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def running(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """The application in this event loop, and a client whose requests overlap.
+
+    Litestar's AsyncTestClient waits for every reply before it sends the next request, so nothing that is
+    gathered with it ever meets.
+    """
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(
+            transport=transport, base_url="http://depot", headers=headers, timeout=60
+        ) as client,
+    ):
+        yield client
+
+
+async def item(client: httpx.AsyncClient, quantity: int = 0, **fields: object) -> Json:
+    """Create an item with a SKU of its own."""
+    content = {
+        "sku": f"SKU-{uuid4().hex[:8]}",
+        "name": "Bolt",
+        "price": "9.99",
+        "quantity": quantity,
+        **fields,
+    }
+    created = await client.post("/items", json=content)
+    assert created.status_code == 201, created.text
+    return _json(created)
+
+
+async def order(client: httpx.AsyncClient, *lines: tuple[Json, int], **fields: object) -> httpx.Response:
+    """Order so many pieces of each item."""
+    named = [{"item_id": item["id"], "quantity": quantity} for item, quantity in lines]
+    return await client.post("/orders", json={"customer_id": "c-1", "lines": named, **fields})
+
+
+async def stock(client: httpx.AsyncClient, item: Json) -> int:
+    return int(_json(await client.get(f"/items/{item['id']}"))["quantity"])
+
+
+@asynccontextmanager
+async def connected(database_url: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def locked(database_url: str, item: Json) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    """Until the block ends nobody else can change the item: orders of it wait."""
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute("select 1 from items where id = $1 for update", item["id"])
+        yield connection
+
+
+WAITING = """
+select count(*) from pg_stat_activity
+where datname = current_database() and wait_event_type = 'Lock' and pid <> pg_backend_pid()"""
+
+
+async def waiting_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_many: int) -> None:
+    """Returns once that many connections of this database wait for a lock."""
+
+    async def enough() -> bool:
+        # within a transaction the statistics are a snapshot, unless it is dropped
+        await connection.execute("select pg_stat_clear_snapshot()")
+        return bool(await connection.fetchval(WAITING) >= how_many)
+
+    await eventually(enough)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
+            await asyncio.sleep(0.01)
+
+
+def _json(response: httpx.Response) -> Json:
+    content: Json = response.json()
+    return content
