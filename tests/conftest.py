@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -30,16 +32,34 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def shared_home() -> Path:
+    """Where the embedded server lives that all xdist workers of this run share.
+
+    Not in pytest's own folders: those are closed to other users, and a server started by root is one.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    return Path(tempfile.gettempdir()) / f"depot-tests-{run}"
+
+
+def pytest_sessionfinish() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(shared_home(), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server to make databases on: `TEST_DATABASE_URL`, or an embedded one that all xdist workers share."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+def server_url() -> Iterator[str]:
+    """A server to make databases on: `TEST_DATABASE_URL`, or an embedded one."""
     given = os.environ.get("TEST_DATABASE_URL")
-    server: AbstractContextManager[str] = nullcontext(given) if given else postgres(shared, FAST)
+    server: AbstractContextManager[str] = nullcontext(given) if given else postgres(shared_home(), FAST)
     with server as url:
         yield url
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder for a `DEPOT_HOME` with an embedded server of its own (see `shared_home` for the place)."""
+    with tempfile.TemporaryDirectory(prefix="depot-home-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,61 @@
+"""Settings are parsed once; a bad or unknown one stops the start with one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, load
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert load({}) == Settings()
+
+
+def test_names_of_the_contract_are_read() -> None:
+    settings = load(
+        {
+            "PORT": "9000",
+            "HOST": "::1",
+            "DATABASE_URL": "postgres://db/depot",
+            "DEPOT_HOME": "elsewhere",
+            "DEPOT_POOL_SIZE": "3",
+            "DEPOT_DRAIN_SECONDS": "0.5",
+            "DEPOT_LOG": "console",
+            "PATH": "not ours",
+        }
+    )
+    assert (settings.port, settings.host, settings.database_url) == (9000, "::1", "postgres://db/depot")
+    assert settings.home == Path("elsewhere")
+    assert (settings.pool_size, settings.drain_seconds, settings.log) == (3, 0.5, "console")
+
+
+def test_an_empty_value_is_no_value() -> None:
+    assert load({"PORT": "", "DEPOT_POOL_SIZE": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("DATABASE_URL", "mysql://db/depot"),
+        ("DEPOT_POOL_SIZE", "0"),
+        ("DEPOT_POOL_SIZE", "many"),
+        ("DEPOT_DRAIN_SECONDS", "-1"),
+        ("DEPOT_DRAIN_SECONDS", "nan"),
+        ("DEPOT_LOG", "xml"),
+        ("DEPOT_SECRET", "short"),
+        ("DEPOT_POOLSIZE", "3"),
+    ],
+)
+def test_a_bad_or_unknown_value_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name) as refusal:
+        load({name: value})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET"])
+def test_a_bad_secret_is_not_repeated(name: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load({name: "hunter2"})
+    assert "hunter2" not in str(refusal.value)
