@@ -32,6 +32,13 @@ class Live:
         lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
         return [line for line in lines if line.get("event") == name]
 
+    def wait_for(self, name: str, count: int) -> None:
+        """Until the log has that many lines of one kind."""
+        deadline = time.monotonic() + START_SECONDS
+        while len(self.events(name)) < count:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

@@ -106,6 +106,6 @@ def test_help_needs_no_database_driver() -> None:
 
 def test_several_workers_serve_one_port_and_end_together(database_url: str, tmp_path: Path) -> None:
     with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+        server.wait_for("listening", 2)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
         assert server.stop() == 0
-        assert len(server.events("listening")) == 2

@@ -38,7 +38,7 @@ def located(error: msgspec.ValidationError) -> Detail:
     """msgspec's own error, which knows the place as `$.lines[0].quantity`."""
     place = PLACE.search(str(error))
     steps = re.findall(r"\w+", place[1]) if place else []
-    return Detail("".join(f"/{step}" for step in steps), WHERE.sub("", str(error)))
+    return Detail("".join(f"/{step}" for step in steps), _message(error))
 
 
 def depth(value: object) -> int:
@@ -54,7 +54,7 @@ def _explain(value: object, kind: Any, pointer: str, strict: bool) -> Iterator[D
         msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         within = _within(value, kind, pointer, strict)
-        itself = Detail(pointer, WHERE.sub("", str(error)))
+        itself = Detail(pointer, _message(error))
         yield from chain([next(within, itself)], within)
     else:
         rule = _find(kind, lambda t: isinstance(t, Meta) and t.extra and "rule" in t.extra)
@@ -77,6 +77,11 @@ def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
     elif isinstance(value, list):
         for index, child in enumerate(value):
             yield from _unstorable(child, f"{pointer}/{index}")
+
+
+def _message(error: msgspec.ValidationError) -> str:
+    """msgspec's words without the place, and with JSON's name for what is a Decimal only here."""
+    return WHERE.sub("", str(error)).replace("`decimal`", "`float`")
 
 
 def _children(node: object) -> Iterable[object]:

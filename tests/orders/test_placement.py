@@ -1,0 +1,309 @@
+"""Group commit under load, with failures: nothing is oversold, nothing acknowledged is lost, nobody hangs."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+from uuid import UUID
+
+import httpx
+import pytest
+from ledger import discrepancies
+from msgspec.structs import replace
+from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
+
+from live import live
+from service.db import Database
+from service.errors import Overloaded
+from service.orders.placement import Placement
+from service.orders.schemas import NewLine, NewOrder, Order
+from service.settings import Settings
+
+POISON = "alter table orders add constraint no_poison check (customer_id <> 'poison')"
+SEED = 20
+
+
+@pytest.fixture
+async def shop(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings, key) as client:
+        yield client
+
+
+@asynccontextmanager
+async def queue(
+    database: Database, *, queue_max: int = 2048, batch_max: int = 256, flushes_max: int = 2
+) -> AsyncIterator[Placement]:
+    placement = Placement(database, queue_max=queue_max, batch_max=batch_max, flushes_max=flushes_max)
+    async with placement.open():
+        yield placement
+
+
+def new(item: Json, customer: str = "c-1") -> NewOrder:
+    return NewOrder(customer_id=customer, lines=[NewLine(quantity=1, item_id=UUID(item["id"]))])
+
+
+async def settle(placement: Placement, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
+    """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
+    return await asyncio.gather(*[placement.place(order) for order in orders], return_exceptions=True)
+
+
+def outcomes(replies: Iterable[httpx.Response]) -> Counter[str]:
+    """How often each came: `placed`, or the code of an error."""
+    return Counter(
+        "placed" if reply.status_code == 201 else reply.headers["X-Error-Code"] for reply in replies
+    )
+
+
+def totals(replies: Iterable[httpx.Response]) -> dict[str, str]:
+    """What the buyers were told is placed."""
+    return {reply.json()["id"]: reply.json()["total"] for reply in replies if reply.status_code == 201}
+
+
+async def commits(database_url: str) -> list[int]:
+    """How many orders each commit placed: those of one commit have one time."""
+    async with connected(database_url) as connection:
+        rows = await connection.fetch("select count(*) from orders group by created_at order by created_at")
+    return [count for (count,) in rows]
+
+
+# Buyers at the same time
+
+
+async def test_two_hundred_buyers_of_fifty_pieces_get_exactly_fifty(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(shop, 50)
+    replies = await asyncio.gather(*[order(shop, (bolt, 1)) for _ in range(200)])
+    assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
+    assert await stock(shop, bolt) == 0
+    assert await discrepancies(database_url, totals(replies)) == []
+
+
+async def test_two_replicas_on_one_database_sell_exactly_fifty(
+    settings: Settings, key: str, database_url: str
+) -> None:
+    async with running(settings, key) as one, running(settings, key) as other:
+        bolt = await item(one, 50)
+        replies = await asyncio.gather(*[order(shop, (bolt, 1)) for shop in (one, other) * 100])
+    assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
+    assert await discrepancies(database_url, totals(replies)) == []
+
+
+async def test_orders_that_cross_each_other_do_not_lock_up(
+    settings: Settings, key: str, database_url: str
+) -> None:
+    random = Random(SEED)
+    async with running(settings, key) as one, running(settings, key) as other:
+        items = [await item(one, 500) for _ in range(6)]
+        baskets = [[(each, 1) for each in random.sample(items, 3)] for _ in range(200)]
+        replies = await asyncio.gather(*[order(random.choice([one, other]), *basket) for basket in baskets])
+    assert outcomes(replies) == {"placed": 200}
+    assert await discrepancies(database_url, totals(replies)) == []
+
+
+async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(shop, 100)
+    changes = [shop.post(f"/items/{bolt['id']}/stock", json={"delta": 1}) for _ in range(20)]
+    settings = [shop.patch(f"/items/{bolt['id']}", json={"quantity": 60 + n}) for n in range(5)]
+    replies = await asyncio.gather(*[order(shop, (bolt, 1)) for _ in range(100)], *changes, *settings)
+    assert all(reply.status_code in {200, 201, 409} for reply in replies)
+    assert await discrepancies(database_url, totals(replies)) == []
+
+
+# One commit for many
+
+
+async def test_orders_that_arrive_together_share_one_commit(
+    shop: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(shop, 200)
+    async with queue(database) as placement:
+        await settle(placement, [new(bolt)] * 200)
+    assert await commits(database_url) == [200]
+
+
+async def test_a_commit_has_its_limit(shop: httpx.AsyncClient, database: Database, database_url: str) -> None:
+    bolt = await item(shop, 25)
+    async with queue(database, batch_max=10) as placement:
+        await settle(placement, [new(bolt)] * 25)
+    assert sorted(await commits(database_url)) == [5, 10, 10]
+
+
+async def test_under_load_there_are_far_fewer_commits_than_orders(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(shop, 1000)
+
+    async def buy_often() -> list[httpx.Response]:
+        return [await order(shop, (bolt, 1)) for _ in range(10)]
+
+    replies = [reply for ten in await asyncio.gather(*[buy_often() for _ in range(40)]) for reply in ten]
+    assert outcomes(replies) == {"placed": 400}
+    assert len(await commits(database_url)) <= 100
+
+
+@pytest.mark.parametrize("flushes_max", [1, 2])
+async def test_an_order_right_after_the_last_commit_is_not_forgotten(
+    flushes_max: int, shop: httpx.AsyncClient, database: Database
+) -> None:
+    bolt = await item(shop, 100)
+    async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
+        for _ in range(20):
+            await placement.place(new(bolt))
+    assert await stock(shop, bolt) == 80
+
+
+# Failures
+
+
+async def test_a_poisoned_order_fails_alone(
+    shop: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(shop, 20)
+    await database.pool.execute(POISON)
+    async with queue(database) as placement:
+        settled = await settle(placement, [new(bolt, "poison" if n == 7 else "c-1") for n in range(20)])
+    assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [7]
+    assert await stock(shop, bolt) == 1
+    assert await discrepancies(database_url) == []
+
+
+async def test_a_poisoned_order_is_an_error_that_says_nothing_of_the_database(
+    shop: httpx.AsyncClient, database: Database
+) -> None:
+    bolt = await item(shop, 20)
+    await database.pool.execute(POISON)
+    refused = await order(shop, (bolt, 1), customer_id="poison")
+    assert (refused.status_code, refused.headers["X-Error-Code"]) == (500, "INTERNAL_ERROR")
+    assert "poison" not in refused.text
+    assert (await order(shop, (bolt, 1))).status_code == 201
+
+
+async def test_the_queue_is_bounded(shop: httpx.AsyncClient, database: Database) -> None:
+    bolt = await item(shop, 20)
+    async with queue(database, queue_max=5) as placement:
+        settled = await settle(placement, [new(bolt)] * 20)
+        assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
+        assert isinstance(await placement.place(new(bolt)), Order)
+
+
+async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
+    settings: Settings, key: str, database_url: str
+) -> None:
+    settings = replace(settings, placement_queue_max=5, placement_batch_max=1)
+    async with running(settings, key) as shop:
+        bolt = await item(shop, 20)
+        async with locked(database_url, bolt):
+            buyers = [asyncio.create_task(order(shop, (bolt, 1))) for _ in range(20)]
+            await eventually(partial(answered, buyers, 13))
+            refused = [buyer.result() for buyer in buyers if buyer.done()]
+            assert {(reply.headers["X-Error-Code"], reply.headers["Retry-After"]) for reply in refused} == {
+                ("OVERLOADED", "1")
+            }
+        replies = await asyncio.gather(*buyers)
+    assert set(outcomes(replies)) == {"OVERLOADED", "placed"}
+    assert 5 <= outcomes(replies)["placed"] <= 7  # five in the queue, and up to two at the database already
+
+
+async def test_an_order_that_loses_a_deadlock_is_tried_again(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    first, second = await item(shop, 5), await item(shop, 5)
+    async with locked(database_url, second) as rival:
+        await rival.execute("set local deadlock_timeout = '1min'")  # the other side notices first, and loses
+        buyer = asyncio.create_task(order(shop, (first, 1), (second, 1)))
+        await waiting_for_locks(rival, 1)
+        await rival.execute("update items set name = 'Screw' where id = $1", first["id"])
+    assert outcomes([await buyer]) == {"placed": 1}
+    assert await discrepancies(database_url, totals([await buyer])) == []
+
+
+async def test_orders_in_flight_when_the_application_ends_are_answered(
+    shop: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(shop, 20)
+
+    async def place_and_end() -> list["asyncio.Task[Order]"]:
+        async with queue(database, batch_max=4) as placement:
+            buyers = [asyncio.create_task(placement.place(new(bolt))) for _ in range(20)]
+            await asyncio.sleep(0)  # their turn to get into the queue
+        return buyers
+
+    async with locked(database_url, bolt) as holder:
+        end = asyncio.create_task(place_and_end())
+        await waiting_for_locks(holder, 2)
+        assert not end.done()
+    async with asyncio.timeout(5):
+        placed = await asyncio.gather(*await end)
+    assert len({order.id for order in placed}) == 20
+
+
+async def test_a_server_told_to_stop_answers_the_orders_it_has(
+    shop: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
+) -> None:
+    bolt = await item(shop, 20)
+    one_by_one = {"DEPOT_PLACEMENT_BATCH_MAX": "1", "DEPOT_PLACEMENT_FLUSHES_MAX": "8"}
+    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0", **one_by_one) as server:
+        async with server.client(key) as client:
+            async with locked(database_url, bolt) as holder:
+                buyers = [asyncio.create_task(order(client, (bolt, 1))) for _ in range(8)]
+                await waiting_for_locks(holder, 8)
+                server.process.send_signal(signal.SIGTERM)
+                await eventually(partial(closed, server.url))
+            assert outcomes(await asyncio.gather(*buyers)) == {"placed": 8}
+        assert server.process.wait(timeout=10) == 0
+
+
+async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    items = [await item(shop, 100_000) for _ in range(3)]
+    replies: list[httpx.Response] = []
+    random = Random(SEED)
+    over = asyncio.Event()
+
+    async def buy() -> None:
+        while not over.is_set():
+            replies.append(
+                await order(shop, *[(each, random.randint(1, 3)) for each in random.sample(items, 2)])
+            )
+
+    buyers = [asyncio.create_task(buy()) for _ in range(16)]
+    async with connected(database_url) as killer:
+        for _ in range(15):
+            enough = outcomes(replies)["placed"] + 20
+            await eventually(partial(more_than, enough, replies))
+            await killer.execute(BREAK_CONNECTIONS)
+    over.set()
+    await asyncio.gather(*buyers)
+    assert set(outcomes(replies)) == {"placed", "DATABASE_UNAVAILABLE"}
+    assert await discrepancies(database_url, totals(replies)) == []
+
+
+BREAK_CONNECTIONS = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and application_name = 'depot'"""
+
+
+async def more_than(enough: int, replies: list[httpx.Response]) -> bool:
+    return outcomes(replies)["placed"] > enough
+
+
+async def answered(buyers: list["asyncio.Task[httpx.Response]"], how_many: int) -> bool:
+    return sum(buyer.done() for buyer in buyers) >= how_many
+
+
+async def closed(url: str) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        async with httpx.AsyncClient() as client:
+            await client.get(url)
+    except httpx.TransportError:
+        return True
+    return False

@@ -1,0 +1,54 @@
+"""What every reply of the service has to look like, asserted in one place."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+JSON = {"Content-Type": "application/json"}
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+
+LEAK = re.compile(r"(?i)traceback|asyncpg|sqlalchemy|postgres|litestar|select .* from|/src/|/tmp/|[.]py\b")
+"""What no client may ever see."""
+
+
+def refused(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Assert that the reply is this refusal, in the error contract; returns its facts."""
+    assert (reply.status_code, reply.headers.get("X-Error-Code")) == (status, code), reply.text
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.json().keys() == {"error"}
+    error: dict[str, Any] = reply.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["path"] == reply.request.url.path
+    assert error["request_id"] == reply.headers["X-Request-ID"]
+    assert error.keys() <= {"code", "message", "path", "request_id", "details"}
+    assert error.get("details") != []
+    assert not LEAK.search(reply.text), reply.text
+    return error
+
+
+def wrong_fields(reply: httpx.Response, source: str = "body") -> set[str]:
+    """The JSON Pointers of a 422, all of which are about `source`."""
+    details = refused(reply, 422, "VALIDATION_FAILED")["details"]
+    assert all(detail["message"] and detail["source"] == source for detail in details), details
+    fields = [detail["field"] for detail in details]
+    assert len(fields) == len(set(fields))
+    return set(fields)
+
+
+async def walk(client: httpx.AsyncClient, path: str, **query: Any) -> AsyncIterator[list[dict[str, Any]]]:
+    """Every page of a list, following `next_cursor`."""
+    cursor: dict[str, str] = {}
+    while True:
+        page = (await client.get(path, params={**query, **cursor})).raise_for_status().json()
+        assert page.keys() == {"data", "next_cursor"}
+        yield page["data"]
+        if page["next_cursor"] is None:
+            return
+        cursor = {"cursor": page["next_cursor"]}
+
+
+async def everything(client: httpx.AsyncClient, path: str, **query: Any) -> list[dict[str, Any]]:
+    return [row async for page in walk(client, path, **query) for row in page]
