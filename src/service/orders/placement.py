@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError)
 """Failures that one order's data can cause: the others of its batch get their own try."""
+LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""Nothing is wrong with the orders, somebody else was first: worth one more try."""
 GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -66,22 +68,30 @@ class Placement:
         ticket = Ticket(order, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         if len(self._flushes) < self._flushes_max:
-            flush = asyncio.create_task(self._flush())
-            self._flushes.add(flush)
-            flush.add_done_callback(self._flushes.discard)
+            self._flushes.add(asyncio.create_task(self._flush()))
         return await ticket.outcome
 
     async def _flush(self) -> None:
-        while self._waiting:
-            size = min(self._batch_max, len(self._waiting))
-            await self._settle([self._waiting.popleft() for _ in range(size)])
+        """Settle what waits, until nothing does.
 
-    async def _settle(self, batch: list[Ticket]) -> None:
+        Takes itself off the list in the same turn of the event loop in which it saw the queue empty: a
+        callback would do so in a later one, and an order placed in between would wait for a flush to come.
+        """
+        try:
+            while self._waiting:
+                size = min(self._batch_max, len(self._waiting))
+                await self._settle([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._flushes.discard(asyncio.current_task())
+
+    async def _settle(self, batch: list[Ticket], *, again: bool = True) -> None:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
         try:
             outcomes = await self._commit([ticket.order for ticket in batch])
         except Exception as error:  # whatever it is, it is the answer to these orders
-            if len(batch) > 1 and isinstance(error, ALONE) and not isinstance(error, GONE):
+            if again and isinstance(error, LOST):
+                await self._settle(batch, again=False)
+            elif len(batch) > 1 and isinstance(error, ALONE) and not isinstance(error, GONE):
                 log.warning("flush failed, trying each order alone", orders=len(batch), cause=repr(error))
                 for ticket in batch:
                     await self._settle([ticket])
