@@ -20,13 +20,13 @@ WHERE = re.compile(r" - at `.*`$")
 PLACE = re.compile(r"`\$((?:[.]\w+|\[\d+\])*)")
 
 
-def explain(value: object, kind: Any, *, strict: bool = True) -> list[Detail]:
+def explain(value: object, kind: Any) -> list[Detail]:
     """List the wrong fields of `value`, decoded JSON, against the type `kind`. Empty: it fits.
 
-    `strict=False` takes text for numbers, as cells of a CSV are. What no bound can say is a type's rule,
-    `Meta(extra={"rule": …})`: a function that returns what is wrong, and that `__post_init__` asks as well.
+    What no bound can say is a type's rule, `Meta(extra={"rule": …})`: a function that returns what is wrong,
+    and that `__post_init__` asks as well.
     """
-    return list(islice(_explain(value, kind, "", strict), DETAILS_MAX))
+    return list(islice(_explain(value, kind, ""), DETAILS_MAX))
 
 
 def unstorable(value: object) -> list[Detail]:
@@ -49,11 +49,11 @@ def depth(value: object) -> int:
     return levels
 
 
-def _explain(value: object, kind: Any, pointer: str, strict: bool) -> Iterator[Detail]:
+def _explain(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
     try:
-        msgspec.convert(value, kind, strict=strict)
+        msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        within = _within(value, kind, pointer, strict)
+        within = _within(value, kind, pointer)
         itself = Detail(pointer, _message(error))
         yield from chain([next(within, itself)], within)
     else:
@@ -95,24 +95,22 @@ def escape(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def _within(value: object, kind: Any, pointer: str, strict: bool) -> Iterator[Detail]:
+def _within(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
     struct = _find(kind, lambda t: isinstance(t, type) and issubclass(t, msgspec.Struct))
     if struct is not None and isinstance(value, dict):
-        yield from _in_struct(value, struct, pointer, strict)
+        yield from _in_struct(value, struct, pointer)
     array = _find(kind, _is_list)
     if array is not None and isinstance(value, list):
         (item,) = get_args(array)
         for index, child in enumerate(value):
-            yield from _explain(child, item, f"{pointer}/{index}", strict)
+            yield from _explain(child, item, f"{pointer}/{index}")
 
 
-def _in_struct(
-    value: dict[str, object], struct: type[msgspec.Struct], pointer: str, strict: bool
-) -> Iterator[Detail]:
+def _in_struct(value: dict[str, object], struct: type[msgspec.Struct], pointer: str) -> Iterator[Detail]:
     expected = {field.encode_name: field for field in fields(struct)}
     for name, field in expected.items():
         if name in value:
-            yield from _explain(value[name], field.type, pointer + escape(name), strict)
+            yield from _explain(value[name], field.type, pointer + escape(name))
         elif _required(field):
             yield Detail(pointer + escape(name), "This field is required")
     for name in value:

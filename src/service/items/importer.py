@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from service.items.schemas import ItemCreate
 REQUIRED = ("sku", "name", "price")
 OPTIONAL = ("description", "currency", "quantity", "attributes")
 NULLABLE = ("description", "attributes")
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 STAGED = ("line", "id", *REQUIRED, *OPTIONAL)
 
 STAGE = """
@@ -149,14 +151,16 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadR
     for name in NULLABLE:
         if values.get(name) == "":
             values[name] = None
+    if INTEGER.fullmatch(values.get("quantity", "")):  # msgspec's lax mode would take 5.0 and 1e3 as well
+        values["quantity"] = int(values["quantity"])
     try:
         if values.get("attributes") is not None:
             values["attributes"] = decode_json(values["attributes"])
         if wrong := unstorable(values):
             return BadRow(line, [_problem(detail) for detail in wrong])
-        return msgspec.convert(values, ItemCreate, strict=False)
+        return msgspec.convert(values, ItemCreate)
     except msgspec.ValidationError:
-        wrong = explain(values, ItemCreate, strict=False)
+        wrong = explain(values, ItemCreate)
         return BadRow(line, [_problem(detail) for detail in wrong])
     except (msgspec.DecodeError, RecursionError):
         return BadRow(line, ["attributes: not JSON"])
