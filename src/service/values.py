@@ -36,11 +36,12 @@ NUMBER_RULE = "numbers have to be between -1e308 and 1e308, and not closer to 0 
 
 
 def exact_number(text: str) -> Decimal:
-    """A JSON number with a fraction or an exponent, exactly as written."""
+    """A JSON number with a fraction or an exponent: every digit, and as long as it will be once stored."""
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except InvalidOperation:  # an exponent beyond even that of Decimal
         return Decimal("Infinity")
+    return Decimal(f"{number:f}") if "E+" in str(number) and is_storable(number) else number
 
 
 def storable_number(text: str) -> Decimal:
@@ -51,7 +52,7 @@ def storable_number(text: str) -> Decimal:
     number = exact_number(text)
     if not is_storable(number):
         raise ValueError(NUMBER_RULE)
-    return Decimal(f"{number:f}") if "E+" in str(number) else number  # as long as it will be once stored
+    return number
 
 
 def is_storable(number: Decimal) -> bool:

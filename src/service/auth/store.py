@@ -48,7 +48,7 @@ async def revoke_key(session: AsyncSession, identity: str) -> bool:
 
 async def list_keys(session: AsyncSession) -> list[tuple[str, ...]]:
     """Id, name, scopes, when it was made, and its state, for people."""
-    keys = await KeyRepository(session=session).list(order_by=ApiKey.created_at.asc())
+    keys = await KeyRepository(session=session).get_many(order_by=ApiKey.created_at.asc())
     return [
         (key.id, key.name, " ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", _state(key))
         for key in keys

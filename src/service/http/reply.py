@@ -50,7 +50,7 @@ def expected_versions(request: AnyRequest) -> list[int] | None:
     if header is None or header.strip() == "*":
         return None
     tags = ENTITY_TAG.findall(header)
-    return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[0-9]{1,9}"', tag)]
+    return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[1-9][0-9]{0,8}"', tag)]
 
 
 def _none_match(header: str, current: str) -> bool:

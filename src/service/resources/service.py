@@ -80,7 +80,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
         newer = [] if after is None else [Resource.id > after]
-        rows = await self.list(*newer, LimitOffset(limit, 0), OrderBy("id", "asc"))
+        rows = await self.get_many(*newer, LimitOffset(limit, 0), OrderBy("id", "asc"))
         return list(rows)
 
     async def _insert(self, resource_id: str, data: ResourcePut) -> Resource | None:

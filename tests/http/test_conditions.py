@@ -1,0 +1,84 @@
+"""Entity tags: change only what you have seen, fetch only what you have not."""
+
+import pytest
+
+from conftest import Client
+from replies import refused
+
+STALE = [
+    '"1"',
+    '"1", "3"',
+    'W/"2"',
+    '"02"',
+    '"2147483648"',
+    '"99999999999999999999"',
+    '"x"',
+    "garbage",
+    "2",
+    '"2',
+    "",
+]
+CURRENT = ['"2"', "*", ' "2" ', '"1", "2"', 'W/"1","2"', '"1" , "2"']
+
+
+@pytest.fixture(params=["items", "resources"])
+async def path(client: Client, request: pytest.FixtureRequest) -> str:
+    """Something at version 2."""
+    if request.param == "items":
+        created = await client.post("/items", json={"sku": "BOLT", "name": "Bolt", "price": "1"})
+    else:
+        created = await client.put("/resources/printer", json={"status": "on"})
+    location: str = created.headers["Location"]
+    patched = await client.patch(location, json=change(location))
+    assert (created.headers["ETag"], patched.headers["ETag"]) == ('"1"', '"2"')
+    return location
+
+
+def change(path: str) -> dict[str, str]:
+    return {"name": "Nut"} if path.startswith("/items") else {"status": "off"}
+
+
+@pytest.mark.parametrize("tag", STALE)
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_a_stale_if_match_is_refused_with_the_current_etag(
+    client: Client, path: str, method: str, tag: str
+) -> None:
+    body = {"json": change(path)} if method == "PATCH" else {}
+    reply = await client.request(method, path, headers={"If-Match": tag}, **body)
+    refused(reply, 412, "PRECONDITION_FAILED")
+    assert reply.headers["ETag"] == '"2"'
+    assert (await client.get(path)).json()["version"] == 2
+
+
+@pytest.mark.parametrize("tag", CURRENT)
+async def test_a_current_if_match_lets_the_change_through(client: Client, path: str, tag: str) -> None:
+    reply = await client.patch(path, json=change(path), headers={"If-Match": tag})
+    assert (reply.status_code, reply.headers["ETag"]) == (200, '"3"')
+
+
+async def test_a_delete_may_be_conditional(client: Client, path: str) -> None:
+    assert (await client.delete(path, headers={"If-Match": '"2"'})).status_code == 204
+    refused(await client.get(path), 404, "NOT_FOUND")
+
+
+async def test_a_stock_change_may_be_conditional(client: Client) -> None:
+    item = (await client.post("/items", json={"sku": "BOLT", "name": "Bolt", "price": "1"})).headers[
+        "Location"
+    ]
+    stale = await client.post(f"{item}/stock", json={"delta": 1}, headers={"If-Match": '"7"'})
+    refused(stale, 412, "PRECONDITION_FAILED")
+    assert stale.headers["ETag"] == '"1"'
+    current = await client.post(f"{item}/stock", json={"delta": 1}, headers={"If-Match": '"1"'})
+    assert (current.json()["quantity"], current.headers["ETag"]) == (1, '"2"')
+
+
+@pytest.mark.parametrize("tag", ['"2"', 'W/"2"', "*", '"1", "2"'])
+async def test_what_the_client_has_is_not_sent_again(client: Client, path: str, tag: str) -> None:
+    reply = await client.get(path, headers={"If-None-Match": tag})
+    assert (reply.status_code, reply.content, reply.headers["ETag"]) == (304, b"", '"2"')
+
+
+@pytest.mark.parametrize("tag", ['"1"', 'W/"1"', "2", "garbage", ""])
+async def test_what_the_client_does_not_have_is_sent(client: Client, path: str, tag: str) -> None:
+    reply = await client.get(path, headers={"If-None-Match": tag})
+    assert (reply.status_code, reply.json()["version"]) == (200, 2)

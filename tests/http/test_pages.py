@@ -1,0 +1,98 @@
+"""Lists are walked with opaque cursors that hold while others insert."""
+
+import string
+
+import pytest
+
+from conftest import Client
+from replies import everything, refused, walk
+
+
+@pytest.fixture
+async def skus(client: Client) -> list[str]:
+    """Seven items, in the order of the list: newest first."""
+    names = [f"SKU-{number}" for number in range(7)]
+    for number, sku in enumerate(names):
+        body = {"sku": sku, "name": "Bolt", "price": "1", "quantity": number % 2}
+        assert (await client.post("/items", json=body)).status_code == 201
+        assert (await client.put(f"/resources/{sku}", json={"status": "on"})).status_code == 201
+    return names[::-1]
+
+
+async def cursor_of(client: Client, path: str) -> str:
+    cursor: str = (await client.get(path)).json()["next_cursor"]
+    return cursor
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 200])
+async def test_every_row_is_on_exactly_one_page(client: Client, skus: list[str], limit: int) -> None:
+    pages = [page async for page in walk(client, "/items", limit=limit)]
+    assert [item["sku"] for page in pages for item in page] == skus
+    assert all(len(page) == limit for page in pages[:-1])
+    assert 0 < len(pages[-1]) <= limit
+
+
+async def test_resources_are_walked_by_their_ids(client: Client, skus: list[str]) -> None:
+    assert [row["id"] for row in await everything(client, "/resources", limit=2)] == sorted(skus)
+
+
+async def test_an_empty_list_is_one_empty_page(client: Client) -> None:
+    assert (await client.get("/items")).json() == {"data": [], "next_cursor": None}
+
+
+async def test_fifty_are_returned_unless_asked_otherwise(client: Client) -> None:
+    for number in range(51):
+        await client.put(f"/resources/r{number:02}", json={"status": "on"})
+    page = (await client.get("/resources")).json()
+    assert len(page["data"]) == 50
+    assert page["next_cursor"]
+
+
+async def test_pages_are_stable_while_others_insert_and_delete(client: Client, skus: list[str]) -> None:
+    seen = []
+    async for page in walk(client, "/items", limit=2):
+        seen += [item["sku"] for item in page]
+        new = await client.post("/items", json={"sku": f"NEW-{len(seen)}", "name": "New", "price": "1"})
+        assert new.status_code == 201
+        await client.delete(f"/items/{page[-1]['id']}")  # the very row the cursor stands on
+    assert seen == skus
+
+
+async def test_a_filter_holds_on_every_page(client: Client, skus: list[str]) -> None:
+    items = await everything(client, "/items", in_stock="true", limit=1)
+    assert [item["sku"] for item in items] == ["SKU-5", "SKU-3", "SKU-1"]
+
+
+@pytest.mark.parametrize("path", ["/items?limit=1", "/resources?limit=1"])
+async def test_a_cursor_changed_in_any_character_is_refused(
+    client: Client, skus: list[str], path: str
+) -> None:
+    cursor = await cursor_of(client, path)
+    alphabet = string.ascii_letters + string.digits + "-_=+/ "
+    last = [cursor[:-1] + other for other in alphabet if other != cursor[-1]]
+    others = [cursor[:at] + ("A" if old != "A" else "B") + cursor[at + 1 :] for at, old in enumerate(cursor)]
+    for changed in [*last, *others, cursor[1:], cursor[:-1], cursor + "A", cursor * 20, ""]:
+        refused(await client.get(path, params={"limit": 1, "cursor": changed}), 400, "INVALID_CURSOR")
+
+
+@pytest.mark.parametrize("cursor", ["\0", "é", "%", "null", "W10", "A" * 10_000])
+async def test_garbage_is_no_cursor(client: Client, cursor: str) -> None:
+    refused(await client.get("/items", params={"cursor": cursor}), 400, "INVALID_CURSOR")
+
+
+async def test_a_cursor_belongs_to_one_list_and_its_filters(client: Client, skus: list[str]) -> None:
+    cursor = await cursor_of(client, "/items?limit=1&in_stock=true")
+    for path in (
+        "/items?",
+        "/items?in_stock=false&",
+        "/items?in_stock=true&q=Bolt&",
+        "/orders?",
+        "/resources?",
+    ):
+        refused(await client.get(f"{path}cursor={cursor}"), 400, "INVALID_CURSOR")
+
+
+async def test_the_limit_may_change_from_page_to_page(client: Client, skus: list[str]) -> None:
+    cursor = await cursor_of(client, "/items?limit=2")
+    rest = (await client.get("/items", params={"limit": 200, "cursor": cursor})).json()
+    assert [item["sku"] for item in rest["data"]] == skus[2:]
