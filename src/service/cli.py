@@ -249,7 +249,7 @@ def reachable_database() -> Iterator[None]:
 
 
 async def ping(database: "Database") -> None:
-    await database.pool.fetchval("select 1")
+    await database.fetchval("select 1")
 
 
 def development_key(settings: Settings) -> str:
@@ -262,7 +262,7 @@ def development_key(settings: Settings) -> str:
     stored = path.read_text().strip() if path.exists() else ""
 
     async def ensure(database: "Database") -> str:
-        if (identity := key_id(stored)) and await database.pool.fetchrow(FIND, identity):
+        if (identity := key_id(stored)) and await database.fetchrow(FIND, identity):
             return stored
         async with database.sessions() as session, session.begin():
             return await create_key(session, name="development", scopes=["admin"], secret=settings.secret)

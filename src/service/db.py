@@ -6,8 +6,8 @@ advanced-alchemy repositories for plain record keeping. See docs/decisions/0002-
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import TypeAlias
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -24,6 +24,9 @@ from service.values import exact_number
 
 SCHEMA = "0001"
 """The newest revision in migrations/versions (a test compares)."""
+
+SERVER_LATE_SECONDS = 1.0
+"""The server ends a statement that takes too long; this much later it has to be gone itself."""
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
@@ -74,6 +77,7 @@ class Database:
             max_size=self._settings.pool_size,
             init=_prepare,
             reset=_nothing_to_reset,
+            command_timeout=self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS,
             timeout=self._settings.connect_timeout_seconds,
             server_settings=self._server_settings,
         )
@@ -81,8 +85,9 @@ class Database:
             yield self
         finally:
             await self._engine.dispose()
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                await self.pool.close()
+            with suppress(TimeoutError):  # what has not ended by then, close() has terminated
+                async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                    await self.pool.close()
 
     async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection of its own, outside every pool."""
@@ -100,11 +105,40 @@ class Database:
         finally:
             await connection.close()
 
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self.connection() as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        async with self.connection() as connection:
+            return await connection.fetchrow(statement, *arguments)
+
+    async def fetchval(self, statement: str, *arguments: object) -> Any:
+        async with self.connection() as connection:
+            return await connection.fetchval(statement, *arguments)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """One connection in one transaction: committed at the end, rolled back on any exception."""
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.connection() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. Raises `Overloaded` when none gets free in time."""
+        connection = await self._acquire()
+        try:
+            yield connection
+        finally:
+            await self.pool.release(connection)
+
+    async def _acquire(self) -> Connection:
+        try:
+            async with asyncio.timeout(self._settings.pool_wait_seconds):
+                return await self.pool.acquire()
+        except TimeoutError:
+            busy = self.pool.get_size() == self.pool.get_max_size()
+            raise errors.Overloaded if busy else errors.DatabaseUnavailable from None
 
     async def session(self) -> AsyncIterator[AsyncSession]:
         """The generator dependency: one request, one transaction, committed before the reply is sent."""

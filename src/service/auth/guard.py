@@ -100,8 +100,8 @@ class Keyring:
             raise Unauthenticated
         seen_at = monotonic()
         if self._pepper is None:
-            self._pepper = await self._database.pool.fetchval(PEPPER)
-        row = await self._database.pool.fetchrow(FIND, identity)
+            self._pepper = await self._database.fetchval(PEPPER)
+        row = await self._database.fetchrow(FIND, identity)
         if row is None or not hmac.compare_digest(row["hash"], digest(token, self._pepper)):
             raise Unauthenticated
         return Cached(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], seen_at)

@@ -36,7 +36,7 @@ FAULTS = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 
 
 async def create_item(database: Database, new: ItemCreate) -> Item:
-    (row,) = await database.pool.fetch(
+    (row,) = await database.fetch(
         statements.CREATE,
         uuid7(),
         new.sku,
@@ -51,7 +51,7 @@ async def create_item(database: Database, new: ItemCreate) -> Item:
 
 
 async def read_item(database: Database, item_id: UUID) -> Item:
-    row = await database.pool.fetchrow(statements.READ, item_id)
+    row = await database.fetchrow(statements.READ, item_id)
     if row is None:
         raise NotFound
     return Item(*row)
@@ -63,7 +63,7 @@ async def patch_item(
     """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
     if all(value is UNSET for value in astuple(patch)):
         raise NoFields
-    async with database.transaction() if merge else database.pool.acquire() as connection:
+    async with database.transaction() if merge else database.connection() as connection:
         if merge and isinstance(patch.attributes, dict):
             stored = await connection.fetchval(statements.LOCK_ATTRIBUTES, item_id)
             patch = replace(patch, attributes=_merged(stored, patch.attributes))
@@ -76,23 +76,21 @@ async def patch_item(
 async def adjust_stock(
     database: Database, item_id: UUID, change: StockChange, *, versions: list[int] | None
 ) -> Item:
-    row = await database.pool.fetchrow(
-        statements.ADJUST, item_id, change.delta, versions, uuid7(), change.reason
-    )
+    row = await database.fetchrow(statements.ADJUST, item_id, change.delta, versions, uuid7(), change.reason)
     if row is None:
         raise await _why_not(database, item_id, versions, change.delta)
     return Item(*row)
 
 
 async def delete_item(database: Database, item_id: UUID, *, versions: list[int] | None) -> None:
-    if await database.pool.fetchval(statements.DELETE, item_id, versions) is None:
+    if await database.fetchval(statements.DELETE, item_id, versions) is None:
         raise await _why_not(database, item_id, versions)
 
 
 async def list_items(database: Database, filters: Mapping[str, Any], limit: int) -> list[Item]:
     """Newest first. Filters that are None do not filter."""
     given = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.pool.fetch(statements.list_items(list(given)), *given.values(), limit)
+    rows = await database.fetch(statements.list_items(list(given)), *given.values(), limit)
     return [Item(*row) for row in rows]
 
 
@@ -100,7 +98,7 @@ async def list_movements(
     database: Database, item_id: UUID, after: int | None, limit: int
 ) -> Sequence[Movement]:
     """Newest first; `after` is the version of the last movement seen."""
-    rows = await database.pool.fetch(statements.MOVEMENTS, item_id, after, limit)
+    rows = await database.fetch(statements.MOVEMENTS, item_id, after, limit)
     if not rows:
         await read_item(database, item_id)
     return [Movement(*row) for row in rows]
@@ -117,7 +115,7 @@ async def _why_not(
     database: Database, item_id: UUID, versions: list[int] | None, delta: int | None = None
 ) -> Fault:
     """The row as it is now explains why a guarded statement did not change it."""
-    row = await database.pool.fetchrow(statements.STATE, item_id)
+    row = await database.fetchrow(statements.STATE, item_id)
     if row is None:
         return NotFound()
     if delta is None or (versions is not None and row["version"] not in versions):

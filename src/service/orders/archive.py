@@ -14,7 +14,7 @@ from service.orders.schemas import Line, Order
 
 
 async def read_order(database: Database, order_id: UUID) -> Order:
-    row = await database.pool.fetchrow(statements.READ, order_id)
+    row = await database.fetchrow(statements.READ, order_id)
     if row is None:
         raise NotFound
     return _order(row)
@@ -23,7 +23,7 @@ async def read_order(database: Database, order_id: UUID) -> Order:
 async def list_orders(database: Database, filters: Mapping[str, Any], limit: int) -> list[Order]:
     """Newest first. Filters that are None do not filter."""
     given = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.pool.fetch(statements.list_orders(list(given)), *given.values(), limit)
+    rows = await database.fetch(statements.list_orders(list(given)), *given.values(), limit)
     return [_order(row) for row in rows]
 
 
