@@ -203,10 +203,7 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 async def _nothing_to_reset(_: object) -> None:
-    """No statement of ours leaves state in the session, so the pool's RESET, a round trip, is saved.
-
-    Measured: a sixth of the CPU of GET /items/{id} (docs/decisions/0002).
-    """
+    """No statement of ours leaves state in the session, so the pool's RESET, a round trip, is saved."""
 
 
 def _milliseconds(seconds: float) -> str:

@@ -26,8 +26,8 @@ PEPPER = "select value from secrets where name = 'pepper'"
 class Guard(ASGIMiddleware):
     """Runs for every routed request before anything of its body is read.
 
-    A middleware and not one of Litestar's guards, before each of which the whole route handler is copied:
-    that is 5% of the CPU of GET /items/{id}.
+    A middleware and not one of Litestar's guards, before each of which the whole route handler is copied
+    (decision 0005).
     """
 
     def __init__(self, keyring: "Keyring") -> None:
