@@ -1,0 +1,110 @@
+"""Stock: every change is a movement, their sum is the quantity, and there is never less than nothing."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from conftest import Client
+from replies import everything, refused, wrong_fields
+
+MOST = 2_147_483_647
+
+
+@pytest.fixture
+async def item(client: Client) -> str:
+    new = {"sku": "BOLT", "name": "Bolt", "price": "9.99", "quantity": 10}
+    location: str = (await client.post("/items", json=new)).headers["Location"]
+    return location
+
+
+async def test_pieces_come_and_go(client: Client, item: str) -> None:
+    assert (await client.post(f"{item}/stock", json={"delta": 5})).json()["quantity"] == 15
+    reply = await client.post(f"{item}/stock", json={"delta": -15, "reason": "damaged"})
+    assert (reply.status_code, reply.json()["quantity"], reply.headers["ETag"]) == (200, 0, '"3"')
+    assert reply.json() == (await client.get(item)).json()
+
+
+async def test_every_change_is_a_movement_with_its_cause(client: Client, item: str) -> None:
+    await client.post(f"{item}/stock", json={"delta": -3, "reason": "damaged"})
+    line = {"sku": "BOLT", "quantity": 2}
+    order = (await client.post("/orders", json={"customer_id": "c-1", "lines": [line]})).json()
+    await client.patch(item, json={"quantity": 6})
+    movements = await everything(client, f"{item}/movements", limit=1)
+    assert all(movement.pop("created_at").endswith("Z") for movement in movements)
+    assert movements == [
+        movement(4, "set", 1, 6),
+        movement(3, "order", -2, 5, order_id=order["id"]),
+        movement(2, "adjust", -3, 7, reason="damaged"),
+        movement(1, "set", 10, 10),
+    ]
+
+
+def movement(version: int, cause: str, delta: int, resulting: int, **more: str) -> dict[str, Any]:
+    known = {"version": version, "cause": cause, "delta": delta, "resulting_quantity": resulting}
+    return {**known, "reason": None, "order_id": None, **more}
+
+
+async def test_an_item_that_never_had_stock_has_no_movements(client: Client) -> None:
+    item = (await client.post("/items", json={"sku": "NUT", "name": "Nut", "price": "1"})).headers["Location"]
+    assert (await client.get(f"{item}/movements")).json() == {"data": [], "next_cursor": None}
+
+
+async def test_stock_never_falls_below_zero(client: Client, item: str) -> None:
+    error = refused(await client.post(f"{item}/stock", json={"delta": -11}), 409, "INSUFFICIENT_STOCK")
+    identity = item.removeprefix("/items/")
+    assert error["details"] == [{"item_id": identity, "sku": "BOLT", "requested": 11, "available": 10}]
+    assert (await client.get(item)).json()["version"] == 1
+
+
+@pytest.mark.parametrize("delta", [MOST, MOST - 9])
+async def test_stock_never_exceeds_its_bound(client: Client, item: str, delta: int) -> None:
+    assert wrong_fields(await client.post(f"{item}/stock", json={"delta": delta})) == {"/delta"}
+    assert (await client.get(item)).json()["quantity"] == 10
+
+
+async def test_stock_may_reach_its_bounds(client: Client, item: str) -> None:
+    assert (await client.post(f"{item}/stock", json={"delta": MOST - 10})).json()["quantity"] == MOST
+    assert (await client.post(f"{item}/stock", json={"delta": -MOST})).json()["quantity"] == 0
+
+
+@pytest.mark.parametrize("delta", [0, "1", 1.0, True, None, MOST + 1, -MOST - 1, 10**30])
+async def test_a_delta_is_an_integer_within_its_bounds(client: Client, item: str, delta: object) -> None:
+    assert wrong_fields(await client.post(f"{item}/stock", json={"delta": delta})) == {"/delta"}
+
+
+async def test_stock_of_what_is_missing_is_not_found(client: Client) -> None:
+    nowhere = "/items/00000000-0000-7000-8000-000000000000"
+    refused(await client.post(f"{nowhere}/stock", json={"delta": 1}), 404, "NOT_FOUND")
+    refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
+
+
+async def test_of_many_buyers_only_as_many_are_served_as_there_are_pieces(client: Client, item: str) -> None:
+    takes = [client.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
+    statuses = [reply.status_code for reply in await asyncio.gather(*takes)]
+    assert (statuses.count(200), statuses.count(409)) == (10, 30)
+    assert (await client.get(item)).json()["quantity"] == 0
+
+
+async def test_the_movements_add_up_however_many_change_the_stock_at_once(client: Client, item: str) -> None:
+    """Patches that set, adjustments and orders, interleaved on one item."""
+
+    def change(number: int) -> Any:
+        if number % 3 == 0:
+            return client.patch(item, json={"quantity": number})
+        if number % 3 == 1:
+            return client.post(f"{item}/stock", json={"delta": random.choice([-4, -1, 2, 5])})
+        lines = [{"sku": "BOLT", "quantity": 2}]
+        return client.post("/orders", json={"customer_id": "c-1", "lines": lines})
+
+    replies = await asyncio.gather(*(change(number) for number in range(120)))
+    assert {reply.status_code for reply in replies} <= {200, 201, 409}
+    now = (await client.get(item)).json()
+    movements = (await everything(client, f"{item}/movements", limit=50))[::-1]
+    total = 0
+    for moved in movements:
+        total += moved["delta"]
+        assert moved["resulting_quantity"] == total >= 0
+    assert now["quantity"] == total
+    assert {moved["cause"] for moved in movements} == {"set", "adjust", "order"}

@@ -1,0 +1,158 @@
+"""Resources over HTTP: plain records under the client's own ids."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from conftest import Client
+from replies import MERGE_PATCH, everything, refused, wrong_fields
+
+PATH = "/resources/printer-3"
+FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
+
+
+async def put(client: Client, path: str = PATH, **fields: Any) -> dict[str, Any]:
+    resource: dict[str, Any] = (await client.put(path, json={**FULL, **fields})).raise_for_status().json()
+    return resource
+
+
+async def test_a_resource_is_created_under_its_id_and_then_replaced(client: Client) -> None:
+    created = await client.put(PATH, json=FULL)
+    assert (created.status_code, created.headers["Location"], created.headers["ETag"]) == (201, PATH, '"1"')
+    replaced = await client.put(PATH, json={"status": "off"})
+    assert (replaced.status_code, replaced.headers["ETag"]) == (200, '"2"')
+    assert "Location" not in replaced.headers
+    assert (await client.get(PATH)).json() == replaced.json()
+    assert replaced.json() == {
+        "id": "printer-3",
+        "status": "off",
+        "metadata": None,  # replaced as a whole: what is not sent has its default
+        "version": 2,
+        "created_at": created.json()["created_at"],
+        "updated_at": replaced.json()["updated_at"],
+    }
+
+
+async def test_metadata_keeps_every_digit(client: Client) -> None:
+    metadata = b'{"a":1.10,"b":12345678901234567.89,"c":123456789012345678901234567890}'
+    body = b'{"status": "on", "metadata": ' + metadata + b"}"
+    await client.put(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert b'"metadata":' + metadata in (await client.get(PATH)).content
+
+
+async def test_every_wrong_field_is_listed(client: Client) -> None:
+    reply = await client.put(PATH, json={"status": "", "metadata": [], "id": "x"})
+    assert wrong_fields(reply) == {"/status", "/metadata", "/id"}
+    assert wrong_fields(await client.put(PATH, json={})) == {"/status"}
+    assert wrong_fields(await client.put(PATH, json={"status": "x" * 65})) == {"/status"}
+
+
+async def test_a_put_may_ask_for_something_new(client: Client) -> None:
+    only_new = {"If-None-Match": "*"}
+    assert (await client.put(PATH, json=FULL, headers=only_new)).status_code == 201
+    reply = await client.put(PATH, json=FULL, headers=only_new)
+    refused(reply, 412, "PRECONDITION_FAILED")
+    assert reply.headers["ETag"] == '"1"'
+
+
+@pytest.mark.parametrize("tag", ["*", '"1"'])
+async def test_a_put_may_ask_for_something_known(client: Client, tag: str) -> None:
+    refused(await client.put(PATH, json=FULL, headers={"If-Match": tag}), 412, "PRECONDITION_FAILED")
+    await put(client)
+    assert (await client.put(PATH, json=FULL, headers={"If-Match": tag})).status_code == 200
+
+
+async def test_a_put_over_a_newer_version_is_refused(client: Client) -> None:
+    await put(client)
+    await put(client)
+    reply = await client.put(PATH, json={"status": "off"}, headers={"If-Match": '"1"'})
+    refused(reply, 412, "PRECONDITION_FAILED")
+    assert reply.headers["ETag"] == '"2"'
+    assert (await client.get(PATH)).json()["status"] == "on"
+
+
+async def test_a_patch_tells_what_was_updated_and_the_whole(client: Client) -> None:
+    before = await put(client)
+    reply = await client.patch(PATH, json={"status": "off"})
+    after = {**before, "status": "off", "version": 2, "updated_at": reply.json()["resource"]["updated_at"]}
+    assert reply.json() == {"updated": {"status": "off"}, "resource": after}
+    assert (reply.status_code, reply.headers["ETag"]) == (200, '"2"')
+    assert (await client.get(PATH)).json() == after
+
+
+async def test_null_clears_metadata_and_nothing_else(client: Client) -> None:
+    await put(client)
+    reply = (await client.patch(PATH, json={"metadata": None})).json()
+    assert reply["updated"] == {"metadata": None}
+    assert (reply["resource"]["metadata"], reply["resource"]["status"]) == (None, "on")
+    assert wrong_fields(await client.patch(PATH, json={"status": None})) == {"/status"}
+
+
+async def test_a_patch_of_nothing_is_refused(client: Client) -> None:
+    await put(client)
+    refused(await client.patch(PATH, json={}), 400, "NO_FIELDS")
+
+
+async def test_as_json_metadata_is_replaced(client: Client) -> None:
+    await put(client)
+    reply = await client.patch(PATH, json={"metadata": {"ink": {"black": None}}})
+    assert reply.json()["resource"]["metadata"] == {"ink": {"black": None}}
+
+
+async def test_as_merge_patch_metadata_is_merged(client: Client) -> None:
+    await put(client)
+    sent = {"metadata": {"ink": {"black": None, "red": 5}}}
+    reply = (await client.patch(PATH, json=sent, headers=MERGE_PATCH)).json()
+    assert reply["resource"]["metadata"] == {"room": "12", "ink": {"blue": 20, "red": 5}}
+    assert reply["updated"] == {"metadata": reply["resource"]["metadata"]}
+
+
+async def test_concurrent_patches_of_different_fields_both_survive(client: Client) -> None:
+    await put(client)
+    for turn in range(10):
+        fields: dict[str, Any] = {"status": f"s{turn}", "metadata": {"turn": turn}}
+        await asyncio.gather(*(client.patch(PATH, json={name: value}) for name, value in fields.items()))
+        after = (await client.get(PATH)).json()
+        assert {name: after[name] for name in fields} == fields
+
+
+async def test_concurrent_merges_all_survive(client: Client) -> None:
+    await put(client, metadata=None)
+    patches = [{"metadata": {f"m{number}": number}} for number in range(20)]
+    await asyncio.gather(*(client.patch(PATH, json=patch, headers=MERGE_PATCH) for patch in patches))
+    after = (await client.get(PATH)).json()
+    assert after["metadata"] == {f"m{number}": number for number in range(20)}
+    assert after["version"] == 21
+
+
+async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace(client: Client) -> None:
+    replies = await asyncio.gather(*(client.put(PATH, json={"status": f"s{n}"}) for n in range(20)))
+    assert sorted(reply.status_code for reply in replies) == [200] * 19 + [201]
+    assert sorted(reply.json()["version"] for reply in replies) == list(range(1, 21))
+
+
+async def test_puts_and_deletes_of_one_id_at_once_never_fail(client: Client) -> None:
+    def change(number: int) -> Any:
+        return client.delete(PATH) if number % 2 else client.put(PATH, json=FULL)
+
+    replies = await asyncio.gather(*(change(number) for number in range(60)))
+    assert {reply.status_code for reply in replies[::2]} <= {200, 201}
+    assert {reply.status_code for reply in replies[1::2]} <= {204, 404}
+
+
+async def test_a_deleted_resource_is_gone(client: Client) -> None:
+    await put(client)
+    reply = await client.delete(PATH)
+    assert (reply.status_code, reply.content) == (204, b"")
+    for method in ("GET", "DELETE"):
+        refused(await client.request(method, PATH), 404, "NOT_FOUND")
+    assert (await client.put(PATH, json=FULL)).json()["version"] == 1
+
+
+async def test_resources_are_listed_by_their_ids(client: Client) -> None:
+    ids = ["B", "a", "_", "9", ".", "-", "Z", "z" * 64]
+    for identity in ids:
+        await put(client, f"/resources/{identity}" if identity != "." else "/resources/%2E")
+    rows = await everything(client, "/resources", limit=3)
+    assert [row["id"] for row in rows] == sorted(ids)
