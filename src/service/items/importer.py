@@ -1,11 +1,10 @@
 """Items from CSV: streamed into a staging table by COPY, merged in one transaction: nothing half done."""
 
 import csv
-import io
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TextIO
 
 import asyncpg
 import msgspec
@@ -14,7 +13,8 @@ from uuid_utils.compat import uuid7
 
 from service.db import decode_json, encode_json
 from service.errors import Detail
-from service.http.explain import explain, unstorable
+from service.http.body import DEPTH_MAX
+from service.http.explain import depth, explain, unstorable
 from service.items.schemas import ItemCreate
 
 REQUIRED = ("sku", "name", "price")
@@ -95,7 +95,7 @@ async def import_items(
     """
     report = Report()
     try:
-        with path.open("rb") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             async with connection.transaction():
                 await connection.execute("set local statement_timeout = 0")
                 await connection.execute(STAGE)
@@ -113,10 +113,9 @@ async def import_items(
     return report
 
 
-def read_rows(file: BinaryIO) -> tuple[list[str], Iterator[tuple[int, ItemCreate | BadRow]]]:
+def read_rows(file: TextIO) -> tuple[list[str], Iterator[tuple[int, ItemCreate | BadRow]]]:
     """The columns, and for each row the line it begins in with the item or what is wrong with it."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(file, strict=True)
     try:
         columns = next(reader, [])
     except (csv.Error, UnicodeDecodeError) as error:
@@ -156,6 +155,8 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadR
     try:
         if values.get("attributes") is not None:
             values["attributes"] = decode_json(values["attributes"])
+            if depth(values) > DEPTH_MAX:
+                return BadRow(line, [f"attributes: nested more than {DEPTH_MAX} levels deep"])
         if wrong := unstorable(values):
             return BadRow(line, [_problem(detail) for detail in wrong])
         return msgspec.convert(values, ItemCreate)
@@ -173,12 +174,12 @@ def _problem(detail: Detail) -> str:
 
 async def _records(
     rows: Iterator[tuple[int, ItemCreate | BadRow]],
-    file: BinaryIO,
+    file: TextIO,
     report: Report,
     on_progress: Callable[[int], None],
 ) -> AsyncIterator[tuple[object, ...]]:
     for line, item in rows:
-        on_progress(file.tell())
+        on_progress(file.buffer.tell())
         if isinstance(item, BadRow):
             report.bad.append(item)
             continue

@@ -1,0 +1,368 @@
+"""`depot items import`: all rows or, if any is bad, none; and what a bad row is."""
+
+import asyncio
+import csv
+import os
+import signal
+from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import ANY
+
+import pytest
+
+from ledger import discrepancies
+from live import DEPOT
+from service.db import Database
+from service.items.importer import BadFile, BadRow, Report, import_items
+from service.settings import Settings
+from shop import connected, eventually, item, locked, order, running, waiting_for_locks
+
+MANY = 10_000
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+async def start(database_url: str, file: Path, *options: str) -> Process:
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "COLUMNS": "300"}
+    environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    command = [str(DEPOT), "items", "import", str(file), *options]
+    return await create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+async def depot_import(database_url: str, file: Path, *options: str) -> Outcome:
+    process = await start(database_url, file, *options)
+    out, err = await process.communicate()
+    return Outcome(process.returncode or 0, out.decode().strip(), err.decode())
+
+
+async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Report:
+    """The same without a process for it."""
+    async with database.own_connection() as connection:
+        return await import_items(connection, file, skip_bad=skip_bad, on_progress=lambda _: None)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "items.csv"
+
+
+def write(file: Path, header: str, *rows: Sequence[object]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(header.split(","))
+        writer.writerows(rows)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+async def stored(database: Database) -> list[dict[str, Any]]:
+    return [dict(row) for row in await database.pool.fetch("select * from items order by sku")]
+
+
+# Ten thousand rows, with the command
+
+
+async def test_ten_thousand_rows_are_created_then_unchanged_then_updated(
+    database: Database, database_url: str, file: Path
+) -> None:
+    rows = [[f"SKU-{n:05}", f"Bolt {n}", "9.99", f"{n}"] for n in range(MANY)]
+    write(file, "sku,name,price,quantity", *rows)
+    assert await depot_import(database_url, file) == (
+        0,
+        "10000 created, 0 updated, 0 unchanged, 0 skipped",
+        ANY,
+    )
+    assert await depot_import(database_url, file) == (
+        0,
+        "0 created, 0 updated, 10000 unchanged, 0 skipped",
+        ANY,
+    )
+    rows[::10] = [[sku, name, "8.49", quantity] for sku, name, _, quantity in rows[::10]]
+    write(file, "sku,name,price,quantity", *rows)
+    assert await depot_import(database_url, file) == (
+        0,
+        "0 created, 1000 updated, 9000 unchanged, 0 skipped",
+        ANY,
+    )
+
+    versions = await database.pool.fetch(
+        "select version, price, count(*) from items group by 1, 2 order by 1"
+    )
+    assert [tuple(row) for row in versions] == [(1, Decimal("9.99"), 9000), (2, Decimal("8.49"), 1000)]
+    causes = await database.pool.fetch("select cause, count(*) from movements group by 1")
+    assert [tuple(row) for row in causes] == [("import", MANY - 1)]  # one of the items has no pieces
+    assert await discrepancies(database_url) == []
+
+
+async def test_one_bad_row_in_a_thousand_imports_nothing_unless_it_may_be_skipped(
+    database: Database, database_url: str, file: Path
+) -> None:
+    rows = [[f"SKU-{n:05}", "Bolt", "9.99"] for n in range(1000)]
+    rows[600][2] = "free"
+    write(file, "sku,name,price", *rows)
+    status, out, err = await depot_import(database_url, file)
+    assert (status, out) == (1, "")
+    assert "line 602: price: " in err
+    assert "1 bad rows, nothing imported" in err
+    assert await stored(database) == []
+    status, out, err = await depot_import(database_url, file, "--skip-bad")
+    assert (status, out) == (0, "999 created, 0 updated, 0 unchanged, 1 skipped")
+    assert "line 602: price: " in err
+    assert len(await stored(database)) == 999
+
+
+async def test_a_file_that_is_no_csv_of_items_is_one_clear_error(database_url: str, file: Path) -> None:
+    write(file, "sku,name", ["A", "Bolt"])
+    status, out, err = await depot_import(database_url, file)
+    assert (status, out) == (1, "")
+    assert "the header lacks price" in err
+    assert "Traceback" not in err
+
+
+async def test_an_import_killed_half_way_leaves_nothing_behind(
+    settings: Settings, key: str, database_url: str, file: Path
+) -> None:
+    async with running(settings, key) as shop, connected(database_url) as connection:
+        bolt = await item(shop, 5)
+        write(file, "sku,name,price,quantity", *[[f"N-{n}", "New", "1", 1] for n in range(2000)],
+              [bolt["sku"], "Changed", "2", 9])  # fmt: skip
+        async with locked(database_url, bolt) as holder:
+            importing = await start(database_url, file)
+            await waiting_for_locks(holder, 1)  # the new items are inserted, the old one has to wait
+            importing.send_signal(signal.SIGKILL)
+            await importing.communicate()
+        await eventually(lambda: gone(connection))
+        assert await connection.fetchval("select count(*) from items") == 1
+        assert (await shop.get(f"/items/{bolt['id']}")).json() == bolt
+    assert await discrepancies(database_url) == []
+    assert (await depot_import(database_url, file))[:2] == (
+        0,
+        "2000 created, 1 updated, 0 unchanged, 0 skipped",
+    )
+
+
+async def test_imports_and_orders_at_the_same_time_keep_the_books(
+    settings: Settings, key: str, database: Database, database_url: str, file: Path
+) -> None:
+    over = asyncio.Event()
+    async with running(settings, key) as shop:
+        items = [await item(shop, 1000) for _ in range(20)]
+        sold: dict[str, str] = {}
+
+        async def buy() -> None:
+            while not over.is_set():
+                placed = (await order(shop, (items[len(sold) % 20], 1), (items[len(sold) % 7], 2))).json()
+                sold[placed["id"]] = placed["total"]
+
+        buyers = [asyncio.create_task(buy()) for _ in range(8)]
+        for quantity in (800, 900):
+            write(
+                file,
+                "sku,name,price,quantity",
+                *[[f"N-{n}", "New", "1", 1] for n in range(500)],
+                *[[each["sku"], f"Bolt at {quantity}", "1.50", quantity] for each in items],
+            )
+            reports = await asyncio.gather(load(database, file), load(database, file))
+            assert [report.bad for report in reports] == [[], []]
+        over.set()
+        await asyncio.gather(*buyers)
+    assert len(sold) > 20
+    assert await discrepancies(database_url, sold) == []
+
+
+# Bad rows
+
+
+async def test_lines_are_counted_as_an_editor_does(database: Database, file: Path) -> None:
+    write(
+        file,
+        "sku,name,price,description",
+        ["A", "Bolt", "1", "three\nlines\nof text"],
+        ["B", "Bolt", "x", "fine"],
+        ["C", "Bolt", "1", "two\r\nlines"],
+        [],
+        ["D", "Bolt", "y", ""],
+    )
+    report = await load(database, file)
+    assert [row.line for row in report.bad] == [5, 9]
+    assert await stored(database) == []
+
+
+BAD = {
+    "quantity: 5.0": ["A", "Bolt", "1", "5.0", "", "USD", ""],
+    "quantity: 1e3": ["A", "Bolt", "1", "1e3", "", "USD", ""],
+    "quantity: empty": ["A", "Bolt", "1", "", "", "USD", ""],
+    "quantity: negative": ["A", "Bolt", "1", "-1", "", "USD", ""],
+    "quantity: too much": ["A", "Bolt", "1", "2147483648", "", "USD", ""],
+    "quantity: far too much": ["A", "Bolt", "1", "9" * 5000, "", "USD", ""],
+    "quantity: other digits": ["A", "Bolt", "1", "٣", "", "USD", ""],
+    "price: NaN": ["A", "Bolt", "NaN", "1", "", "USD", ""],
+    "price: Infinity": ["A", "Bolt", "Infinity", "1", "", "USD", ""],
+    "price: exponent": ["A", "Bolt", "1e2", "1", "", "USD", ""],
+    "price: three decimals": ["A", "Bolt", "0.999", "1", "", "USD", ""],
+    "price: negative": ["A", "Bolt", "-1", "1", "", "USD", ""],
+    "price: empty": ["A", "Bolt", "", "1", "", "USD", ""],
+    "currency: unknown": ["A", "Bolt", "1", "1", "", "XXX", ""],
+    "sku: blank": ["A B", "Bolt", "1", "1", "", "USD", ""],
+    "sku: newline": ["A\n", "Bolt", "1", "1", "", "USD", ""],
+    "sku: empty": ["", "Bolt", "1", "1", "", "USD", ""],
+    "name: empty": ["A", "", "1", "1", "", "USD", ""],
+    "name: long": ["A", "x" * 201, "1", "1", "", "USD", ""],
+    "name: NUL": ["A", "Bo\0lt", "1", "1", "", "USD", ""],
+    "description: NUL": ["A", "Bolt", "1", "1", "\0", "USD", ""],
+    "attributes: a list": ["A", "Bolt", "1", "1", "", "USD", "[]"],
+    "attributes: a number": ["A", "Bolt", "1", "1", "", "USD", "5"],
+    "attributes: not JSON": ["A", "Bolt", "1", "1", "", "USD", "{a}"],
+    "attributes/a: NUL": ["A", "Bolt", "1", "1", "", "USD", '{"a": "\\u0000"}'],
+    "attributes/a: no number": ["A", "Bolt", "1", "1", "", "USD", '{"a": 1e99999}'],
+    "attributes: digits": ["A", "Bolt", "1", "1", "", "USD", '{"a": ' + "9" * 5000 + "}"],
+    "attributes: deep": ["A", "Bolt", "1", "1", "", "USD", '{"a": ' + "[" * 200 + "]" * 200 + "}"],
+    "attributes: bottomless": ["A", "Bolt", "1", "1", "", "USD", "[" * 50_000],
+    "attributes: large": ["A", "Bolt", "1", "1", "", "USD", '{"a": "' + "x" * 16_384 + '"}'],
+    "6 cells where the header has 7": ["A", "Bolt", "1", "1", "", "USD"],
+    "8 cells where the header has 7": ["A", "Bolt", "1", "1", "", "USD", "", ""],
+}
+
+
+@pytest.mark.parametrize(("what", "row"), BAD.items(), ids=BAD)
+async def test_a_bad_cell_is_told_with_its_line_and_column(
+    what: str, row: list[str], database: Database, file: Path
+) -> None:
+    write(file, "sku,name,price,quantity,description,currency,attributes", row,
+          ["GOOD", "Nut", "0.05", "3", "", "EUR", '{"size": 1.10}'])  # fmt: skip
+    report = await load(database, file, skip_bad=True)
+    assert (report.created, [bad.line for bad in report.bad]) == (1, [2])
+    ((problem,),) = [bad.problems for bad in report.bad]
+    assert problem.startswith(what.partition(":")[0])
+    assert [row["sku"] for row in await stored(database)] == ["GOOD"]
+
+
+async def test_every_bad_cell_of_a_row_is_told(database: Database, file: Path) -> None:
+    write(file, "sku,name,price,quantity", ["A B", "", "x", "y"])
+    report = await load(database, file)
+    assert {problem.partition(":")[0] for problem in report.bad[0].problems} == {
+        "sku",
+        "name",
+        "price",
+        "quantity",
+    }
+
+
+async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Database, file: Path) -> None:
+    write(
+        file,
+        "sku,name,price",
+        ["A", "First", "1"],
+        ["B", "Other", "1"],
+        ["A", "Second", "2"],
+        ["A", "x", "3"],
+    )
+    refused = await load(database, file)
+    assert refused.bad == [
+        BadRow(4, ["sku: A is in line 2 already"]),
+        BadRow(5, ["sku: A is in line 2 already"]),
+    ]
+    assert await stored(database) == []
+    assert (await load(database, file, skip_bad=True)).created == 2
+    assert [row["name"] for row in await stored(database)] == ["First", "Other"]
+
+
+# What an import changes
+
+
+async def test_columns_the_file_lacks_keep_their_values(database: Database, file: Path) -> None:
+    write(file, "sku,name,price,quantity,description,currency,attributes",
+          ["A", "Bolt", "1", "5", "Long", "EUR", '{"size": 1.10}'])  # fmt: skip
+    await load(database, file)
+    write(file, "price,name,sku", ["2.5", "Screw", "A"])
+    report = await load(database, file)
+    assert (report.created, report.updated, report.unchanged) == (0, 1, 0)
+    (now,) = await stored(database)
+    assert (now["name"], now["price"], now["version"]) == ("Screw", Decimal("2.50"), 2)
+    assert (now["quantity"], now["description"], now["currency"]) == (5, "Long", "EUR")
+    assert str(now["attributes"]["size"]) == "1.10"
+
+
+async def test_an_empty_cell_clears_what_may_be_empty(database: Database, file: Path) -> None:
+    write(file, "sku,name,price,description,attributes", ["A", "Bolt", "1", "Long", "{}"])
+    await load(database, file)
+    write(file, "sku,name,price,description,attributes", ["A", "Bolt", "1", "", ""])
+    await load(database, file)
+    (now,) = await stored(database)
+    assert (now["description"], now["attributes"], now["version"]) == (None, None, 2)
+
+
+async def test_a_row_that_changes_nothing_keeps_the_version(database: Database, file: Path) -> None:
+    write(file, "sku,name,price,quantity", ["A", "Bolt", "1", "5"], ["B", "Nut", "1", "5"])
+    await load(database, file)
+    write(file, "sku,name,price,quantity", ["A", "Bolt", "1.00", "5"], ["B", "Nut", "1.01", "5"])
+    report = await load(database, file)
+    assert (report.updated, report.unchanged) == (1, 1)
+    assert [row["version"] for row in await stored(database)] == [1, 2]
+
+
+async def test_a_new_quantity_is_booked_as_a_movement(
+    database: Database, database_url: str, file: Path
+) -> None:
+    for quantity in ("5", "0", "7", "7"):
+        write(file, "sku,name,price,quantity", ["A", "Bolt", "1", quantity])
+        await load(database, file)
+    moved = await database.pool.fetch(
+        "select cause, delta, resulting_quantity, version from movements order by version"
+    )
+    assert [tuple(row) for row in moved] == [("import", 5, 5, 1), ("import", -5, 0, 2), ("import", 7, 7, 3)]
+    assert await discrepancies(database_url) == []
+
+
+# Files
+
+
+async def test_a_byte_order_mark_and_crlf_are_fine(database: Database, file: Path) -> None:
+    write_bytes(file, "\ufeffsku,name,price\r\nA,Schraube ×,1\r\nB,Mutter,2\r\n".encode())
+    assert (await load(database, file)).created == 2
+    assert [row["name"] for row in await stored(database)] == ["Schraube ×", "Mutter"]
+
+
+async def test_a_header_alone_imports_nothing(database: Database, file: Path) -> None:
+    write(file, "sku,name,price")
+    assert await load(database, file) == Report()
+
+
+NO_CSV_OF_ITEMS = {
+    "empty": (b"", "the header lacks sku, name, price"),
+    "a column missing": (b"sku,name\nA,Bolt\n", "the header lacks price"),
+    "an unknown column": (b"sku,name,price,colour\nA,Bolt,1,red\n", "unknown columns: colour"),
+    "a column twice": (b"sku,name,price,name\nA,Bolt,1,Nut\n", "names a column twice"),
+    "not UTF-8": ("sku,name,price\nA,Käse,1\n".encode("latin-1"), "not CSV in UTF-8"),
+    "not UTF-8 far down": (b"sku,name,price\n" + b"A,B,1\n" * 9000 + b"\xff", "not CSV in UTF-8"),
+    "UTF-16": ("sku,name,price\nA,Bolt,1\n".encode("utf-16"), "not CSV in UTF-8"),
+    "binary": (bytes(range(256)) * 40, "the"),
+    "cut off in a quoted cell": (b'sku,name,price\nA,"Bolt,1\n', "not CSV in UTF-8"),
+    "a quote out of place": (b'sku,name,price\nA,"Bo"lt,1\n', "not CSV in UTF-8"),
+    "a cell without end": (b"sku,name,price\nA," + b"x" * 200_000 + b",1\n", "not CSV in UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("content", "why"), NO_CSV_OF_ITEMS.values(), ids=NO_CSV_OF_ITEMS)
+async def test_what_is_no_csv_of_items_is_refused_as_a_whole(
+    content: bytes, why: str, database: Database, file: Path
+) -> None:
+    write_bytes(file, content)
+    with pytest.raises(BadFile, match=why):
+        await load(database, file, skip_bad=True)
+    assert await stored(database) == []
+
+
+async def gone(connection: Any) -> bool:
+    """Whether the import's connection has ended."""
+    others = "application_name = 'depot' and state <> 'idle' and datname = current_database()"
+    return bool(await connection.fetchval(f"select count(*) = 0 from pg_stat_activity where {others}"))
