@@ -18,6 +18,9 @@ check: .venv/test
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
 
+storm: .venv/local
+	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)
+
 format: .venv/test
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .

@@ -80,6 +80,10 @@ WAITING = """
 select count(*) from pg_stat_activity
 where datname = current_database() and wait_event_type = 'Lock' and pid <> pg_backend_pid()"""
 
+UNDER_WAY = """
+select count(*) from pg_stat_activity
+where datname = current_database() and application_name = 'depot' and state <> 'idle'"""
+
 
 async def waiting_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_many: int) -> None:
     """Returns once that many connections of this database wait for a lock."""
@@ -90,6 +94,16 @@ async def waiting_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", ho
         return bool(await connection.fetchval(WAITING) >= how_many)
 
     await eventually(enough)
+
+
+async def nothing_under_way(database_url: str) -> None:
+    """Returns once PostgreSQL has ended, one way or the other, what a killed process had asked for."""
+    async with connected(database_url) as connection:
+
+        async def idle() -> bool:
+            return not await connection.fetchval(UNDER_WAY)
+
+        await eventually(idle)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -18,7 +18,7 @@ from live import DEPOT
 from service.db import Database
 from service.items.importer import BadFile, BadRow, Report, import_items
 from service.settings import Settings
-from shop import connected, eventually, item, locked, order, running, waiting_for_locks
+from shop import connected, item, locked, nothing_under_way, order, running, waiting_for_locks
 
 MANY = 10_000
 
@@ -140,7 +140,7 @@ async def test_an_import_killed_half_way_leaves_nothing_behind(
             await waiting_for_locks(holder, 1)  # the new items are inserted, the old one has to wait
             importing.send_signal(signal.SIGKILL)
             await importing.communicate()
-        await eventually(lambda: gone(connection))
+        await nothing_under_way(database_url)
         assert await connection.fetchval("select count(*) from items") == 1
         assert (await shop.get(f"/items/{bolt['id']}")).json() == bolt
     assert await discrepancies(database_url) == []
@@ -360,9 +360,3 @@ async def test_what_is_no_csv_of_items_is_refused_as_a_whole(
     with pytest.raises(BadFile, match=why):
         await load(database, file, skip_bad=True)
     assert await stored(database) == []
-
-
-async def gone(connection: Any) -> bool:
-    """Whether the import's connection has ended."""
-    others = "application_name = 'depot' and state <> 'idle' and datname = current_database()"
-    return bool(await connection.fetchval(f"select count(*) = 0 from pg_stat_activity where {others}"))

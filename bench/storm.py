@@ -1,0 +1,113 @@
+"""A storm of orders to watch: 64 buyers on 20 items while others change their names and prices.
+
+`make storm` (or `.venv/bin/python bench/storm.py --seconds 30`). Everything is real and local: embedded
+PostgreSQL in a temporary home, `depot items import` for 10,000 items, `depot serve`, HTTP over loopback.
+Afterwards stock, movements, orders, lines, ledger and events are compared; the exit status is the verdict.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import uvloop
+from rich.console import Console
+from rich.live import Live as Screen
+from rich.table import Table
+
+from service.embedded import postgres
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from buyers import Tally, depot, storm, verdict, write_catalogue
+from live import live
+
+ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
+PIECES_PER_SECOND = 400
+"""Of the item with the largest stock; the smallest has a twentieth of it."""
+REFRESH_SECONDS = 0.25
+
+console = Console()
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--seconds", type=float, default=30, help="how long (default: 30, at most 600)")
+    seconds = min(options.parse_args().seconds, 600)
+    with temporary_home() as home, postgres(home) as url:
+        tally = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(blow(home, url, seconds))
+        console.print("\nComparing items, movements, orders, lines, ledger and events …")
+        wrong = asyncio.run(verdict(url, tally))
+    for discrepancy in wrong[:20]:
+        console.print(discrepancy, style="red", markup=False)
+    if wrong:
+        console.print(f"[bold red]{len(wrong)} things are wrong.")
+        return 1
+    console.print(
+        f"[bold green]Every piece and every cent is accounted for:[/] {len(tally.placed):,} orders, "
+        f"{tally.refused.total():,} refused, {len(tally.sold_out)} of {WANTED} items sold out, none oversold."
+    )
+    return 0
+
+
+async def blow(home: Path, url: str, seconds: float) -> Tally:
+    """Prepare, and let it blow while the figures are on the screen."""
+    tally = Tally()
+    catalogue = home / "catalogue.csv"
+    skus = write_catalogue(
+        catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds)
+    )
+    depot(url, "migrate")
+    depot(url, "items", "import", str(catalogue))
+    key = depot(
+        url, "keys", "create", "--name", "storm", "--scope", "admin", capture_output=True
+    ).stdout.strip()
+    with live(url, home) as server, Screen(console=console, auto_refresh=False) as screen:
+        show = asyncio.create_task(watch(screen, tally, seconds))
+        await storm(server.url, key, skus, tally, seconds=seconds, buyers=BUYERS, clerks=CLERKS)
+        show.cancel()
+        screen.update(figures(tally, seconds, seconds, None), refresh=True)
+    return tally
+
+
+async def watch(screen: Screen, tally: Tally, seconds: float) -> None:
+    started = monotonic()
+    before, orders = started, 0
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        now = monotonic()
+        rate = (tally.orders - orders) / (now - before)
+        before, orders = now, tally.orders
+        screen.update(figures(tally, now - started, seconds, rate), refresh=True)
+
+
+def figures(tally: Tally, passed: float, seconds: float, rate: float | None) -> Table:
+    """`rate` None: the average of the whole storm."""
+    table = Table(
+        title=f"{BUYERS} buyers, {WANTED} items: {passed:.0f} of {seconds:.0f} s", show_header=False
+    )
+    table.add_column(min_width=24)
+    table.add_column(justify="right", min_width=12)
+    table.add_row("tries a second", f"{tally.orders / passed if rate is None else rate:,.0f}")
+    table.add_row("orders placed", f"[green]{len(tally.placed):,}")
+    for code, count in sorted(tally.refused.items()):
+        table.add_row(f"refused: {code}", f"[yellow]{count:,}")
+    table.add_row("items sold out", f"{len(tally.sold_out)} of {WANTED}")
+    table.add_row("names and prices changed", f"{tally.changed:,}")
+    return table
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """Short, for a Unix socket's path, and open to the user embedded PostgreSQL runs as."""
+    with tempfile.TemporaryDirectory(prefix="depot-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        yield home
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""`kill -9` in the middle of a storm of orders: what was acknowledged is there, and nothing is half there."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from buyers import Tally, buy
+from ledger import discrepancies
+from live import Live, live
+from shop import eventually, item, nothing_under_way
+
+ROUNDS = 3
+BUYERS = 8
+SEED = 9
+
+
+async def test_a_killed_server_loses_no_order_and_leaves_no_half_of_one(
+    key: str, database_url: str, tmp_path: Path
+) -> None:
+    random, tally, skus = Random(SEED), Tally(), list[str]()
+    for _ in range(ROUNDS):
+        with live(database_url, tmp_path / "home") as server:
+            async with server.client(key) as client:
+                skus = skus or [(await item(client, 100_000))["sku"] for _ in range(5)]
+            await kill_in_a_storm(server, key, skus, tally, random)
+        await nothing_under_way(database_url)
+        assert await discrepancies(database_url, tally.placed) == []
+    assert len(tally.placed) > ROUNDS * 20
+    assert tally.refused == {}
+
+
+async def test_after_a_kill_the_next_server_serves_what_was_acknowledged(
+    key: str, database_url: str, tmp_path: Path
+) -> None:
+    tally = Tally()
+    with live(database_url, tmp_path / "home") as server:
+        async with server.client(key) as client:
+            skus = [(await item(client, 100_000))["sku"] for _ in range(3)]
+        await kill_in_a_storm(server, key, skus, tally, Random(SEED))
+    with live(database_url, tmp_path / "home") as server:
+        async with server.client(key) as client:
+            replies = [await client.get(f"/orders/{order_id}") for order_id in tally.placed]
+    assert {reply.json()["id"]: reply.json()["total"] for reply in replies} == tally.placed
+
+
+async def kill_in_a_storm(server: Live, key: str, skus: list[str], tally: Tally, random: Random) -> None:
+    """Let the buyers buy, and kill the server at some order while others are on their way."""
+    enough = len(tally.placed) + random.randint(20, 120)
+    never = asyncio.Event()
+    buyers = [
+        asyncio.create_task(buy(server.url, key, skus, tally, Random(random.random()), never))
+        for _ in range(BUYERS)
+    ]
+    await eventually(partial(sold, tally, enough))
+    server.kill()
+    await asyncio.gather(*buyers)
+
+
+async def sold(tally: Tally, how_many: int) -> bool:
+    return len(tally.placed) >= how_many

@@ -1,0 +1,160 @@
+"""Whatever clients do in whatever order, the service agrees with a model of a few lines."""
+
+import asyncio
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from litestar import Litestar
+from litestar.testing import TestClient
+from msgspec import Struct
+
+from conftest import execute
+from ledger import discrepancies
+from service.app import create_app
+from service.settings import Settings
+
+
+class Known(Struct):
+    """An item as the model knows it."""
+
+    sku: str
+    price: Decimal
+    quantity: int
+    ordered: bool = False
+
+
+PRICES = st.decimals(0, 1000, places=2)
+QUANTITIES = st.integers(0, 20)
+PIECES = st.integers(1, 8)
+
+
+class Shop(RuleBasedStateMachine):
+    """Items and orders over HTTP, and beside them the model."""
+
+    client: TestClient[Litestar]
+    database_url: str
+    items = Bundle("items")
+
+    def __init__(self) -> None:
+        super().__init__()
+        execute(self.database_url, "truncate items, movements, orders, order_lines, transactions, events")
+        self.known: dict[str, Known] = {}
+        self.sold: dict[str, str] = {}
+
+    @rule(target=items, number=st.integers(1, 5), price=PRICES, quantity=QUANTITIES)
+    def create(self, number: int, price: Decimal, quantity: int) -> str:
+        sku = f"SKU-{number}"
+        taken = [item_id for item_id, item in self.known.items() if item.sku == sku]
+        content = {"sku": sku, "name": "Bolt", "price": str(price), "quantity": quantity}
+        created = self.client.post("/items", json=content)
+        assert outcome(created) == ("DUPLICATE_SKU" if taken else 201)
+        if taken:
+            return taken[0]
+        item_id: str = created.json()["id"]
+        self.known[item_id] = Known(sku, price, quantity)
+        return item_id
+
+    @rule(item_id=items, price=st.none() | PRICES, quantity=st.none() | QUANTITIES)
+    def patch(self, item_id: str, price: Decimal | None, quantity: int | None) -> None:
+        changes: dict[str, Any] = {} if price is None else {"price": str(price)}
+        changes |= {} if quantity is None else {"quantity": quantity}
+        item = self.known.get(item_id)
+        patched = self.client.patch(f"/items/{item_id}", json=changes)
+        assert outcome(patched) == ("NO_FIELDS" if not changes else 200 if item else "NOT_FOUND")
+        if item:
+            item.price = item.price if price is None else price
+            item.quantity = item.quantity if quantity is None else quantity
+
+    @rule(item_id=items, delta=st.integers(-10, 10).filter(bool))
+    def adjust(self, item_id: str, delta: int) -> None:
+        item = self.known.get(item_id)
+        adjusted = self.client.post(f"/items/{item_id}/stock", json={"delta": delta})
+        if item is None:
+            assert outcome(adjusted) == "NOT_FOUND"
+        elif item.quantity + delta < 0:
+            assert outcome(adjusted) == "INSUFFICIENT_STOCK"
+        else:
+            assert outcome(adjusted) == 200
+            item.quantity += delta
+
+    @rule(lines=st.lists(st.tuples(items, PIECES, st.booleans()), min_size=1, max_size=3))
+    def order(self, lines: list[tuple[str, int, bool]]) -> None:
+        placed = self.client.post(
+            "/orders", json={"customer_id": "c", "lines": [self.line(*line) for line in lines]}
+        )
+        wanted: Counter[str] = Counter()
+        for item_id, pieces, _ in lines:
+            wanted[item_id] += pieces
+        if not wanted.keys() <= self.known.keys():
+            assert outcome(placed) == "UNKNOWN_ITEM"
+        elif short := {
+            item_id for item_id, pieces in wanted.items() if self.known[item_id].quantity < pieces
+        }:
+            assert outcome(placed) == "INSUFFICIENT_STOCK"
+            assert {detail["item_id"] for detail in placed.json()["error"]["details"]} == short
+        else:
+            assert outcome(placed) == 201
+            self.take(wanted, placed.json())
+
+    @rule(item_id=items)
+    def delete(self, item_id: str) -> None:
+        item = self.known.get(item_id)
+        deleted = self.client.delete(f"/items/{item_id}")
+        assert outcome(deleted) == ("NOT_FOUND" if item is None else "IN_USE" if item.ordered else 204)
+        if item and not item.ordered:
+            del self.known[item_id]
+
+    @invariant()
+    def stock_and_prices_are_those_of_the_model(self) -> None:
+        stored = {item["id"]: item for item in self.client.get("/items").json()["data"]}
+        assert {item_id: (item["quantity"], Decimal(item["price"])) for item_id, item in stored.items()} == {
+            item_id: (item.quantity, item.price) for item_id, item in self.known.items()
+        }
+
+    def teardown(self) -> None:
+        assert asyncio.run(discrepancies(self.database_url, self.sold)) == []
+        assert {order["id"] for order in self.client.get("/orders?limit=200").json()["data"]} == set(
+            self.sold
+        )
+
+    def line(self, item_id: str, pieces: int, by_sku: bool) -> dict[str, object]:
+        item = self.known.get(item_id)
+        name = {"sku": item.sku} if item and by_sku else {"item_id": item_id}
+        return {**name, "quantity": pieces}
+
+    def take(self, wanted: Counter[str], order: dict[str, Any]) -> None:
+        total = Decimal(0)
+        for item_id, pieces in wanted.items():
+            item = self.known[item_id]
+            item.quantity -= pieces
+            item.ordered = True
+            total += item.price * pieces
+        assert Decimal(order["total"]) == total
+        self.sold[order["id"]] = order["total"]
+
+
+def outcome(reply: Any) -> int | str:
+    """The status of a success, the code of a refusal."""
+    return str(reply.headers["X-Error-Code"]) if reply.status_code >= 400 else int(reply.status_code)
+
+
+def test_the_service_does_what_the_model_does(
+    settings: Settings, database_url: str, anyio_backend: str, key: str
+) -> None:
+    with TestClient(create_app(settings)) as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        Shop.client, Shop.database_url = client, database_url
+        run_state_machine_as_test(
+            Shop,
+            settings=hypothesis_settings(
+                max_examples=40,
+                stateful_step_count=25,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

@@ -1,0 +1,24 @@
+"""The storm of `make storm`, shorter: STORM_SECONDS=30 makes it as long."""
+
+import os
+from pathlib import Path
+
+from buyers import Tally, depot, storm, verdict, write_catalogue
+from live import live
+
+SECONDS = float(os.environ.get("STORM_SECONDS", "6"))
+
+
+async def test_after_a_storm_of_orders_and_changes_the_books_agree_exactly(
+    key: str, database_url: str, tmp_path: Path
+) -> None:
+    file, tally = tmp_path / "catalogue.csv", Tally()
+    skus = write_catalogue(file, items=10_000, wanted=20, pieces_max=int(150 * SECONDS))
+    depot(database_url, "items", "import", str(file))
+    with live(database_url, tmp_path / "home") as server:
+        await storm(server.url, key, skus, tally, seconds=SECONDS, buyers=64, clerks=4)
+        assert server.events("crash") == []
+    assert await verdict(database_url, tally) == []
+    assert set(tally.refused) == {"INSUFFICIENT_STOCK"}
+    assert tally.sold_out
+    assert tally.changed
