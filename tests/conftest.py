@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
@@ -20,6 +21,7 @@ from service.auth.store import create_key
 from service.db import Database
 from service.embedded import postgres
 from service.settings import Settings
+from shop import running
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "500"}
 """For a throw-away server: its durability is PostgreSQL's own business, and tested there."""
@@ -112,6 +114,13 @@ async def client(settings: Settings, key: str) -> AsyncIterator[Client]:
     """A client of the real application, with a key that may do everything."""
     async with AsyncTestClient(create_app(settings)) as client:
         client.headers["Authorization"] = f"Bearer {key}"
+        yield client
+
+
+@pytest.fixture
+async def crowd(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Such a client whose requests overlap: AsyncTestClient waits for every reply before the next request."""
+    async with running(settings, key) as client:
         yield client
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -90,7 +91,9 @@ async def test_a_new_quantity_is_booked_as_a_movement(client: Client, item: str)
     ]
 
 
-async def test_concurrent_patches_of_different_fields_all_survive(client: Client, item: str) -> None:
+async def test_concurrent_patches_of_different_fields_all_survive(
+    crowd: httpx.AsyncClient, item: str
+) -> None:
     for turn in range(10):
         fields: dict[str, Any] = {
             "name": f"Bolt {turn}",
@@ -100,26 +103,28 @@ async def test_concurrent_patches_of_different_fields_all_survive(client: Client
             "sku": f"BOLT-{turn}",
             "attributes": {"turn": turn},
         }
-        await asyncio.gather(*(client.patch(item, json={name: fields[name]}) for name in fields))
-        after = (await client.get(item)).json()
+        await asyncio.gather(*(crowd.patch(item, json={name: fields[name]}) for name in fields))
+        after = (await crowd.get(item)).json()
         assert {name: after[name] for name in fields} == fields
         assert after["version"] == 1 + (turn + 1) * len(fields)
 
 
-async def test_concurrent_merges_of_different_attributes_all_survive(client: Client, item: str) -> None:
+async def test_concurrent_merges_of_different_attributes_all_survive(
+    crowd: httpx.AsyncClient, item: str
+) -> None:
     patches = [{"attributes": {f"a{number}": number}} for number in range(30)]
-    await asyncio.gather(*(client.patch(item, json=patch, headers=MERGE_PATCH) for patch in patches))
-    attributes = (await client.get(item)).json()["attributes"]
+    await asyncio.gather(*(crowd.patch(item, json=patch, headers=MERGE_PATCH) for patch in patches))
+    attributes = (await crowd.get(item)).json()["attributes"]
     assert attributes == {**FULL["attributes"], **{f"a{number}": number for number in range(30)}}  # type: ignore[dict-item]
 
 
-async def test_of_concurrent_conditional_patches_one_wins(client: Client, item: str) -> None:
+async def test_of_concurrent_conditional_patches_one_wins(crowd: httpx.AsyncClient, item: str) -> None:
     replies = await asyncio.gather(
-        *(client.patch(item, json={"name": str(n)}, headers={"If-Match": '"1"'}) for n in range(10))
+        *(crowd.patch(item, json={"name": str(n)}, headers={"If-Match": '"1"'}) for n in range(10))
     )
     assert sorted(reply.status_code for reply in replies) == [200] + [412] * 9
     (winner,) = (reply.json() for reply in replies if reply.status_code == 200)
-    assert (await client.get(item)).json() == winner
+    assert (await crowd.get(item)).json() == winner
 
 
 VALUES = {

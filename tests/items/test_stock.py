@@ -4,6 +4,7 @@ import asyncio
 import random
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import Client
@@ -80,28 +81,32 @@ async def test_stock_of_what_is_missing_is_not_found(client: Client) -> None:
     refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
 
 
-async def test_of_many_buyers_only_as_many_are_served_as_there_are_pieces(client: Client, item: str) -> None:
-    takes = [client.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
+async def test_of_many_buyers_only_as_many_are_served_as_there_are_pieces(
+    crowd: httpx.AsyncClient, item: str
+) -> None:
+    takes = [crowd.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
     statuses = [reply.status_code for reply in await asyncio.gather(*takes)]
     assert (statuses.count(200), statuses.count(409)) == (10, 30)
-    assert (await client.get(item)).json()["quantity"] == 0
+    assert (await crowd.get(item)).json()["quantity"] == 0
 
 
-async def test_the_movements_add_up_however_many_change_the_stock_at_once(client: Client, item: str) -> None:
+async def test_the_movements_add_up_however_many_change_the_stock_at_once(
+    crowd: httpx.AsyncClient, item: str
+) -> None:
     """Patches that set, adjustments and orders, interleaved on one item."""
 
     def change(number: int) -> Any:
         if number % 3 == 0:
-            return client.patch(item, json={"quantity": number})
+            return crowd.patch(item, json={"quantity": number})
         if number % 3 == 1:
-            return client.post(f"{item}/stock", json={"delta": random.choice([-4, -1, 2, 5])})
+            return crowd.post(f"{item}/stock", json={"delta": random.choice([-4, -1, 2, 5])})
         lines = [{"sku": "BOLT", "quantity": 2}]
-        return client.post("/orders", json={"customer_id": "c-1", "lines": lines})
+        return crowd.post("/orders", json={"customer_id": "c-1", "lines": lines})
 
     replies = await asyncio.gather(*(change(number) for number in range(120)))
     assert {reply.status_code for reply in replies} <= {200, 201, 409}
-    now = (await client.get(item)).json()
-    movements = (await everything(client, f"{item}/movements", limit=50))[::-1]
+    now = (await crowd.get(item)).json()
+    movements = (await everything(crowd, f"{item}/movements", limit=50))[::-1]
     total = 0
     for moved in movements:
         total += moved["delta"]

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import Client
@@ -12,7 +13,7 @@ PATH = "/resources/printer-3"
 FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
 
 
-async def put(client: Client, path: str = PATH, **fields: Any) -> dict[str, Any]:
+async def put(client: httpx.AsyncClient, path: str = PATH, **fields: Any) -> dict[str, Any]:
     resource: dict[str, Any] = (await client.put(path, json={**FULL, **fields})).raise_for_status().json()
     return resource
 
@@ -108,33 +109,35 @@ async def test_as_merge_patch_metadata_is_merged(client: Client) -> None:
     assert reply["updated"] == {"metadata": reply["resource"]["metadata"]}
 
 
-async def test_concurrent_patches_of_different_fields_both_survive(client: Client) -> None:
-    await put(client)
+async def test_concurrent_patches_of_different_fields_both_survive(crowd: httpx.AsyncClient) -> None:
+    await put(crowd)
     for turn in range(10):
         fields: dict[str, Any] = {"status": f"s{turn}", "metadata": {"turn": turn}}
-        await asyncio.gather(*(client.patch(PATH, json={name: value}) for name, value in fields.items()))
-        after = (await client.get(PATH)).json()
+        await asyncio.gather(*(crowd.patch(PATH, json={name: value}) for name, value in fields.items()))
+        after = (await crowd.get(PATH)).json()
         assert {name: after[name] for name in fields} == fields
 
 
-async def test_concurrent_merges_all_survive(client: Client) -> None:
-    await put(client, metadata=None)
+async def test_concurrent_merges_all_survive(crowd: httpx.AsyncClient) -> None:
+    await put(crowd, metadata=None)
     patches = [{"metadata": {f"m{number}": number}} for number in range(20)]
-    await asyncio.gather(*(client.patch(PATH, json=patch, headers=MERGE_PATCH) for patch in patches))
-    after = (await client.get(PATH)).json()
+    await asyncio.gather(*(crowd.patch(PATH, json=patch, headers=MERGE_PATCH) for patch in patches))
+    after = (await crowd.get(PATH)).json()
     assert after["metadata"] == {f"m{number}": number for number in range(20)}
     assert after["version"] == 21
 
 
-async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace(client: Client) -> None:
-    replies = await asyncio.gather(*(client.put(PATH, json={"status": f"s{n}"}) for n in range(20)))
+async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace(
+    crowd: httpx.AsyncClient,
+) -> None:
+    replies = await asyncio.gather(*(crowd.put(PATH, json={"status": f"s{n}"}) for n in range(20)))
     assert sorted(reply.status_code for reply in replies) == [200] * 19 + [201]
     assert sorted(reply.json()["version"] for reply in replies) == list(range(1, 21))
 
 
-async def test_puts_and_deletes_of_one_id_at_once_never_fail(client: Client) -> None:
+async def test_puts_and_deletes_of_one_id_at_once_never_fail(crowd: httpx.AsyncClient) -> None:
     def change(number: int) -> Any:
-        return client.delete(PATH) if number % 2 else client.put(PATH, json=FULL)
+        return crowd.delete(PATH) if number % 2 else crowd.put(PATH, json=FULL)
 
     replies = await asyncio.gather(*(change(number) for number in range(60)))
     assert {reply.status_code for reply in replies[::2]} <= {200, 201}

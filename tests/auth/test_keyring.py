@@ -1,0 +1,121 @@
+"""A busy key costs no query, a revoked or expired one is refused within a second, a bad one no memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from conftest import Client
+from live import live
+from replies import refused
+from service.auth.guard import Keyring
+from service.auth.keys import key_id, mint
+from service.auth.store import create_key, revoke_key
+from service.db import Database
+from service.errors import Unauthenticated
+from service.settings import Settings
+
+Mint = Callable[..., Awaitable[str]]
+WITHIN_SECONDS = 1.0
+
+
+@pytest.fixture
+async def narrow(settings: Settings) -> AsyncIterator[Database]:
+    """A database of a single connection, so that its queries can be watched."""
+    async with Database(replace(settings, pool_size=1)).open() as database:
+        yield database
+
+
+async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database, key: str) -> None:
+    keyring = Keyring(narrow, secret=None, cache_max=10)
+    await keyring.authenticate(f"Bearer {key}")
+    queries: list[str] = []
+    async with narrow.pool.acquire() as connection:
+        connection.add_query_logger(lambda record: queries.append(record.query))
+    started = monotonic()
+    while monotonic() - started < 0.2:
+        assert (await keyring.authenticate(f"Bearer {key}")).may("items:read")
+    assert queries == []
+    while not queries:  # it is looked up again, beside the requests that use it
+        await keyring.authenticate(f"Bearer {key}")
+        await asyncio.sleep(0)
+    assert len(queries) == 1
+    assert monotonic() - started < WITHIN_SECONDS
+
+
+async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, key: str) -> None:
+    keyring = Keyring(narrow, secret=None, cache_max=10)
+    queries: list[str] = []
+    async with narrow.pool.acquire() as connection:
+        connection.add_query_logger(lambda record: queries.append(record.query))
+    await asyncio.gather(*(keyring.authenticate(f"Bearer {key}") for _ in range(50)))
+    assert len([query for query in queries if "api_keys" in query]) == 1
+
+
+async def test_many_bad_keys_take_no_room(database: Database) -> None:
+    keyring = Keyring(database, secret=None, cache_max=10)
+    for key in [mint() for _ in range(200)] + [f"nonsense {number}" for number in range(200)]:
+        with pytest.raises(Unauthenticated):
+            await keyring.authenticate(f"Bearer {key}")
+    assert not keyring._cache
+    assert not keyring._lookups
+
+
+async def test_many_good_keys_take_bounded_room_and_all_work(database: Database, make_key: Mint) -> None:
+    keyring = Keyring(database, secret=None, cache_max=3)
+    keys = [await make_key("items:read") for _ in range(8)]
+    for key in keys * 2:
+        assert (await keyring.authenticate(f"Bearer {key}")).id == key_id(key)
+        assert len(keyring._cache) <= 3
+
+
+async def test_keys_hashed_with_another_secret_are_refused(database: Database, key: str) -> None:
+    keyring = Keyring(database, secret="another secret, of 32 characters", cache_max=3)
+    with pytest.raises(Unauthenticated):
+        await keyring.authenticate(f"Bearer {key}")
+
+
+async def test_an_expired_key_is_refused(client: Client, database: Database) -> None:
+    async with database.sessions() as session, session.begin():
+        key = await create_key(session, name="old", scopes=["admin"], expires_in=timedelta(seconds=-1))
+    error = refused(await get_items(client, key), 401, "UNAUTHENTICATED")
+    assert error["message"] == "The API key has expired"
+
+
+async def test_a_key_expires_in_the_midst_of_its_use(client: Client, database: Database) -> None:
+    async with database.sessions() as session, session.begin():
+        key = await create_key(session, name="short", scopes=["admin"], expires_in=timedelta(seconds=0.3))
+    assert (await get_items(client, key)).status_code == 200
+    refused(await refusal(client, key), 401, "UNAUTHENTICATED")
+
+
+async def test_a_revoked_key_is_refused_everywhere_within_a_second(
+    database_url: str, database: Database, make_key: Mint, tmp_path: Path
+) -> None:
+    key = await make_key("admin")
+    with live(database_url, tmp_path / "one") as one, live(database_url, tmp_path / "two") as two:
+        async with one.client(key) as first, two.client(key) as second:
+            for _ in range(20):
+                assert (await get_items(first, key)).status_code == 200
+                assert (await get_items(second, key)).status_code == 200
+            async with database.sessions() as session, session.begin():
+                assert await revoke_key(session, str(key_id(key)))
+            refused(await refusal(first, key), 401, "UNAUTHENTICATED")
+            refused(await refusal(second, key), 401, "UNAUTHENTICATED")
+
+
+async def get_items(client: httpx.AsyncClient, key: str) -> httpx.Response:
+    return await client.get("/items", headers={"Authorization": f"Bearer {key}"})
+
+
+async def refusal(client: httpx.AsyncClient, key: str) -> httpx.Response:
+    """The first reply that is not a success; it has to come within the second."""
+    deadline = monotonic() + WITHIN_SECONDS
+    while (reply := await get_items(client, key)).status_code == 200:
+        assert monotonic() < deadline
+    return reply

@@ -1,0 +1,51 @@
+"""The form of a key, and what of it is stored."""
+
+import string
+from collections.abc import Awaitable, Callable
+
+from service.auth.keys import FORM, digest, key_id, mint
+from service.db import Database
+
+Mint = Callable[..., Awaitable[str]]
+
+
+def test_a_minted_key_carries_its_id() -> None:
+    keys = {mint() for _ in range(100)}
+    assert len({key_id(key) for key in keys} - {None}) == 100
+    assert all(key.startswith(f"depot_{key_id(key)}_") for key in keys)
+
+
+def test_a_key_changed_in_any_character_is_no_key() -> None:
+    key = mint()
+    for at, old in enumerate(key):
+        for new in string.ascii_letters + string.digits + "_ é\0":
+            assert new == old or key_id(key[:at] + new + key[at + 1 :]) is None
+
+
+def test_what_is_not_a_key_is_told_without_a_look_up() -> None:
+    key = mint()
+    for other in ("", "depot_", key[:-1], key[1:], key + "A", key + "\n", f" {key}", key.upper(), "é" * 56):
+        assert key_id(other) is None
+
+
+async def test_of_a_key_only_a_hash_is_in_the_database(database: Database, make_key: Mint) -> None:
+    key = await make_key("items:read")
+    match = FORM.fullmatch(key)
+    assert match
+    identity, secret, _ = match.groups()
+    tables = await database.pool.fetch("select tablename from pg_tables where schemaname = 'public'")
+    rows = [
+        row for (table,) in tables for (row,) in await database.pool.fetch(f"select t::text from {table} t")
+    ]
+    assert any(identity in row for row in rows)
+    for row in rows:
+        assert secret not in row
+        assert secret.encode().hex() not in row
+    pepper = await database.pool.fetchval("select value from secrets where name = 'pepper'")
+    stored = await database.pool.fetchval("select hash from api_keys where id = $1", identity)
+    assert stored == digest(key, pepper)
+
+
+def test_the_hash_depends_on_the_pepper() -> None:
+    key = mint()
+    assert digest(key, b"a" * 32) != digest(key, b"b" * 32)

@@ -1,0 +1,180 @@
+"""Health: what load balancers and people on call are told, and how soon, whatever the database does."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from time import monotonic
+
+import httpx
+import psutil
+import pytest
+
+from conftest import Client
+from replies import LEAK, refused
+from service import migrate
+from service.app import create_app
+from service.db import SCHEMA, Database
+from service.embedded import get_server, postgres
+from service.health import VERSION, Probe
+from service.settings import Settings
+
+ANSWER_SECONDS = 1.0
+RECOVERY_SECONDS = 2.0
+BEHIND = [
+    "update schema_version set version_num = '0000'",
+    "delete from schema_version",
+    "drop table schema_version",
+]
+
+
+async def test_a_healthy_service_says_what_it_depends_on(client: Client) -> None:
+    reply = await client.get("/health")
+    health = reply.json()
+    assert (reply.status_code, health["status"], health["version"]) == (200, "healthy", VERSION)
+    assert health["timestamp"].endswith("Z")
+    assert health["dependencies"]["database"] == "connected"
+
+
+async def test_a_live_and_ready_service_says_so(client: Client) -> None:
+    assert (await client.get("/health/live")).json() == {"status": "alive"}
+    assert (await client.get("/health/ready")).json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("schema", BEHIND)
+async def test_a_service_whose_schema_is_behind_is_not_ready_until_it_is_migrated(
+    client: Client, database: Database, schema: str
+) -> None:
+    assert (await client.get("/health/ready")).status_code == 200
+    await database.pool.execute(schema)
+    behind = await until(client, "/health/ready", 503)
+    assert "depot migrate" in refused(behind, 503, "DATABASE_UNAVAILABLE")["message"]
+    assert behind.headers["Retry-After"] == "1"
+    assert (await client.get("/health")).json()["status"] == "healthy"
+    await database.pool.execute("create table if not exists schema_version (version_num varchar(32))")
+    await database.pool.execute("delete from schema_version")
+    await database.pool.execute("insert into schema_version values ($1)", SCHEMA)
+    await until(client, "/health/ready", 200)
+
+
+async def test_a_schema_that_is_ahead_is_ready(client: Client, database: Database) -> None:
+    await database.pool.execute("update schema_version set version_num = '9999'")
+    assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_concurrent_calls_share_one_look_at_the_database(settings: Settings) -> None:
+    async with serving(settings) as (client, probe):
+        await client.get("/health")
+        looks: list[str] = []
+        assert probe._connection is not None
+        probe._connection.add_query_logger(lambda record: looks.append(record.query))
+        deadline = monotonic() + RECOVERY_SECONDS
+        while not looks:  # as long as the last look counts
+            assert {reply.status_code for reply in await burst(client)} == {200}
+            assert monotonic() < deadline
+        assert len(looks) == 1
+
+
+# With a PostgreSQL of its own, since its processes are stopped.
+
+
+class Server:
+    """An embedded PostgreSQL, and its processes."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self.home = home
+        self.url = url
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Neither answers nor closes a connection, as behind a broken network."""
+        processes = self.processes()
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Shut down: connections are refused."""
+        postmaster, *_ = self.processes()
+        postmaster.send_signal(signal.SIGINT)
+        postmaster.wait(timeout=10)
+        try:
+            yield
+        finally:
+            get_server(self.home / "postgres", cleanup_mode=None, start=False).start()
+
+    def processes(self) -> list[psutil.Process]:
+        pid = int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Server]:
+    with postgres(home, {"fsync": "off"}) as url:
+        migrate.upgrade(Settings(database_url=url))
+        yield Server(home, url)
+
+
+@pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
+async def test_health_answers_within_a_second_whatever_the_database_does(
+    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
+) -> None:
+    async with serving(Settings(database_url=server.url, home=tmp_path)) as (client, _):
+        await until(client, "/health/ready", 200)
+        with trouble(server):
+            await until(client, "/health", 503)
+            started = monotonic()
+            for reply in await burst(client):
+                assert_degraded(reply)
+            assert monotonic() - started < ANSWER_SECONDS
+            ready = await client.get("/health/ready")
+            refused(ready, 503, "DATABASE_UNAVAILABLE")
+            assert ready.headers["Retry-After"] == "1"
+            assert (await client.get("/health/live")).status_code == 200
+        await until(client, "/health", 200)
+        await until(client, "/health/ready", 200)
+
+
+def assert_degraded(reply: httpx.Response) -> None:
+    """Its own shape, and in it the error contract, as in every reply that is not a 2xx."""
+    health = reply.json()
+    assert (reply.status_code, health["status"]) == (503, "degraded")
+    assert health["dependencies"]["database"] == "unreachable"
+    assert health["error"]["code"] == reply.headers["X-Error-Code"] == "DATABASE_UNAVAILABLE"
+    assert health["error"]["request_id"] == reply.headers["X-Request-ID"]
+    assert health["error"]["path"] == "/health"
+    assert reply.headers["Retry-After"] == "1"
+    assert not LEAK.search(reply.text)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, Probe]]:
+    """The application, a client whose requests overlap, and the look-out behind its health."""
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://depot") as client:
+        yield client, app.state.probe
+
+
+async def burst(client: httpx.AsyncClient) -> list[httpx.Response]:
+    return await asyncio.gather(*(client.get("/health") for _ in range(20)))
+
+
+async def until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
+    """The first reply with that status: each has to come within a second, and this one soon."""
+    deadline = monotonic() + RECOVERY_SECONDS
+    while True:
+        started = monotonic()
+        reply = await client.get(path)
+        assert monotonic() - started < ANSWER_SECONDS
+        if reply.status_code == status:
+            return reply
+        assert monotonic() < deadline, reply.text
+        await asyncio.sleep(0.01)
