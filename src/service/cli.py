@@ -16,13 +16,12 @@ import rich_click as click
 from msgspec.structs import replace
 from rich.console import Console
 
-from service.settings import Settings, SettingsError, load
+from service.settings import Settings, StartError, load
 
 if TYPE_CHECKING:
     from service.db import Database
 
 T = TypeVar("T")
-DEV_KEY = "api-key"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +34,7 @@ def depot() -> None:
 def dev() -> None:
     """Everything in one process on this machine: embedded PostgreSQL, migrations, an API key, the API."""
     from service import migrate
+    from service.dev import database_url, development_key, greeting
     from service.server import bind, serve
 
     settings = settings_from_environment("console")
@@ -45,8 +45,8 @@ def dev() -> None:
         settings = replace(settings, database_url=url, port=listener.getsockname()[1])
         with reachable_database():
             migrate.upgrade(settings)
-            key = development_key(settings)
-        serve(settings, listener, on_started=lambda: welcome(settings, key))
+        key = run(settings, lambda database: development_key(database, settings))
+        serve(settings, listener, on_started=lambda: click.echo(greeting(settings, key)))
 
 
 @depot.command()
@@ -159,6 +159,7 @@ def items_import(path: Path, skip_bad: bool) -> None:
     """Create items from a CSV, and update those whose SKU exists: all rows or, if any is bad, none."""
     from rich.progress import Progress
 
+    from service.dev import database_url
     from service.items.importer import BadFile, Report, import_items
 
     settings = settings_from_environment("json")
@@ -202,24 +203,8 @@ def settings_from_environment(log: str) -> Settings:
 
 def required_database(settings: Settings) -> Settings:
     if settings.database_url is None:
-        raise SettingsError("DATABASE_URL is not set")
+        raise StartError("DATABASE_URL is not set")
     return settings
-
-
-@contextmanager
-def database_url(settings: Settings) -> Iterator[str]:
-    """The configured database, or the embedded one, started if need be."""
-    if settings.database_url is not None:
-        yield settings.database_url
-        return
-    try:
-        from service.embedded import postgres
-    except ImportError:
-        raise SettingsError(
-            "DATABASE_URL is not set, and embedded PostgreSQL is not installed (pip install 'depot[local]')"
-        ) from None
-    with postgres(settings.home.resolve()) as url:
-        yield url
 
 
 def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]") -> T:
@@ -238,8 +223,6 @@ def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]") -> T:
 def reachable_database() -> Iterator[None]:
     import asyncpg
 
-    from service.server import StartError
-
     try:
         yield
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -252,53 +235,11 @@ async def ping(database: "Database") -> None:
     await database.fetchval("select 1")
 
 
-def development_key(settings: Settings) -> str:
-    """The key in `$DEPOT_HOME/api-key`; made when there is none or this database does not know it."""
-    from service.auth.guard import FIND
-    from service.auth.keys import key_id
-    from service.auth.store import create_key
-
-    path = settings.home / DEV_KEY
-    stored = path.read_text().strip() if path.exists() else ""
-
-    async def ensure(database: "Database") -> str:
-        if (identity := key_id(stored)) and await database.fetchrow(FIND, identity):
-            return stored
-        async with database.sessions() as session, session.begin():
-            return await create_key(session, name="development", scopes=["admin"], secret=settings.secret)
-
-    key = run(settings, ensure)
-    if key != stored:
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        path.write_text(key + "\n")
-    return key
-
-
-def welcome(settings: Settings, key: str) -> None:
-    url = f"http://{settings.host}:{settings.port}"
-    click.echo(f"""
-Depot is ready.
-
-  API       {url}
-  Docs      {url}/docs
-  API key   {settings.home / DEV_KEY}
-
-Try it:
-
-  curl -s {url}/items -H 'Authorization: Bearer {key}'
-
-Ctrl-C stops everything.
-""")
-
-
 def main() -> None:
     """Entry point: what stops the start is one line and a non-zero exit."""
-    from service.server import StartError
-
     try:
         depot()
-    except (SettingsError, StartError) as error:
+    except StartError as error:
         Console(stderr=True).print(
             f"depot: {error}", style="red", highlight=False, markup=False, soft_wrap=True
         )

@@ -1,11 +1,11 @@
-"""The two ways to PostgreSQL, the one session dependency, and what a database error means to a client.
+"""The two ways to PostgreSQL, and the one session dependency.
 
 SQL on `Database.pool` (asyncpg) where a feature exists for speed or contention; an `AsyncSession` with
 advanced-alchemy repositories for plain record keeping. See docs/decisions/0002-two-ways-to-the-database.md.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -14,11 +14,9 @@ import msgspec
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from service import errors
-from service.errors import Fault
 from service.settings import Settings
 from service.values import exact_number
 
@@ -29,8 +27,6 @@ SERVER_LATE_SECONDS = 1.0
 """The server ends a statement that takes too long; this much later it has to be gone itself."""
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
-FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
-
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 decode_json = msgspec.json.Decoder(float_hook=exact_number).decode
@@ -159,38 +155,6 @@ def session_dependency(database: Database) -> dict[str, Provide]:
     The cleanups of two would run concurrently, and a failed commit would not reach the error handlers.
     """
     return {"session": Provide(database.session)}
-
-
-def fault_from(error: BaseException, by_constraint: FaultsByConstraint) -> Fault | None:
-    """Tell by SQLSTATE and constraint name what a database error means to a client. None: a bug of ours."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
-    if isinstance(error, asyncpg.PostgresError):
-        return _fault_from_sqlstate(error, by_constraint)
-    if isinstance(error, asyncpg.DataError):
-        return None
-    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return errors.DatabaseUnavailable()
-    return None
-
-
-def _fault_from_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConstraint) -> Fault | None:
-    state = error.sqlstate or ""
-    constraint = str(getattr(error, "constraint_name", None))
-    if state.startswith("23") and constraint in by_constraint:
-        return by_constraint[constraint]()
-    if state.startswith(("08", "53", "57P")) or state in {
-        "57014",
-        "40001",
-        "40P01",
-        "55P03",
-        "25006",
-        "25P03",
-    }:
-        return errors.DatabaseUnavailable()
-    if state in {"42P01", "42703", "42883"}:  # a table, column or function the next migration brings
-        return errors.DatabaseUnavailable("The database schema is behind")
-    return None
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
 from service.errors import BadRequest, render
-from service.settings import Settings
+from service.settings import Settings, StartError
 from service.telemetry import configure_logs
 
 log = structlog.get_logger()
@@ -27,10 +27,6 @@ log = structlog.get_logger()
 BACKLOG = 2048
 RESPAWN_SECONDS = 1.0
 """So that a worker that dies at its start does not keep a core busy."""
-
-
-class StartError(Exception):
-    """Why the service could not start; its text is one line for the person at the terminal."""
 
 
 class Protocol(HttpToolsProtocol):

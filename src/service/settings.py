@@ -15,8 +15,12 @@ Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
-class SettingsError(ValueError):
-    """A setting that stops the start; its text is one line for the person at the terminal."""
+class StartError(Exception):
+    """Why the service could not start; its text is one line for the person at the terminal."""
+
+
+class SettingsError(StartError):
+    """A bad or unknown setting."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -1,20 +1,22 @@
 """Turns whatever a handler raises into the error contract."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
 
+import asyncpg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from sqlalchemy.exc import DBAPIError
 
 from service import errors
-from service.db import FaultsByConstraint, fault_from
 from service.errors import Detail, Fault, ValidationFailed, render
 from service.http.envelope import Exchange, with_head
 
 log = structlog.get_logger()
 AnyRequest = Request[Any, Any, Any]
-Handler = Callable[[AnyRequest, Exception], Response[Any]]
+FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
+Handler: TypeAlias = Callable[[AnyRequest, Exception], Response[Any]]
 
 BY_STATUS: dict[int, type[Fault]] = {
     400: errors.BadRequest,
@@ -49,7 +51,7 @@ def _fault(error: Exception, by_constraint: FaultsByConstraint) -> Fault:
         return error
     if isinstance(error, HTTPException):
         return _from_litestar(error)
-    return fault_from(error, by_constraint) or errors.InternalError()
+    return _from_database(error, by_constraint) or errors.InternalError()
 
 
 def _from_litestar(error: HTTPException) -> Fault:
@@ -65,6 +67,38 @@ def _from_litestar(error: HTTPException) -> Fault:
 def _detail(message: dict[str, str]) -> Detail:
     pointer = "/" + message["key"].replace(".", "/") if "key" in message else ""
     return Detail(pointer, message["message"], str(getattr(message.get("source"), "value", "body")))
+
+
+def _from_database(error: BaseException, by_constraint: FaultsByConstraint) -> Fault | None:
+    """Tell by SQLSTATE and constraint name what a database error means to a client. None: a bug of ours."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    if isinstance(error, asyncpg.PostgresError):
+        return _fault_from_sqlstate(error, by_constraint)
+    if isinstance(error, asyncpg.DataError):
+        return None
+    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return errors.DatabaseUnavailable()
+    return None
+
+
+def _fault_from_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConstraint) -> Fault | None:
+    state = error.sqlstate or ""
+    constraint = str(getattr(error, "constraint_name", None))
+    if state.startswith("23") and constraint in by_constraint:
+        return by_constraint[constraint]()
+    if state.startswith(("08", "53", "57P")) or state in {
+        "57014",
+        "40001",
+        "40P01",
+        "55P03",
+        "25006",
+        "25P03",
+    }:
+        return errors.DatabaseUnavailable()
+    if state in {"42P01", "42703", "42883"}:  # a table, column or function the next migration brings
+        return errors.DatabaseUnavailable("The database schema is behind")
+    return None
 
 
 def _report(error: Exception, fault: Fault, exchange: Exchange) -> None:
