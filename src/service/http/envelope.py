@@ -118,9 +118,9 @@ class Envelope:
         elif scope["method"] == "OPTIONS":
             await self._options(exchange)
         else:
-            if exchange.head:
-                scope["method"] = "GET"
-            await self._inner(scope, receive, exchange.send)
+            if exchange.head:  # in a copy: uvicorn still has to know that no body will come
+                exchange.scope = {**scope, "method": "GET"}
+            await self._inner(exchange.scope, receive, exchange.send)
 
     async def _options(self, exchange: Exchange) -> None:
         try:

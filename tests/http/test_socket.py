@@ -1,0 +1,241 @@
+"""The same contract over a real socket: what only the server below ASGI could get wrong."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from conftest import at, execute
+from live import Live, live
+from replies import JSON, everything, refused, wrong_fields
+from service.auth.store import create_key
+from service.db import Database
+from service.settings import Settings
+
+PATIENCE_SECONDS = 10.0
+GARBAGE = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "words": b"hello there\r\n\r\n",
+    "an unknown version": b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+    "a space in a header's name": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+    "two lengths": b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a length that is no number": b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    "a length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a path beyond ASCII": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+BEYOND_ASCII = [
+    *(
+        "Accept: \xff application/problem+json",
+        "Content-Type: application/json; charset=\xff",
+        "If-Match: \xff",
+    ),
+    *("X-Request-ID: \xff", "Authorization: Bearer \xff", "traceparent: \xff"),
+]
+
+
+class Served:
+    """A live server and a key to it."""
+
+    def __init__(self, server: Live, key: str) -> None:
+        self.server = server
+        self.key = key
+        address = urlsplit(server.url)
+        self.address = (str(address.hostname), int(address.port or 0))
+
+    def request(self, method: str, path: str, *headers: str) -> bytes:
+        lines = [f"{method} {path} HTTP/1.1", "Host: depot", f"Authorization: Bearer {self.key}", *headers]
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+    def exchange(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send bytes as they are; the reply up to its length, or to the end of the connection."""
+        with socket.create_connection(self.address, timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(sent)
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += (chunk := connection.recv(65536))
+                assert chunk, received
+            head, _, body = received.partition(b"\r\n\r\n")
+            status, *lines = head.decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            while len(body) < int(headers.get("content-length", 0)) and (chunk := connection.recv(65536)):
+                body += chunk
+        return int(status.split()[1]), headers, body
+
+    def logged(self, **wanted: object) -> dict[str, Any]:
+        """The line of the access log with these values, once it is there."""
+        deadline = monotonic() + PATIENCE_SECONDS
+        while monotonic() < deadline:
+            for event in self.server.events("request"):
+                if wanted.items() <= event.items():
+                    return event
+        raise AssertionError(f"not logged: {wanted}")
+
+
+@pytest.fixture(scope="module")
+def served(server_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all of these tests; they look at different things in it."""
+    home = tmp_path_factory.mktemp("served")
+    name = f"depot_test_{home.parent.name.replace('-', '_')}_{home.name}"
+    execute(server_url, f"create database {name} template {template}")
+    url = at(server_url, name)
+
+    async def mint() -> str:
+        opened = Database(Settings(database_url=url)).open()
+        async with opened as database, database.sessions() as session, session.begin():
+            return await create_key(session, name="test", scopes=["admin"])
+
+    key = asyncio.run(mint())
+    with live(url, home) as server:
+        yield Served(server, key)
+    execute(server_url, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def socketed(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with served.server.client(served.key) as client:
+        yield client
+
+
+def contract(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    """Assert the error contract of a reply read byte by byte."""
+    error: dict[str, Any] = json.loads(body)["error"]
+    assert headers["content-type"] == "application/json"
+    assert headers["x-error-code"] == error["code"]
+    assert headers["x-request-id"] == error["request_id"]
+    assert error["message"]
+    assert status >= 400
+    return error
+
+
+@pytest.mark.parametrize("sent", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_is_answered_in_the_error_contract(served: Served, sent: bytes) -> None:
+    status, headers, body = served.exchange(sent)
+    assert contract(status, headers, body)["code"] == "BAD_REQUEST"
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_the_refusals_are_the_error_contract(socketed: httpx.AsyncClient) -> None:
+    refused(await socketed.get("/nope"), 404, "NOT_FOUND")
+    wrong_method = await socketed.put("/items")
+    refused(wrong_method, 405, "METHOD_NOT_ALLOWED")
+    assert wrong_method.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    plain = {"Content-Type": "text/plain"}
+    refused(await socketed.post("/items", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
+    refused(await socketed.post("/items", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
+    assert wrong_fields(await socketed.post("/items", json={"sku": 1})) == {"/sku", "/name", "/price"}
+    refused(await socketed.get("/items", headers={"Authorization": ""}), 401, "UNAUTHENTICATED")
+    problem = await socketed.get("/nope", headers={"Accept": "application/problem+json"})
+    assert problem.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_body_that_is_too_large_is_refused(served: Served, socketed: httpx.AsyncClient) -> None:
+    refused(await socketed.post("/items", content=b" " * 1_048_577, headers=JSON), 413, "TOO_LARGE")
+    announced = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99999999")
+    assert contract(*served.exchange(announced))["code"] == "TOO_LARGE"  # and none of it was sent
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(17):
+            yield b" " * 65_536
+
+    refused(await socketed.post("/items", content=chunks(), headers=JSON), 413, "TOO_LARGE")
+
+
+@pytest.mark.parametrize("key", ["nonsense", ""])
+async def test_nothing_of_a_body_is_read_for_who_has_no_key(served: Served, key: str) -> None:
+    stranger = Served(served.server, key)
+    announced = stranger.request("POST", "/items", "Content-Type: application/json", "Content-Length: 1000")
+    assert contract(*stranger.exchange(announced))["code"] == "UNAUTHENTICATED"
+
+
+async def test_head_and_options_work(served: Served, socketed: httpx.AsyncClient) -> None:
+    got = await socketed.get("/items")
+    for path, found in (("/items", 200), ("/nope", 404), ("/health", 200)):  # and the connection lives on
+        head = await socketed.head(path)
+        assert (head.status_code, head.content, head.headers.get("Connection")) == (found, b"", None)
+    assert (await socketed.head("/items")).headers["Content-Length"] == str(len(got.content))
+    status, headers, body = served.exchange(served.request("OPTIONS", "/items"))
+    assert (status, headers["allow"], body) == (204, "GET, HEAD, OPTIONS, POST", b"")
+
+
+async def test_versions_and_pages_work(socketed: httpx.AsyncClient) -> None:
+    for number in range(5):
+        created = await socketed.put(f"/resources/page-{number}", json={"status": "on"})
+        assert created.status_code == 201
+    stale = await socketed.patch("/resources/page-0", json={"status": "off"}, headers={"If-Match": '"7"'})
+    refused(stale, 412, "PRECONDITION_FAILED")
+    assert stale.headers["ETag"] == '"1"'
+    known = await socketed.get("/resources/page-0", headers={"If-None-Match": '"1"'})
+    assert (known.status_code, known.content) == (304, b"")
+    rows = await everything(socketed, "/resources", limit=2)
+    assert [row["id"] for row in rows] == [f"page-{number}" for number in range(5)]
+
+
+async def test_header_values_beyond_ascii_do_no_harm(served: Served) -> None:
+    for header in BEYOND_ASCII:
+        sent = served.request("POST", "/items", header, "Content-Length: 2") + b"{}"
+        status, headers, body = served.exchange(sent)
+        assert status in {400, 401, 415, 422}, (header, body)
+        assert headers["x-error-code"]
+
+
+async def test_a_request_is_logged_with_its_trace_and_its_key(
+    served: Served, socketed: httpx.AsyncClient
+) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "X-Request-ID": "traced"}
+    assert (await socketed.head("/items?limit=1", headers=headers)).status_code == 200
+    event = served.logged(request_id="traced")
+    assert event["trace_id"] == trace
+    assert (event["method"], event["path"], event["route"], event["status"]) == (
+        "HEAD",
+        "/items",
+        "/items",
+        200,
+    )
+    assert event["key"] == served.key.split("_")[1]
+    assert served.key not in served.server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "traceparent", ["", "garbage", "00-xyz-b7ad6b7169203331-01", "00-" + "A" * 32 + "-b7ad6b7169203331-01"]
+)
+async def test_a_bad_traceparent_is_ignored(
+    served: Served, socketed: httpx.AsyncClient, traceparent: str
+) -> None:
+    reply = await socketed.get("/health/live", headers={"traceparent": traceparent})
+    assert reply.status_code == 200
+    assert served.logged(request_id=reply.headers["X-Request-ID"])["trace_id"] is None
+
+
+async def test_a_client_that_leaves_half_way_is_logged_as_that_and_not_as_a_crash(served: Served) -> None:
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        head = ("Content-Type: application/json", "Content-Length: 1000", "X-Request-ID: gone")
+        connection.sendall(served.request("POST", "/items", *head) + b'{"sku": ')
+    assert served.logged(request_id="gone")["status"] == 499
+    assert served.server.events("crash") == []
+
+
+async def test_many_requests_share_one_connection_whatever_the_replies(served: Served) -> None:
+    wanted = [("GET", "/health/live"), ("HEAD", "/items"), ("GET", "/nope"), ("OPTIONS", "/items")]
+    requests = b"".join(served.request(method, path) for method, path in wanted)
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(requests * 10)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 40:
+            received += (chunk := connection.recv(65536))
+            assert chunk
+    for status, count in {200: 20, 404: 10, 204: 10}.items():
+        assert received.count(f"HTTP/1.1 {status}".encode()) == count
+
+
+async def test_nothing_of_all_this_crashed(served: Served) -> None:
+    assert served.server.events("crash") == []
+    assert served.server.process.poll() is None
