@@ -7,6 +7,7 @@ import signal
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
 from collections.abc import Sequence
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import ANY
@@ -177,6 +178,23 @@ async def test_imports_and_orders_at_the_same_time_keep_the_books(
         await asyncio.gather(*buyers)
     assert len(sold) > 20
     assert await discrepancies(database_url, sold) == []
+
+
+async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_turn(
+    settings: Settings, key: str, database: Database, database_url: str, file: Path
+) -> None:
+    async with running(settings, key) as shop:
+        first, second = sorted([await item(shop, 5), await item(shop, 5)], key=itemgetter("id"))
+        write(file, "sku,name,price,quantity", *[[each["sku"], "Bolt", "1", 10] for each in (second, first)])
+        async with locked(database_url, first) as holder:
+            importing = asyncio.create_task(load(database, file))
+            await waiting_for_locks(holder, 1)
+            async with asyncio.timeout(3):
+                assert (await order(shop, (second, 1))).status_code == 201
+    assert (await importing).updated == 2
+    moved = await database.pool.fetch("select delta from movements where cause = 'import' order by item_id")
+    assert [delta for (delta,) in moved] == [5, 6]
+    assert await discrepancies(database_url) == []
 
 
 # Bad rows

@@ -1,10 +1,10 @@
 """The checker of all storms sees what it is there to see."""
 
 import pytest
-from ledger import discrepancies
-from shop import connected, item, order
 
 from conftest import Client
+from ledger import discrepancies
+from shop import connected, item, order
 
 SABOTAGE = {
     "update items set quantity = quantity + 1": "not the sum of its movements",

@@ -5,10 +5,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from ledger import discrepancies
-from shop import connected, item, order, stock
 
 from conftest import Client
+from ledger import discrepancies
+from shop import connected, item, order, stock
 
 Json = dict[str, Any]
 

@@ -6,22 +6,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from random import Random
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
-from ledger import discrepancies
 from msgspec.structs import replace
-from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
 
+from ledger import discrepancies
 from live import live
 from service.db import Database
 from service.errors import Overloaded
+from service.items.statements import ADJUST
 from service.orders.placement import Placement
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
+from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
 
 POISON = "alter table orders add constraint no_poison check (customer_id <> 'poison')"
 SEED = 20
@@ -114,6 +117,43 @@ async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
     replies = await asyncio.gather(*[order(shop, (bolt, 1)) for _ in range(100)], *changes, *settings)
     assert all(reply.status_code in {200, 201, 409} for reply in replies)
     assert await discrepancies(database_url, totals(replies)) == []
+
+
+async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(shop, 1)
+    async with locked(database_url, bolt) as holder:
+        await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, uuid4(), "the last one broke")
+        buyer = asyncio.create_task(order(shop, (bolt, 1)))
+        await waiting_for_locks(holder, 1)
+    assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}
+    assert await discrepancies(database_url) == []
+
+
+async def test_items_are_locked_in_the_order_of_their_ids_whatever_that_of_the_lines(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    first, *others = sorted([await item(shop, 5) for _ in range(6)], key=itemgetter("id"))
+    async with locked(database_url, first) as holder:
+        buyer = asyncio.create_task(order(shop, *[(each, 1) for each in reversed(others)], (first, 1)))
+        await waiting_for_locks(holder, 1)
+        await holder.execute("select 1 from items for update nowait")  # the order has none of them yet
+    assert outcomes([await buyer]) == {"placed": 1}
+
+
+async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_commit(
+    shop: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(shop, 5)
+    async with connected(database_url) as holder, holder.transaction():
+        await holder.execute("lock table orders in exclusive mode")
+        buyer = asyncio.create_task(order(shop, (bolt, 1)))
+        await waiting_for_locks(holder, 1)  # it has seen the stock, and has yet to write
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            async with holder.transaction():
+                await holder.execute("select 1 from items for no key update nowait")
+    assert outcomes([await buyer]) == {"placed": 1}
 
 
 # One commit for many
