@@ -13,6 +13,7 @@ from service.health import HealthController, Probe
 from service.http.body import StrictRequest
 from service.http.envelope import Envelope
 from service.http.faults import exception_handlers
+from service.http.idempotency import Claims
 from service.http.reply import Reply
 from service.items import catalog
 from service.items.controller import ItemController
@@ -28,6 +29,7 @@ def create_app(settings: Settings) -> Litestar:
     database = Database(settings)
     probe = Probe(database, timeout_seconds=settings.health_timeout_seconds)
     keyring = Keyring(database, secret=settings.secret, cache_max=settings.key_cache_max)
+    claims = Claims()
     placement = Placement(
         database,
         queue_max=settings.placement_queue_max,
@@ -50,6 +52,7 @@ def create_app(settings: Settings) -> Litestar:
         ],
         dependencies={
             "database": Provide(lambda: database, sync_to_thread=False),
+            "claims": Provide(lambda: claims, sync_to_thread=False),
             "placement": Provide(lambda: placement, sync_to_thread=False),
             "probe": Provide(lambda: probe, sync_to_thread=False),
             **session_dependency(database),

@@ -20,7 +20,7 @@ from service import errors
 from service.settings import Settings
 from service.values import exact_number
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest revision in migrations/versions (a test compares)."""
 
 SERVER_LATE_SECONDS = 1.0

@@ -3,6 +3,7 @@
 from service.auth.models import ApiKey, Secret
 from service.db import Base
 from service.events.models import Event
+from service.http.models import IdempotencyKey
 from service.items.models import Item, Movement
 from service.orders.models import Order, OrderLine, Transaction
 from service.resources.models import Resource
@@ -11,6 +12,7 @@ __all__ = [
     "ApiKey",
     "Base",
     "Event",
+    "IdempotencyKey",
     "Item",
     "Movement",
     "Order",

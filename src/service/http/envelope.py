@@ -109,6 +109,7 @@ class Envelope:
             await exchange.refuse(InternalError())
         finally:
             self.in_flight -= 1
+            del scope["state"]["exchange"]  # a cycle: without it, every request would wait for the collector
             self._log_access(_access(exchange))
 
     async def _handle(self, exchange: Exchange, receive: Receive) -> None:

@@ -10,8 +10,9 @@ from litestar.exceptions import HTTPException, ValidationException
 from sqlalchemy.exc import DBAPIError
 
 from service import errors
-from service.errors import Detail, Fault, ValidationFailed, render
+from service.errors import JSON, Detail, Fault, ValidationFailed, render
 from service.http.envelope import Exchange, with_head
+from service.http.idempotency import Kept, Replay
 
 log = structlog.get_logger()
 AnyRequest = Request[Any, Any, Any]
@@ -32,6 +33,8 @@ def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exc
     """For Litestar: both classes, or its own shape of a 500 comes through. They have to be sync."""
 
     def handle(request: AnyRequest, error: Exception) -> Response[Any]:
+        if isinstance(error, Replay):
+            return _replayed(error.kept)
         exchange = Exchange.of(request.scope)
         fault = _fault(error, by_constraint)
         if fault.status >= 500:
@@ -44,6 +47,11 @@ def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exc
         )
 
     return {HTTPException: handle, Exception: handle}
+
+
+def _replayed(kept: Kept) -> Response[Any]:
+    headers = {**kept.headers, "Idempotent-Replayed": "true"}
+    return Response(kept.body, status_code=kept.status, headers=headers, media_type=JSON)
 
 
 def _fault(error: Exception, by_constraint: FaultsByConstraint) -> Fault:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from service import errors
 from service.errors import Fault
 from service.http.body import MERGE_PATCH
+from service.http.idempotency import IdempotencyMismatch
 from service.http.reply import Reply
 
 Json = dict[str, Any]
@@ -97,6 +98,10 @@ def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
         replies["304"] = {"description": "You have the current version."}
     if errors.PreconditionFailed in handler.opt.get("faults", []):
         parameters.append(_header("If-Match", "The `ETag` you have seen: 412 if it has changed since."))
+    if IdempotencyMismatch in handler.opt.get("faults", []):
+        parameters.append(
+            _header("Idempotency-Key", "What repeats one within 24 hours happens once.", "9f1c")
+        )
     if method == "patch":
         content = operation["requestBody"]["content"]
         content[MERGE_PATCH] = content[errors.JSON]
@@ -133,8 +138,8 @@ def _refusal(faults: list[type[Fault]]) -> Json:
     }
 
 
-def _header(name: str, description: str) -> Json:
-    schema = {"type": "string", "examples": ['"3"']}
+def _header(name: str, description: str, example: str = '"3"') -> Json:
+    schema = {"type": "string", "examples": [example]}
     return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 

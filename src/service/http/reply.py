@@ -31,13 +31,16 @@ class Reply(Response[T]):
 
 def versioned(request: AnyRequest, content: V, *, location: str | None = None) -> Reply[V]:
     """The resource with its `ETag`; 304 without a body if the client has this version already."""
-    headers = {"ETag": etag(content.version)}
-    if location is not None:
-        headers["Location"] = location
+    headers = reply_headers(content.version, location)
     known = request.headers.get("if-none-match") if request.method == "GET" else None
     if known is not None and _none_match(known, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(content, headers=headers)
+
+
+def reply_headers(version: int, location: str | None = None) -> dict[str, str]:
+    headers = {"ETag": etag(version)}
+    return headers if location is None else {**headers, "Location": location}
 
 
 def etag(version: int) -> str:

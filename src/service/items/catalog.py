@@ -1,6 +1,8 @@
 """What can be done with items. Every function is one round trip unless it has to say why it refuses."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from service.db import Database
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
+from service.http.idempotency import Claim, IdempotencyInProgress, answers, columns, kept_creation
 from service.http.merge import merge_patch
 from service.items import statements
 from service.items.schemas import (
@@ -35,19 +38,21 @@ FAULTS = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 """By the name of the violated constraint."""
 
 
-async def create_item(database: Database, new: ItemCreate) -> Item:
-    (row,) = await database.fetch(
-        statements.CREATE,
-        uuid7(),
-        new.sku,
-        new.name,
-        new.description,
-        new.price,
-        new.currency,
-        new.quantity,
-        new.attributes,
-    )
-    return Item(*row)
+async def create_item(database: Database, new: ItemCreate, claim: Claim | None) -> Item:
+    """Raises `Replay` if the claim was answered before."""
+    item = _item(new)
+    kept = [] if claim is None else [kept_creation(claim, item, location(item))]
+    row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
+           item.attributes, item.created_at)  # fmt: skip
+    created = await database.fetchval(statements.CREATE, *row, *columns(kept))
+    if claim is not None and not created:
+        async with database.connection() as connection:
+            raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+    return item
+
+
+def location(item: Item) -> str:
+    return f"/items/{item.id}"
 
 
 async def read_item(database: Database, item_id: UUID) -> Item:
@@ -102,6 +107,23 @@ async def list_movements(
     if not rows:
         await read_item(database, item_id)
     return [Movement(*row) for row in rows]
+
+
+def _item(new: ItemCreate) -> Item:
+    now = datetime.now(UTC)
+    return Item(
+        id=uuid7(),
+        sku=new.sku,
+        name=new.name,
+        description=new.description,
+        price=f"{Decimal(new.price):.2f}",
+        currency=new.currency,
+        quantity=new.quantity,
+        attributes=new.attributes,
+        version=1,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.db import Database
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
+from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, versioned
 from service.items import catalog
@@ -21,13 +22,18 @@ class ItemController(Controller):
     path = "/items"
     tags = ["Items"]
 
-    @post(scope="items:write", faults=[DuplicateSku])
+    @post(scope="items:write", faults=[DuplicateSku, *ONCE])
     async def create_item(
-        self, database: NamedDependency[Database], request: StrictRequest, data: JSONBody[ItemCreate]
+        self,
+        database: NamedDependency[Database],
+        claims: NamedDependency[Claims],
+        request: StrictRequest,
+        data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
         """Create an item. A quantity is booked as its first stock movement."""
-        item = await catalog.create_item(database, data)
-        return versioned(request, item, location=f"/items/{item.id}")
+        async with claims.of(request) as claim:
+            item = await catalog.create_item(database, data, claim)
+        return versioned(request, item, location=catalog.location(item))
 
     @get(scope="items:read", faults=[InvalidCursor])
     async def list_items(

@@ -1,5 +1,7 @@
 """The SQL of items: a mutation is one statement that changes the row and books movement and event."""
 
+from service.http.idempotency import keep
+
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
   created_at, updated_at"""
 
@@ -9,15 +11,19 @@ STATE = "select version, sku, quantity from items where id = $1"
 """Why a guarded statement changed nothing; asked only then."""
 
 CREATE = f"""
-with created as (
-  insert into items (id, sku, name, description, price, currency, quantity, attributes, version)
-  values ($1, $2, $3, $4, $5::text::numeric, $6, $7, $8, 1)
+with kept as ({keep(10)}
+), created as (
+  insert into items (id, sku, name, description, price, currency, quantity, attributes, version,
+    created_at, updated_at)
+  select $1, $2, $3, $4, $5::text::numeric, $6, $7, $8::jsonb, 1, $9::timestamptz, $9
+  where (select count(*) from kept) = cardinality($10::text[])
   returning *
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', quantity, quantity from created where quantity > 0
 )
-select {COLUMNS} from created"""
+select count(*) from created"""
+"""Returns 0 when the claim to do it once is taken."""
 
 _UPDATED = """
   insert into events (id, type, subject, payload)

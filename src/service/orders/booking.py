@@ -4,6 +4,9 @@ from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
+from service.db import Connection
+from service.http.idempotency import Claim, Kept, Taken, columns, kept_creation
+from service.orders import statements
 from service.orders.allocation import Allocated, Allocation
 from service.orders.schemas import Line, NewOrder, Order
 
@@ -13,10 +16,11 @@ class Booking:
 
     def __init__(self, placed_at: datetime) -> None:
         self.placed_at = placed_at
-        self.orders: list[Order] = []
+        self._orders: list[Order] = []
+        self._kept: list[Kept] = []
         self._allocated: list[Allocated] = []
 
-    def add(self, new: NewOrder, allocation: Allocation) -> Order:
+    def add(self, new: NewOrder, allocation: Allocation, claim: Claim | None) -> Order:
         order = Order(
             id=uuid7(),
             status="placed",
@@ -28,13 +32,22 @@ class Booking:
             version=1,
             created_at=self.placed_at,
         )
-        self.orders.append(order)
+        self._orders.append(order)
         self._allocated += allocation.lines
+        if claim is not None:
+            self._kept.append(kept_creation(claim, order, location(order)))
         return order
 
-    def columns(self) -> list[object]:
+    async def write(self, connection: Connection) -> None:
+        """Write all of it in one statement. Raises `Taken` if another process has kept a reply meanwhile."""
+        if self._orders:
+            kept = await connection.fetchval(statements.PLACE, *self._columns())
+            if kept < len(self._kept):
+                raise Taken
+
+    def _columns(self) -> list[object]:
         """The arguments of `statements.PLACE`, in its order."""
-        orders, allocated = self.orders, self._allocated
+        orders, allocated = self._orders, self._allocated
         stock = list({line.stock.item_id: line.stock for line in allocated}.values())
         numbered = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
         return [
@@ -60,7 +73,12 @@ class Booking:
             [line.amount for _, _, line in numbered],
             [line.remaining for line in allocated],
             [line.version for line in allocated],
+            *columns(self._kept),
         ]
+
+
+def location(order: Order) -> str:
+    return f"/orders/{order.id}"
 
 
 def _line(allocated: Allocated) -> Line:

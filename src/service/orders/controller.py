@@ -8,13 +8,15 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.db import Database
-from service.errors import InvalidCursor, NotFound, Overloaded
+from service.errors import InvalidCursor, NotFound
 from service.http.body import StrictRequest
+from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, versioned
 from service.items.catalog import InsufficientStock
 from service.orders import archive
 from service.orders.allocation import MixedCurrencies, UnknownItem
+from service.orders.booking import location
 from service.orders.placement import Placement
 from service.orders.schemas import NewOrder, Order, Status
 
@@ -23,13 +25,18 @@ class OrderController(Controller):
     path = "/orders"
     tags = ["Orders"]
 
-    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, Overloaded])
+    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, *ONCE])
     async def place_order(
-        self, placement: NamedDependency[Placement], request: StrictRequest, data: JSONBody[NewOrder]
+        self,
+        placement: NamedDependency[Placement],
+        claims: NamedDependency[Claims],
+        request: StrictRequest,
+        data: JSONBody[NewOrder],
     ) -> Reply[Order]:
         """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
-        order = await placement.place(data)
-        return versioned(request, order, location=f"/orders/{order.id}")
+        async with claims.of(request) as claim:
+            order = await placement.place(data, claim)
+        return versioned(request, order, location=location(order))
 
     @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
     async def get_order(

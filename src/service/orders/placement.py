@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from service.db import Connection, Database
 from service.errors import Fault, Overloaded
+from service.http.idempotency import Claim, Taken, answers
 from service.orders import statements
 from service.orders.allocation import Shelf, Stock, allocate, named, shelve
 from service.orders.booking import Booking
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 
 ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError)
 """Failures that one order's data can cause: the others of its batch get their own try."""
-LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, Taken)
 """Nothing is wrong with the orders, somebody else was first: worth one more try."""
 GONE = (
     asyncpg.PostgresConnectionError,
@@ -40,6 +41,7 @@ class Ticket(Struct, eq=False):
     """An order waiting for its commit."""
 
     order: NewOrder
+    claim: Claim | None
     outcome: "Future[Order]"
 
 
@@ -61,11 +63,14 @@ class Placement:
         while self._flushes:
             await asyncio.wait(self._flushes)
 
-    async def place(self, order: NewOrder) -> Order:
-        """Returns the order once it is committed. Raises the `Fault` that refuses it."""
+    async def place(self, order: NewOrder, claim: Claim | None) -> Order:
+        """Returns the order once it is committed.
+
+        Raises the `Fault` that refuses it, or `Replay` if the claim was answered before.
+        """
         if len(self._waiting) >= self._queue_max:
             raise Overloaded
-        ticket = Ticket(order, asyncio.get_running_loop().create_future())
+        ticket = Ticket(order, claim, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         if len(self._flushes) < self._flushes_max:
             self._flushes.add(asyncio.create_task(self._flush()))
@@ -87,7 +92,7 @@ class Placement:
     async def _settle(self, batch: list[Ticket], *, again: bool = True) -> None:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
         try:
-            outcomes = await self._commit([ticket.order for ticket in batch])
+            outcomes = await self._commit(batch)
         except Exception as error:  # whatever it is, it is the answer to these orders
             if again and isinstance(error, LOST):
                 await self._settle(batch, again=False)
@@ -99,20 +104,22 @@ class Placement:
                 for ticket in batch:
                     _resolve(ticket, error)
         else:
-            for ticket, outcome in zip(batch, outcomes, strict=True):
+            for ticket, outcome in outcomes.items():
                 _resolve(ticket, outcome)
 
-    async def _commit(self, orders: Sequence[NewOrder]) -> list[Order | Fault]:
+    async def _commit(self, batch: Sequence[Ticket]) -> dict[Ticket, Order | Exception]:
         async with self._database.transaction() as connection:
+            answered = await answers(connection, [ticket.claim for ticket in batch if ticket.claim])
+            fresh = [ticket for ticket in batch if ticket.claim not in answered]
+            orders = [ticket.order for ticket in fresh]
             shelf = await _lock(connection, orders)
             booking = Booking(datetime.now(UTC))
-            outcomes = [
-                allocation if isinstance(allocation, Fault) else booking.add(order, allocation)
-                for order, allocation in zip(orders, allocate(shelf, orders), strict=True)
-            ]
-            if booking.orders:
-                await connection.execute(statements.PLACE, *booking.columns())
-        return outcomes
+            outcomes: dict[Ticket, Order | Exception] = {
+                ticket: made if isinstance(made, Fault) else booking.add(ticket.order, made, ticket.claim)
+                for ticket, made in zip(fresh, allocate(shelf, orders), strict=True)
+            }
+            await booking.write(connection)
+        return outcomes | {ticket: answered[ticket.claim] for ticket in batch if ticket.claim in answered}
 
 
 async def _lock(connection: Connection, orders: Sequence[NewOrder]) -> Shelf:

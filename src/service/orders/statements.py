@@ -1,13 +1,16 @@
 """The SQL of orders: a batch of any size is locked, written and read with one statement each."""
 
+from service.http.idempotency import keep
+
 # In id order, so that no two flushes can wait for each other; NO KEY, so that foreign keys need not wait.
 LOCK_STOCK = """
 select id, sku, name, price, currency, quantity, version from items
 where id = any($1::uuid[]) or sku = any($2::text[])
 order by id for no key update"""
 
-PLACE = """
-with sold as (
+PLACE = f"""
+with kept as ({keep(23)}
+), sold as (
   select * from unnest($1::uuid[], $2::int[], $3::int[]) as t (item_id, quantity, version)
 ), stocked as (
   update items i set quantity = sold.quantity, version = sold.version, updated_at = $4
@@ -32,9 +35,12 @@ with sold as (
 ), lined as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
+), moved as (
+  insert into movements (item_id, version, cause, delta, resulting_quantity, order_id, created_at)
+  select item_id, version, 'order', -quantity, remaining, order_id, $4 from lines
 )
-insert into movements (item_id, version, cause, delta, resulting_quantity, order_id, created_at)
-select item_id, version, 'order', -quantity, remaining, order_id, $4 from lines"""
+select count(*) from kept"""
+"""Returns how many replies were kept: fewer than given, and a claim is taken."""
 
 COLUMNS = """o.id, o.status, o.customer_id, o.reference, o.currency, o.total::text,
   (select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name, 'quantity', quantity,

@@ -1,0 +1,158 @@
+"""Whatever a client repeats under one `Idempotency-Key` happens once, and is answered byte for byte.
+
+The reply is stored by the statement of its effect, so neither can be without the other: it has to be known
+before the statement runs. Only successes are stored; a refusal had no effect, so its repetition is a new try.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec import Struct
+
+from service.db import Connection, encode_json
+from service.errors import Detail, Fault, ValidationFailed
+from service.http.body import StrictRequest
+from service.http.reply import Versioned, reply_headers
+
+HEADER = "Idempotency-Key"
+PRINTABLE = re.compile(r"[ -~]{1,255}")
+KEPT_FOR = "interval '24 hours'"
+
+FIND = f"""
+select caller, path, key, fingerprint, status, headers, body from idempotency_keys
+where (caller, path, key) in (select * from unnest($1::text[], $2::text[], $3::text[]))
+  and created_at > now() - {KEPT_FOR}"""
+
+
+class IdempotencyMismatch(Fault):
+    status, code = 422, "IDEMPOTENCY_MISMATCH"
+    message = "This Idempotency-Key was used with another body"
+
+
+class IdempotencyInProgress(Fault):
+    status, code = 409, "IDEMPOTENCY_IN_PROGRESS"
+    message = "A request with this Idempotency-Key is still running"
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
+ONCE = [IdempotencyMismatch, IdempotencyInProgress]
+"""What a POST that creates may answer besides its own faults."""
+
+
+class Claim(Struct, frozen=True):
+    """Who wants what done once: the id of the API key, the path, the client's key, and a hash of the body."""
+
+    caller: str
+    path: str
+    key: str
+    fingerprint: bytes
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.caller, self.path, self.key
+
+
+class Kept(Struct, frozen=True):
+    """A reply as it is stored with its claim."""
+
+    claim: Claim
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Replay(Exception):
+    """Ends a request with the reply it was given the first time; nothing happens again."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept.claim.key)
+        self.kept = kept
+
+
+class Taken(Exception):
+    """Another process stored a reply under the claim while this one worked: look it up."""
+
+
+class Claims:
+    """The claims this process works on. Other processes are told by the table's primary key."""
+
+    def __init__(self) -> None:
+        self._running: set[tuple[str, str, str]] = set()
+
+    @asynccontextmanager
+    async def of(self, request: StrictRequest) -> AsyncIterator[Claim | None]:
+        """The claim a request makes, or None. Raises `IdempotencyInProgress` if it runs already."""
+        claim = await _claim(request)
+        if claim is None:
+            yield None
+            return
+        if claim.identity in self._running:
+            raise IdempotencyInProgress
+        self._running.add(claim.identity)
+        try:
+            yield claim
+        finally:
+            self._running.discard(claim.identity)
+
+
+def kept_creation(claim: Claim, created: Versioned, location: str) -> Kept:
+    """What the reply to a creation will be."""
+    return Kept(claim, 201, reply_headers(created.version, location), encode_json(created))
+
+
+async def answers(connection: Connection, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
+    """The claims that were answered before, each with what answers it now."""
+    if not claims:
+        return {}
+    names = zip(*(claim.identity for claim in claims), strict=True)
+    rows = {tuple(row[:3]): row[3:] for row in await connection.fetch(FIND, *map(list, names))}
+    return {claim: _answer(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
+
+
+def keep(first: int) -> str:
+    """A statement's part that stores the replies in its arguments from `$first` on (see `columns`).
+
+    Returns a row for each one stored; where a claim is taken, none.
+    """
+    kinds = ("text", "text", "text", "bytea", "int", "jsonb", "bytea")
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, start=first))
+    return f"""
+  insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
+  select * from unnest({arrays})
+  on conflict (caller, path, key) do update set fingerprint = excluded.fingerprint, status = excluded.status,
+    headers = excluded.headers, body = excluded.body, created_at = now()
+  where idempotency_keys.created_at <= now() - {KEPT_FOR}
+  returning 1"""
+
+
+def columns(kept: Sequence[Kept]) -> list[list[Any]]:
+    """The arguments of `keep`."""
+    return [
+        [reply.claim.caller for reply in kept],
+        [reply.claim.path for reply in kept],
+        [reply.claim.key for reply in kept],
+        [reply.claim.fingerprint for reply in kept],
+        [reply.status for reply in kept],
+        [reply.headers for reply in kept],
+        [reply.body for reply in kept],
+    ]
+
+
+async def _claim(request: StrictRequest) -> Claim | None:
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
+    if not PRINTABLE.fullmatch(key):
+        problem = "It has to be 1 to 255 printable ASCII characters"
+        raise ValidationFailed([Detail(f"/{HEADER}", problem, "header")])
+    fingerprint = hashlib.blake2b(await request.body(), digest_size=16).digest()
+    return Claim(request.user.id, request.scope["path"], key, fingerprint)
+
+
+def _answer(claim: Claim, fingerprint: bytes, status: int, headers: dict[str, str], body: bytes) -> Exception:
+    if fingerprint != claim.fingerprint:
+        return IdempotencyMismatch()
+    return Replay(Kept(claim, status, headers, body))

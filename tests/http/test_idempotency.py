@@ -1,0 +1,139 @@
+"""`Idempotency-Key`: whatever a client repeats happens once, and is answered byte for byte."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from litestar.testing import AsyncTestClient
+
+from conftest import Client
+from replies import refused
+from service.app import create_app
+from service.db import Database
+from service.settings import Settings
+
+BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.5", "quantity": 5}
+ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
+
+
+def once(key: str = "k-1", **headers: str) -> dict[str, str]:
+    return {"Idempotency-Key": key, **headers}
+
+
+def assert_replayed(again: httpx.Response, first: httpx.Response) -> None:
+    assert again.status_code == first.status_code == 201
+    assert again.content == first.content
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+    for name in ("Location", "ETag", "Content-Type"):
+        assert again.headers[name] == first.headers[name]
+
+
+@pytest.fixture
+async def bolt(client: Client) -> dict[str, Any]:
+    item: dict[str, Any] = (await client.post("/items", json=BOLT)).json()
+    return item
+
+
+async def test_a_repeated_creation_happens_once(client: Client) -> None:
+    first = await client.post("/items", json=BOLT, headers=once())
+    again = await client.post("/items", json=BOLT, headers=once())
+    assert_replayed(again, first)
+    assert (await client.get(first.headers["Location"])).json() == first.json()
+    assert len((await client.get("/items")).json()["data"]) == 1
+
+
+async def test_a_repeated_order_takes_stock_once(client: Client, bolt: dict[str, Any]) -> None:
+    first = await client.post("/orders", json=ORDER, headers=once())
+    again = await client.post("/orders", json=ORDER, headers=once())
+    assert_replayed(again, first)
+    assert (await client.get(f"/items/{bolt['id']}")).json()["quantity"] == 3
+    assert len((await client.get("/orders")).json()["data"]) == 1
+
+
+async def test_the_first_reply_is_replayed_although_the_item_has_changed(client: Client) -> None:
+    first = await client.post("/items", json=BOLT, headers=once())
+    await client.patch(first.headers["Location"], json={"name": "Other"})
+    assert_replayed(await client.post("/items", json=BOLT, headers=once()), first)
+
+
+@pytest.mark.parametrize("path", ["/items", "/orders"])
+async def test_another_body_under_the_key_is_a_mismatch(client: Client, bolt: object, path: str) -> None:
+    body = {**BOLT, "sku": "NUT"} if path == "/items" else ORDER
+    other = {**body, "name": "Nut"} if path == "/items" else {**ORDER, "customer_id": "c-2"}
+    assert (await client.post(path, json=body, headers=once())).status_code == 201
+    refused(await client.post(path, json=other, headers=once()), 422, "IDEMPOTENCY_MISMATCH")
+
+
+async def test_a_refusal_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
+    many = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 6}]}
+    refused(await client.post("/orders", json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
+    await client.post(f"/items/{bolt['id']}/stock", json={"delta": 1})
+    placed = await client.post("/orders", json=many, headers=once())
+    assert placed.status_code == 201
+    assert "Idempotent-Replayed" not in placed.headers
+
+
+async def test_a_refused_creation_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
+    refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
+    await client.delete(f"/items/{bolt['id']}")
+    assert (await client.post("/items", json=BOLT, headers=once())).status_code == 201
+
+
+async def test_a_key_belongs_to_its_caller_and_path(client: Client, make_key: Any) -> None:
+    await client.post("/items", json=BOLT, headers=once())
+    other = await make_key("admin")
+    reply = await client.post("/items", json=BOLT, headers=once(Authorization=f"Bearer {other}"))
+    refused(reply, 409, "DUPLICATE_SKU")
+    assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
+
+
+async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database) -> None:
+    first = await client.post("/items", json=BOLT, headers=once())
+    await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
+    refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
+    nut = {**BOLT, "sku": "NUT"}
+    second = await client.post("/items", json=nut, headers=once())
+    assert second.json()["id"] != first.json()["id"]
+    assert_replayed(await client.post("/items", json=nut, headers=once()), second)
+
+
+@pytest.mark.parametrize("sent", ["", "x" * 256, "tab\there", "caf\u00e9".encode("latin-1")])
+async def test_a_key_has_to_be_printable_ascii(client: Client, sent: str | bytes) -> None:
+    value = sent if isinstance(sent, bytes) else sent.encode()
+    reply = await client.post("/items", json=BOLT, headers={b"Idempotency-Key": value})  # type: ignore[dict-item]
+    refused(reply, 422, "VALIDATION_FAILED")
+    assert reply.json()["error"]["details"][0]["field"] == "/Idempotency-Key"
+    assert reply.json()["error"]["details"][0]["source"] == "header"
+
+
+@pytest.mark.parametrize("sent", ["k", "x" * 255, "with space ~!"])
+async def test_any_printable_key_will_do(client: Client, sent: str) -> None:
+    first = await client.post("/items", json=BOLT, headers=once(sent))
+    assert_replayed(await client.post("/items", json=BOLT, headers=once(sent)), first)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/items", {**BOLT, "sku": "NUT"}), ("/orders", ORDER)])
+async def test_twenty_repeats_at_two_replicas_at_once_happen_once(
+    settings: Settings, client: Client, bolt: dict[str, Any], path: str, body: dict[str, Any]
+) -> None:
+    async with AsyncTestClient(create_app(settings)) as other:
+        other.headers["Authorization"] = client.headers["Authorization"]
+        replicas = [client, other] * 10
+        replies = await asyncio.gather(*(c.post(path, json=body, headers=once()) for c in replicas))
+    created = {reply.content for reply in replies if reply.status_code == 201}
+    assert len(created) == 1
+    for reply in replies:
+        if reply.status_code != 201:
+            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+            assert reply.headers["Retry-After"]
+    assert len((await client.get("/orders")).json()["data"]) == (path == "/orders")
+
+
+async def test_the_key_is_gone_if_its_effect_is(client: Client, bolt: object, database: Database) -> None:
+    await database.fetch("alter table orders add constraint no_c1 check (customer_id <> 'c-1')")
+    assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 500
+    assert await database.fetchval("select count(*) from idempotency_keys") == 0
+    await database.fetch("alter table orders drop constraint no_c1")
+    assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
