@@ -21,6 +21,9 @@ check: .venv/test
 storm: .venv/local
 	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)
 
+bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
+	@$(BIN)/python bench/run.py $(ARGS)
+
 format: .venv/test
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -44,4 +47,9 @@ lock: .venv/test
 .venv/test: requirements/test.txt .venv/local
 	@echo "Installing the test tools ..."
 	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+.venv/bench: requirements/bench.txt .venv/local
+	@echo "Installing the peers to measure against ..."
+	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@

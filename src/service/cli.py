@@ -181,9 +181,8 @@ def items_import(path: Path, skip_bad: bool) -> None:
         except BadFile as error:
             raise click.ClickException(str(error)) from None
     for row in report.bad:
-        screen.print(
-            f"line {row.line}: {'; '.join(row.problems)}", style="red", highlight=False, markup=False
-        )
+        problems = f"line {row.line}: {'; '.join(row.problems)}"
+        screen.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)
     if report.bad and not skip_bad:
         raise click.ClickException(
             f"{len(report.bad)} bad rows, nothing imported (--skip-bad imports the others)"

@@ -30,12 +30,6 @@ POISON = "alter table orders add constraint no_poison check (customer_id <> 'poi
 SEED = 20
 
 
-@pytest.fixture
-async def shop(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(settings, key) as client:
-        yield client
-
-
 @asynccontextmanager
 async def queue(
     database: Database, *, queue_max: int = 2048, batch_max: int = 256, flushes_max: int = 2
@@ -77,12 +71,12 @@ async def commits(database_url: str) -> list[int]:
 
 
 async def test_two_hundred_buyers_of_fifty_pieces_get_exactly_fifty(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(shop, 50)
-    replies = await asyncio.gather(*[order(shop, (bolt, 1)) for _ in range(200)])
+    bolt = await item(crowd, 50)
+    replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for _ in range(200)])
     assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
-    assert await stock(shop, bolt) == 0
+    assert await stock(crowd, bolt) == 0
     assert await discrepancies(database_url, totals(replies)) == []
 
 
@@ -91,7 +85,7 @@ async def test_two_replicas_on_one_database_sell_exactly_fifty(
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
         bolt = await item(one, 50)
-        replies = await asyncio.gather(*[order(shop, (bolt, 1)) for shop in (one, other) * 100])
+        replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for crowd in (one, other) * 100])
     assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
     assert await discrepancies(database_url, totals(replies)) == []
 
@@ -109,46 +103,46 @@ async def test_orders_that_cross_each_other_do_not_lock_up(
 
 
 async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(shop, 100)
-    changes = [shop.post(f"/items/{bolt['id']}/stock", json={"delta": 1}) for _ in range(20)]
-    settings = [shop.patch(f"/items/{bolt['id']}", json={"quantity": 60 + n}) for n in range(5)]
-    replies = await asyncio.gather(*[order(shop, (bolt, 1)) for _ in range(100)], *changes, *settings)
+    bolt = await item(crowd, 100)
+    changes = [crowd.post(f"/items/{bolt['id']}/stock", json={"delta": 1}) for _ in range(20)]
+    settings = [crowd.patch(f"/items/{bolt['id']}", json={"quantity": 60 + n}) for n in range(5)]
+    replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for _ in range(100)], *changes, *settings)
     assert all(reply.status_code in {200, 201, 409} for reply in replies)
     assert await discrepancies(database_url, totals(replies)) == []
 
 
 async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(shop, 1)
+    bolt = await item(crowd, 1)
     async with locked(database_url, bolt) as holder:
         await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, uuid4(), "the last one broke")
-        buyer = asyncio.create_task(order(shop, (bolt, 1)))
+        buyer = asyncio.create_task(order(crowd, (bolt, 1)))
         await waiting_for_locks(holder, 1)
     assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}
     assert await discrepancies(database_url) == []
 
 
 async def test_items_are_locked_in_the_order_of_their_ids_whatever_that_of_the_lines(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    first, *others = sorted([await item(shop, 5) for _ in range(6)], key=itemgetter("id"))
+    first, *others = sorted([await item(crowd, 5) for _ in range(6)], key=itemgetter("id"))
     async with locked(database_url, first) as holder:
-        buyer = asyncio.create_task(order(shop, *[(each, 1) for each in reversed(others)], (first, 1)))
+        buyer = asyncio.create_task(order(crowd, *[(each, 1) for each in reversed(others)], (first, 1)))
         await waiting_for_locks(holder, 1)
         await holder.execute("select 1 from items for update nowait")  # the order has none of them yet
     assert outcomes([await buyer]) == {"placed": 1}
 
 
 async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_commit(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(shop, 5)
+    bolt = await item(crowd, 5)
     async with connected(database_url) as holder, holder.transaction():
         await holder.execute("lock table orders in exclusive mode")
-        buyer = asyncio.create_task(order(shop, (bolt, 1)))
+        buyer = asyncio.create_task(order(crowd, (bolt, 1)))
         await waiting_for_locks(holder, 1)  # it has seen the stock, and has yet to write
         with pytest.raises(asyncpg.LockNotAvailableError):
             async with holder.transaction():
@@ -160,28 +154,30 @@ async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_c
 
 
 async def test_orders_that_arrive_together_share_one_commit(
-    shop: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(shop, 200)
+    bolt = await item(crowd, 200)
     async with queue(database) as placement:
         await settle(placement, [new(bolt)] * 200)
     assert await commits(database_url) == [200]
 
 
-async def test_a_commit_has_its_limit(shop: httpx.AsyncClient, database: Database, database_url: str) -> None:
-    bolt = await item(shop, 25)
+async def test_a_commit_has_its_limit(
+    crowd: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(crowd, 25)
     async with queue(database, batch_max=10) as placement:
         await settle(placement, [new(bolt)] * 25)
     assert sorted(await commits(database_url)) == [5, 10, 10]
 
 
 async def test_under_load_there_are_far_fewer_commits_than_orders(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(shop, 1000)
+    bolt = await item(crowd, 1000)
 
     async def buy_often() -> list[httpx.Response]:
-        return [await order(shop, (bolt, 1)) for _ in range(10)]
+        return [await order(crowd, (bolt, 1)) for _ in range(10)]
 
     replies = [reply for ten in await asyncio.gather(*[buy_often() for _ in range(40)]) for reply in ten]
     assert outcomes(replies) == {"placed": 400}
@@ -190,43 +186,43 @@ async def test_under_load_there_are_far_fewer_commits_than_orders(
 
 @pytest.mark.parametrize("flushes_max", [1, 2])
 async def test_an_order_right_after_the_last_commit_is_not_forgotten(
-    flushes_max: int, shop: httpx.AsyncClient, database: Database
+    flushes_max: int, crowd: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(shop, 100)
+    bolt = await item(crowd, 100)
     async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
         for _ in range(20):
             await placement.place(new(bolt))
-    assert await stock(shop, bolt) == 80
+    assert await stock(crowd, bolt) == 80
 
 
 # Failures
 
 
 async def test_a_poisoned_order_fails_alone(
-    shop: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(shop, 20)
+    bolt = await item(crowd, 20)
     await database.pool.execute(POISON)
     async with queue(database) as placement:
         settled = await settle(placement, [new(bolt, "poison" if n == 7 else "c-1") for n in range(20)])
     assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [7]
-    assert await stock(shop, bolt) == 1
+    assert await stock(crowd, bolt) == 1
     assert await discrepancies(database_url) == []
 
 
 async def test_a_poisoned_order_is_an_error_that_says_nothing_of_the_database(
-    shop: httpx.AsyncClient, database: Database
+    crowd: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(shop, 20)
+    bolt = await item(crowd, 20)
     await database.pool.execute(POISON)
-    refused = await order(shop, (bolt, 1), customer_id="poison")
+    refused = await order(crowd, (bolt, 1), customer_id="poison")
     assert (refused.status_code, refused.headers["X-Error-Code"]) == (500, "INTERNAL_ERROR")
     assert "poison" not in refused.text
-    assert (await order(shop, (bolt, 1))).status_code == 201
+    assert (await order(crowd, (bolt, 1))).status_code == 201
 
 
-async def test_the_queue_is_bounded(shop: httpx.AsyncClient, database: Database) -> None:
-    bolt = await item(shop, 20)
+async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database) -> None:
+    bolt = await item(crowd, 20)
     async with queue(database, queue_max=5) as placement:
         settled = await settle(placement, [new(bolt)] * 20)
         assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
@@ -237,10 +233,10 @@ async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
     settings: Settings, key: str, database_url: str
 ) -> None:
     settings = replace(settings, placement_queue_max=5, placement_batch_max=1)
-    async with running(settings, key) as shop:
-        bolt = await item(shop, 20)
+    async with running(settings, key) as crowd:
+        bolt = await item(crowd, 20)
         async with locked(database_url, bolt):
-            buyers = [asyncio.create_task(order(shop, (bolt, 1))) for _ in range(20)]
+            buyers = [asyncio.create_task(order(crowd, (bolt, 1))) for _ in range(20)]
             await eventually(partial(answered, buyers, 13))
             refused = [buyer.result() for buyer in buyers if buyer.done()]
             assert {(reply.headers["X-Error-Code"], reply.headers["Retry-After"]) for reply in refused} == {
@@ -252,12 +248,12 @@ async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
 
 
 async def test_an_order_that_loses_a_deadlock_is_tried_again(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    first, second = await item(shop, 5), await item(shop, 5)
+    first, second = await item(crowd, 5), await item(crowd, 5)
     async with locked(database_url, second) as rival:
         await rival.execute("set local deadlock_timeout = '1min'")  # the other side notices first, and loses
-        buyer = asyncio.create_task(order(shop, (first, 1), (second, 1)))
+        buyer = asyncio.create_task(order(crowd, (first, 1), (second, 1)))
         await waiting_for_locks(rival, 1)
         await rival.execute("update items set name = 'Screw' where id = $1", first["id"])
     assert outcomes([await buyer]) == {"placed": 1}
@@ -265,9 +261,9 @@ async def test_an_order_that_loses_a_deadlock_is_tried_again(
 
 
 async def test_orders_in_flight_when_the_application_ends_are_answered(
-    shop: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(shop, 20)
+    bolt = await item(crowd, 20)
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
         async with queue(database, batch_max=4) as placement:
@@ -285,9 +281,9 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
 
 async def test_a_server_told_to_stop_answers_the_orders_it_has(
-    shop: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
+    crowd: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
 ) -> None:
-    bolt = await item(shop, 20)
+    bolt = await item(crowd, 20)
     one_by_one = {"DEPOT_PLACEMENT_BATCH_MAX": "1", "DEPOT_PLACEMENT_FLUSHES_MAX": "8"}
     with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0", **one_by_one) as server:
         async with server.client(key) as client:
@@ -301,9 +297,9 @@ async def test_a_server_told_to_stop_answers_the_orders_it_has(
 
 
 async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
-    shop: httpx.AsyncClient, database_url: str
+    crowd: httpx.AsyncClient, database_url: str
 ) -> None:
-    items = [await item(shop, 100_000) for _ in range(3)]
+    items = [await item(crowd, 100_000) for _ in range(3)]
     replies: list[httpx.Response] = []
     random = Random(SEED)
     over = asyncio.Event()
@@ -311,7 +307,7 @@ async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
     async def buy() -> None:
         while not over.is_set():
             replies.append(
-                await order(shop, *[(each, random.randint(1, 3)) for each in random.sample(items, 2)])
+                await order(crowd, *[(each, random.randint(1, 3)) for each in random.sample(items, 2)])
             )
 
     buyers = [asyncio.create_task(buy()) for _ in range(16)]

@@ -1,0 +1,81 @@
+"""The workloads, and wrk, which drives them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from faults import BenchError
+from peer import Running
+
+SCRIPTS = Path(__file__).with_name("wrk")
+TIMEOUT_SECONDS = 10
+"""After which wrk counts a request as broken."""
+GRACE_SECONDS = 30.0
+
+
+class Work(Struct, frozen=True):
+    """One kind of request; `effects` counts in the database how many of them have been done."""
+
+    name: str
+    title: str
+    script: str
+    connections: int
+    effects: str | None = None
+
+
+ORDERS = "select count(*) from orders"
+PATCHES = "select sum(version)::bigint from items"
+
+WORKS = {
+    work.name: work
+    for work in [
+        Work("get", "GET item", "get_item", 16),
+        Work("patch", "PATCH item", "patch_item", 16, PATCHES),
+        Work("order16", "2-line order", "order_spread", 16, ORDERS),
+        Work("order", "2-line order", "order_spread", 64, ORDERS),
+        Work("hot", "hot-item order", "order_hot", 64, ORDERS),
+    ]
+}
+"""Orders are quoted at 64 clients: a group commit needs a group. `order16` shows it with less company."""
+
+
+class Figures(Struct, frozen=True):
+    """What wrk saw; `broken` counts connections that failed, and replies that did not come in time."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    non_2xx: int
+    broken: int
+
+
+def wrk_is_missing() -> bool:
+    return shutil.which("wrk") is None
+
+
+def drive(peer: Running, work: Work, seconds: int) -> Figures:
+    """One thread of wrk. Raises `BenchError` unless every reply was a success."""
+    done = subprocess.run(
+        [*_command(work, seconds), "-H", f"Authorization: Bearer {peer.key}", peer.url],
+        cwd=SCRIPTS,
+        capture_output=True,
+        text=True,
+        timeout=seconds + GRACE_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise BenchError(f"wrk failed: {done.stdout}{done.stderr}")
+    figures = msgspec.json.decode(done.stdout.splitlines()[-1], type=Figures)
+    if figures.non_2xx or figures.broken or not figures.requests:
+        raise BenchError(f"{peer.name}, {work.title}: not every request succeeded: {figures}")
+    return figures
+
+
+def _command(work: Work, seconds: int) -> list[str]:
+    script = f"{work.script}.lua"
+    numbers = f"-t1 -c{work.connections} -d{seconds}s --timeout {TIMEOUT_SECONDS}s --latency"
+    return ["wrk", *numbers.split(), "-s", script]

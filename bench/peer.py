@@ -1,0 +1,179 @@
+"""The peers: how each is started on its own database, asked, and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from database import Database, item_id
+from faults import BenchError
+from service.settings import PREFIX, UNPREFIXED, Settings
+
+HOST = "127.0.0.1"
+APPS = Path(__file__).with_name("peers")
+DEPOT = str(Path(sys.executable).with_name("depot"))
+SCOPES = ("items:read", "items:write", "orders:write")
+LOG_SHOWN = 2000
+START_SECONDS, STOP_SECONDS, COMMAND_SECONDS, REPLY_SECONDS = 20.0, 20.0, 60.0, 10.0
+
+
+class Peer(Struct, frozen=True):
+    """Something to measure; its command takes the port as last argument."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+class Running(Struct, frozen=True):
+    """A peer that answers."""
+
+    name: str
+    port: int
+    key: str
+    database: Database
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and decoded body of one request; what is no JSON stays text.
+
+        Raises `OSError` or `HTTPException` when there is no reply.
+        """
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        connection = HTTPConnection(HOST, self.port, timeout=REPLY_SECONDS)
+        try:
+            connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
+            reply = connection.getresponse()
+            return reply.status, _decoded(reply.read())
+        finally:
+            connection.close()
+
+
+def _uvicorn(name: str) -> Peer:
+    """The server, event loop and parser Depot has, with as little of uvicorn's own work as there."""
+    options = (
+        "--loop uvloop --http httptools --ws none --no-access-log --log-level warning "
+        f"--no-server-header --no-proxy-headers --host {HOST} --port"
+    )
+    app = (f"{name}_peer:app", "--app-dir", str(APPS))
+    return Peer(name, (sys.executable, "-m", "uvicorn", *app, *options.split()))
+
+
+PEERS = {
+    "fastapi": _uvicorn("fastapi"),
+    "bare": _uvicorn("bare"),
+    "depot": Peer("depot", (DEPOT, "serve", "--host", HOST, "--port")),
+}
+
+
+@contextmanager
+def running(peer: Peer, server: Database, directory: Path) -> Iterator[Running]:
+    """Start the peer; once this ends it is stopped, and has finished what it was asked."""
+    with TemporaryDirectory(dir=directory, prefix=f"{peer.name}-") as home:
+        database = server.create(f"bench_{peer.name}")
+        environment = _environment(database.url, home)
+        key = _migrate(environment)
+        database.seed()
+        port, log = _free_port(), Path(home, "log")
+        with _process([*peer.command, str(port)], environment, log) as process:
+            started = Running(peer.name, port, key, database, process.pid)
+            try:
+                _wait(started, process)
+                yield started
+            except BenchError as error:
+                raise BenchError(f"{error}\nEnd of its log:\n{log.read_text()[-LOG_SHOWN:]}") from error
+
+
+def _migrate(environment: dict[str, str]) -> str:
+    """The same tables and constraints for all, and a key, which Depot asks for and the others ignore."""
+    _depot(environment, "migrate")
+    scopes = [word for scope in SCOPES for word in ("--scope", scope)]
+    return _depot(environment, "keys", "create", "--name", "bench", *scopes)
+
+
+def _depot(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [DEPOT, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise BenchError(f"depot {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _environment(url: str, home: str) -> dict[str, str]:
+    """Depot as shipped: no setting of whoever measures leaks in. The peers' pools are as large as Depot's."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) and name not in UNPREFIXED.values()
+    }
+    pool_size = str(Settings().pool_size)
+    return kept | {"DATABASE_URL": url, "DEPOT_HOME": home, "DEPOT_LOG": "json", "POOL_SIZE": pool_size}
+
+
+@contextmanager
+def _process(
+    command: list[str], environment: dict[str, str], log: Path
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """In a session of its own, so that Ctrl-C reaches only the bench, which then stops it in order."""
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """SIGINT: end now, but answer what is in flight; after a SIGTERM Depot would drain for seconds."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise BenchError(f"process {process.pid} did not stop when told to") from None
+
+
+def _wait(started: Running, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            started.ask("GET", f"/items/{item_id(1)}")
+        except (OSError, HTTPException):
+            time.sleep(0.05)
+        else:
+            return
+    raise BenchError(f"{started.name} did not start")
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body.decode(errors="replace")
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

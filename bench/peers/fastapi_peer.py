@@ -1,0 +1,313 @@
+"""FastAPI with SQLAlchemy's async ORM on asyncpg, as its own handbook for production prescribes.
+
+One generator dependency holds the session and commits; `model_dump(exclude_unset=True)` tells omitted from
+null; handlers render one error contract; `response_model` shapes every reply. Nothing is left out that makes
+it correct (row locks, commit before the reply), nothing is put in that makes it slow.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ForeignKey, Numeric, Text, select
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from uuid_utils.compat import uuid7
+
+engine = create_async_engine(
+    os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://"),
+    pool_size=int(os.environ["POOL_SIZE"]),
+    max_overflow=0,
+)
+sessions = async_sessionmaker(engine, expire_on_commit=False)
+app = FastAPI(title="Inventory", telemetry={"tracing": False, "metrics": False, "logs": False})
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+# --- Models: Depot's own migrated tables
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {
+        str: Text,
+        Decimal: Numeric(12, 2),
+        datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB,
+    }
+
+
+class Item(Base):
+    __tablename__ = "items"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    sku: Mapped[str]
+    name: Mapped[str]
+    description: Mapped[str | None]
+    price: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(default="USD")
+    quantity: Mapped[int] = mapped_column(default=0)
+    attributes: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Movement(Base):
+    __tablename__ = "movements"
+
+    item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cause: Mapped[str]
+    delta: Mapped[int]
+    resulting_quantity: Mapped[int]
+    order_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    status: Mapped[str] = mapped_column(default="placed")
+    customer_id: Mapped[str]
+    reference: Mapped[str | None]
+    currency: Mapped[str]
+    total: Mapped[Decimal]
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    lines: Mapped[list["OrderLine"]] = relationship()
+    transactions: Mapped[list["Transaction"]] = relationship()
+
+
+class OrderLine(Base):
+    __tablename__ = "order_lines"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    line_no: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"))
+    sku: Mapped[str]
+    name: Mapped[str]
+    quantity: Mapped[int]
+    unit_price: Mapped[Decimal]
+    amount: Mapped[Decimal]
+
+
+class Transaction(Base):
+    __tablename__ = "transactions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
+    kind: Mapped[str]
+    amount: Mapped[Decimal]
+    currency: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+# --- Schemas
+
+Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
+
+
+class ItemPatch(BaseModel):
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    description: Annotated[str, Field(max_length=4000)] | None = None
+    price: Price | None = None
+    attributes: dict[str, Any] | None = None
+
+
+class ItemOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    sku: str
+    name: str
+    description: str | None
+    price: Decimal
+    currency: str
+    quantity: int
+    attributes: dict[str, Any] | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class LineCreate(BaseModel):
+    item_id: UUID
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class OrderCreate(BaseModel):
+    customer_id: Annotated[str, Field(min_length=1, max_length=128)]
+    reference: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    lines: Annotated[list[LineCreate], Field(min_length=1, max_length=100)]
+
+
+class LineOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    item_id: UUID
+    sku: str
+    name: str
+    quantity: int
+    unit_price: Decimal
+    amount: Decimal
+
+
+class OrderOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    status: str
+    customer_id: str
+    reference: str | None
+    currency: str
+    total: Decimal
+    lines: list[LineOut]
+    version: int
+    created_at: datetime
+
+
+# --- Dependencies
+
+
+async def transaction() -> AsyncIterator[AsyncSession]:
+    async with sessions() as session:
+        try:
+            yield session
+            await session.commit()
+        except Exception:
+            await session.rollback()
+            raise
+
+
+# scope="function": FastAPI's default would commit after the reply, which then promises what may yet fail
+Session = Annotated[AsyncSession, Depends(transaction, scope="function")]
+
+
+# --- Errors
+
+
+class ServiceFault(Exception):
+    def __init__(self, error_code: str, message: str, status_code: int = 400) -> None:
+        self.error_code = error_code
+        self.message = message
+        self.status_code = status_code
+
+
+@app.exception_handler(ServiceFault)
+async def service_fault_handler(request: Request, exc: ServiceFault) -> JSONResponse:
+    error = {"code": exc.error_code, "message": exc.message, "path": request.url.path}
+    return JSONResponse(status_code=exc.status_code, content={"error": error})
+
+
+@app.exception_handler(RequestValidationError)
+async def validation_error_handler(request: Request, exc: RequestValidationError) -> JSONResponse:
+    error = {
+        "code": "VALIDATION_FAILED",
+        "message": "Request payload validation failed",
+        "path": request.url.path,
+        "details": [{"field": detail["loc"], "message": detail["msg"]} for detail in exc.errors()],
+    }
+    return JSONResponse(status_code=422, content={"error": error})
+
+
+# --- Routes
+
+
+@app.get("/items/{item_id}", response_model=ItemOut)
+async def get_item(item_id: UUID, session: Session) -> Item:
+    item = await session.get(Item, item_id)
+    if item is None:
+        raise ServiceFault("NOT_FOUND", "Not found", 404)
+    return item
+
+
+@app.patch("/items/{item_id}", response_model=ItemOut)
+async def update_item(item_id: UUID, payload: ItemPatch, session: Session) -> Item:
+    update_fields = payload.model_dump(exclude_unset=True)
+    if not update_fields:
+        raise ServiceFault("NO_FIELDS", "No fields provided for update")
+    item = await session.get(Item, item_id, with_for_update=True)
+    if item is None:
+        raise ServiceFault("NOT_FOUND", "Not found", 404)
+    for field, value in update_fields.items():
+        setattr(item, field, value)
+    item.version += 1
+    await session.flush()  # sets updated_at, which the reply shows
+    return item
+
+
+@app.post("/orders", response_model=OrderOut, status_code=201)
+async def create_order(payload: OrderCreate, session: Session) -> Order:
+    wanted: dict[UUID, int] = {}
+    for line in payload.lines:
+        wanted[line.item_id] = wanted.get(line.item_id, 0) + line.quantity
+    items = await lock_items(session, wanted)
+    if any(item.quantity < wanted[item.id] for item in items.values()):
+        raise ServiceFault("INSUFFICIENT_STOCK", "Cannot fulfill order", 409)
+    order = sell(session, payload, [(items[item_id], quantity) for item_id, quantity in wanted.items()])
+    await session.flush()  # sets the defaults, which the reply shows
+    return order
+
+
+async def lock_items(session: AsyncSession, wanted: dict[UUID, int]) -> dict[UUID, Item]:
+    """In the order of their ids, so that no two orders can wait for each other."""
+    rows = await session.scalars(select(Item).where(Item.id.in_(wanted)).order_by(Item.id).with_for_update())
+    items = {item.id: item for item in rows}
+    if len(items) < len(wanted):
+        raise ServiceFault("UNKNOWN_ITEM", "The order names items that do not exist", 422)
+    return items
+
+
+def sell(session: AsyncSession, payload: OrderCreate, sold: list[tuple[Item, int]]) -> Order:
+    lines = [order_line(number, item, quantity) for number, (item, quantity) in enumerate(sold, start=1)]
+    total = sum((line.amount for line in lines), Decimal(0))
+    currency = sold[0][0].currency
+    order = Order(
+        id=uuid7(),
+        customer_id=payload.customer_id,
+        reference=payload.reference,
+        currency=currency,
+        total=total,
+        lines=lines,
+        transactions=[Transaction(kind="sale", amount=total, currency=currency)],
+    )
+    session.add(order)
+    session.add_all(take(item, quantity, order.id) for item, quantity in sold)
+    return order
+
+
+def order_line(number: int, item: Item, quantity: int) -> OrderLine:
+    return OrderLine(
+        line_no=number,
+        item_id=item.id,
+        sku=item.sku,
+        name=item.name,
+        quantity=quantity,
+        unit_price=item.price,
+        amount=item.price * quantity,
+    )
+
+
+def take(item: Item, quantity: int, order_id: UUID) -> Movement:
+    item.quantity -= quantity
+    item.version += 1
+    return Movement(
+        item_id=item.id,
+        version=item.version,
+        cause="order",
+        delta=-quantity,
+        resulting_quantity=item.quantity,
+        order_id=order_id,
+    )

@@ -1,0 +1,116 @@
+"""The figures, for a person and for a file."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from load import WORKS, Work
+from measure import Row
+
+MEASURED = ("litestar", "msgspec", "asyncpg", "uvicorn", "uvloop", "fastapi", "pydantic", "sqlalchemy")
+SUBJECT = "depot"
+NUMBERS = {
+    "req/s": "{0.requests_per_second:,.0f}",
+    "p50\nms": "{0.p50_ms:.1f}",
+    "p99\nms": "{0.p99_ms:.1f}",
+    "non-\n2xx": "{0.non_2xx}",
+    "service\nCPU µs": "[bold]{0.service_cpu_us:,.0f}[/]",
+    "Postgres\nCPU µs": "{0.postgres_cpu_us:,.0f}",
+    "peak\nMiB": "{0.peak_rss_mib:.0f}",
+}
+
+
+class Ratio(Struct, frozen=True, kw_only=True):
+    """Depot beside a peer; above 1 Depot is ahead: less CPU for a request, more requests a second."""
+
+    work: str
+    peer: str
+    service_cpu: float
+    all_cpu: float
+    """With PostgreSQL's: work that was only pushed there is no gain."""
+    throughput: float
+
+
+def ratios(rows: list[Row]) -> list[Ratio]:
+    subjects = {row.work: row for row in rows if row.peer == SUBJECT}
+    others = [row for row in rows if row.peer != SUBJECT and row.work in subjects]
+    return [_ratio(subjects[row.work], row) for row in others]
+
+
+def show(rows: list[Row], console: Console) -> None:
+    console.print(_figures(rows))
+    if compared := ratios(rows):
+        console.print(_comparison(compared))
+
+
+def save(rows: list[Row], seconds: int, postgres: str, path: Path) -> None:
+    report = {
+        "at": datetime.now(UTC),
+        "seconds": seconds,
+        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {
+            "python": platform.python_version(),
+            "postgres": postgres,
+            **{name: version(name) for name in MEASURED},
+        },
+        "rows": rows,
+        "ratios": ratios(rows),
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+def _ratio(subject: Row, other: Row) -> Ratio:
+    return Ratio(
+        work=other.work,
+        peer=other.peer,
+        service_cpu=round(other.service_cpu_us / subject.service_cpu_us, 2),
+        all_cpu=round(_all_cpu_us(other) / _all_cpu_us(subject), 2),
+        throughput=round(subject.requests_per_second / other.requests_per_second, 2),
+    )
+
+
+def _all_cpu_us(row: Row) -> float:
+    return row.service_cpu_us + row.postgres_cpu_us
+
+
+def _figures(rows: list[Row]) -> Table:
+    table = _table("Per request; one process each, durable commits", ["peer"], list(NUMBERS))
+    for work in WORKS.values():
+        for row in (row for row in rows if row.work == work.name):
+            cells = [form.format(row) for form in NUMBERS.values()]
+            table.add_row(_label(work), row.peer, *cells)
+        table.add_section()
+    return table
+
+
+def _comparison(compared: list[Ratio]) -> Table:
+    columns = ["service\nCPU", "CPU with\nPostgres", "req/s"]
+    table = _table("Above 1, Depot is ahead", ["beside"], columns)
+    for work in WORKS.values():
+        for ratio in (ratio for ratio in compared if ratio.work == work.name):
+            figures = (f"× {figure:.2f}" for figure in (ratio.service_cpu, ratio.all_cpu, ratio.throughput))
+            table.add_row(_label(work), ratio.peer, *figures)
+        table.add_section()
+    return table
+
+
+def _label(work: Work) -> str:
+    return f"{work.title} × {work.connections}"
+
+
+def _table(title: str, words: list[str], numbers: list[str]) -> Table:
+    """Narrow enough for 80 columns."""
+    table = Table(title=title, box=SIMPLE, padding=0)
+    for name in ["work × clients", *words]:
+        table.add_column(name, vertical="bottom", no_wrap=True)
+    for name in numbers:
+        table.add_column(name, vertical="bottom", no_wrap=True, justify="right")
+    return table
