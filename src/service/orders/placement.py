@@ -29,7 +29,10 @@ log = structlog.get_logger()
 ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError)
 """Failures that one order's data can cause: the others of its batch get their own try."""
 LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, Taken)
-"""Nothing is wrong with the orders, somebody else was first: worth one more try."""
+"""Nothing is wrong with the orders, somebody else was first: worth trying again."""
+TRIES = 3
+PAUSE_SECONDS = 0.05
+"""Lets the winner of a deadlock have its lock: without it the loser can be back before, and lose again."""
 GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -89,13 +92,14 @@ class Placement:
         finally:
             self._flushes.discard(asyncio.current_task())
 
-    async def _settle(self, batch: list[Ticket], *, again: bool = True) -> None:
+    async def _settle(self, batch: list[Ticket], tries: int = TRIES) -> None:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
         try:
             outcomes = await self._commit(batch)
         except Exception as error:  # whatever it is, it is the answer to these orders
-            if again and isinstance(error, LOST):
-                await self._settle(batch, again=False)
+            if tries > 1 and isinstance(error, LOST):
+                await asyncio.sleep(PAUSE_SECONDS)
+                await self._settle(batch, tries - 1)
             elif len(batch) > 1 and isinstance(error, ALONE) and not isinstance(error, GONE):
                 log.warning("flush failed, trying each order alone", orders=len(batch), cause=repr(error))
                 for ticket in batch:
