@@ -1,4 +1,5 @@
-# make run | test | check | format | bench | storm | lock | clean. Everything needed is installed into .venv, from hash-locked files.
+# make run | test | check | format | bench | storm | lock | clean.
+# Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -31,12 +32,12 @@ format: .venv/test
 clean:
 	rm -rf .venv .depot
 
-lock: .venv/test
+lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 	./requirements/lock
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Depot needs Python 3.11 or newer; set PYTHON=...")'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || (rm -rf .venv; exit 1)
 
 .venv/local: requirements/local.txt pyproject.toml | .venv/bin/python
 	@echo "Installing Depot into .venv ..."
