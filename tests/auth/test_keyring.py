@@ -40,6 +40,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
     started = monotonic()
     while monotonic() - started < 0.2:
         assert (await keyring.authenticate(f"Bearer {key}")).may("items:read")
+        await asyncio.sleep(0)
     assert queries == []
     while not queries:  # it is looked up again, beside the requests that use it
         await keyring.authenticate(f"Bearer {key}")
@@ -107,6 +108,18 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(
                 assert await revoke_key(session, str(key_id(key)))
             refused(await refusal(first, key), 401, "UNAUTHENTICATED")
             refused(await refusal(second, key), 401, "UNAUTHENTICATED")
+
+
+async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(
+    database: Database, key: str
+) -> None:
+    keyring = Keyring(database, secret=None, cache_max=3)
+    await keyring.authenticate(f"Bearer {key}")
+    async with database.sessions() as session, session.begin():
+        assert await revoke_key(session, str(key_id(key)))
+    await asyncio.sleep(WITHIN_SECONDS)
+    with pytest.raises(Unauthenticated):
+        await keyring.authenticate(f"Bearer {key}")
 
 
 async def get_items(client: httpx.AsyncClient, key: str) -> httpx.Response:

@@ -136,6 +136,8 @@ async def test_a_merge_must_not_outgrow_16_kib_either(client: Client) -> None:
     ],
 )
 async def test_nul_is_refused_wherever_it_hides(client: Client, fields: bytes, pointer: str) -> None:
+    reply = await client.post("/items", content=BOLT % fields, headers=JSON)
+    assert wrong_fields(reply) == {pointer}
     reply = await client.post("/items", content=BOLT % (fields + b', "quantity": "5"'), headers=JSON)
     assert wrong_fields(reply) == {pointer, "/quantity"}
 

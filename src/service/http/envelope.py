@@ -53,8 +53,6 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode())]
-        elif self.head and message["type"] == "http.response.body":
-            message["body"] = b""
         await self._send(message)
 
     def facts(self, fault: Fault) -> dict[str, Any]:
@@ -119,7 +117,7 @@ class Envelope:
         elif scope["method"] == "OPTIONS":
             await self._options(exchange)
         else:
-            if exchange.head:  # in a copy: uvicorn still has to know that no body will come
+            if exchange.head:  # in a copy: uvicorn has to know that it was HEAD, and sends no body
                 exchange.scope = {**scope, "method": "GET"}
             await self._inner(exchange.scope, receive, exchange.send)
 
