@@ -45,7 +45,7 @@ def new(item: Json, customer: str = "c-1") -> NewOrder:
 
 async def settle(placement: Placement, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
     """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
-    return await asyncio.gather(*[placement.place(order) for order in orders], return_exceptions=True)
+    return await asyncio.gather(*[placement.place(order, None) for order in orders], return_exceptions=True)
 
 
 def outcomes(replies: Iterable[httpx.Response]) -> Counter[str]:
@@ -191,7 +191,7 @@ async def test_an_order_right_after_the_last_commit_is_not_forgotten(
     bolt = await item(crowd, 100)
     async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
         for _ in range(20):
-            await placement.place(new(bolt))
+            await placement.place(new(bolt), None)
     assert await stock(crowd, bolt) == 80
 
 
@@ -226,7 +226,7 @@ async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database
     async with queue(database, queue_max=5) as placement:
         settled = await settle(placement, [new(bolt)] * 20)
         assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
-        assert isinstance(await placement.place(new(bolt)), Order)
+        assert isinstance(await placement.place(new(bolt), None), Order)
 
 
 async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
@@ -267,7 +267,7 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
         async with queue(database, batch_max=4) as placement:
-            buyers = [asyncio.create_task(placement.place(new(bolt))) for _ in range(20)]
+            buyers = [asyncio.create_task(placement.place(new(bolt), None)) for _ in range(20)]
             await asyncio.sleep(0)  # their turn to get into the queue
         return buyers
 
