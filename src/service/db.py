@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
-import msgspec
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
@@ -18,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from service import errors
 from service.settings import Settings
-from service.values import exact_number
+from service.values import decode_json, encode_json
 
 SCHEMA = "0002"
 """The newest revision in migrations/versions (a test compares)."""
@@ -27,10 +26,6 @@ SERVER_LATE_SECONDS = 1.0
 """The server ends a statement that takes too long; this much later it has to be gone itself."""
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
-
-encode_json = msgspec.json.Encoder(decimal_format="number").encode
-decode_json = msgspec.json.Decoder(float_hook=exact_number).decode
-"""JSON documents keep every digit on their way through: 1.10 stays 1.10."""
 
 
 class Base(CommonTableAttributes, AdvancedDeclarativeBase):

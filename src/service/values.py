@@ -4,7 +4,10 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
+
+Version = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
 Timestamp = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, always UTC with `Z`."""
@@ -42,6 +45,18 @@ def exact_number(text: str) -> Decimal:
     except InvalidOperation:  # an exponent beyond even that of Decimal
         return Decimal("Infinity")
     return Decimal(f"{number:f}") if "E+" in str(number) and is_storable(number) else number
+
+
+encode_json = msgspec.json.Encoder(decimal_format="number").encode
+decode_json = msgspec.json.Decoder(float_hook=exact_number).decode
+"""JSON documents keep every digit on their way through: 1.10 stays 1.10."""
+
+
+def size_problem(document: object, bytes_max: int) -> str | None:
+    """What is wrong with a JSON document that would be larger than that when it is read back."""
+    if document and len(encode_json(document)) > bytes_max:
+        return f"must not be larger than {bytes_max} bytes of JSON"
+    return None
 
 
 def storable_number(text: str) -> Decimal:

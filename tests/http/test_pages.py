@@ -1,5 +1,7 @@
 """Lists are walked with opaque cursors that hold while others insert."""
 
+import base64
+import hashlib
 import string
 
 import pytest
@@ -96,3 +98,13 @@ async def test_the_limit_may_change_from_page_to_page(client: Client, skus: list
     cursor = await cursor_of(client, "/items?limit=2")
     rest = (await client.get("/items", params={"limit": 200, "cursor": cursor})).json()
     assert [item["sku"] for item in rest["data"]] == skus[2:]
+
+
+async def test_a_forged_position_is_no_server_error(client: Client) -> None:
+    item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()
+    path = f"/items/{item['id']}/movements"
+    digest = hashlib.blake2b(repr((path, [])).encode(), digest_size=32).digest()
+    for content in (b"2147483648", b"-1", b'"x"', b"1.5"):
+        check = hashlib.blake2b(content, key=digest, digest_size=4).digest()
+        forged = base64.urlsafe_b64encode(check + content).rstrip(b"=").decode()
+        refused(await client.get(path, params={"cursor": forged}), 400, "INVALID_CURSOR")

@@ -159,3 +159,12 @@ async def test_resources_are_listed_by_their_ids(client: Client) -> None:
         await put(client, f"/resources/{identity}" if identity != "." else "/resources/%2E")
     rows = await everything(client, "/resources", limit=3)
     assert [row["id"] for row in rows] == sorted(ids)
+
+
+async def test_metadata_has_a_limit_that_a_merge_cannot_pass_either(client: Client) -> None:
+    largest = {"k": "x" * (65_536 - len('{"k":""}'))}
+    assert (await client.put(PATH, json={"status": "on", "metadata": largest})).status_code == 201
+    for body in ({"metadata": {"k": largest["k"] + "x"}}, {"metadata": {**largest, "more": 1}}):
+        assert wrong_fields(await client.patch(PATH, json=body)) == {"/metadata"}
+    reply = await client.patch(PATH, content=b'{"metadata": {"more": 1}}', headers=MERGE_PATCH)
+    assert wrong_fields(reply) == {"/metadata"}

@@ -42,9 +42,9 @@ class Guard(ASGIMiddleware):
     async def _authorize(self, scope: Scope, needed: str | None) -> None:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         key = await self._keyring.authenticate(header.decode("latin-1"))
+        scope["user"] = key
         if needed is None or not key.may(needed):
             raise Forbidden(f"The API key lacks the scope {needed}", details=[{"scope": needed}])
-        scope["user"] = key
 
 
 class Cached(Struct):

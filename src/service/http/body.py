@@ -11,10 +11,9 @@ from litestar.exceptions import InternalServerException
 from litestar.types import Empty
 
 from service.auth.keys import Key
-from service.db import decode_json
 from service.errors import ClientClosedRequest, Detail, MalformedJson, UnsupportedMediaType, ValidationFailed
 from service.http.explain import DETAILS_MAX, depth, explain, located, unstorable
-from service.values import storable_number
+from service.values import decode_json, storable_number
 
 MERGE_PATCH = "application/merge-patch+json"
 ESCAPED_NUL = b"\\u0000"

@@ -12,10 +12,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from service.db import Connection, encode_json
+from service.db import Connection
 from service.errors import Detail, Fault, ValidationFailed
 from service.http.body import StrictRequest
 from service.http.reply import Versioned, reply_headers
+from service.values import encode_json
 
 HEADER = "Idempotency-Key"
 PRINTABLE = re.compile(r"[ -~]{1,255}")

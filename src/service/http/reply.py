@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from litestar import Request, Response
 from litestar.types import Serializer
 
-from service.db import encode_json
+from service.values import encode_json
 
 T = TypeVar("T")
 ENTITY_TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')

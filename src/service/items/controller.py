@@ -16,6 +16,7 @@ from service.http.reply import Reply, expected_versions, versioned
 from service.items import catalog
 from service.items.catalog import DuplicateSku, InsufficientStock
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
+from service.values import Version
 
 
 class ItemController(Controller):
@@ -52,7 +53,7 @@ class ItemController(Controller):
         cursor: Cursor = None,
     ) -> Page[Item]:
         """List items, newest first."""
-        pager = Pager(request, limit, cursor, UUID)
+        pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"sku": sku, "q": contains(q) if q else None, "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(database, filters, pager.fetch)
         return pager.page(items, lambda item: item.id)
@@ -118,7 +119,7 @@ class ItemController(Controller):
         cursor: Cursor = None,
     ) -> Page[Movement]:
         """List every change of an item's stock, newest first. Their sum is the item's quantity."""
-        pager = Pager(request, limit, cursor, int)
+        pager = Pager[int](request, limit, cursor, Version)
         movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch)
         return pager.page(movements, lambda movement: movement.version)
 

@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
-from service.db import decode_json, encode_json
 from service.errors import Detail
 from service.http.body import DEPTH_MAX
 from service.http.explain import depth, explain, unstorable
 from service.items.schemas import ItemCreate
+from service.values import decode_json, encode_json
 
 REQUIRED = ("sku", "name", "price")
 OPTIONAL = ("description", "currency", "quantity", "attributes")

@@ -5,8 +5,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.db import encode_json
-from service.values import Currency, Money, Timestamp
+from service.values import Currency, Money, Timestamp, Version, size_problem
 
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
@@ -18,9 +17,7 @@ Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
 
 
 def attributes_problem(attributes: object) -> str | None:
-    if attributes and len(encode_json(attributes)) > ATTRIBUTES_BYTES_MAX:
-        return f"must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON"
-    return None
+    return size_problem(attributes, ATTRIBUTES_BYTES_MAX)
 
 
 def delta_problem(delta: object) -> str | None:
@@ -73,7 +70,7 @@ class Item(Struct):
     currency: Currency
     quantity: Quantity
     attributes: Attributes | None
-    version: int
+    version: Version
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -89,7 +86,7 @@ class StockChange(Struct, forbid_unknown_fields=True):
 
 
 class Movement(Struct):
-    version: int
+    version: Version
     """The version of the item this movement led to."""
     cause: Literal["order", "cancel", "adjust", "set", "import"]
     delta: int

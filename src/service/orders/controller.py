@@ -58,7 +58,7 @@ class OrderController(Controller):
         cursor: Cursor = None,
     ) -> Page[Order]:
         """List orders, newest first."""
-        pager = Pager(request, limit, cursor, UUID)
+        pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"customer_id": customer_id, "status": status, "after": pager.after}
         orders = await archive.list_orders(database, filters, pager.fetch)
         return pager.page(orders, lambda order: order.id)

@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.items.schemas import Name, Sku
-from service.values import Currency, Money, Timestamp, Total
+from service.values import Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
 
@@ -51,5 +51,5 @@ class Order(Struct):
     currency: Currency
     total: Total
     lines: list[Line]
-    version: int
+    version: Version
     created_at: Timestamp

@@ -13,7 +13,14 @@ from service.http.body import StrictRequest
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, versioned
 from service.resources import models
-from service.resources.schemas import Resource, ResourcePatch, ResourcePut, ResourceUpdated, Updated
+from service.resources.schemas import (
+    Resource,
+    ResourceId,
+    ResourcePatch,
+    ResourcePut,
+    ResourceUpdated,
+    Updated,
+)
 from service.resources.service import ResourceService
 
 PathId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="The client's own id.")]
@@ -52,7 +59,7 @@ class ResourceController(Controller):
         self, session: Session, request: StrictRequest, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
     ) -> Page[Resource]:
         """List resources by their ids."""
-        pager = Pager(request, limit, cursor, str)
+        pager = Pager[str](request, limit, cursor, ResourceId)
         records = await ResourceService(session).page(pager.after, pager.fetch)
         return pager.page([wire(record) for record in records], lambda resource: resource.id)
 

@@ -4,16 +4,29 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.values import Timestamp
+from service.values import Timestamp, Version, size_problem
+
+METADATA_BYTES_MAX = 65_536
 
 ResourceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["printer-3"])]
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]
-Metadata = dict[str, Any]
+
+
+def metadata_problem(metadata: object) -> str | None:
+    return size_problem(metadata, METADATA_BYTES_MAX)
+
+
+Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
+"""A JSON object of at most 64 KiB, kept digit for digit."""
 
 
 class ResourcePut(Struct, forbid_unknown_fields=True):
     status: Status
     metadata: Metadata | None = None
+
+    def __post_init__(self) -> None:
+        if self.metadata and (problem := metadata_problem(self.metadata)):
+            raise ValueError(problem)
 
 
 class ResourcePatch(Struct, forbid_unknown_fields=True):
@@ -22,12 +35,16 @@ class ResourcePatch(Struct, forbid_unknown_fields=True):
     status: Status | UnsetType = UNSET
     metadata: Metadata | None | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        if self.metadata and (problem := metadata_problem(self.metadata)):
+            raise ValueError(problem)
+
 
 class Resource(Struct):
     id: ResourceId
     status: Status
     metadata: Metadata | None
-    version: int
+    version: Version
     created_at: Timestamp
     updated_at: Timestamp
 

@@ -9,10 +9,10 @@ from advanced_alchemy.service import SQLAlchemyAsyncRepositoryService
 from msgspec import UNSET
 from sqlalchemy.dialects.postgresql import insert
 
-from service.errors import NoFields, NotFound, PreconditionFailed
+from service.errors import Detail, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.http.merge import merge_patch
 from service.resources.models import Resource
-from service.resources.schemas import ResourcePatch, ResourcePut
+from service.resources.schemas import ResourcePatch, ResourcePut, metadata_problem
 
 
 class ResourceRepository(SQLAlchemyAsyncRepository[Resource]):
@@ -71,7 +71,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         if isinstance(data.status, str):
             fields["status"] = data.status
         if isinstance(data.metadata, dict | None):
-            fields["metadata_"] = merge_patch(found.metadata_, data.metadata) if merge else data.metadata
+            fields["metadata_"] = _merged(found, data.metadata) if merge else data.metadata
         return await self._set(found, **fields)
 
     async def remove(self, resource_id: str, *, versions: list[int] | None) -> None:
@@ -105,3 +105,10 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         found.updated_at = datetime.now(UTC)
         await self.repository.session.flush()
         return found
+
+
+def _merged(found: Resource, patch: dict[str, Any] | None) -> Any:
+    merged = merge_patch(found.metadata_, patch)
+    if problem := metadata_problem(merged):
+        raise ValidationFailed([Detail("/metadata", problem)])
+    return merged
