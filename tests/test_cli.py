@@ -59,6 +59,30 @@ def test_a_taken_port_stops_the_start(database_url: str, tmp_path: Path) -> None
         assert_one_clear_line(depot("dev", DEPOT_HOME=str(tmp_path / "home"), PORT=port), port, "in use")
 
 
+def test_a_port_that_is_none_stops_the_start(database_url: str) -> None:
+    refused = depot("serve", "--port", "99999", DATABASE_URL=database_url)
+    assert refused.returncode != 0
+    assert "99999" in refused.stderr
+
+
+def test_without_a_schema_keys_say_what_to_do(server_url: str) -> None:
+    assert_one_clear_line(depot("keys", "list", DATABASE_URL=server_url), "depot migrate")
+
+
+def test_a_key_needs_a_name(database_url: str) -> None:
+    made = depot("keys", "create", "--name", "", "--scope", "admin", DATABASE_URL=database_url)
+    assert made.returncode != 0
+    assert "Traceback" not in made.stderr
+    assert "name" in made.stderr
+
+
+def test_a_revision_that_is_not_there_is_named(database_url: str) -> None:
+    migrated = depot("migrate", "nowhere", DATABASE_URL=database_url)
+    assert migrated.returncode != 0
+    assert "Traceback" not in migrated.stderr
+    assert "nowhere" in migrated.stderr
+
+
 def test_a_host_that_is_not_ours_stops_the_start(database_url: str) -> None:
     assert_one_clear_line(
         depot("serve", DATABASE_URL=database_url, HOST="203.0.113.7", PORT="0"), "203.0.113.7"

@@ -15,6 +15,8 @@ from conftest import Client
 from replies import LEAK, refused
 from service import migrate
 from service.app import create_app
+from service.auth.guard import STALE_SECONDS
+from service.auth.store import create_key
 from service.db import SCHEMA, Database
 from service.embedded import get_server, postgres
 from service.health import VERSION, Probe
@@ -140,6 +142,25 @@ async def test_health_answers_within_a_second_whatever_the_database_does(
             assert (await client.get("/health/live")).status_code == 200
         await until(client, "/health", 200)
         await until(client, "/health/ready", 200)
+
+
+@pytest.mark.parametrize("path", ["/items", "/resources"])
+@pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
+async def test_without_the_database_requests_are_refused_within_a_second_and_work_again_soon(
+    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]], path: str
+) -> None:
+    settings = Settings(database_url=server.url, home=tmp_path)
+    async with Database(settings).open() as database, database.sessions() as session, session.begin():
+        key = await create_key(session, name="test", scopes=["admin"])
+    async with serving(settings) as (client, _):
+        client.headers["Authorization"] = f"Bearer {key}"
+        await until(client, path, 200)
+        with trouble(server):
+            await asyncio.sleep(STALE_SECONDS)  # so long a known key is believed without asking
+            started = monotonic()
+            refused(await client.get(path), 503, "DATABASE_UNAVAILABLE")
+            assert monotonic() - started < ANSWER_SECONDS
+        await until(client, path, 200)
 
 
 def assert_degraded(reply: httpx.Response) -> None:

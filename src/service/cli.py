@@ -51,7 +51,7 @@ def dev() -> None:
 
 @depot.command()
 @click.option("--host", help="Address to listen on (HOST).")
-@click.option("--port", type=int, help="Port to listen on (PORT).")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on (PORT).")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 def serve(host: str | None, port: int | None, workers: int) -> None:
     """The API, for production. Never migrates by itself."""
@@ -71,11 +71,16 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 @click.argument("revision", default="head")
 def migrate(revision: str) -> None:
     """Bring the database's schema up to date (or to REVISION). Replicas may all run this at once."""
+    from alembic.util import CommandError
+
     from service import migrate as migrations
 
     settings = required_database(settings_from_environment("json"))
     with reachable_database():
-        migrations.upgrade(settings, revision)
+        try:
+            migrations.upgrade(settings, revision)
+        except CommandError as error:
+            raise click.ClickException(str(error)) from None
 
 
 @depot.command()
@@ -94,7 +99,7 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--name", required=True, help="Whose key it is, in up to 100 characters.")
 @click.option("--scope", "scopes", required=True, multiple=True, help="items:read, orders:write, …, admin.")
 @click.option("--expires-in-days", type=click.IntRange(min=1), help="Default: never.")
 def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None) -> None:
@@ -220,14 +225,22 @@ def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]") -> T:
 
 @contextmanager
 def reachable_database() -> Iterator[None]:
+    """What goes wrong between here and the database is one clear line."""
     import asyncpg
+    from advanced_alchemy.exceptions import RepositoryError
+    from sqlalchemy.exc import SQLAlchemyError
 
+    from service.db import root_cause
+
+    failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if isinstance(error, asyncpg.UndefinedTableError):
+    except (*failures, SQLAlchemyError, RepositoryError) as error:
+        cause = root_cause(error)
+        if isinstance(cause, asyncpg.UndefinedTableError):
             raise StartError("the database has no schema yet: run `depot migrate`") from None
-        raise StartError(f"the database cannot be used: {error or type(error).__name__}") from None
+        first_line = str(cause).partition("\n")[0] or type(cause).__name__
+        raise StartError(f"the database cannot be used: {first_line}") from None
 
 
 async def ping(database: "Database") -> None:

@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import asyncpg
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
+from advanced_alchemy.exceptions import RepositoryError
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from service import errors
@@ -42,6 +44,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._dsn = dsn(settings)
+        self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         self._server_settings = {
             "application_name": "depot",
             "timezone": "UTC",
@@ -50,10 +53,11 @@ class Database:
         }
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self.connect,
+            async_creator=lambda: self.connect(self._command_timeout),
             pool_size=settings.records_pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_wait_seconds,
+            pool_pre_ping=True,  # connections do not survive a restart of the database
             json_serializer=lambda value: encode_json(value).decode(),
             json_deserializer=decode_json,
         )
@@ -68,7 +72,7 @@ class Database:
             max_size=self._settings.pool_size,
             init=_prepare,
             reset=_nothing_to_reset,
-            command_timeout=self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS,
+            command_timeout=self._command_timeout,
             timeout=self._settings.connect_timeout_seconds,
             server_settings=self._server_settings,
         )
@@ -80,10 +84,11 @@ class Database:
                 async with asyncio.timeout(self._settings.connect_timeout_seconds):
                     await self.pool.close()
 
-    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
-        """A connection of its own, outside every pool."""
+    async def connect(self, command_timeout: float | None = None) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection outside the pool; without a timeout of its own it may be used for long work."""
         return await asyncpg.connect(
             self._dsn,
+            command_timeout=command_timeout,
             timeout=self._settings.connect_timeout_seconds,
             server_settings=self._server_settings,
         )
@@ -142,6 +147,15 @@ def dsn(settings: Settings) -> str:
     if settings.database_url is None:
         raise ValueError("DATABASE_URL is not set")
     return settings.database_url.replace("+asyncpg://", "://", 1)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The driver's error, out of what advanced-alchemy and SQLAlchemy wrap it in."""
+    if isinstance(error, RepositoryError):
+        error = error.__cause__ or error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    return error
 
 
 def session_dependency(database: Database) -> dict[str, Provide]:

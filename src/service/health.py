@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import asyncpg
+import structlog
 from litestar import Controller, get
 from litestar.di import NamedDependency
 from msgspec import UNSET, Struct, UnsetType
@@ -21,10 +22,12 @@ from service.http.envelope import Exchange
 from service.http.reply import Reply
 from service.values import Timestamp
 
+log = structlog.get_logger()
 VERSION = version("depot")
 SEEN_FOR_SECONDS = 1.0
 """How long one look at the database counts."""
 
+BEHIND = "The database schema is behind: run `depot migrate`"
 CHECK = "select version_num from schema_version"
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -59,6 +62,10 @@ class Seen(Struct, frozen=True):
     schema: str | None
     at: float
 
+    @property
+    def current(self) -> bool:
+        return (self.schema or "") >= SCHEMA
+
 
 class Probe:
     """Looks at the database on a connection of its own, so that a busy pool does not read as an outage."""
@@ -83,8 +90,11 @@ class Probe:
         return await asyncio.shield(self._look)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Probe"]:
-        yield self
+    async def open(self) -> AsyncIterator[None]:
+        seen = await self.seen()
+        if seen.reachable and not seen.current:
+            log.warning(BEHIND, found=seen.schema, needed=SCHEMA)
+        yield
         if self._look is not None:
             await self._look
         self._disconnect()
@@ -157,6 +167,6 @@ class HealthController(Controller):
         seen = await probe.seen()
         if not seen.reachable:
             raise DatabaseUnavailable
-        if (seen.schema or "") < SCHEMA:
-            raise DatabaseUnavailable("The database schema is behind: run `depot migrate`")
+        if not seen.current:
+            raise DatabaseUnavailable(BEHIND)
         return Ready()

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -123,12 +124,8 @@ def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], 
 def serve_many(settings: Settings, listener: socket.socket, workers: int) -> None:
     """Serve in `workers` processes on one socket; a worker that dies is replaced."""
     context = multiprocessing.get_context("spawn")
+    processes: list[BaseProcess] = []
     stopping = False
-
-    def start() -> BaseProcess:
-        process = context.Process(target=_work, args=(settings, listener))
-        process.start()
-        return process
 
     def stop(sig: int, _: FrameType | None) -> None:
         nonlocal stopping
@@ -137,18 +134,31 @@ def serve_many(settings: Settings, listener: socket.socket, workers: int) -> Non
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, sig)
 
-    processes = [start() for _ in range(workers)]
     for sig in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sig, stop)
     while not stopping:
+        processes[:] = [process for process in processes if process.is_alive()]
+        while len(processes) < workers and not stopping:
+            started = context.Process(target=_work, args=(settings, listener))
+            started.start()
+            processes.append(started)
+            if stopping:  # the signal came before this one was on the list
+                started.terminate()
         multiprocessing.connection.wait([process.sentinel for process in processes])
         time.sleep(0 if stopping else RESPAWN_SECONDS)
-        if not stopping:
-            processes[:] = [process if process.is_alive() else start() for process in processes]
     for process in processes:
         process.join()
 
 
 def _work(settings: Settings, listener: socket.socket) -> None:
+    threading.Thread(target=_follow_parent, daemon=True).start()
     configure_logs(settings.log)
     serve(settings, listener)
+
+
+def _follow_parent() -> None:
+    """A worker whose parent was killed would go on serving where nobody can stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Longer than the load balancer's idle time (60 s for most), or it meets closed connections."""
 
     in_flight_max: Count = 1024
-    body_bytes_max: Count = 1_048_576
+    body_bytes_max: Count = 262_144
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
     placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2

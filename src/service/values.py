@@ -33,7 +33,7 @@ Currency = Literal[
     "UZS", "VES", "VND", "VUV", "WST", "XAF", "XCD", "XCG", "XOF", "XPF", "YER", "ZAR", "ZMW", "ZWG",
 ]
 # fmt: on
-"""ISO 4217 codes of circulating currencies, as of 2025."""
+"""ISO 4217 codes of circulating currencies, as of 2026."""
 
 NUMBER_RULE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
-from litestar.testing import AsyncTestClient
 
 from conftest import Client
 from replies import refused
-from service.app import create_app
 from service.db import Database
 from service.settings import Settings
+from shop import locked, running, waiting_for_locks
 
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.5", "quantity": 5}
 ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
@@ -116,12 +115,10 @@ async def test_any_printable_key_will_do(client: Client, sent: str) -> None:
 
 @pytest.mark.parametrize(("path", "body"), [("/items", {**BOLT, "sku": "NUT"}), ("/orders", ORDER)])
 async def test_twenty_repeats_at_two_replicas_at_once_happen_once(
-    settings: Settings, client: Client, bolt: dict[str, Any], path: str, body: dict[str, Any]
+    settings: Settings, client: Client, key: str, bolt: object, path: str, body: dict[str, Any]
 ) -> None:
-    async with AsyncTestClient(create_app(settings)) as other:
-        other.headers["Authorization"] = client.headers["Authorization"]
-        replicas = [client, other] * 10
-        replies = await asyncio.gather(*(c.post(path, json=body, headers=once()) for c in replicas))
+    async with running(settings, key) as one, running(settings, key) as other:
+        replies = await asyncio.gather(*(c.post(path, json=body, headers=once()) for c in [one, other] * 10))
     created = {reply.content for reply in replies if reply.status_code == 201}
     assert len(created) == 1
     for reply in replies:
@@ -137,3 +134,16 @@ async def test_the_key_is_gone_if_its_effect_is(client: Client, bolt: object, da
     assert await database.fetchval("select count(*) from idempotency_keys") == 0
     await database.fetch("alter table orders drop constraint no_c1")
     assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
+
+
+async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_replay(
+    settings: Settings, key: str, bolt: dict[str, Any], database_url: str
+) -> None:
+    last = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 5}]}
+    async with running(settings, key) as one, running(settings, key) as other:
+        async with locked(database_url, bolt) as holder:
+            tries = [asyncio.create_task(c.post("/orders", json=last, headers=once())) for c in (one, other)]
+            await waiting_for_locks(holder, 2)
+        first, again = await asyncio.gather(*tries)
+    assert first.status_code == again.status_code == 201
+    assert first.content == again.content

@@ -4,6 +4,7 @@ import pytest
 
 from conftest import Client
 from replies import JSON, MERGE_PATCH, refused, wrong_fields
+from service.settings import Settings
 
 BOLT = b'{"sku": "BOLT", "name": "Bolt", "price": "9.99"%s}'
 
@@ -179,6 +180,6 @@ async def test_json_may_say_that_it_is_utf_8(client: Client, media_type: str) ->
 
 async def test_a_body_is_taken_up_to_its_limit_and_not_a_byte_further(client: Client) -> None:
     whole = BOLT % b""
-    padded = whole + b" " * (1_048_576 - len(whole))
+    padded = whole + b" " * (Settings().body_bytes_max - len(whole))
     assert (await client.post("/items", content=padded, headers=JSON)).status_code == 201
     refused(await client.post("/items", content=padded + b" ", headers=JSON), 413, "TOO_LARGE")

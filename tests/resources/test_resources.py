@@ -5,9 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from conftest import Client
 from replies import MERGE_PATCH, everything, refused, wrong_fields
+from service.settings import Settings
+from shop import connected, running
 
 PATH = "/resources/printer-3"
 FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
@@ -168,3 +171,21 @@ async def test_metadata_has_a_limit_that_a_merge_cannot_pass_either(client: Clie
         assert wrong_fields(await client.patch(PATH, json=body)) == {"/metadata"}
     reply = await client.patch(PATH, content=b'{"metadata": {"more": 1}}', headers=MERGE_PATCH)
     assert wrong_fields(reply) == {"/metadata"}
+
+
+async def test_a_database_that_cannot_answer_is_no_error_of_ours(
+    settings: Settings, key: str, database_url: str
+) -> None:
+    narrow = replace(settings, records_pool_size=1, pool_wait_seconds=0.1, statement_timeout_seconds=0.3)
+    async with running(narrow, key) as client, connected(database_url) as connection:
+        assert (await client.put(PATH, json={"status": "on"})).status_code == 201
+        async with connection.transaction():
+            await connection.execute("select 1 from resources for update")
+            replies = await asyncio.gather(*(client.patch(PATH, json={"status": "off"}) for _ in range(2)))
+        assert {reply.headers["X-Error-Code"] for reply in replies} == {"DATABASE_UNAVAILABLE", "OVERLOADED"}
+        assert {reply.status_code for reply in replies} == {503}
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        assert (await client.get(PATH)).status_code == 200

@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.auth.keys import SCOPES, digest, key_id, mint, pepper_from
 from service.auth.models import ApiKey, Secret
 
+NAME_MAX = 100
+
 
 class KeyRepository(SQLAlchemyAsyncRepository[ApiKey]):
     model_type = ApiKey
@@ -21,7 +23,9 @@ async def create_key(
     secret: str | None = None,
     expires_in: timedelta | None = None,
 ) -> str:
-    """Store a new key and return it: the only time it is seen. Raises `ValueError` for an unknown scope."""
+    """Store a new key and return it, the only time it is seen. Raises `ValueError` for bad arguments."""
+    if not 1 <= len(name) <= NAME_MAX:
+        raise ValueError(f"the name has to have 1 to {NAME_MAX} characters")
     if unknown := set(scopes) - SCOPES:
         raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
     token = mint()

@@ -7,9 +7,10 @@ import asyncpg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import errors
+from service.db import root_cause
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
 from service.http.envelope import Exchange, with_head
 from service.http.idempotency import Kept, Replay
@@ -79,8 +80,9 @@ def _detail(message: dict[str, str]) -> Detail:
 
 def _from_database(error: BaseException, by_constraint: FaultsByConstraint) -> Fault | None:
     """Tell by SQLSTATE and constraint name what a database error means to a client. None: a bug of ours."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
+    error = root_cause(error)
+    if isinstance(error, PoolTimeoutError):
+        return errors.Overloaded()
     if isinstance(error, asyncpg.PostgresError):
         return _fault_from_sqlstate(error, by_constraint)
     if isinstance(error, asyncpg.DataError):

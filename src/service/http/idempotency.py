@@ -73,7 +73,7 @@ class Replay(Exception):
         self.kept = kept
 
 
-class Taken(Exception):
+class Taken(IdempotencyInProgress):
     """Another process stored a reply under the claim while this one worked: look it up."""
 
 

@@ -11,7 +11,7 @@ from litestar import Request
 from litestar.params import QueryParameter
 from msgspec import Struct
 
-from service.errors import InvalidCursor
+from service.errors import Detail, InvalidCursor, ValidationFailed
 
 TEXT = r"^[^\x00]*\Z"
 """A filter's text: anything but NUL, which PostgreSQL does not know."""
@@ -47,6 +47,8 @@ class Pager(Generic[P]):
         self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: Any
     ) -> None:
         query = request.query_params
+        if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers
+            raise ValidationFailed([Detail("/limit", "Expected `int`", "query")])
         filters = sorted(
             (name, value) for name, value in query.multi_items() if name not in {"limit", "cursor"}
         )

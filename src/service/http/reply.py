@@ -9,7 +9,7 @@ from litestar.types import Serializer
 from service.values import encode_json
 
 T = TypeVar("T")
-ENTITY_TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+ENTITY_TAG = re.compile(r'((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 class Versioned(Protocol):

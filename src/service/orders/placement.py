@@ -26,7 +26,7 @@ from service.orders.schemas import NewOrder, Order
 
 log = structlog.get_logger()
 
-ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError)
+ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError, Taken)
 """Failures that one order's data can cause: the others of its batch get their own try."""
 LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, Taken)
 """Nothing is wrong with the orders, somebody else was first: worth trying again."""
@@ -60,9 +60,9 @@ class Placement:
         self._flushes: set[Task[None]] = set()
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Placement"]:
+    async def open(self) -> AsyncIterator[None]:
         """At the end, every order that was accepted into the queue gets its answer."""
-        yield self
+        yield
         while self._flushes:
             await asyncio.wait(self._flushes)
 
@@ -113,10 +113,11 @@ class Placement:
 
     async def _commit(self, batch: Sequence[Ticket]) -> dict[Ticket, Order | Exception]:
         async with self._database.transaction() as connection:
+            # The same claim names the same items: whoever gets their locks second sees the first one's reply.
+            shelf = await _lock(connection, [ticket.order for ticket in batch])
             answered = await answers(connection, [ticket.claim for ticket in batch if ticket.claim])
             fresh = [ticket for ticket in batch if ticket.claim not in answered]
             orders = [ticket.order for ticket in fresh]
-            shelf = await _lock(connection, orders)
             booking = Booking(datetime.now(UTC))
             outcomes: dict[Ticket, Order | Exception] = {
                 ticket: made if isinstance(made, Fault) else booking.add(ticket.order, made, ticket.claim)

@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, versioned
+from service.http.reply import Reply, expected_versions, reply_headers, versioned
 from service.resources import models
 from service.resources.schemas import (
+    RESOURCE_ID,
     Resource,
     ResourceId,
     ResourcePatch,
@@ -23,7 +24,7 @@ from service.resources.schemas import (
 )
 from service.resources.service import ResourceService
 
-PathId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="The client's own id.")]
+PathId = Annotated[str, PathParameter(pattern=RESOURCE_ID, description="The client's own id.")]
 Session = NamedDependency[AsyncSession]
 
 
@@ -80,7 +81,7 @@ class ResourceController(Controller):
             status=UNSET if data.status is UNSET else resource.status,
             metadata=UNSET if data.metadata is UNSET else resource.metadata,
         )
-        return Reply(ResourceUpdated(updated, resource), headers={"ETag": f'"{resource.version}"'})
+        return Reply(ResourceUpdated(updated, resource), headers=reply_headers(resource.version))
 
     @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
     async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:

@@ -8,7 +8,8 @@ from service.values import Timestamp, Version, size_problem
 
 METADATA_BYTES_MAX = 65_536
 
-ResourceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["printer-3"])]
+RESOURCE_ID = r"^[A-Za-z0-9._-]{1,64}\Z"
+ResourceId = Annotated[str, Meta(pattern=RESOURCE_ID, examples=["printer-3"])]
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]
 
 
