@@ -11,6 +11,7 @@ import psutil
 
 from live import live
 from replies import refused
+from shop import waiting_for_locks
 
 Make = Callable[..., Awaitable[str]]
 
@@ -42,9 +43,7 @@ async def test_what_outlasts_the_shutdown_is_told_so(database_url: str, tmp_path
             async with connection.transaction():
                 await connection.execute("select 1 from items for update")
                 waiting = asyncio.create_task(client.patch(f"/items/{item['id']}", json={"name": "B"}))
-                blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-                while not await connection.fetchval(blocked):
-                    await asyncio.sleep(0.01)
+                await waiting_for_locks(connection, 1)
                 server.process.send_signal(signal.SIGTERM)
                 refused(await waiting, 503, "DRAINING")
             await connection.close()
