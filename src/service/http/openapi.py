@@ -56,6 +56,7 @@ def polish(app: Litestar, document: Json) -> Json:
         kinds += _bodies(handler)
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REF + "{name}")
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["paths"] = dict(sorted(document["paths"].items()))
     portable: Json = _portable(document)
     return portable
 
