@@ -1,10 +1,10 @@
-# make run | test | check | format | bench | storm | lock | clean.
+# make run | test | check | format | bench | storm | chaos | lock | clean.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check format bench storm lock clean
+.PHONY: run test check format bench storm chaos lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -21,6 +21,9 @@ check: .venv/test
 
 storm: .venv/local
 	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)
+
+chaos: .venv/test # ROUNDS=20 SEED=42
+	@$(BIN)/python bench/chaos.py --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
 	@$(BIN)/python bench/run.py $(ARGS)

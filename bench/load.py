@@ -24,9 +24,12 @@ class Work(Struct, frozen=True):
     script: str
     connections: int
     effects: str | None = None
+    peers: tuple[str, ...] = ("fastapi", "bare", "depot")
+    """Who can do it."""
 
 
 ORDERS = "select count(*) from orders"
+ACTIONS = "select count(*) from events where type = 'user.action'"
 PATCHES = "select sum(version)::bigint from items"
 
 WORKS = {
@@ -36,6 +39,8 @@ WORKS = {
         Work("patch", "PATCH item", "patch_item", 16, PATCHES),
         Work("order16", "2-line order", "order_spread", 16, ORDERS),
         Work("order", "2-line order", "order_spread", 64, ORDERS),
+        Work("once", "same, with a key", "order_once", 64, ORDERS, ("depot",)),
+        Work("action", "user's action", "action", 16, ACTIONS, ("fastapi", "depot")),
         Work("hot", "hot-item order", "order_hot", 64, ORDERS),
     ]
 }

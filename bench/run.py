@@ -54,7 +54,7 @@ def _measured(peer: Peer, works: list[Work], seconds: int, server: Database, sta
     """A peer's rows. What it did is audited once it is stopped."""
     with running(peer, server, RESULTS) as started:
         prove(started)
-        for work in works:
+        for work in (work for work in works if peer.name in work.peers):
             status.update(f"{peer.name}: {work.title}, {work.connections} clients, {seconds} s")
             yield measure(started, work, seconds)
     audit(peer.name, started.database)

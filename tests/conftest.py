@@ -26,6 +26,9 @@ from shop import running
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "500"}
 """For a throw-away server: its durability is PostgreSQL's own business, and tested there."""
 
+AS_OWNER = "set session_replication_role = replica"
+"""Past the triggers, as somebody could who owns the database."""
+
 Client = AsyncTestClient[Litestar]
 
 

@@ -17,7 +17,7 @@ START_SECONDS = 20.0
 
 
 class Live:
-    """A running `depot serve`; `log` is its stderr, one JSON object a line."""
+    """A running `depot serve` or `depot worker`; `log` is its stderr, one JSON object a line."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, url: str) -> None:
         self.process = process
@@ -55,19 +55,35 @@ class Live:
 @contextmanager
 def live(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[Live]:
     """Run `depot serve` on a free port until the block ends."""
-    home.mkdir(exist_ok=True)
-    log = home / f"serve-{time.monotonic_ns()}.log"
-    command = [str(DEPOT), "serve", "--port", "0", *arguments]
-    settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=stderr)
-    try:
-        server = Live(process, log, "")
+    with _running(["serve", "--port", "0", *arguments], database_url, home, environment) as server:
         server.url = _wait_for_url(server)
         yield server
+
+
+@contextmanager
+def working(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[Live]:
+    """Run `depot worker`, which knows `system.sleep`, until the block ends."""
+    environment = {"DEPOT_JOB_TEST_KINDS": "1", **environment}
+    with _running(["worker", *arguments], database_url, home, environment) as worker:
+        worker.wait_for("working", 1)
+        yield worker
+
+
+@contextmanager
+def _running(
+    arguments: list[str], database_url: str, home: Path, environment: dict[str, str]
+) -> Iterator[Live]:
+    home.mkdir(exist_ok=True)
+    log = home / f"{arguments[0]}-{time.monotonic_ns()}.log"
+    settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([str(DEPOT), *arguments], env={**os.environ, **settings}, stderr=stderr)
+    running = Live(process, log, "")
+    try:
+        yield running
     finally:
         if process.poll() is None:
-            server.stop()
+            running.stop()
 
 
 def _wait_for_url(server: Live) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 import psutil
@@ -19,7 +20,7 @@ from service.auth.guard import STALE_SECONDS
 from service.auth.store import create_key
 from service.db import SCHEMA, Database
 from service.embedded import get_server, postgres
-from service.health import VERSION, Probe
+from service.health import SEEN_FOR_SECONDS, VERSION, Probe
 from service.settings import Settings
 
 ANSWER_SECONDS = 1.0
@@ -36,7 +37,32 @@ async def test_a_healthy_service_says_what_it_depends_on(client: Client) -> None
     health = reply.json()
     assert (reply.status_code, health["status"], health["version"]) == (200, "healthy", VERSION)
     assert health["timestamp"].endswith("Z")
-    assert health["dependencies"]["database"] == "connected"
+    assert health["dependencies"] == {"database": "connected", "storage": "connected", "queue": "connected"}
+
+
+async def test_a_store_that_is_gone_is_told_and_does_not_take_the_service_down(
+    client: Client, settings: Settings
+) -> None:
+    assert (await client.get("/health")).json()["status"] == "healthy"
+    directory = settings.home / "blobs"
+    moved = directory.rename(settings.home / "moved")
+    health = await until_told(client, "storage", "unreachable")
+    assert health["status"] == "degraded"
+    assert (await client.get("/health/ready")).status_code == 200
+    moved.rename(directory)
+    assert (await until_told(client, "storage", "connected"))["status"] == "healthy"
+
+
+async def test_work_that_nobody_does_is_told(client: Client, database: Database) -> None:
+    assert (await client.get("/health")).json()["dependencies"]["queue"] == "connected"
+    await database.pool.execute(
+        """insert into queue.pgqueuer (priority, status, entrypoint, execute_after)
+           values (0, 'queued', 'job', now() - interval '61 seconds')"""
+    )
+    health = await until_told(client, "queue", "delayed")
+    assert health["status"] == "degraded"
+    await database.pool.execute("update queue.pgqueuer set execute_after = now() + interval '1 hour'")
+    await until_told(client, "queue", "connected")
 
 
 async def test_a_live_and_ready_service_says_so(client: Client) -> None:
@@ -75,7 +101,7 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         while not looks:  # as long as the last look counts
             assert {reply.status_code for reply in await burst(client)} == {200}
             assert monotonic() < deadline
-        assert len(looks) == 1
+        assert len(looks) == 2  # the schema, the queue
 
 
 # With a PostgreSQL of its own, since its processes are stopped.
@@ -186,6 +212,15 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, 
 
 async def burst(client: httpx.AsyncClient) -> list[httpx.Response]:
     return await asyncio.gather(*(client.get("/health") for _ in range(20)))
+
+
+async def until_told(client: httpx.AsyncClient, dependency: str, state: str) -> dict[str, Any]:
+    async with asyncio.timeout(RECOVERY_SECONDS + SEEN_FOR_SECONDS):
+        while True:
+            health: dict[str, Any] = (await client.get("/health")).json()
+            if health["dependencies"][dependency] == state:
+                return health
+            await asyncio.sleep(0.05)
 
 
 async def until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:

@@ -5,6 +5,7 @@ null; handlers render one error contract; `response_model` shapes every reply. N
 it correct (row locks, commit before the reply), nothing is put in that makes it slow.
 """
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,7 @@ engine = create_async_engine(
     max_overflow=0,
 )
 sessions = async_sessionmaker(engine, expire_on_commit=False)
+log = logging.getLogger("peer")
 app = FastAPI(title="Inventory", telemetry={"tracing": False, "metrics": False, "logs": False})
 
 
@@ -114,6 +116,17 @@ class Transaction(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Event(Base):
+    __tablename__ = "events"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    type: Mapped[str]
+    subject: Mapped[str]
+    actor: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 # --- Schemas
 
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
@@ -176,6 +189,16 @@ class OrderOut(BaseModel):
     lines: list[LineOut]
     version: int
     created_at: datetime
+
+
+class ActionCreate(BaseModel):
+    action: Annotated[str, Field(min_length=1, max_length=100)]
+    metadata: dict[str, Any] | None = None
+
+
+class ActionOut(BaseModel):
+    status: str
+    id: UUID
 
 
 # --- Dependencies
@@ -259,6 +282,22 @@ async def create_order(payload: OrderCreate, session: Session) -> Order:
     order = sell(session, payload, [(items[item_id], quantity) for item_id, quantity in wanted.items()])
     await session.flush()  # sets the defaults, which the reply shows
     return order
+
+
+@app.post("/users/{user_id}/actions", response_model=ActionOut, status_code=201)
+async def create_action(
+    user_id: str, payload: ActionCreate, session: Session, background_tasks: BackgroundTasks
+) -> ActionOut:
+    event = Event(type="user.action", subject=user_id, actor="bench", payload=payload.model_dump())
+    session.add(event)
+    await session.flush()
+    background_tasks.add_task(notify, user_id, payload.action)
+    return ActionOut(status="action_completed", id=event.id)
+
+
+async def notify(user_id: str, action: str) -> None:
+    """Lost if the process ends before it has run: that is what the handbook prescribes."""
+    log.info("%s did %s", user_id, action)
 
 
 async def lock_items(session: AsyncSession, wanted: dict[UUID, int]) -> dict[UUID, Item]:

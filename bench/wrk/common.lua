@@ -23,6 +23,10 @@ function prepare(count, build)
   for n = 1, count do requests[n] = build(n) end
 end
 
+function prepared()
+  return requests
+end
+
 function request()
   return requests[math.random(#requests)]
 end

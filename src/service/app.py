@@ -1,12 +1,15 @@
 """The application: all wiring, readable from top to bottom."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.di import Provide
 
+from service.audit.controller import AuditController
 from service.auth.guard import Guard, Keyring
+from service.blobs import blobs
 from service.db import Database, session_dependency
 from service.docs import DocsController, openapi_config
 from service.health import HealthController, Probe
@@ -17,17 +20,31 @@ from service.http.idempotency import Claims
 from service.http.reply import Reply
 from service.items import catalog
 from service.items.controller import ItemController
+from service.jobs.controller import JobController, ProcessController
+from service.jobs.streams import Streams
 from service.orders.controller import OrderController
 from service.orders.placement import Placement
+from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
 from service.settings import Settings
 from service.telemetry import access_log
+from service.users.controller import UserController
+from service.webhooks.controller import WebhookController
+from service.webhooks.courier import Courier
+from service.worker import Worker, kinds
+
+WORKER_GRACE_SECONDS = 0.5
+"""What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
 
 
-def create_app(settings: Settings) -> Litestar:
-    """Build the service. Nothing is connected before the application's lifespan begins."""
+def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
+    """Build the service, with a worker in its process if asked for.
+
+    Nothing is connected before the application's lifespan begins.
+    """
     database = Database(settings)
-    probe = Probe(database, timeout_seconds=settings.health_timeout_seconds)
+    store = blobs(settings)
+    probe = Probe(database, store, timeout_seconds=settings.health_timeout_seconds)
     keyring = Keyring(database, secret=settings.secret, cache_max=settings.key_cache_max)
     claims = Claims()
     placement = Placement(
@@ -36,11 +53,25 @@ def create_app(settings: Settings) -> Litestar:
         batch_max=settings.placement_batch_max,
         flushes_max=settings.placement_flushes_max,
     )
+    courier = Courier(database, settings)
+    known = kinds(settings)
+    streams = Streams(database, streams_max=settings.job_streams_max, draining=lambda: probe.draining)
+
+    def working() -> AbstractAsyncContextManager[None]:
+        in_process = Worker(
+            settings, database, known, on_end=courier.wake, grace_seconds=WORKER_GRACE_SECONDS
+        )
+        return in_process.open() if worker else nullcontext()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with database.open(), probe.open(), placement.open():
+        async with database.open(), probe.open(), placement.open(), courier.open(), streams.open(), working():
             yield
+
+    async def deliver_at_once(request: Request[Any, Any, Any]) -> None:
+        """Must never raise: the server would close the client's connection."""
+        if request.method != "GET":
+            courier.wake()
 
     app = Litestar(
         route_handlers=[
@@ -48,17 +79,28 @@ def create_app(settings: Settings) -> Litestar:
             DocsController,
             ItemController,
             OrderController,
+            ReportController,
             ResourceController,
+            UserController,
+            AuditController,
+            WebhookController,
+            ProcessController,
+            JobController,
         ],
         dependencies={
+            "settings": Provide(lambda: settings, sync_to_thread=False),
             "database": Provide(lambda: database, sync_to_thread=False),
             "claims": Provide(lambda: claims, sync_to_thread=False),
             "placement": Provide(lambda: placement, sync_to_thread=False),
+            "courier": Provide(lambda: courier, sync_to_thread=False),
+            "streams": Provide(lambda: streams, sync_to_thread=False),
+            "blobs": Provide(lambda: store, sync_to_thread=False),
             "probe": Provide(lambda: probe, sync_to_thread=False),
             **session_dependency(database),
         },
         middleware=[Guard(keyring)],
         exception_handlers=exception_handlers(catalog.FAULTS),
+        after_response=deliver_at_once,
         lifespan=[lifespan],
         request_class=StrictRequest,
         response_class=Reply,
@@ -67,6 +109,7 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,
     )
     app.state.probe = probe
+    app.state.kinds = known
     app.asgi_handler = Envelope(
         app, in_flight_max=settings.in_flight_max, log_access=access_log(settings.log)
     )

@@ -32,21 +32,27 @@ def depot() -> None:
 
 @depot.command()
 def dev() -> None:
-    """Everything in one process on this machine: embedded PostgreSQL, migrations, an API key, the API."""
+    """All in one process on this machine: embedded PostgreSQL, migrations, a key, the API, a worker."""
     from service import migrate
+    from service.app import create_app
     from service.dev import database_url, development_key, greeting
-    from service.server import bind, serve
+    from service.server import Server, bind
 
     settings = settings_from_environment("console")
     if "DEPOT_DRAIN_SECONDS" not in os.environ:
         settings = replace(settings, drain_seconds=0)
+    if "DEPOT_WEBHOOK_ALLOW_PRIVATE" not in os.environ:
+        settings = replace(settings, webhook_allow_private=True)
+    if "DEPOT_JOB_TEST_KINDS" not in os.environ:
+        settings = replace(settings, job_test_kinds=True)
     settings.home.mkdir(parents=True, exist_ok=True)
     with bind(settings) as listener, database_url(settings) as url:
         settings = replace(settings, database_url=url, port=listener.getsockname()[1])
         with reachable_database():
             migrate.upgrade(settings)
         key = run(settings, lambda database: development_key(database, settings))
-        serve(settings, listener, on_started=lambda: click.echo(greeting(settings, key)))
+        app = create_app(settings, worker=True)
+        Server(app, settings, lambda: click.echo(greeting(settings, key))).run(sockets=[listener])
 
 
 @depot.command()
@@ -65,6 +71,17 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
             server.serve_many(settings, listener, workers)
         else:
             server.serve(settings, listener)
+
+
+@depot.command()
+@click.option("--concurrency", type=click.IntRange(1, 1000), help="Jobs at once (DEPOT_WORKER_CONCURRENCY).")
+def worker(concurrency: int | None) -> None:
+    """Queued jobs, webhooks and upkeep, for production: as many workers as you like, on any machines."""
+    from service.worker import work
+
+    settings = required_database(settings_from_environment("json"))
+    settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
+    run(settings, lambda database: work(settings, database))
 
 
 @depot.command()
@@ -91,6 +108,33 @@ def openapi() -> None:
 
     app = create_app(Settings(database_url="postgresql://unused"))
     sys.stdout.buffer.write(encoded(app) + b"\n")
+
+
+@depot.command()
+@click.option("--url", help="The API.  [default: at HOST and PORT]")
+@click.option("--key", help="An API key.  [default: what is in $DEPOT_HOME/api-key]")
+@click.option("--event", "events", multiple=True, metavar="TYPE", help="item.updated, …  [default: all]")
+def listen(url: str | None, key: str | None, events: tuple[str, ...]) -> None:
+    """Print the events webhooks are told of, as they arrive at a receiver on this machine.
+
+    The service has to allow private targets, as `depot dev` does.
+    """
+    from typing import get_args
+
+    from service.dev import key_file
+    from service.events.journal import EventType
+    from service.listen import listen as listening
+
+    settings = settings_from_environment("console")
+    if key is None and not key_file(settings).exists():
+        raise StartError(f"there is no {key_file(settings)}: name a --key")
+    work = listening(
+        url or f"http://{settings.host}:{settings.port}",
+        key or key_file(settings).read_text().strip(),
+        events or get_args(EventType),
+        click.echo,
+    )
+    asyncio.run(work)
 
 
 @depot.group()
@@ -153,6 +197,31 @@ def keys_revoke(identity: str) -> None:
 
 
 @depot.group()
+def audit() -> None:
+    """The audit trail."""
+
+
+@audit.command("verify")
+@click.option("--anchor", metavar="N:HASH", help="A head printed earlier: finds out if the end was cut off.")
+def audit_verify(anchor: str | None) -> None:
+    """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
+    from service.audit.chain import Head
+    from service.audit.verify import verify
+
+    settings = required_database(settings_from_environment("json"))
+    try:
+        known = None if anchor is None else Head.parse(anchor)
+    except ValueError as error:
+        raise click.ClickException(f"--anchor: {error}") from None
+    found = run(settings, lambda database: verify(database, settings, known))
+    for finding in found.findings:
+        click.echo(finding)
+    click.echo(f"{found.head.position} sealed events, {found.awaiting} not sealed yet, head {found.head}")
+    if found.findings:
+        raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
+
+
+@depot.group()
 def items() -> None:
     """Items."""
 
@@ -165,35 +234,42 @@ def items_import(path: Path, skip_bad: bool) -> None:
     from rich.progress import Progress
 
     from service.dev import database_url
-    from service.items.importer import BadFile, Report, import_items
+    from service.events.journal import CLI
+    from service.items.importer import BadRows, Report, import_items
+    from service.items.rows import ENCODING, BadFile
 
     settings = settings_from_environment("json")
     screen = Console(stderr=True)
-    with database_url(settings) as url, Progress(console=screen) as progress:
+    with (
+        database_url(settings) as url,
+        path.open(encoding=ENCODING, newline="") as text,
+        Progress(console=screen) as progress,
+    ):
         bar = progress.add_task(path.name, total=path.stat().st_size)
 
-        async def load_file(database: "Database") -> Report:
-            async with database.own_connection() as connection:
-                return await import_items(
-                    connection,
-                    path,
-                    skip_bad=skip_bad,
-                    on_progress=lambda done: progress.update(bar, completed=done),
-                )
+        async def on_progress(bytes_read: int) -> None:
+            progress.update(bar, completed=bytes_read)
 
+        async def load_file(database: "Database") -> Report:
+            async with database.transaction() as connection:
+                return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
+
+        refusal = None
         try:
             report = run(replace(settings, database_url=url), load_file)
         except BadFile as error:
             raise click.ClickException(str(error)) from None
-    for row in report.bad:
+        except BadRows as error:
+            report, refusal = error.report, f"{error} (--skip-bad imports the others)"
+    for row in report.bad_rows:
         problems = f"line {row.line}: {'; '.join(row.problems)}"
         screen.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)
-    if report.bad and not skip_bad:
-        raise click.ClickException(
-            f"{len(report.bad)} bad rows, nothing imported (--skip-bad imports the others)"
-        )
+    if report.bad > len(report.bad_rows):
+        screen.print(f"and {report.bad - len(report.bad_rows)} more", style="red", highlight=False)
+    if refusal:
+        raise click.ClickException(refusal)
     click.echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged, "
-               f"{len(report.bad)} skipped")  # fmt: skip
+               f"{report.bad} skipped")  # fmt: skip
 
 
 def settings_from_environment(log: str) -> Settings:

@@ -64,6 +64,11 @@ def openapi_config() -> OpenAPIConfig:
             Tag("Items", "What there is, and how many pieces of it."),
             Tag("Orders", "Placed wholly or not at all."),
             Tag("Resources", "Plain records under ids of your own."),
+            Tag("Jobs", "What takes longer than a request: queued, done by a worker, followed as it goes."),
+            Tag("Users", "What users did."),
+            Tag("Reports", "Figures an accountant trusts, from the ledger alone."),
+            Tag("Audit", "Every change: who, what, when."),
+            Tag("Webhooks", "Who is told of events, and every telling."),
             Tag("Health", "For load balancers and people on call."),
         ],
     )

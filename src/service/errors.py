@@ -72,6 +72,10 @@ class InUse(Fault):
     status, code, message = 409, "IN_USE", "It is in use and cannot be deleted"
 
 
+class InvalidState(Fault):
+    status, code, message = 409, "INVALID_STATE", "This cannot be done in its state"
+
+
 class PreconditionFailed(Fault):
     status, code, message = 412, "PRECONDITION_FAILED", "It has been changed since that version"
 

@@ -15,6 +15,8 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from msgspec import UNSET, Struct, UnsetType
 
+from service.blobs import FAILURES as STORAGE_FAILURES
+from service.blobs import Blobs
 from service.db import SCHEMA, Database
 from service.errors import DatabaseUnavailable, Draining
 from service.http.body import StrictRequest
@@ -29,6 +31,10 @@ SEEN_FOR_SECONDS = 1.0
 
 BEHIND = "The database schema is behind: run `depot migrate`"
 CHECK = "select version_num from schema_version"
+WAITING = """
+select exists (select from queue.pgqueuer where status = 'queued'
+  and execute_after < now() - interval '60 seconds')"""
+"""Whether work has been due for so long that no worker can be at it."""
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 Connectivity = Literal["connected", "unreachable"]
@@ -36,6 +42,9 @@ Connectivity = Literal["connected", "unreachable"]
 
 class Dependencies(Struct):
     database: Connectivity
+    storage: Connectivity
+    queue: Literal["connected", "delayed", "unreachable"]
+    """`delayed`: jobs have waited for a minute; are there workers?"""
 
 
 class Health(Struct):
@@ -60,6 +69,7 @@ class Seen(Struct, frozen=True):
 
     reachable: bool
     schema: str | None
+    delayed: bool
     at: float
 
     @property
@@ -70,12 +80,15 @@ class Seen(Struct, frozen=True):
 class Probe:
     """Looks at the database on a connection of its own, so that a busy pool does not read as an outage."""
 
-    def __init__(self, database: Database, *, timeout_seconds: float) -> None:
+    def __init__(self, database: Database, blobs: Blobs, *, timeout_seconds: float) -> None:
         self._database = database
+        self._blobs = blobs
         self._timeout_seconds = timeout_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._look: Task[Seen] | None = None
         self._seen: Seen | None = None
+        self._storing: Task[bool] | None = None
+        self._stored_at = -SEEN_FOR_SECONDS
         self.draining = False
 
     async def seen(self) -> Seen:
@@ -89,6 +102,18 @@ class Probe:
             self._look = asyncio.create_task(self._ask())
         return await asyncio.shield(self._look)
 
+    async def stores(self) -> bool:
+        """Whether blobs can be kept, as of a second ago at most; no answer within the timeout is a no.
+
+        A look that hangs is waited for by those who come next too: its thread cannot be stopped.
+        """
+        if self._storing is None or (
+            self._storing.done() and monotonic() - self._stored_at >= SEEN_FOR_SECONDS
+        ):
+            self._storing = asyncio.create_task(self._ask_storage())
+        done, _ = await asyncio.wait({self._storing}, timeout=self._timeout_seconds)
+        return bool(done) and self._storing.result()
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         seen = await self.seen()
@@ -97,19 +122,32 @@ class Probe:
         yield
         if self._look is not None:
             await self._look
+        if self._storing is not None:
+            self._storing.cancel()
         self._disconnect()
 
+    async def _ask_storage(self) -> bool:
+        try:
+            await self._blobs.check()
+        except STORAGE_FAILURES:
+            return False
+        finally:
+            self._stored_at = monotonic()
+        return True
+
     async def _ask(self) -> Seen:
-        reachable, schema = True, None
+        reachable, schema, delayed = True, None, False
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                schema = await self._schema()
+                connection = await self._connected()
+                schema = await connection.fetchval(CHECK)
+                delayed = (schema or "") >= SCHEMA and await connection.fetchval(WAITING)
         except asyncpg.UndefinedTableError:
             pass
         except FAILURES:
             reachable = False
             self._disconnect()
-        self._seen = Seen(reachable, schema, monotonic())
+        self._seen = Seen(reachable, schema, delayed, monotonic())
         return self._seen
 
     def _disconnect(self) -> None:
@@ -117,11 +155,10 @@ class Probe:
             self._connection.terminate()
         self._connection = None
 
-    async def _schema(self) -> str | None:
+    async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.connect()
-        found: str | None = await self._connection.fetchval(CHECK)
-        return found
+        return self._connection
 
 
 class HealthController(Controller):
@@ -135,13 +172,10 @@ class HealthController(Controller):
 
         503 when the database is unreachable. Answers within a second whatever the database does.
         """
-        seen = await probe.seen()
-        content = Health(
-            "healthy" if seen.reachable else "degraded",
-            datetime.now(UTC),
-            VERSION,
-            Dependencies("connected" if seen.reachable else "unreachable"),
-        )
+        seen, stores = await asyncio.gather(probe.seen(), probe.stores())
+        dependencies = _dependencies(seen, stores=stores)
+        well = dependencies == Dependencies("connected", "connected", "connected")
+        content = Health("healthy" if well else "degraded", datetime.now(UTC), VERSION, dependencies)
         if seen.reachable:
             return Reply(content)
         fault = DatabaseUnavailable()
@@ -170,3 +204,10 @@ class HealthController(Controller):
         if not seen.current:
             raise DatabaseUnavailable(BEHIND)
         return Ready()
+
+
+def _dependencies(seen: Seen, *, stores: bool) -> Dependencies:
+    storage: Connectivity = "connected" if stores else "unreachable"
+    if not seen.reachable:
+        return Dependencies("unreachable", storage, "unreachable")
+    return Dependencies("connected", storage, "delayed" if seen.delayed else "connected")

@@ -1,23 +1,31 @@
 """All models, imported so that the metadata is whole: migrations compare it with the database."""
 
+from service.audit.models import Seal, Sealing
 from service.auth.models import ApiKey, Secret
 from service.db import Base
 from service.events.models import Event
 from service.http.models import IdempotencyKey
 from service.items.models import Item, Movement
+from service.jobs.models import Job
 from service.orders.models import Order, OrderLine, Transaction
 from service.resources.models import Resource
+from service.webhooks.models import Delivery, Webhook
 
 __all__ = [
     "ApiKey",
     "Base",
+    "Delivery",
     "Event",
     "IdempotencyKey",
     "Item",
+    "Job",
     "Movement",
     "Order",
     "OrderLine",
     "Resource",
+    "Seal",
+    "Sealing",
     "Secret",
     "Transaction",
+    "Webhook",
 ]

@@ -84,10 +84,11 @@ class Server(uvicorn.Server):
             self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._probe.draining or sig == signal.SIGINT:
+        hurried = self._probe.draining or sig == signal.SIGINT
+        self._probe.draining = True
+        if hurried:
             self.should_exit = True
         else:
-            self._probe.draining = True
             asyncio.get_running_loop().call_later(self._drain_seconds, self._end)
 
     def _end(self) -> None:

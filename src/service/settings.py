@@ -57,6 +57,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2
     key_cache_max: Count = 10_000
 
+    blob_url: Annotated[str, Meta(pattern=r"^(file|s3)://.+")] | None = None
+    """Unset: `file://$DEPOT_HOME/blobs`."""
+    webhook_allow_private: bool = False
+    webhook_timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 15.0
+    webhook_lane_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    """Deliveries under way to one endpoint: a slow one keeps no other waiting."""
+    webhook_poll_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    """How often each process looks for deliveries that others left or that are to be tried again."""
+    webhook_secret_overlap_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 86_400.0
+    """How long the old secret signs as well after a rotation."""
+    webhooks_max: Count = 100
+    delivery_kept_days: Count = 30
+
+    worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 10
+    job_attempts_max: Annotated[int, Meta(ge=1, le=100)] = 5
+    job_heartbeat_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """A job whose worker has not been heard of for this long is taken over by another."""
+    job_kept_days: Count = 30
+    job_streams_max: Count = 200
+    """Event streams of jobs (`GET /jobs/{id}/events`) open at once in one process."""
+    job_test_kinds: bool = False
+    """Whether there is `system.sleep`, for tests and `depot dev`."""
+
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the environment. Raises `SettingsError` for the first bad or unknown value."""

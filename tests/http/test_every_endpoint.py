@@ -1,12 +1,16 @@
 """A story over a real socket that asks every documented operation once, and succeeds each time."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from live import live
+from live import live, working
+from receiver import receiving
+from shop import eventually
 
+Ask = Callable[..., Awaitable[Any]]
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}
 NUT = {"sku": "NUT-M8", "name": "Nut", "price": "0.10"}
 ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
@@ -15,10 +19,13 @@ ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
 async def test_every_documented_operation_answers_over_a_real_socket(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
-    with live(database_url, tmp_path / "home") as server:
+    with live(
+        database_url, tmp_path / "home", DEPOT_WEBHOOK_ALLOW_PRIVATE="1", DEPOT_JOB_TEST_KINDS="1"
+    ) as server:
         async with server.client(key) as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()
-            answered = await story(client)
+            with working(database_url, tmp_path / "home"):
+                answered = await story(client)
     documented = {
         (method.upper(), path) for path, operations in document["paths"].items() for method in operations
     }
@@ -33,7 +40,7 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
         asked.add((method, path))
         reply = await client.request(method, path.format(**names), json=body)
         assert reply.status_code == status, (method, path, reply.text)
-        return reply.json() if reply.content else None
+        return reply.json() if reply.headers.get("Content-Type") == "application/json" else reply.text
 
     for path in ("/health", "/health/live", "/health/ready"):
         await ask("GET", path, 200)
@@ -49,7 +56,19 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     assert (await ask("GET", "/items/{item_id}", 200, item_id=bolt["id"]))["quantity"] == 6
     moved = await ask("GET", "/items/{item_id}/movements", 200, item_id=bolt["id"])
     assert [movement["delta"] for movement in moved["data"]] == [-2, 3, 5]
+    again = await ask("POST", "/orders", 201, ORDER)
+    assert (await ask("POST", "/orders/{order_id}/cancel", 200, order_id=again["id"]))[
+        "status"
+    ] == "cancelled"
+    assert (await ask("POST", "/orders/{order_id}/fulfil", 200, order_id=order["id"]))[
+        "status"
+    ] == "fulfilled"
     await ask("DELETE", "/items/{item_id}", 204, item_id=nut["id"])
+    await ask("POST", "/users/{user_id}/actions", 201, {"action": "login"}, user_id="ann")
+    assert len((await ask("GET", "/users/{user_id}/actions", 200, user_id="ann"))["data"]) == 1
+    report = await ask("GET", "/reports/financial", 200)
+    assert report["report"]["totals"][0]["refunds"] == "19.98"
+    assert (await ask("GET", "/audit", 200))["data"][0]["type"] == "user.action"
     assert [item["sku"] for item in (await ask("GET", "/items", 200))["data"]] == ["BOLT-M8"]
     printer = {"resource_id": "printer-3"}
     made = await ask("PUT", "/resources/{resource_id}", 201, {"status": "on"}, **printer)
@@ -58,4 +77,42 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     patched = await ask("PATCH", "/resources/{resource_id}", 200, {"status": "off"}, **printer)
     assert patched["updated"] == {"status": "off"}
     await ask("DELETE", "/resources/{resource_id}", 204, **printer)
+    await story_of_jobs(ask)
+    await story_of_webhooks(ask)
     return asked
+
+
+async def story_of_jobs(ask: Ask) -> None:
+    job = {"job_id": (await ask("POST", "/process", 202, {"kind": "report.export", "payload": {}}))["id"]}
+    assert '"status":"succeeded"' in await ask("GET", "/jobs/{job_id}/events", 200, **job)
+    exported = await ask("GET", "/jobs/{job_id}", 200, **job)
+    assert exported["progress"] == 100
+    assert (await ask("GET", "/jobs/{job_id}/output", 200, **job)).startswith("date,")
+    sleep = {"kind": "system.sleep", "payload": {"seconds": 60}}
+    job = {"job_id": (await ask("POST", "/process", 202, sleep))["id"]}
+    assert (await ask("DELETE", "/jobs/{job_id}", 200, **job))["status"] == "cancelled"
+    assert (await ask("POST", "/jobs/{job_id}/retry", 202, **job))["status"] == "queued"
+    assert len((await ask("GET", "/jobs", 200))["data"]) == 2
+    await ask("DELETE", "/jobs/{job_id}", 200, **job)
+
+
+async def story_of_webhooks(ask: Ask) -> None:
+    async with receiving() as receiver:
+        made = await ask("POST", "/webhooks", 201, {"url": receiver.url, "events": ["item.updated"]})
+        receiver.secret, names = made.pop("secret"), {"webhook_id": made["id"]}
+        assert await ask("GET", "/webhooks/{webhook_id}", 200, **names) == made
+        assert (await ask("GET", "/webhooks", 200))["data"] == [made]
+        owed = await ask("POST", "/webhooks/{webhook_id}/test", 202, **names)
+
+        async def delivered() -> bool:
+            listed = await ask("GET", "/webhooks/{webhook_id}/deliveries", 200, **names)
+            return bool(listed["data"][0]["status"] == "delivered")
+
+        await eventually(delivered)
+        assert list(receiver.received) == [owed["event_id"]]
+        resend = "/webhooks/{webhook_id}/deliveries/{delivery_id}/resend"
+        assert (await ask("POST", resend, 202, delivery_id=owed["id"], **names))["status"] == "pending"
+        assert "secret" in await ask("POST", "/webhooks/{webhook_id}/secret", 200, **names)
+        patched = await ask("PATCH", "/webhooks/{webhook_id}", 200, {"enabled": False}, **names)
+        assert patched["version"] == 3
+        await ask("DELETE", "/webhooks/{webhook_id}", 204, **names)

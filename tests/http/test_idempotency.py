@@ -147,3 +147,48 @@ async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_rep
         first, again = await asyncio.gather(*tries)
     assert first.status_code == again.status_code == 201
     assert first.content == again.content
+
+
+STOCK = {"delta": -2, "reason": "damaged"}
+
+
+async def test_repeated_pieces_come_or_go_once(client: Client, bolt: dict[str, Any]) -> None:
+    path = f"/items/{bolt['id']}"
+    first = await client.post(f"{path}/stock", json=STOCK, headers=once())
+    again = await client.post(f"{path}/stock", json=STOCK, headers=once())
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.content == first.content
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert first.headers["ETag"] == again.headers["ETag"] == '"2"'
+    assert first.headers["Content-Type"] == again.headers["Content-Type"] == "application/json"
+    assert (await client.get(path)).json() == first.json()
+    assert first.json()["quantity"] == 3
+    refused(
+        await client.post(f"{path}/stock", json={"delta": 1}, headers=once()), 422, "IDEMPOTENCY_MISMATCH"
+    )
+
+
+async def test_refused_pieces_are_not_kept_and_a_key_ends_after_a_day(
+    client: Client, bolt: dict[str, Any], database: Database
+) -> None:
+    path, many = f"/items/{bolt['id']}/stock", {"delta": -6}
+    refused(await client.post(path, json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
+    await client.post(path, json={"delta": 7})
+    assert (await client.post(path, json=many, headers=once())).json()["quantity"] == 6
+    await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
+    later = await client.post(path, json=many, headers=once())
+    assert later.json()["quantity"] == 0
+    assert (await client.post(path, json=many, headers=once())).content == later.content
+
+
+async def test_a_retry_at_another_replica_that_waits_for_the_last_pieces_of_stock_is_a_replay(
+    settings: Settings, key: str, bolt: dict[str, Any], database_url: str
+) -> None:
+    path, last = f"/items/{bolt['id']}/stock", {"delta": -5}
+    async with running(settings, key) as one, running(settings, key) as other:
+        async with locked(database_url, bolt) as holder:
+            tries = [asyncio.create_task(c.post(path, json=last, headers=once())) for c in (one, other)]
+            await waiting_for_locks(holder, 2)
+        first, again = await asyncio.gather(*tries)
+    assert first.status_code == again.status_code == 200, (first.text, again.text)
+    assert first.content == again.content

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 import os
 import signal
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
@@ -18,7 +19,10 @@ import pytest
 from ledger import discrepancies
 from live import DEPOT
 from service.db import Database
-from service.items.importer import BadFile, BadRow, Report, import_items
+from service.events.journal import CLI
+from service.items.importer import BadRows, Report, import_items
+from service.items.rows import ENCODING, BadFile, BadRow
+from service.values import encode_json
 from shop import item, locked, nothing_under_way, order, waiting_for_locks
 
 MANY = 10_000
@@ -45,8 +49,16 @@ async def depot_import(database_url: str, file: Path, *options: str) -> Outcome:
 
 async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Report:
     """The same without a process for it."""
-    async with database.own_connection() as connection:
-        return await import_items(connection, file, skip_bad=skip_bad, on_progress=lambda _: None)
+
+    async def on_progress(bytes_read: int) -> None:
+        assert bytes_read > 0
+
+    try:
+        with file.open(encoding=ENCODING, newline="") as text:
+            async with database.transaction() as connection:
+                return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
+    except BadRows as refused:
+        return refused.report
 
 
 @pytest.fixture
@@ -173,7 +185,7 @@ async def test_imports_and_orders_at_the_same_time_keep_the_books(
             *[[each["sku"], f"Bolt at {quantity}", "1.50", quantity] for each in items],
         )
         reports = await asyncio.gather(load(database, file), load(database, file))
-        assert [report.bad for report in reports] == [[], []]
+        assert [report.bad for report in reports] == [0, 0]
     over.set()
     await asyncio.gather(*buyers)
     assert len(sold) > 20
@@ -210,7 +222,7 @@ async def test_lines_are_counted_as_an_editor_does(database: Database, file: Pat
         ["D", "Bolt", "y", ""],
     )
     report = await load(database, file)
-    assert [row.line for row in report.bad] == [5, 9]
+    assert [row.line for row in report.bad_rows] == [5, 9]
     assert await stored(database) == []
 
 
@@ -257,16 +269,26 @@ async def test_a_bad_cell_is_told_with_its_line_and_column(
     write(file, "sku,name,price,quantity,description,currency,attributes", row,
           ["GOOD", "Nut", "0.05", "3", "", "EUR", '{"size": 1.10}'])  # fmt: skip
     report = await load(database, file, skip_bad=True)
-    assert (report.created, [bad.line for bad in report.bad]) == (1, [2])
-    ((problem,),) = [bad.problems for bad in report.bad]
+    assert (report.created, report.bad, [bad.line for bad in report.bad_rows]) == (1, 1, [2])
+    ((problem,),) = [bad.problems for bad in report.bad_rows]
     assert problem.startswith(what.partition(":")[0])
     assert [row["sku"] for row in await stored(database)] == ["GOOD"]
+
+
+async def test_of_many_bad_rows_the_first_thousand_are_listed_and_all_are_counted(
+    database: Database, file: Path
+) -> None:
+    rows = [[f"S-{n}", "Bolt", "x" if n % 2 else "1"] for n in range(1800)]
+    write(file, "sku,name,price", *rows, *[["S-0", "Bolt", "1"]] * 1100)
+    report = await load(database, file)
+    assert report.bad == 900 + 1100
+    assert [row.line for row in report.bad_rows] == [*range(3, 1802, 2), *range(1802, 1902)]
 
 
 async def test_every_bad_cell_of_a_row_is_told(database: Database, file: Path) -> None:
     write(file, "sku,name,price,quantity", ["A B", "", "x", "y"])
     report = await load(database, file)
-    assert {problem.partition(":")[0] for problem in report.bad[0].problems} == {
+    assert {problem.partition(":")[0] for problem in report.bad_rows[0].problems} == {
         "sku",
         "name",
         "price",
@@ -284,7 +306,7 @@ async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Databa
         ["A", "x", "3"],
     )
     refused = await load(database, file)
-    assert refused.bad == [
+    assert refused.bad_rows == [
         BadRow(4, ["sku: A is in line 2 already"]),
         BadRow(5, ["sku: A is in line 2 already"]),
     ]
@@ -338,6 +360,73 @@ async def test_a_new_quantity_is_booked_as_a_movement(
     )
     assert [tuple(row) for row in moved] == [("import", 5, 5, 1), ("import", -5, 0, 2), ("import", 7, 7, 3)]
     assert await discrepancies(database_url) == []
+
+
+# What the journal has of it
+
+
+async def journal(database: Database) -> list[dict[str, Any]]:
+    told = await database.fetch(
+        "select type, subject, actor, request_id, payload from events where type like 'item.%' order by id"
+    )
+    return [dict(row) for row in told]
+
+
+async def test_a_created_item_is_told_as_the_api_shows_it(
+    crowd: httpx.AsyncClient, database: Database, file: Path
+) -> None:
+    write(file, "sku,name,price,quantity,description,attributes",
+          ["A", "Schraube ×", "9.5", "3", "", '{"size": 1.10}'],
+          ["B", "Nut", "0", "0", "Long", ""])  # fmt: skip
+    await load(database, file)
+    told = await journal(database)
+    shown = {row["sku"]: row for row in (await crowd.get("/items")).json()["data"]}
+    assert {event["payload"]["sku"]: event["subject"] for event in told} == {
+        sku: row["id"] for sku, row in shown.items()
+    }
+    for event in told:
+        assert (event["type"], event["actor"], event["request_id"]) == ("item.created", "cli", None)
+        assert json.loads(encode_json(event["payload"])) == shown[event["payload"]["sku"]]
+    assert str(told[0]["payload"]["attributes"]["size"]) == "1.10"
+
+
+async def test_of_a_changed_item_the_difference_is_told_and_of_others_nothing(
+    database: Database, file: Path
+) -> None:
+    write(file, "sku,name,price,quantity", ["A", "Bolt", "1", "50"], ["B", "Nut", "1", "5"])
+    await load(database, file)
+    write(file, "sku,name,price,quantity", ["A", "Bolt", "1.50", "40"], ["B", "Nut", "1.00", "5"])
+    await load(database, file)
+    (_, _, told) = await journal(database)
+    assert (told["type"], told["actor"]) == ("item.updated", "cli")
+    assert told["payload"] == {
+        "id": told["subject"],
+        "version": 2,
+        "changes": {"price": {"from": "1.00", "to": "1.50"}, "quantity": {"from": 50, "to": 40}},
+    }
+
+
+async def test_the_journal_has_the_same_of_an_import_as_of_a_patch(
+    crowd: httpx.AsyncClient, database: Database, file: Path
+) -> None:
+    old = {"description": "Old", "attributes": {"a": 1.10}}
+    patched, imported = await item(crowd, 9, **old), await item(crowd, 9, **old)
+    new = {"name": "Nut", "price": "8.00", "quantity": 4, "description": None, "attributes": {"a": 1.2}}
+    await crowd.patch(f"/items/{patched['id']}", json=new)
+    write(file, "sku,name,price,quantity,description,attributes",
+          [imported["sku"], "Nut", "8", "4", "", '{"a": 1.2}'])  # fmt: skip
+    await load(database, file)
+    told: dict[str, list[Any]] = {patched["id"]: [], imported["id"]: []}
+    for event in await journal(database):
+        told[event["subject"]].append((event["type"], {**event["payload"], "id": "", "sku": ""}))
+    assert [type_ for type_, _ in told[patched["id"]]] == ["item.created", "item.updated", "item.low_stock"]
+    assert told[imported["id"]][1:] == told[patched["id"]][1:]
+
+
+async def test_nothing_is_told_of_an_import_that_was_refused(database: Database, file: Path) -> None:
+    write(file, "sku,name,price", ["A", "Bolt", "1"], ["B", "Nut", "x"])
+    assert (await load(database, file)).bad == 1
+    assert await journal(database) == []
 
 
 # Files

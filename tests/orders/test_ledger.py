@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import Client
+from conftest import AS_OWNER, Client
 from ledger import discrepancies
 from shop import connected, item, order
 
@@ -13,15 +13,16 @@ SABOTAGE = {
     "update orders set total = total + 1": "not the sum of its lines",
     "delete from order_lines where line_no = 2": "not the sum of its lines",
     "update order_lines set line_no = 7 where line_no = 2": "not numbered",
-    "delete from transactions": "not in the ledger",
-    "update transactions set amount = amount + 1": "not in the ledger",
-    "update transactions set created_at = now()": "not in the ledger",
+    f"{AS_OWNER}; delete from transactions": "not in the ledger",
+    f"{AS_OWNER}; update transactions set amount = amount + 1": "not in the ledger",
+    f"{AS_OWNER}; update transactions set created_at = now()": "not in the ledger",
     "update orders set status = 'cancelled'": "refunds are not those",
     "update movements set order_id = gen_random_uuid() where cause = 'order'": "the movements for it differ",
     "update movements set cause = 'cancel' where cause = 'order'": "stock did not come back",
-    "delete from events where type = 'order.placed'": "its event differ",
-    'update events set payload = payload || \'{"total": "1.00"}\'': "its event differ",
-    "insert into events select gen_random_uuid(), type, subject, payload from events": "its event differ",
+    f"{AS_OWNER}; delete from events where type = 'order.placed'": "its event differ",
+    AS_OWNER + '; update events set payload = payload || \'{"total": "1.00"}\'': "its event differ",
+    "insert into events (type, subject, actor, payload) "
+    "select type, subject, actor, payload from events": "its event differ",
 }
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from random import Random
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -20,6 +20,7 @@ from ledger import discrepancies
 from live import live
 from service.db import Database
 from service.errors import Overloaded
+from service.events.journal import CLI
 from service.items.statements import ADJUST
 from service.orders.placement import Placement
 from service.orders.schemas import NewLine, NewOrder, Order
@@ -45,7 +46,9 @@ def new(item: Json, customer: str = "c-1") -> NewOrder:
 
 async def settle(placement: Placement, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
     """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
-    return await asyncio.gather(*[placement.place(order, None) for order in orders], return_exceptions=True)
+    return await asyncio.gather(
+        *[placement.place(order, None, CLI) for order in orders], return_exceptions=True
+    )
 
 
 def outcomes(replies: Iterable[httpx.Response]) -> Counter[str]:
@@ -118,7 +121,7 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
 ) -> None:
     bolt = await item(crowd, 1)
     async with locked(database_url, bolt) as holder:
-        await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, uuid4(), "the last one broke")
+        await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, "cli", None, "the last one broke")
         buyer = asyncio.create_task(order(crowd, (bolt, 1)))
         await waiting_for_locks(holder, 1)
     assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}
@@ -191,7 +194,7 @@ async def test_an_order_right_after_the_last_commit_is_not_forgotten(
     bolt = await item(crowd, 100)
     async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
         for _ in range(20):
-            await placement.place(new(bolt), None)
+            await placement.place(new(bolt), None, CLI)
     assert await stock(crowd, bolt) == 80
 
 
@@ -226,7 +229,7 @@ async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database
     async with queue(database, queue_max=5) as placement:
         settled = await settle(placement, [new(bolt)] * 20)
         assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
-        assert isinstance(await placement.place(new(bolt), None), Order)
+        assert isinstance(await placement.place(new(bolt), None, CLI), Order)
 
 
 async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
@@ -267,7 +270,7 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
         async with queue(database, batch_max=4) as placement:
-            buyers = [asyncio.create_task(placement.place(new(bolt), None)) for _ in range(20)]
+            buyers = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(20)]
             await asyncio.sleep(0)  # their turn to get into the queue
         return buyers
 

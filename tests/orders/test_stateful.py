@@ -13,7 +13,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 from msgspec import Struct
 
-from conftest import execute
+from conftest import AS_OWNER, execute
 from ledger import discrepancies
 from service.app import create_app
 from service.settings import Settings
@@ -33,6 +33,13 @@ QUANTITIES = st.integers(0, 20)
 PIECES = st.integers(1, 8)
 
 
+class Sold(Struct):
+    """An order as the model knows it."""
+
+    pieces: dict[str, int]
+    status: str = "placed"
+
+
 class Shop(RuleBasedStateMachine):
     """Items and orders over HTTP, and beside them the model."""
 
@@ -42,9 +49,11 @@ class Shop(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        execute(self.database_url, "truncate items, movements, orders, order_lines, transactions, events")
+        tables = "items, movements, orders, order_lines, transactions, events"
+        execute(self.database_url, f"{AS_OWNER}; truncate {tables}")
         self.known: dict[str, Known] = {}
         self.sold: dict[str, str] = {}
+        self.orders: dict[str, Sold] = {}
 
     @rule(target=items, number=st.integers(1, 5), price=PRICES, quantity=QUANTITIES)
     def create(self, number: int, price: Decimal, quantity: int) -> str:
@@ -101,6 +110,24 @@ class Shop(RuleBasedStateMachine):
             assert outcome(placed) == 201
             self.take(wanted, placed.json())
 
+    @rule(choice=st.integers(0, 99), step=st.sampled_from(["cancel", "fulfil"]))
+    def end(self, choice: int, step: str) -> None:
+        if not self.orders:
+            return
+        order_id = sorted(self.orders)[choice % len(self.orders)]
+        found = self.orders[order_id]
+        ended = self.client.post(f"/orders/{order_id}/{step}")
+        if found.status == "placed":
+            assert outcome(ended) == 200
+            found.status = {"cancel": "cancelled", "fulfil": "fulfilled"}[step]
+            for item_id, pieces in found.pieces.items() if step == "cancel" else ():
+                self.known[item_id].quantity += pieces
+        elif found.status == "cancelled" and step == "cancel":
+            assert outcome(ended) == 200
+        else:
+            assert outcome(ended) == "INVALID_STATE"
+        assert self.client.get(f"/orders/{order_id}").json()["status"] == found.status
+
     @rule(item_id=items)
     def delete(self, item_id: str) -> None:
         item = self.known.get(item_id)
@@ -136,6 +163,7 @@ class Shop(RuleBasedStateMachine):
             total += item.price * pieces
         assert Decimal(order["total"]) == total
         self.sold[order["id"]] = order["total"]
+        self.orders[order["id"]] = Sold(dict(wanted))
 
 
 def outcome(reply: Any) -> int | str:

@@ -7,6 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.auth.keys import SCOPES, digest, key_id, mint, pepper_from
 from service.auth.models import ApiKey, Secret
+from service.events.journal import CLI
+from service.events.models import event
 
 NAME_MAX = 100
 
@@ -29,16 +31,18 @@ async def create_key(
     if unknown := set(scopes) - SCOPES:
         raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
     token = mint()
+    identity = str(key_id(token))
     pepper = pepper_from(secret) or (await session.get_one(Secret, "pepper")).value
     await KeyRepository(session=session).add(
         ApiKey(
-            id=key_id(token),
+            id=identity,
             name=name,
             hash=digest(token, pepper),
             scopes=sorted(scopes),
             expires_at=expires_in and datetime.now(UTC) + expires_in,
         )
     )
+    session.add(event("key.created", identity, CLI, {"id": identity, "name": name, "scopes": sorted(scopes)}))
     return token
 
 
@@ -47,6 +51,7 @@ async def revoke_key(session: AsyncSession, identity: str) -> bool:
     key = await KeyRepository(session=session).get_one_or_none(id=identity)
     if key is not None and key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
+        session.add(event("key.revoked", identity, CLI, {"id": identity, "name": key.name}))
     return key is not None
 
 

@@ -12,6 +12,8 @@ from litestar.types import Empty
 
 from service.auth.keys import Key
 from service.errors import ClientClosedRequest, Detail, MalformedJson, UnsupportedMediaType, ValidationFailed
+from service.events.journal import Author
+from service.http.envelope import Exchange
 from service.http.explain import DETAILS_MAX, depth, explain, located, unstorable
 from service.values import decode_json, storable_number
 
@@ -46,6 +48,11 @@ class StrictRequest(Request[Key, None, State]):
     async def json(self) -> Any:
         data = self.route_handler.parsed_data_field
         return decode(await self.body(), Any if data is None else data.annotation)
+
+    @property
+    def author(self) -> Author:
+        """Who the journal names for what this request changes."""
+        return Author(self.user.id, Exchange.of(self.scope).request_id)
 
     @property
     def is_merge_patch(self) -> bool:

@@ -10,11 +10,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 from msgspec import Struct
+from msgspec.structs import asdict, astuple
+from sqlalchemy import func, literal, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db import Connection
 from service.errors import Detail, Fault, ValidationFailed
 from service.http.body import StrictRequest
+from service.http.models import IdempotencyKey
 from service.http.reply import Versioned, reply_headers
 from service.values import encode_json
 
@@ -22,10 +28,18 @@ HEADER = "Idempotency-Key"
 PRINTABLE = re.compile(r"[ -~]{1,255}")
 KEPT_FOR = "interval '24 hours'"
 
+TAKEN = "pk_idempotency_keys"
+CLAIM_KINDS = ("text", "text", "text", "bytea")
+
 FIND = f"""
 select caller, path, key, fingerprint, status, headers, body from idempotency_keys
 where (caller, path, key) in (select * from unnest($1::text[], $2::text[], $3::text[]))
   and created_at > now() - {KEPT_FOR}"""
+
+
+FORGET = f"""
+delete from idempotency_keys where caller = $1 and path = $2 and key = $3
+  and created_at <= now() - {KEPT_FOR} returning 1"""
 
 
 class IdempotencyMismatch(Fault):
@@ -118,7 +132,7 @@ def keep(first: int) -> str:
 
     Returns a row for each one stored; where a claim is taken, none.
     """
-    kinds = ("text", "text", "text", "bytea", "int", "jsonb", "bytea")
+    kinds = (*CLAIM_KINDS, "int", "jsonb", "bytea")
     arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, start=first))
     return f"""
   insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
@@ -127,6 +141,53 @@ def keep(first: int) -> str:
     headers = excluded.headers, body = excluded.body, created_at = now()
   where idempotency_keys.created_at <= now() - {KEPT_FOR}
   returning 1"""
+
+
+def keep_made(first: int, body: str) -> str:
+    """A statement's part that stores a reply the statement itself makes, of a resource with a `version`.
+
+    `body` is an SQL expression of type json; the claim is in the arguments from `$first` on. What follows has
+    to begin with `from`. Where the claim is taken, the whole statement fails (see `once`).
+    """
+    claim = ", ".join(f"${number}::{kind}" for number, kind in enumerate(CLAIM_KINDS, start=first))
+    return f"""
+  insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
+  select {claim}, 200, jsonb_build_object('ETag', format('"%s"', version)),
+    convert_to(({body})::text, 'UTF8')"""
+
+
+async def once(connection: Connection, claim: Claim, statement: str, *arguments: object) -> Any:
+    """Run a statement with `keep_made`, whose last arguments are the claim. Returns its row, if there is one.
+
+    Raises `Replay` if the claim was answered before.
+    """
+    for _ in range(2):
+        try:
+            if row := await connection.fetchrow(statement, *arguments, *astuple(claim)):
+                return row
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != TAKEN:
+                raise
+        if answered := await answers(connection, [claim]):
+            raise answered[claim]
+        if not await connection.fetchval(FORGET, *claim.identity):
+            return None
+    raise IdempotencyInProgress
+
+
+async def keep_in(session: AsyncSession, kept: Kept) -> None:
+    """Store a reply in a session's transaction. Raises what answers the claim now if it is taken."""
+    reply = {"status": kept.status, "headers": kept.headers, "body": kept.body}
+    new = insert(IdempotencyKey).values(**asdict(kept.claim), **reply)
+    fresh = {name: new.excluded[name] for name in ("fingerprint", *reply)} | {"created_at": func.now()}
+    expired = IdempotencyKey.created_at <= func.now() - text(KEPT_FOR)
+    stored = new.on_conflict_do_update(constraint=TAKEN, set_=fresh, where=expired).returning(literal(1))
+    if await session.scalar(stored):
+        return
+    found = await session.get(IdempotencyKey, kept.claim.identity)
+    if found is None:
+        raise IdempotencyInProgress
+    raise _answer(kept.claim, found.fingerprint, found.status, found.headers, found.body)
 
 
 def columns(kept: Sequence[Kept]) -> list[list[Any]]:
@@ -149,7 +210,8 @@ async def _claim(request: StrictRequest) -> Claim | None:
     if not PRINTABLE.fullmatch(key):
         problem = "It has to be 1 to 255 printable ASCII characters"
         raise ValidationFailed([Detail(f"/{HEADER}", problem, "header")])
-    fingerprint = hashlib.blake2b(await request.body(), digest_size=16).digest()
+    body = b"" if request.route_handler.parsed_data_field is None else await request.body()
+    fingerprint = hashlib.blake2b(body, digest_size=16).digest()
     return Claim(request.user.id, request.scope["path"], key, fingerprint)
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
 from litestar.routes import HTTPRoute
 from msgspec import Struct
 
@@ -73,7 +74,7 @@ def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
 def _bodies(handler: HTTPRouteHandler) -> list[Any]:
     """The types of the bodies an operation takes and gives."""
     given, taken = _given(handler), handler.parsed_data_field
-    return [given] * (given is not type(None)) + ([] if taken is None else [taken.annotation])
+    return [given] * (given not in {type(None), Stream}) + ([] if taken is None else [taken.annotation])
 
 
 def _given(handler: HTTPRouteHandler) -> Any:

@@ -32,8 +32,7 @@ class Reply(Response[T]):
 def versioned(request: AnyRequest, content: V, *, location: str | None = None) -> Reply[V]:
     """The resource with its `ETag`; 304 without a body if the client has this version already."""
     headers = reply_headers(content.version, location)
-    known = request.headers.get("if-none-match") if request.method == "GET" else None
-    if known is not None and _none_match(known, headers["ETag"]):
+    if none_match(request, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(content, headers=headers)
 
@@ -56,6 +55,10 @@ def expected_versions(request: AnyRequest) -> list[int] | None:
     return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[1-9][0-9]{0,8}"', tag)]
 
 
-def _none_match(header: str, current: str) -> bool:
+def none_match(request: AnyRequest, current: str) -> bool:
+    """Whether a client that reads has the current version already (`If-None-Match`)."""
+    header = request.headers.get("if-none-match") if request.method == "GET" else None
+    if header is None:
+        return False
     tags = [tag.removeprefix("W/") for tag in ENTITY_TAG.findall(header)]
     return header.strip() == "*" or current in tags

@@ -12,7 +12,15 @@ from uuid_utils.compat import uuid7
 
 from service.db import Database
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
-from service.http.idempotency import Claim, IdempotencyInProgress, answers, columns, kept_creation
+from service.events.journal import Author
+from service.http.idempotency import (
+    Claim,
+    IdempotencyInProgress,
+    answers,
+    columns,
+    kept_creation,
+    once,
+)
 from service.http.merge import merge_patch
 from service.items import statements
 from service.items.schemas import (
@@ -38,13 +46,15 @@ FAULTS = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 """By the name of the violated constraint."""
 
 
-async def create_item(database: Database, new: ItemCreate, claim: Claim | None) -> Item:
+async def create_item(database: Database, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
     """Raises `Replay` if the claim was answered before."""
     item = _item(new)
     kept = [] if claim is None else [kept_creation(claim, item, location(item))]
     row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
            item.attributes, item.created_at)  # fmt: skip
-    created = await database.fetchval(statements.CREATE, *row, *columns(kept))
+    created = await database.fetchval(
+        statements.CREATE, *row, *columns(kept), author.actor, author.request_id, item
+    )
     if claim is not None and not created:
         async with database.connection() as connection:
             raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
@@ -63,7 +73,13 @@ async def read_item(database: Database, item_id: UUID) -> Item:
 
 
 async def patch_item(
-    database: Database, item_id: UUID, patch: ItemPatch, *, versions: list[int] | None, merge: bool
+    database: Database,
+    item_id: UUID,
+    patch: ItemPatch,
+    author: Author,
+    *,
+    versions: list[int] | None,
+    merge: bool,
 ) -> Item:
     """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
     if all(value is UNSET for value in astuple(patch)):
@@ -72,23 +88,51 @@ async def patch_item(
         if merge and isinstance(patch.attributes, dict):
             stored = await connection.fetchval(statements.LOCK_ATTRIBUTES, item_id)
             patch = replace(patch, attributes=_merged(stored, patch.attributes))
-        row = await connection.fetchrow(statements.PATCH, item_id, patch, versions, uuid7())
+        row = await connection.fetchrow(
+            statements.PATCH, item_id, patch, versions, author.actor, author.request_id
+        )
     if row is None:
         raise await _why_not(database, item_id, versions)
     return Item(*row)
 
 
 async def adjust_stock(
-    database: Database, item_id: UUID, change: StockChange, *, versions: list[int] | None
+    database: Database, item_id: UUID, change: StockChange, author: Author, *, versions: list[int] | None
 ) -> Item:
-    row = await database.fetchrow(statements.ADJUST, item_id, change.delta, versions, uuid7(), change.reason)
+    arguments = _adjustment(item_id, change, author, versions)
+    row = await database.fetchrow(statements.ADJUST, *arguments)
     if row is None:
         raise await _why_not(database, item_id, versions, change.delta)
     return Item(*row)
 
 
-async def delete_item(database: Database, item_id: UUID, *, versions: list[int] | None) -> None:
-    if await database.fetchval(statements.DELETE, item_id, versions) is None:
+async def adjust_stock_once(
+    database: Database,
+    item_id: UUID,
+    change: StockChange,
+    author: Author,
+    claim: Claim,
+    *,
+    versions: list[int] | None,
+) -> tuple[int, bytes]:
+    """Returns the item's version and the body of the reply. Raises `Replay` if it was done before."""
+    arguments = _adjustment(item_id, change, author, versions)
+    async with database.connection() as connection:
+        row = await once(connection, claim, statements.ADJUST_ONCE, *arguments)
+    if row is None:
+        raise await _why_not(database, item_id, versions, change.delta)
+    return row["version"], row["body"]
+
+
+def _adjustment(item_id: UUID, change: StockChange, author: Author, versions: list[int] | None) -> list[Any]:
+    return [item_id, change.delta, versions, author.actor, author.request_id, change.reason]
+
+
+async def delete_item(
+    database: Database, item_id: UUID, author: Author, *, versions: list[int] | None
+) -> None:
+    deleted = await database.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
+    if deleted is None:
         raise await _why_not(database, item_id, versions)
 
 

@@ -12,7 +12,7 @@ from service.errors import InUse, InvalidCursor, NoFields, NotFound, Preconditio
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, versioned
+from service.http.reply import Reply, expected_versions, reply_headers, versioned
 from service.items import catalog
 from service.items.catalog import DuplicateSku, InsufficientStock
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
@@ -33,7 +33,7 @@ class ItemController(Controller):
     ) -> Reply[Item]:
         """Create an item. A quantity is booked as its first stock movement."""
         async with claims.of(request) as claim:
-            item = await catalog.create_item(database, data, claim)
+            item = await catalog.create_item(database, data, claim, request.author)
         return versioned(request, item, location=catalog.location(item))
 
     @get(scope="items:read", faults=[InvalidCursor])
@@ -81,7 +81,12 @@ class ItemController(Controller):
         `attributes` is merged (RFC 7396). A new quantity is booked as a stock movement.
         """
         item = await catalog.patch_item(
-            database, item_id, data, versions=expected_versions(request), merge=request.is_merge_patch
+            database,
+            item_id,
+            data,
+            request.author,
+            versions=expected_versions(request),
+            merge=request.is_merge_patch,
         )
         return versioned(request, item)
 
@@ -90,24 +95,32 @@ class ItemController(Controller):
         self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
     ) -> None:
         """Delete an item that was never ordered."""
-        await catalog.delete_item(database, item_id, versions=expected_versions(request))
+        await catalog.delete_item(database, item_id, request.author, versions=expected_versions(request))
 
     @post(
         "/{item_id:str}/stock",
         scope="items:write",
         status_code=200,
-        faults=[NotFound, InsufficientStock, PreconditionFailed],
+        faults=[NotFound, InsufficientStock, PreconditionFailed, *ONCE],
     )
     async def adjust_stock(
         self,
         database: NamedDependency[Database],
+        claims: NamedDependency[Claims],
         request: StrictRequest,
         item_id: FromPath[UUID],
         data: JSONBody[StockChange],
     ) -> Reply[Item]:
         """Add pieces to the stock, or take some away; never below zero."""
-        item = await catalog.adjust_stock(database, item_id, data, versions=expected_versions(request))
-        return versioned(request, item)
+        versions = expected_versions(request)
+        async with claims.of(request) as claim:
+            if claim is None:
+                item = await catalog.adjust_stock(database, item_id, data, request.author, versions=versions)
+                return versioned(request, item)
+            version, body = await catalog.adjust_stock_once(
+                database, item_id, data, request.author, claim, versions=versions
+            )
+        return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the item, as it is kept
 
     @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])
     async def list_movements(

@@ -1,203 +1,166 @@
-"""Items from CSV: streamed into a staging table by COPY, merged in one transaction: nothing half done."""
+"""Items from CSV: streamed into a staging table by COPY, then merged set by set, journal and all."""
 
-import csv
-import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from typing import Any, TextIO
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from time import monotonic
+from typing import TextIO
 
-import asyncpg
-import msgspec
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
-from service.errors import Detail
-from service.http.body import DEPTH_MAX
-from service.http.explain import depth, explain, unstorable
+from service.db import Connection
+from service.events.journal import Author
+from service.items.rows import OPTIONAL, REQUIRED, BadRow, Row, read_rows
 from service.items.schemas import ItemCreate
-from service.values import decode_json, encode_json
+from service.items.statements import FACTS, SHOWN, record_changed
+from service.values import encode_json
 
-REQUIRED = ("sku", "name", "price")
-OPTIONAL = ("description", "currency", "quantity", "attributes")
-NULLABLE = ("description", "attributes")
-INTEGER = re.compile(r"-?[0-9]{1,18}")
 STAGED = ("line", "id", *REQUIRED, *OPTIONAL)
+
+BAD_ROWS_LISTED_MAX = 1000
+HELD_SECONDS_MAX = 0.005
+"""After so long of reading rows the event loop is for others."""
+PATIENCE_SECONDS = 3600.0
+"""For each statement: files can be large, and their items ordered by others meanwhile."""
 
 STAGE = """
 create temporary table staged (line int, id uuid, sku text, name text, price text, description text,
   currency text, quantity int, attributes text) on commit drop"""
 
 REPEATED = """
-delete from staged s using (select sku, min(line) as line from staged group by sku) first
-where s.sku = first.sku and s.line > first.line returning s.line, s.sku, first.line as first_line"""
+with repeated as (
+  delete from staged s using (select sku, min(line) as line from staged group by sku) first
+  where s.sku = first.sku and s.line > first.line returning s.line, s.sku, first.line as first_line
+)
+select line, sku, first_line, count(*) over () from repeated order by line limit $1"""
 
-INSERT_NEW = """
+INSERT_NEW = f"""
 with created as (
   insert into items (id, sku, name, price, description, currency, quantity, attributes, version)
   select id, sku, name, price::numeric, description, currency, quantity, attributes::jsonb, 1
-  from staged order by sku on conflict (sku) do nothing returning id, sku, version, quantity
+  from staged order by sku on conflict (sku) do nothing returning *
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', quantity, quantity from created where quantity > 0
+), recorded as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'item.created', id::text, $1, $2, {SHOWN}::jsonb from created
 ), merged as (delete from staged using created where staged.sku = created.sku)
 select count(*) from created"""
 
-LOCK_OLD = "select 1 from items join staged using (sku) order by items.id for no key update of items"
+LOCK_OLD = """
+with old as (select 1 from items join staged using (sku) order by items.id for no key update of items)
+select count(*) from old"""
 
-UPDATE_OLD = """
+UPDATE_OLD = f"""
 with before as (
-  select i.id, i.quantity from items i join staged using (sku)
+  select i.* from items i join staged using (sku)
 ), changed as (
-  update items i set ({columns}) = ({values}), version = version + 1, updated_at = now()
-  from staged s, before b
-  where i.sku = s.sku and i.id = b.id and ({current}) is distinct from ({values})
-  returning i.id, i.version, i.quantity, i.quantity - b.quantity as delta
+  update items i set ({{columns}}) = ({{values}}), version = i.version + 1, updated_at = now()
+  from staged s, before
+  where i.sku = s.sku and i.id = before.id and ({{current}}) is distinct from ({{values}})
+  returning i.*, i.quantity - before.quantity as delta,
+    changes({FACTS.format("before")}, {FACTS.format("i")}) as changes
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', delta, quantity from changed where delta <> 0
+), recorded as ({record_changed("$1", "$2")}
 )
 select count(*) from changed"""
 CASTS = {"price": "s.price::numeric", "attributes": "s.attributes::jsonb"}
 
 
-class BadRow(Struct, frozen=True):
-    line: int
-    problems: list[str]
-
-
 class Report(Struct):
-    """What an import did. With bad rows and without `skip_bad` it did nothing."""
+    """How many items an import created, updated or left as they were, and how many rows are bad."""
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
-    bad: list[BadRow] = []
+    bad: int = 0
+    bad_rows: list[BadRow] = []
+    """The first of them."""
 
 
-class Abandoned(Exception):
-    """Rolls the transaction back; the report says why."""
+class BadRows(Exception):
+    """Not all rows are good, so none is to be imported."""
 
-
-class BadFile(ValueError):
-    """Not a CSV of items at all."""
+    def __init__(self, report: Report) -> None:
+        super().__init__(f"{report.bad} bad rows, nothing imported")
+        self.report = report
 
 
 async def import_items(
-    connection: "asyncpg.Connection[asyncpg.Record]",
-    path: Path,
+    connection: Connection,
+    text: TextIO,
+    author: Author,
     *,
     skip_bad: bool,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int], Awaitable[None]],
 ) -> Report:
     """Create the items with new SKUs and update the others; columns the file lacks keep their values.
 
-    `on_progress` gets the bytes read so far. Raises `BadFile` when the header or the encoding is wrong.
+    `text` is opened with `rows.ENCODING` and without translation of newlines; `on_progress` gets the bytes
+    read so far. All is in the caller's transaction, to be rolled back should this raise: `BadFile` when the
+    header or the encoding is wrong, `BadRows` unless they are to be skipped.
     """
     report = Report()
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            async with connection.transaction():
-                await connection.execute("set local statement_timeout = 0")
-                await connection.execute(STAGE)
-                columns, rows = read_rows(file)
-                records = _records(rows, file, report, on_progress)
-                await connection.copy_records_to_table("staged", records=records, columns=STAGED)
-                for line, sku, first in await connection.fetch(REPEATED):
-                    report.bad.append(BadRow(line, [f"sku: {sku} is in line {first} already"]))
-                if report.bad and not skip_bad:
-                    raise Abandoned
-                await _merge(connection, columns, report)
-    except Abandoned:
-        pass
-    report.bad.sort(key=lambda row: row.line)
+    await connection.execute(f"set local statement_timeout = '{PATIENCE_SECONDS}s'")
+    await connection.execute(STAGE)
+    columns, rows = read_rows(text)
+    records = _records(rows, text, report, on_progress)
+    await connection.copy_records_to_table(
+        "staged", records=records, columns=STAGED, timeout=PATIENCE_SECONDS
+    )
+    await _leave_out_repeated(connection, report)
+    if report.bad and not skip_bad:
+        raise BadRows(report)
+    await _merge(connection, columns, author, report)
     return report
 
 
-def read_rows(file: TextIO) -> tuple[list[str], Iterator[tuple[int, ItemCreate | BadRow]]]:
-    """The columns, and for each row the line it begins in with the item or what is wrong with it."""
-    reader = csv.reader(file, strict=True)
-    try:
-        columns = next(reader, [])
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BadFile(f"the file is not CSV in UTF-8: {error}") from None
-    if missing := [name for name in REQUIRED if name not in columns]:
-        raise BadFile(f"the header lacks {', '.join(missing)}")
-    if unknown := [name for name in columns if name not in REQUIRED + OPTIONAL]:
-        raise BadFile(f"the header has unknown columns: {', '.join(unknown)}")
-    if len(set(columns)) < len(columns):
-        raise BadFile("the header names a column twice")
-    return columns, _rows(reader, columns)
-
-
-def _rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, ItemCreate | BadRow]]:
-    line = reader.line_num + 1
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise BadFile(f"line {line}: the file is not CSV in UTF-8: {error}") from None
-        if cells:
-            yield line, _parse(line, columns, cells)
-        line = reader.line_num + 1
-
-
-def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadRow:
-    if len(cells) != len(columns):
-        return BadRow(line, [f"{len(cells)} cells where the header has {len(columns)}"])
-    values: dict[str, Any] = dict(zip(columns, cells, strict=True))
-    for name in NULLABLE:
-        if values.get(name) == "":
-            values[name] = None
-    if INTEGER.fullmatch(values.get("quantity", "")):  # msgspec's lax mode would take 5.0 and 1e3 as well
-        values["quantity"] = int(values["quantity"])
-    try:
-        if values.get("attributes") is not None:
-            values["attributes"] = decode_json(values["attributes"])
-            if depth(values) > DEPTH_MAX:
-                return BadRow(line, [f"attributes: nested more than {DEPTH_MAX} levels deep"])
-        if wrong := unstorable(values):
-            return BadRow(line, [_problem(detail) for detail in wrong])
-        return msgspec.convert(values, ItemCreate)
-    except msgspec.ValidationError:
-        wrong = explain(values, ItemCreate)
-        return BadRow(line, [_problem(detail) for detail in wrong])
-    except (msgspec.DecodeError, RecursionError):
-        return BadRow(line, ["attributes: not JSON"])
-
-
-def _problem(detail: Detail) -> str:
-    field = detail.field.removeprefix("/")
-    return f"{field}: {detail.message}" if field else detail.message
-
-
 async def _records(
-    rows: Iterator[tuple[int, ItemCreate | BadRow]],
-    file: TextIO,
+    rows: Iterator[tuple[int, Row]],
+    text: TextIO,
     report: Report,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int], Awaitable[None]],
 ) -> AsyncIterator[tuple[object, ...]]:
+    since = monotonic()
     for line, item in rows:
-        on_progress(file.buffer.tell())
-        if isinstance(item, BadRow):
-            report.bad.append(item)
-            continue
-        attributes = None if item.attributes is None else encode_json(item.attributes).decode()
-        yield (line, uuid7(), item.sku, item.name, item.price, item.description, item.currency, item.quantity,
-               attributes)  # fmt: skip
+        if monotonic() - since > HELD_SECONDS_MAX:
+            await on_progress(text.buffer.tell())
+            await asyncio.sleep(0)
+            since = monotonic()
+        if isinstance(item, ItemCreate):
+            attributes = None if item.attributes is None else encode_json(item.attributes).decode()
+            yield (line, uuid7(), item.sku, item.name, item.price, item.description, item.currency,
+                   item.quantity, attributes)  # fmt: skip
+        elif isinstance(item, BadRow):
+            _add(report, item)
+    await on_progress(text.buffer.tell())
 
 
-async def _merge(
-    connection: "asyncpg.Connection[asyncpg.Record]", columns: list[str], report: Report
-) -> None:
-    report.created = await connection.fetchval(INSERT_NEW)
-    report.unchanged = len(await connection.fetch(LOCK_OLD))
+def _add(report: Report, row: BadRow) -> None:
+    report.bad += 1
+    if len(report.bad_rows) < BAD_ROWS_LISTED_MAX:
+        report.bad_rows.append(row)
+
+
+async def _leave_out_repeated(connection: Connection, report: Report) -> None:
+    repeated = await connection.fetch(REPEATED, BAD_ROWS_LISTED_MAX, timeout=PATIENCE_SECONDS)
+    rows = [BadRow(line, [f"sku: {sku} is in line {first} already"]) for line, sku, first, _ in repeated]
+    report.bad += repeated[0]["count"] if repeated else 0
+    report.bad_rows = sorted(report.bad_rows + rows, key=lambda row: row.line)[:BAD_ROWS_LISTED_MAX]
+
+
+async def _merge(connection: Connection, columns: list[str], author: Author, report: Report) -> None:
+    by = (author.actor, author.request_id)
+    report.created = await connection.fetchval(INSERT_NEW, *by, timeout=PATIENCE_SECONDS)
+    report.unchanged = await connection.fetchval(LOCK_OLD, timeout=PATIENCE_SECONDS)
     kept = [name for name in columns if name != "sku"]
     statement = UPDATE_OLD.format(
         columns=", ".join(kept),
         values=", ".join(CASTS.get(name, f"s.{name}") for name in kept),
         current=", ".join(f"i.{name}" for name in kept),
     )
-    report.updated = await connection.fetchval(statement)
+    report.updated = await connection.fetchval(statement, *by, timeout=PATIENCE_SECONDS)
     report.unchanged -= report.updated

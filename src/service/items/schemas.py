@@ -9,6 +9,8 @@ from service.values import Currency, Money, Timestamp, Version, size_problem
 
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
+LOW_STOCK = 5
+"""`item.low_stock` is told when stock falls from above this to this or less, and when it falls to 0."""
 
 Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["BOLT-M8"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]

@@ -1,6 +1,7 @@
 """The SQL of items: a mutation is one statement that changes the row and books movement and event."""
 
-from service.http.idempotency import keep
+from service.http.idempotency import keep, keep_made
+from service.items.schemas import LOW_STOCK, QUANTITY_MAX
 
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
   created_at, updated_at"""
@@ -9,6 +10,11 @@ READ = f"select {COLUMNS} from items where id = $1"
 
 STATE = "select version, sku, quantity from items where id = $1"
 """Why a guarded statement changed nothing; asked only then."""
+
+FACTS = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
+    'price', {0}.price::text, 'currency', {0}.currency, 'quantity', {0}.quantity,
+    'attributes', {0}.attributes)"""
+"""What the journal compares."""
 
 CREATE = f"""
 with kept as ({keep(10)}
@@ -21,20 +27,36 @@ with kept as ({keep(10)}
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', quantity, quantity from created where quantity > 0
+), recorded as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'item.created', id::text, $17, $18, $19::jsonb from created
 )
 select count(*) from created"""
 """Returns 0 when the claim to do it once is taken."""
 
-_UPDATED = """
-  insert into events (id, type, subject, payload)
-  select $4, 'item.updated', id::text, jsonb_build_object('id', id, 'version', version, 'changed', {changed})
-  from changed"""
+
+def runs_low(quantity: str) -> str:
+    """Whether the change `delta` that led to this quantity is worth an `item.low_stock`."""
+    return f"delta < 0 and ({quantity} = 0 or {quantity} <= {LOW_STOCK} and {quantity} - delta > {LOW_STOCK})"
+
+
+def record_changed(actor: str, request_id: str) -> str:
+    """Books what `changed` has: rows of items with their `delta` and `changes`."""
+    return f"""
+  insert into events (type, subject, actor, request_id, payload)
+  select 'item.updated', id::text, {actor}, {request_id},
+    jsonb_build_object('id', id, 'version', version, 'changes', changes) from changed
+  union all
+  select 'item.low_stock', id::text, {actor}, {request_id},
+    jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
+  from changed where {runs_low("quantity")}"""
+
 
 # The SET refers to the target row itself, so concurrent patches of different fields both survive: what a
 # waiting update gets to see is the row as the other one left it. `before` locks that same row.
 PATCH = f"""
 with before as (
-  select id, quantity from items where id = $1 and ($3::int[] is null or version = any($3)) for no key update
+  select * from items where id = $1 and ($3::int[] is null or version = any($3)) for no key update
 ), changed as (
   update items i set
     (sku, name, description, price, currency, quantity, attributes) = (
@@ -42,30 +64,53 @@ with before as (
       from jsonb_populate_record(i, $2) p),
     version = i.version + 1, updated_at = now()
   from before where i.id = before.id
-  returning i.*, i.quantity - before.quantity as delta
+  returning i.*, i.quantity - before.quantity as delta,
+    changes({FACTS.format("before")}, {FACTS.format("i")}) as changes
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', delta, quantity from changed where delta <> 0
-), recorded as ({_UPDATED.format(changed="(select jsonb_agg(k) from jsonb_object_keys($2) k)")}
+), recorded as ({record_changed("$4", "$5")}
 )
 select {COLUMNS} from changed"""
 
 LOCK_ATTRIBUTES = "select attributes from items where id = $1 for no key update"
 
-ADJUST = f"""
+_ADJUST = f"""
 with changed as (
   update items set quantity = quantity + $2, version = version + 1, updated_at = now()
-  where id = $1 and quantity + $2::bigint between 0 and 2147483647
+  where id = $1 and quantity + $2::bigint between 0 and {QUANTITY_MAX}
     and ($3::int[] is null or version = any($3))
-  returning *
+  returning *, $2::int as delta,
+    jsonb_build_object('quantity', jsonb_build_object('from', quantity - $2, 'to', quantity)) as changes
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
-  select id, version, 'adjust', $2, quantity, $5 from changed
-), recorded as ({_UPDATED.format(changed="jsonb_build_array('quantity')")}
-)
-select {COLUMNS} from changed"""
+  select id, version, 'adjust', $2, quantity, $6 from changed
+), recorded as ({record_changed("$4", "$5")}
+)"""
 
-DELETE = "delete from items where id = $1 and ($2::int[] is null or version = any($2)) returning id"
+ADJUST = f"{_ADJUST} select {COLUMNS} from changed"
+
+SHOWN = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
+    'price', price::text, 'currency', currency, 'quantity', quantity, 'attributes', attributes,
+    'version', version, 'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
+"""An item as the API shows it."""
+
+# Nobody can know this reply before the statement has run, so the statement itself writes it.
+ADJUST_ONCE = f"""{_ADJUST}, kept as ({keep_made(7, SHOWN)} from changed returning body
+)
+select version, body from changed, kept"""
+"""Fails on `TAKEN` if there is a reply under the claim."""
+
+DELETE = f"""
+with deleted as (
+  delete from items where id = $1 and ($2::int[] is null or version = any($2)) returning *
+), recorded as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'item.deleted', id::text, $3, $4, jsonb_build_object('id', id) || {FACTS.format("deleted")}
+  from deleted
+)
+select id from deleted"""
 
 MOVEMENTS = """
 select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements

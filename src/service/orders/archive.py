@@ -17,17 +17,18 @@ async def read_order(database: Database, order_id: UUID) -> Order:
     row = await database.fetchrow(statements.READ, order_id)
     if row is None:
         raise NotFound
-    return _order(row)
+    return order_from(row)
 
 
 async def list_orders(database: Database, filters: Mapping[str, Any], limit: int) -> list[Order]:
     """Newest first. Filters that are None do not filter."""
     given = {name: value for name, value in filters.items() if value is not None}
     rows = await database.fetch(statements.list_orders(list(given)), *given.values(), limit)
-    return [_order(row) for row in rows]
+    return [order_from(row) for row in rows]
 
 
-def _order(row: asyncpg.Record) -> Order:
+def order_from(row: asyncpg.Record) -> Order:
+    """From `statements.COLUMNS`."""
     order = Order(*row)
     order.lines = msgspec.convert(order.lines, list[Line])
     return order

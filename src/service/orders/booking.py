@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid_utils.compat import uuid7
 
 from service.db import Connection
+from service.events.journal import Author
 from service.http.idempotency import Claim, Kept, Taken, columns, kept_creation
 from service.orders import statements
 from service.orders.allocation import Allocated, Allocation
@@ -17,10 +18,11 @@ class Booking:
     def __init__(self, placed_at: datetime) -> None:
         self.placed_at = placed_at
         self._orders: list[Order] = []
+        self._authors: list[Author] = []
         self._kept: list[Kept] = []
         self._allocated: list[Allocated] = []
 
-    def add(self, new: NewOrder, allocation: Allocation, claim: Claim | None) -> Order:
+    def add(self, new: NewOrder, allocation: Allocation, claim: Claim | None, author: Author) -> Order:
         order = Order(
             id=uuid7(),
             status="placed",
@@ -33,6 +35,7 @@ class Booking:
             created_at=self.placed_at,
         )
         self._orders.append(order)
+        self._authors.append(author)
         self._allocated += allocation.lines
         if claim is not None:
             self._kept.append(kept_creation(claim, order, location(order)))
@@ -61,7 +64,8 @@ class Booking:
             [order.currency for order in orders],
             [order.total for order in orders],
             [uuid7() for _ in orders],
-            [uuid7() for _ in orders],
+            [author.actor for author in self._authors],
+            [author.request_id for author in self._authors],
             orders,
             [order_id for order_id, _, _ in numbered],
             [no for _, no, _ in numbered],

@@ -8,13 +8,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.db import Database
-from service.errors import InvalidCursor, NotFound
+from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, versioned
+from service.http.reply import Reply, expected_versions, versioned
 from service.items.catalog import InsufficientStock
-from service.orders import archive
+from service.orders import archive, lifecycle
 from service.orders.allocation import MixedCurrencies, UnknownItem
 from service.orders.booking import location
 from service.orders.placement import Placement
@@ -35,8 +35,41 @@ class OrderController(Controller):
     ) -> Reply[Order]:
         """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
         async with claims.of(request) as claim:
-            order = await placement.place(data, claim)
+            order = await placement.place(data, claim, request.author)
         return versioned(request, order, location=location(order))
+
+    @post(
+        "/{order_id:str}/cancel",
+        scope="orders:write",
+        status_code=200,
+        faults=[NotFound, InvalidState, PreconditionFailed],
+    )
+    async def cancel_order(
+        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+    ) -> Reply[Order]:
+        """Cancel a placed order: its pieces go back into stock, its total is refunded.
+
+        Cancelling a cancelled order changes nothing.
+        """
+        order = await lifecycle.cancel_order(
+            database, order_id, request.author, versions=expected_versions(request)
+        )
+        return versioned(request, order)
+
+    @post(
+        "/{order_id:str}/fulfil",
+        scope="orders:write",
+        status_code=200,
+        faults=[NotFound, InvalidState, PreconditionFailed],
+    )
+    async def fulfil_order(
+        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+    ) -> Reply[Order]:
+        """Mark a placed order as fulfilled. It cannot be cancelled any more."""
+        order = await lifecycle.fulfil_order(
+            database, order_id, request.author, versions=expected_versions(request)
+        )
+        return versioned(request, order)
 
     @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
     async def get_order(

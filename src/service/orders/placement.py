@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from service.db import Connection, Database
 from service.errors import Fault, Overloaded
+from service.events.journal import Author
 from service.http.idempotency import Claim, Taken, answers
 from service.orders import statements
 from service.orders.allocation import Shelf, Stock, allocate, named, shelve
@@ -45,6 +46,7 @@ class Ticket(Struct, eq=False):
 
     order: NewOrder
     claim: Claim | None
+    author: Author
     outcome: "Future[Order]"
 
 
@@ -66,14 +68,14 @@ class Placement:
         while self._flushes:
             await asyncio.wait(self._flushes)
 
-    async def place(self, order: NewOrder, claim: Claim | None) -> Order:
+    async def place(self, order: NewOrder, claim: Claim | None, author: Author) -> Order:
         """Returns the order once it is committed.
 
         Raises the `Fault` that refuses it, or `Replay` if the claim was answered before.
         """
         if len(self._waiting) >= self._queue_max:
             raise Overloaded
-        ticket = Ticket(order, claim, asyncio.get_running_loop().create_future())
+        ticket = Ticket(order, claim, author, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         if len(self._flushes) < self._flushes_max:
             self._flushes.add(asyncio.create_task(self._flush()))
@@ -120,7 +122,9 @@ class Placement:
             orders = [ticket.order for ticket in fresh]
             booking = Booking(datetime.now(UTC))
             outcomes: dict[Ticket, Order | Exception] = {
-                ticket: made if isinstance(made, Fault) else booking.add(ticket.order, made, ticket.claim)
+                ticket: made
+                if isinstance(made, Fault)
+                else booking.add(ticket.order, made, ticket.claim, ticket.author)
                 for ticket, made in zip(fresh, allocate(shelf, orders), strict=True)
             }
             await booking.write(connection)

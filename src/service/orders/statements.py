@@ -1,6 +1,7 @@
 """The SQL of orders: a batch of any size is locked, written and read with one statement each."""
 
 from service.http.idempotency import keep
+from service.items.statements import runs_low
 
 # In id order, so that no two flushes can wait for each other; NO KEY, so that foreign keys need not wait.
 LOCK_STOCK = """
@@ -9,7 +10,7 @@ where id = any($1::uuid[]) or sku = any($2::text[])
 order by id for no key update"""
 
 PLACE = f"""
-with kept as ({keep(23)}
+with kept as ({keep(24)}
 ), sold as (
   select * from unnest($1::uuid[], $2::int[], $3::int[]) as t (item_id, quantity, version)
 ), stocked as (
@@ -24,14 +25,21 @@ with kept as ({keep(23)}
   insert into transactions (id, order_id, kind, amount, currency, created_at)
   select id, order_id, 'sale', total::numeric, currency, $4
   from unnest($10::uuid[], $5::uuid[], $9::text[], $8::text[]) as t (id, order_id, total, currency)
-), recorded as (
-  insert into events (id, type, subject, payload, created_at)
-  select id, 'order.placed', order_id::text, payload, $4
-  from unnest($11::uuid[], $5::uuid[], $12::jsonb[]) as t (id, order_id, payload)
+), authors as (
+  select * from unnest($5::uuid[], $11::text[], $12::text[], $13::jsonb[])
+    as t (order_id, actor, request_id, payload)
 ), lines as (
-  select * from unnest($13::uuid[], $14::int[], $15::uuid[], $16::text[], $17::text[], $18::int[],
-      $19::text[], $20::text[], $21::int[], $22::int[])
+  select *, -quantity as delta
+  from unnest($14::uuid[], $15::int[], $16::uuid[], $17::text[], $18::text[], $19::int[],
+      $20::text[], $21::text[], $22::int[], $23::int[])
     as t (order_id, line_no, item_id, sku, name, quantity, unit_price, amount, remaining, version)
+), recorded as (
+  insert into events (type, subject, actor, request_id, payload, created_at)
+  select 'order.placed', order_id::text, actor, request_id, payload, $4 from authors
+  union all
+  select 'item.low_stock', item_id::text, actor, request_id,
+    jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), $4
+  from lines join authors using (order_id) where {runs_low("remaining")}
 ), lined as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
@@ -42,11 +50,53 @@ with kept as ({keep(23)}
 select count(*) from kept"""
 """Returns how many replies were kept: fewer than given, and a claim is taken."""
 
-COLUMNS = """o.id, o.status, o.customer_id, o.reference, o.currency, o.total::text,
-  (select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name, 'quantity', quantity,
-      'unit_price', unit_price::text, 'amount', amount::text) order by line_no)
-   from order_lines l where l.order_id = o.id),
+
+def changed(status: str) -> str:
+    """A statement's part that changes a placed order's status, and records it; the order is called `o`."""
+    return f"""
+o as (
+  update orders set status = '{status}', version = version + 1
+  where id = $1 and status = 'placed' and ($2::int[] is null or version = any($2))
+  returning *
+), recorded as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'order.{status}', id::text, $3, $4, jsonb_build_object(
+    'id', id, 'status', status, 'customer_id', customer_id, 'reference', reference, 'currency', currency,
+    'total', total::text, 'lines', {LINES}, 'version', version,
+    'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    'changes', jsonb_build_object('status', jsonb_build_object('from', 'placed', 'to', status)))
+  from o
+)"""
+
+
+LINES = """(select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name,
+    'quantity', quantity, 'unit_price', unit_price::text, 'amount', amount::text) order by line_no)
+  from order_lines l where l.order_id = o.id)"""
+
+COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, o.total::text, {LINES},
   o.version, o.created_at"""
+
+# The order's row decides who of two is first; then the items in id order, as LOCK_STOCK has them.
+CANCEL = f"""
+with {changed("cancelled")}, locked as (
+  select i.id from items i
+  where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
+  order by i.id for no key update
+), stocked as (
+  update items i set quantity = i.quantity + l.quantity, version = i.version + 1, updated_at = now()
+  from locked join order_lines l on l.item_id = locked.id
+  where i.id = locked.id and l.order_id = $1
+  returning i.id, i.version, i.quantity, l.quantity as delta
+), moved as (
+  insert into movements (item_id, version, cause, delta, resulting_quantity, order_id)
+  select id, version, 'cancel', delta, quantity, $1 from stocked
+), refunded as (
+  insert into transactions (id, order_id, kind, amount, currency)
+  select uuidv7(), id, 'refund', total, currency from o
+)
+select {COLUMNS} from o"""
+
+FULFIL = f"with {changed('fulfilled')} select {COLUMNS} from o"
 
 READ = f"select {COLUMNS} from orders o where o.id = $1"
 

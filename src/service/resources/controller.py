@@ -40,6 +40,7 @@ class ResourceController(Controller):
         record, created = await ResourceService(session).put(
             resource_id,
             data,
+            request.author,
             versions=expected_versions(request),
             must_exist="if-match" in request.headers,
             only_new=request.headers.get("if-none-match") == "*",
@@ -74,7 +75,11 @@ class ResourceController(Controller):
         `metadata` is merged (RFC 7396).
         """
         record = await ResourceService(session).patch(
-            resource_id, data, versions=expected_versions(request), merge=request.is_merge_patch
+            resource_id,
+            data,
+            request.author,
+            versions=expected_versions(request),
+            merge=request.is_merge_patch,
         )
         resource = wire(record)
         updated = Updated(
@@ -86,7 +91,9 @@ class ResourceController(Controller):
     @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
     async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:
         """Delete a resource."""
-        await ResourceService(session).remove(resource_id, versions=expected_versions(request))
+        await ResourceService(session).remove(
+            resource_id, request.author, versions=expected_versions(request)
+        )
 
 
 def wire(record: models.Resource) -> Resource:

@@ -10,6 +10,8 @@ from msgspec import UNSET
 from sqlalchemy.dialects.postgresql import insert
 
 from service.errors import Detail, NoFields, NotFound, PreconditionFailed, ValidationFailed
+from service.events.journal import Author, changes
+from service.events.models import event
 from service.http.merge import merge_patch
 from service.resources.models import Resource
 from service.resources.schemas import ResourcePatch, ResourcePut, metadata_problem
@@ -41,6 +43,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         self,
         resource_id: str,
         data: ResourcePut,
+        author: Author,
         *,
         versions: list[int] | None,
         must_exist: bool,
@@ -49,6 +52,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         """Create or replace; tells whether it was created."""
         while True:
             if not must_exist and (created := await self._insert(resource_id, data)):
+                self._record("resource.created", resource_id, author, facts(created))
                 return created, True
             try:
                 found = await self.locked(resource_id, versions)
@@ -58,10 +62,17 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
                 continue  # deleted since the insert found it
             if only_new:
                 raise PreconditionFailed(found.version)
-            return await self._set(found, status=data.status, metadata_=data.metadata), False
+            fields = {"status": data.status, "metadata_": data.metadata}
+            return await self._set(found, author, fields), False
 
     async def patch(
-        self, resource_id: str, data: ResourcePatch, *, versions: list[int] | None, merge: bool
+        self,
+        resource_id: str,
+        data: ResourcePatch,
+        author: Author,
+        *,
+        versions: list[int] | None,
+        merge: bool,
     ) -> Resource:
         """Set the fields that were sent; `merge` merges `metadata` (RFC 7396) instead of replacing it."""
         if data.status is UNSET and data.metadata is UNSET:
@@ -72,10 +83,11 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
             fields["status"] = data.status
         if isinstance(data.metadata, dict | None):
             fields["metadata_"] = _merged(found, data.metadata) if merge else data.metadata
-        return await self._set(found, **fields)
+        return await self._set(found, author, fields)
 
-    async def remove(self, resource_id: str, *, versions: list[int] | None) -> None:
-        await self.locked(resource_id, versions)
+    async def remove(self, resource_id: str, author: Author, *, versions: list[int] | None) -> None:
+        found = await self.locked(resource_id, versions)
+        self._record("resource.deleted", resource_id, author, facts(found))
         await self.delete(resource_id)
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
@@ -98,13 +110,24 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         created: Resource | None = await self.repository.session.scalar(statement)
         return created
 
-    async def _set(self, found: Resource, **fields: Any) -> Resource:
+    async def _set(self, found: Resource, author: Author, fields: dict[str, Any]) -> Resource:
+        before = facts(found)
         for name, value in fields.items():
             setattr(found, name, value)
         found.version += 1
         found.updated_at = datetime.now(UTC)
+        changed = {"id": found.id, "version": found.version, "changes": changes(before, facts(found))}
+        self._record("resource.updated", found.id, author, changed)
         await self.repository.session.flush()
         return found
+
+    def _record(self, type_: str, resource_id: str, author: Author, payload: dict[str, Any]) -> None:
+        self.repository.session.add(event(type_, resource_id, author, payload))
+
+
+def facts(resource: Resource) -> dict[str, Any]:
+    """What the journal tells of a resource."""
+    return {"id": resource.id, "status": resource.status, "metadata": resource.metadata_}
 
 
 def _merged(found: Resource, patch: dict[str, Any] | None) -> Any:

@@ -1,0 +1,81 @@
+"""Kill -9 for as long as you like: is an acknowledged change ever lost, or anything done twice?
+
+`make chaos` (or `.venv/bin/python bench/chaos.py --rounds 20 --seed 42`). Everything is real and local: an
+embedded PostgreSQL in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver
+that verifies signatures. The exit status is the verdict. The short form is part of `make test`.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from msgspec import structs
+from rich.console import Console
+
+from service.embedded import postgres
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from buyers import depot
+from database import Database
+from events_proof import Verdict, prove_events
+from jobs_proof import JobsVerdict, prove_jobs
+
+ROUNDS_MAX = 10_000
+A_ROUND = 1000
+JOBS_A_ROUND = 25
+KILLS_A_ROUND = 2
+
+console = Console()
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--rounds", type=int, default=20, help=f"default: 20, at most {ROUNDS_MAX}")
+    options.add_argument("--seed", type=int, help="default: a random one, which is printed")
+    given = options.parse_args()
+    rounds = max(1, min(given.rounds, ROUNDS_MAX))
+    seed = secrets.randbelow(2**31) if given.seed is None else given.seed
+    console.print(f"seed {seed}, {rounds} rounds")
+    with tempfile.TemporaryDirectory(prefix="depot-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        with postgres(home) as url:
+            wrong = prove(home, Database(url), rounds, seed)
+    console.print("[bold red]Not all is well." if wrong else "[bold green]Nothing lost, nothing twice.")
+    return 1 if wrong else 0
+
+
+def prove(home: Path, server: Database, rounds: int, seed: int) -> list[str]:
+    """Both proofs, each on a database of its own."""
+    url, key = prepared(server, "events")
+    events = prove_events(url, home / "events", key, rounds=rounds, a_round=A_ROUND, seed=seed)
+    wrong = told("orders and actions", asyncio.run(events))
+    url, key = prepared(server, "jobs")
+    counts = {"jobs": rounds * JOBS_A_ROUND, "kills": rounds * KILLS_A_ROUND}
+    jobs = prove_jobs(url, home / "jobs", key, **counts, seed=seed)
+    return wrong + told("jobs", asyncio.run(jobs))
+
+
+def prepared(server: Database, name: str) -> tuple[str, str]:
+    """A migrated database of its own, and a key for it."""
+    url = server.create(name).url
+    depot(url, "migrate")
+    made = depot(url, "keys", "create", "--name", "chaos", "--scope", "admin", capture_output=True)
+    return url, str(made.stdout).strip()
+
+
+def told(what: str, verdict: Verdict | JobsVerdict) -> list[str]:
+    facts = structs.asdict(verdict)
+    wrong: list[str] = facts.pop("wrong")
+    figures = ", ".join(f"{count:,} {fact.replace('_', ' ')}" for fact, count in facts.items())
+    console.print(f"{what}: {figures}; [bold]{len(wrong)} wrong[/]")
+    for problem in wrong[:20]:
+        console.print(f"  {problem}", style="red", markup=False)
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

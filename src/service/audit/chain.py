@@ -1,0 +1,103 @@
+"""Tamper evidence: a hash chain over the journal, written off the hot path.
+
+Each link's hash covers one event and the hash of the link before, keyed with a secret of the deployment. Who
+edits, deletes or reorders rows breaks it at that row; who cuts off its end is found by an anchor, the head
+that an earlier verification printed.
+"""
+
+import hashlib
+import hmac
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+
+from service.audit.trail import CLOCKS_APART, first_id
+from service.auth.keys import pepper_from
+from service.db import Database
+from service.settings import Settings
+
+LOCK = 0x7365616C  # "seal"
+BATCH = 10_000
+GENESIS = bytes(32)
+
+PEPPER = "select value from secrets where name = 'pepper'"
+SETTLED = "select settled_at from sealing"
+HEAD = "select position, hash from seals order by position desc limit 1"
+
+DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
+  extract(epoch from e.created_at))::text, 'UTF8'))"""
+"""Everything there is to an event, in a form that does not depend on any setting."""
+
+OLDEST_RUNNING = """
+select least(now(), min(xact_start)) from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend'"""
+"""Whatever is recorded later than this query finds it has an id from after this moment."""
+
+UNSEALED = f"""
+select e.id, {DIGEST} as digest from events e
+where e.id >= $1 and not exists (select from seals s where s.event_id = e.id) order by e.id limit {BATCH}"""
+
+SETTLE = "update sealing set settled_at = $1"
+
+
+class Head(Struct, frozen=True):
+    """The newest link. `str` is the anchor `depot audit verify --anchor` takes."""
+
+    position: int
+    hash: bytes
+
+    def __str__(self) -> str:
+        return f"{self.position}:{self.hash.hex()}"
+
+    @staticmethod
+    def parse(anchor: str) -> "Head":
+        """Raises `ValueError`."""
+        position, _, digest = anchor.partition(":")
+        return Head(int(position), bytes.fromhex(digest))
+
+
+async def seal(database: Database, settings: Settings) -> int:
+    """Append what has been recorded since to the chain. Returns how many; 0 if another process is at it."""
+    key = await chain_key(database, settings)
+    async with database.own_connection() as connection, connection.transaction():
+        await connection.execute("set local statement_timeout = 0")
+        if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
+            return 0
+        oldest = await connection.fetchval(OLDEST_RUNNING)
+        begin = settled_id(await connection.fetchval(SETTLED))
+        sealed = 0
+        while batch := await connection.fetch(UNSEALED, begin):
+            await _append(connection, key, batch)
+            begin = batch[-1]["id"]
+            sealed += len(batch)
+        await connection.execute(SETTLE, oldest - CLOCKS_APART)
+    return sealed
+
+
+async def _append(
+    connection: "asyncpg.Connection[asyncpg.Record]", key: bytes, batch: list[asyncpg.Record]
+) -> None:
+    row = await connection.fetchrow(HEAD)
+    head = Head(*row) if row else Head(0, GENESIS)
+    links = []
+    for event_id, digest in batch:
+        head = Head(head.position + 1, link(key, head.hash, digest))
+        links.append((head.position, event_id, head.hash))
+    await connection.copy_records_to_table("seals", records=links, columns=("position", "event_id", "hash"))
+
+
+def link(key: bytes, before: bytes, digest: bytes) -> bytes:
+    return hmac.digest(key, before + digest, "sha256")
+
+
+async def chain_key(database: Database, settings: Settings) -> bytes:
+    """Derived from `DEPOT_SECRET`, which the database does not know; without one, from its own."""
+    pepper = pepper_from(settings.secret) or await database.fetchval(PEPPER)
+    return hashlib.sha256(b"depot audit chain" + pepper).digest()
+
+
+def settled_id(settled_at: datetime) -> UUID:
+    """No unsealed event has a lower id."""
+    return UUID(int=0) if settled_at.year == 1 else first_id(settled_at)

@@ -1,0 +1,68 @@
+"""The endpoint of the audit trail."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from service.audit.trail import CLOCKS_APART, Entry, first_id, list_entries, named
+from service.db import Database
+from service.errors import Detail, InvalidCursor, ValidationFailed
+from service.http.body import StrictRequest
+from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
+
+Moment = "RFC 3339, such as 2026-11-23T12:00:00Z; a date is its first moment (UTC)."
+
+
+class AuditController(Controller):
+    path = "/audit"
+    tags = ["Audit"]
+
+    @get(scope="admin", faults=[InvalidCursor])
+    async def list_audit(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        entity: Annotated[
+            str | None,
+            QueryParameter(
+                pattern=TEXT,
+                max_length=200,
+                description="`item` for all items, `item/<id>` for one, or an id of any kind.",
+            ),
+        ] = None,
+        actor: Annotated[
+            str | None,
+            QueryParameter(pattern=TEXT, max_length=100, description="The id of a key, `cli` or `worker`."),
+        ] = None,
+        since: Annotated[str | None, QueryParameter(name="from", description=f"Not before. {Moment}")] = None,
+        until: Annotated[str | None, QueryParameter(name="to", description=f"Before. {Moment}")] = None,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Entry]:
+        """List every change any endpoint made, newest first: who, what, when, in which request."""
+        pager = Pager[UUID](request, limit, cursor, UUID)
+        begin = moment("from", since)
+        filters: dict[str, Any] = {
+            **named(entity),
+            "actor": actor,
+            "since": begin,
+            "since_id": begin and first_id(begin - CLOCKS_APART),
+            "until": moment("to", until),
+            "after": pager.after,
+        }
+        return pager.page(await list_entries(database, filters, pager.fetch), lambda entry: entry.id)
+
+
+def moment(name: str, text: str | None) -> datetime | None:
+    """Raises `ValidationFailed`. What has no offset is UTC."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text.replace(" ", "+"))  # a + in a query means a space
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValidationFailed([Detail(f"/{name}", "Expected an RFC 3339 time or date", "query")]) from None

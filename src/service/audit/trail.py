@@ -1,0 +1,72 @@
+"""Reading the journal: who changed what, when, and in which request."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+
+from service.db import Database
+from service.values import Timestamp
+
+ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
+TYPED = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
+
+CLOCKS_APART = timedelta(minutes=5)
+"""Ids carry the time of whoever made them; no two clocks of a deployment differ by more than this."""
+
+COLUMNS = """id, type, split_part(type, '.', 1), subject, actor, request_id, payload->'changes',
+  payload - 'changes', created_at"""
+
+FILTERS = {
+    "entity": "split_part(type, '.', 1) = ${}",
+    "entity_id": "subject = ${}",
+    "actor": "actor = ${}",
+    "since": "created_at >= ${}",
+    "since_id": "id >= ${}",
+    "until": "created_at < ${}",
+    "after": "id < ${}",
+}
+
+
+class Entry(Struct):
+    """In the order of `COLUMNS`."""
+
+    id: UUID
+    type: str
+    entity: str
+    entity_id: str
+    actor: str
+    """The id of an API key, `cli`, or `worker`."""
+    request_id: str | None
+    changes: dict[str, Any] | None
+    """By field, `{"from": …, "to": …}`. Null where something began, ended or happened."""
+    data: dict[str, Any]
+    created_at: Timestamp
+
+
+async def list_entries(database: Database, filters: Mapping[str, Any], limit: int) -> list[Entry]:
+    """Newest first. Filters that are None do not filter."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    conditions = [FILTERS[name].format(position) for position, name in enumerate(given, start=1)]
+    where = f"where {' and '.join(conditions)} " if conditions else ""
+    statement = f"select {COLUMNS} from events {where}order by id desc limit ${len(given) + 1}"
+    return [Entry(*row) for row in await database.fetch(statement, *given.values(), limit)]
+
+
+def named(entity: str | None) -> dict[str, str]:
+    """`item` is all items, `item/<id>` one of them, and anything else an id of whatever kind."""
+    if entity is None:
+        return {}
+    if entity in ENTITIES:
+        return {"entity": entity}
+    if typed := TYPED.fullmatch(entity):
+        return {"entity": typed[1], "entity_id": typed[2]}
+    return {"entity_id": entity}
+
+
+def first_id(moment: datetime) -> UUID:
+    """The lowest UUIDv7 of a moment (RFC 9562 §5.7: its first 48 bits are milliseconds)."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)

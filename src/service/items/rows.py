@@ -1,0 +1,108 @@
+"""Rows of a CSV file as items. Strict: what the API refuses is a bad row here."""
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Any, TextIO, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from service.errors import Detail
+from service.http.body import DEPTH_MAX
+from service.http.explain import depth, explain, unstorable
+from service.items.schemas import ATTRIBUTES_BYTES_MAX, ItemCreate
+from service.values import decode_json
+
+ENCODING = "utf-8-sig"
+"""With or without a byte order mark."""
+REQUIRED = ("sku", "name", "price")
+OPTIONAL = ("description", "currency", "quantity", "attributes")
+NULLABLE = ("description", "attributes")
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+ATTRIBUTES_LENGTH_MAX = 2 * ATTRIBUTES_BYTES_MAX
+"""As written, with blanks and escapes: to look at much more would keep the event loop."""
+
+
+class BadFile(ValueError):
+    """Not a CSV of items at all."""
+
+
+class BadCell(ValueError):
+    """Attributes that are not worth a closer look."""
+
+
+class BadRow(Struct, frozen=True):
+    line: int
+    problems: list[str]
+
+
+Row: TypeAlias = ItemCreate | BadRow | None
+"""None: an empty line."""
+
+
+def read_rows(text: TextIO) -> tuple[list[str], Iterator[tuple[int, Row]]]:
+    """The columns, and for each row the line it begins in with the item or what is wrong with it."""
+    reader = csv.reader(text, strict=True)
+    try:
+        columns = next(reader, [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadFile(f"the file is not CSV in UTF-8: {error}") from None
+    if missing := [name for name in REQUIRED if name not in columns]:
+        raise BadFile(f"the header lacks {', '.join(missing)}")
+    if unknown := [name for name in columns if name not in REQUIRED + OPTIONAL]:
+        raise BadFile(f"the header has unknown columns: {', '.join(unknown)}")
+    if len(set(columns)) < len(columns):
+        raise BadFile("the header names a column twice")
+    return columns, _rows(reader, columns)
+
+
+def _rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row]]:
+    line = reader.line_num + 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise BadFile(f"line {line}: the file is not CSV in UTF-8: {error}") from None
+        yield line, _parse(line, columns, cells) if cells else None
+        line = reader.line_num + 1
+
+
+def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadRow:
+    if len(cells) != len(columns):
+        return BadRow(line, [f"{len(cells)} cells where the header has {len(columns)}"])
+    values: dict[str, Any] = dict(zip(columns, cells, strict=True))
+    for name in NULLABLE:
+        if values.get(name) == "":
+            values[name] = None
+    if INTEGER.fullmatch(values.get("quantity", "")):  # msgspec's lax mode would take 5.0 and 1e3 as well
+        values["quantity"] = int(values["quantity"])
+    try:
+        if values.get("attributes") is not None:
+            values["attributes"] = _attributes(values["attributes"])
+        wrong = unstorable(values)
+        if not wrong:
+            return msgspec.convert(values, ItemCreate)
+    except msgspec.ValidationError:
+        wrong = explain(values, ItemCreate)
+    except BadCell as error:
+        wrong = [Detail("/attributes", str(error))]
+    except (msgspec.DecodeError, RecursionError):
+        wrong = [Detail("/attributes", "not JSON")]
+    return BadRow(line, [_problem(detail) for detail in wrong])
+
+
+def _attributes(text: str) -> Any:
+    if len(text) > ATTRIBUTES_LENGTH_MAX:
+        raise BadCell(f"must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON")
+    attributes = decode_json(text)
+    if depth(attributes) >= DEPTH_MAX:
+        raise BadCell(f"nested more than {DEPTH_MAX} levels deep")
+    return attributes
+
+
+def _problem(detail: Detail) -> str:
+    field = detail.field.removeprefix("/")
+    return f"{field}: {detail.message}" if field else detail.message

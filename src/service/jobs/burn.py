@@ -1,0 +1,9 @@
+"""A core kept busy; on its own, so that a process of the pool has next to nothing to import."""
+
+from time import monotonic
+
+
+def burn(seconds: float) -> None:
+    end = monotonic() + seconds
+    while monotonic() < end:
+        pass

@@ -1,0 +1,160 @@
+"""The endpoints of jobs."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+from urllib.parse import quote
+from uuid import UUID
+
+from litestar import Controller, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
+from msgspec import Struct
+
+from service.blobs import Blobs
+from service.db import Database
+from service.errors import InvalidCursor, NotFound, Overloaded, ValidationFailed
+from service.http.body import StrictRequest, decode
+from service.http.envelope import Exchange
+from service.http.idempotency import ONCE, Claims
+from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply
+from service.jobs import control
+from service.jobs.control import InvalidState
+from service.jobs.kinds import UnknownJob
+from service.jobs.schemas import Job, NewJob, Queued, Status
+from service.jobs.streams import Streams
+from service.values import encode_json
+
+
+class Named(Struct):
+    kind: str
+
+
+class ProcessRequest(StrictRequest):
+    """Its body is decoded as what the kind it names takes, so that one look finds everything wrong in it."""
+
+    async def json(self) -> NewJob:
+        body = await self.body()
+        try:
+            named: Named = decode(body, Named)
+        except ValidationFailed:
+            decode(body, NewJob)
+            raise
+        found: Any = decode(body, self.app.state.kinds[named.kind].request)
+        return NewJob(found.kind, found.payload)
+
+
+class ProcessController(Controller):
+    path = "/process"
+    tags = ["Jobs"]
+    request_class = ProcessRequest
+
+    @post(scope="jobs:write", status_code=202, faults=[UnknownJob, *ONCE])
+    async def process(
+        self,
+        database: NamedDependency[Database],
+        claims: NamedDependency[Claims],
+        request: StrictRequest,
+        data: JSONBody[NewJob],
+    ) -> Reply[Queued]:
+        """Queue a job. `Location` is where its status can be looked up."""
+        async with claims.of(request) as claim:
+            queued = await control.submit(database, data, request.author, claim)
+        return Reply(queued, headers={"Location": control.location(queued.id)})
+
+
+class JobController(Controller):
+    path = "/jobs"
+    tags = ["Jobs"]
+
+    @get(scope="jobs:read", faults=[InvalidCursor])
+    async def list_jobs(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
+        kind: Annotated[
+            str | None, QueryParameter(pattern=TEXT, max_length=100, description="Of this kind.")
+        ] = None,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Job]:
+        """List jobs, newest first."""
+        pager = Pager[UUID](request, limit, cursor, UUID)
+        filters = {"status": status, "kind": kind, "after": pager.after}
+        jobs = await control.list_jobs(database, filters, pager.fetch)
+        return pager.page(jobs, lambda job: job.id)
+
+    @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])
+    async def get_job(self, database: NamedDependency[Database], job_id: FromPath[UUID]) -> Job:
+        """Read a job: its status, progress, and in the end its result or error."""
+        return await control.read_job(database, job_id)
+
+    @get(
+        "/{job_id:str}/events",
+        scope="jobs:read",
+        media_type="text/event-stream",
+        faults=[NotFound, Overloaded],
+    )
+    async def follow_job(
+        self, streams: NamedDependency[Streams], request: StrictRequest, job_id: FromPath[UUID]
+    ) -> Stream:
+        """Follow a job by server-sent events.
+
+        An event `job` holds the job as JSON: at once, and whenever it has changed until it has ended. The
+        stream may end earlier, when the service is restarted: follow it again.
+        """
+        changes = streams.follow(job_id)
+        first = await anext(changes)  # what refuses the stream does so before its first byte
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if Exchange.of(request.scope).head:
+            await changes.aclose()
+            return Stream(iter(()), headers=headers)
+        return Stream(events(first, changes), headers=headers)
+
+    @get("/{job_id:str}/output", scope="jobs:read", media_type="application/octet-stream", faults=[NotFound])
+    async def get_output(
+        self,
+        database: NamedDependency[Database],
+        blobs: NamedDependency[Blobs],
+        request: StrictRequest,
+        job_id: FromPath[UUID],
+    ) -> Stream:
+        """Download the file a job has made; 404 until then."""
+        output = control.output_of(await control.read_job(database, job_id))
+        size_bytes, content = await blobs.get(output.key)
+        headers = {
+            "Content-Type": output.content_type,
+            "Content-Length": str(size_bytes),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(output.filename, safe='')}",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return Stream(content, headers=headers)
+
+    @delete("/{job_id:str}", scope="jobs:write", status_code=200, faults=[NotFound, InvalidState])
+    async def cancel_job(
+        self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
+    ) -> Job:
+        """Cancel a job that is queued or running. Doing so again changes nothing."""
+        return await control.cancel(database, job_id, request.author)
+
+    @post("/{job_id:str}/retry", scope="jobs:write", status_code=202, faults=[NotFound, InvalidState])
+    async def retry_job(
+        self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
+    ) -> Job:
+        """Queue a failed or cancelled job again."""
+        return await control.retry(database, job_id, request.author)
+
+
+async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:
+    """As the HTML standard has server-sent events (§9.2); a comment keeps the connection alive."""
+    async with aclosing(changes):
+        yield _event(first)
+        async for job in changes:
+            yield _event(job)
+
+
+def _event(job: Job | None) -> bytes:
+    return b": keep-alive\n\n" if job is None else b"event: job\ndata: " + encode_json(job) + b"\n\n"

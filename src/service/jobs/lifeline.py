@@ -1,0 +1,120 @@
+"""A worker's way to the queue, which outlives the database's absence."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import chain, repeat
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+import structlog
+from pgqueuer.adapters.drivers.asyncpg import Relay
+from pgqueuer.core.tm import TaskManager
+from pgqueuer.ports.driver import Driver, NotifyCallback
+
+from service.db import Database
+from service.jobs.outage import AWAY, PAUSE_SECONDS
+
+log = structlog.get_logger()
+T = TypeVar("T")
+RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+CLOSE_SECONDS = 1.0
+
+
+class Lifeline(Driver):
+    """PgQueuer's driver: one connection for statements and notifications, made anew whenever it is lost.
+
+    Statements wait for that instead of failing: PgQueuer would take a failure to put an entry back for its
+    end, and one failed look at the queue for a reason to stop, once the longest job under way is done.
+    """
+
+    def __init__(self, database: Database, *, timeout_seconds: float) -> None:
+        self._database = database
+        self._timeout_seconds = timeout_seconds
+        self._connection: RawConnection | None = None
+        self._listeners: list[tuple[str, Relay]] = []
+        self._turn = asyncio.Lock()
+        self._shutdown = asyncio.Event()
+        self._away = False
+        self._cut = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Lifeline"]:
+        try:
+            yield self
+        finally:
+            if self._connection is not None:
+                with suppress(*AWAY):
+                    await self._connection.close(timeout=CLOSE_SECONDS)
+
+    def cut(self) -> None:
+        """From now on statements fail at once: there is no more time to wait for the database."""
+        self._cut = True
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        rows = await self._patiently(lambda connection: connection.fetch(query, *args))
+        return [dict(row) for row in rows]
+
+    async def execute(self, query: str, *args: object) -> str:
+        return await self._patiently(lambda connection: connection.execute(query, *args))
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.execute("select pg_notify($1, $2)", channel, payload)
+
+    async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
+        relay = Relay(callback)
+        await self._patiently(lambda connection: connection.add_listener(channel, relay))
+        self._listeners.append((channel, relay))
+
+    async def _patiently(self, statement: Callable[[RawConnection], Awaitable[T]]) -> T:
+        async with self._turn:
+            for pause_seconds in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
+                if self._cut:
+                    break
+                try:
+                    answer = await statement(await self._connected())
+                except (*AWAY, asyncpg.TransactionRollbackError) as error:
+                    self._lose(error)
+                    await asyncio.sleep(pause_seconds)
+                else:
+                    self._regain()
+                    return answer
+        raise ConnectionAbortedError("The worker ends")
+
+    async def _connected(self) -> RawConnection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect(self._timeout_seconds)
+            for channel, relay in self._listeners:
+                await self._connection.add_listener(channel, relay)
+        return self._connection
+
+    def _lose(self, error: Exception) -> None:
+        if not self._away and not self._cut:
+            log.warning("queue unreachable", cause=repr(error))
+        self._away = True
+        if self._connection is not None:
+            self._connection.terminate()
+
+    def _regain(self) -> None:
+        if self._away:
+            log.info("queue reached again")
+        self._away = False
+
+    # What PgQueuer asks of a driver besides.
+
+    @property
+    def shutdown(self) -> asyncio.Event:
+        return self._shutdown
+
+    @property
+    def tm(self) -> TaskManager:
+        return TaskManager()
+
+    async def __aenter__(self) -> "Lifeline":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closed by `open`, which is around all that PgQueuer does with it."""

@@ -1,0 +1,161 @@
+"""Runs the jobs that PgQueuer hands out, so that each ends exactly once, and visibly."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import chain, repeat
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import structlog
+from anyio import CancelScope
+from pgqueuer.domain.errors import RetryRequested
+from pgqueuer.domain.models import Context
+from pgqueuer.domain.models import Job as Entry
+
+from service.blobs import Blobs
+from service.db import Database, root_cause
+from service.errors import Fault, ValidationFailed
+from service.http.body import decode
+from service.jobs import statements
+from service.jobs.kinds import Kinds
+from service.jobs.outage import AWAY, LOST, PAUSE_SECONDS
+from service.jobs.task import JobFailed, Superseded, Task
+
+log = structlog.get_logger()
+
+BACKOFF_SECONDS_MAX = 300.0
+AT_ONCE = 0.0
+ERROR_LENGTH_MAX = 1000
+
+
+class Runner:
+    """The jobs under way in this worker."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        kinds: Kinds,
+        *,
+        attempts_max: int,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_end` is called whenever one has ended: it may have made events."""
+        self._database = database
+        self._blobs = blobs
+        self._kinds = kinds
+        self._attempts_max = attempts_max
+        self._on_end = on_end
+        self._under_way: set[CancelScope] = set()
+        self._interrupted = False
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def interrupt(self) -> None:
+        """Stop all of them and put them back into the queue, for other workers to begin at once."""
+        self._interrupted = True
+        for scope in self._under_way:
+            scope.cancel()
+
+    async def execute(self, entry: Entry, context: Context) -> None:
+        """What PgQueuer calls. It deletes the entry after any other exception than `RetryRequested`."""
+        scope = context.cancellation
+        self._under_way.add(scope)
+        try:
+            pause_seconds = await self._run(entry, scope)
+        except Exception:  # a bug of ours: the job must not get lost by it
+            log.exception("crash", entry=entry.id)
+            pause_seconds = PAUSE_SECONDS[-1]
+        finally:
+            self._under_way.discard(scope)
+            self._on_end()
+        if pause_seconds is not None:
+            raise RetryRequested(timedelta(seconds=pause_seconds))
+
+    async def _run(self, entry: Entry, scope: CancelScope) -> float | None:
+        """In how many seconds it has to be begun again; None: nothing is left to do."""
+        if self._interrupted:
+            return AT_ONCE
+        try:
+            begun = await self._database.fetchrow(
+                statements.BEGIN, UUID(bytes=entry.payload or b""), entry.id
+            )
+        except AWAY:
+            return PAUSE_SECONDS[-1]
+        if begun is None:  # over already, or begun anew by another entry
+            return None
+        job_id, attempt, kind, payload, _ = begun
+        task = Task(job_id, entry.id, attempt, kind, database=self._database, blobs=self._blobs)
+        try:
+            with scope:
+                return await self._attempt(task, kind, payload.encode())
+            if not self._interrupted:
+                task.log.info("job cancelled")
+                return None  # and whoever did so has written it
+        except AWAY as error:
+            task.log.warning("job interrupted", cause=repr(error))
+        return await self._give_back(task)
+
+    async def _attempt(self, task: Task, name: str, payload: bytes) -> float | None:
+        begun_at = monotonic()
+        task.log.info("job begun")
+        try:
+            if task.attempt > self._attempts_max:
+                raise JobFailed(f"It was begun {self._attempts_max} times, and its worker died each time")
+            kind = self._kinds[name]
+            result = await kind.run(task, _fitting(payload, kind.payload))
+            await task.end(self._database, "succeeded", result, None)
+            task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
+        except Superseded:
+            task.log.warning("job superseded")
+        except Exception as error:
+            if isinstance(root_cause(error), LOST):
+                raise
+            return await self._fail(task, error)
+        return None
+
+    async def _fail(self, task: Task, error: Exception) -> float | None:
+        """Try again later, or fail for good. Raises one of `AWAY`: then it was no failure of the job's."""
+        if isinstance(error, JobFailed) or task.attempt >= self._attempts_max:
+            if await task.end(self._database, "failed", getattr(error, "result", None), _told(error)):
+                task.log.error("job failed", exc_info=error)
+            return None
+        pause_seconds = _backoff_seconds(task.attempt)
+        if await self._database.fetchrow(statements.POSTPONE, *task.identity, _told(error)) is None:
+            return None
+        task.log.warning("job will be tried again", exc_info=error, pause_seconds=round(pause_seconds, 1))
+        return pause_seconds
+
+    async def _give_back(self, task: Task) -> float | None:
+        for pause_seconds in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
+            try:
+                if await self._database.fetchrow(statements.GIVE_BACK, *task.identity) is None:
+                    break
+            except AWAY:
+                await asyncio.sleep(pause_seconds)
+            else:
+                return AT_ONCE if self._interrupted else PAUSE_SECONDS[-1]
+        return None
+
+
+def _fitting(payload: bytes, kind: Any) -> Any:
+    try:
+        return decode(payload, kind)
+    except ValidationFailed as fault:  # an upgrade changed the kind since the job was accepted
+        wrong = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)  # type: ignore[attr-defined]
+        raise JobFailed(f"The payload does not fit this kind of job any more: {wrong}") from None
+
+
+def _told(error: Exception) -> str:
+    """What clients may know of it: the text of an unexpected error can hold SQL or paths."""
+    text = str(error) if isinstance(error, JobFailed | Fault) else f"Unexpected {type(error).__name__}"
+    return text[:ERROR_LENGTH_MAX]
+
+
+def _backoff_seconds(attempt: int) -> float:
+    jitter: float = random.uniform(0.5, 1)  # noqa: S311  # spreads retries, keeps no secret
+    return min(BACKOFF_SECONDS_MAX, 2.0 ** (attempt - 1)) * jitter

@@ -1,0 +1,102 @@
+"""A job as the function that does it sees it."""
+
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Literal, TypeVar, TypeVarTuple
+from uuid import UUID
+
+import structlog
+from anyio import CancelScope, CapacityLimiter, to_process
+
+from service.blobs import Blobs
+from service.db import Connection, Database
+from service.events.journal import WORKER
+from service.jobs import statements
+from service.jobs.outage import AWAY
+from service.jobs.process import modestly
+
+log = structlog.get_logger()
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PROGRESS_SECONDS = 0.25
+"""Progress is written at most this often."""
+
+
+class JobFailed(Exception):
+    """Ends a job as failed at once: trying again would not help. `result` may say more.
+
+    Its text is shown to clients.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Superseded(Exception):
+    """The job is not this worker's any more: it was cancelled, or taken over after a lapsed heartbeat."""
+
+
+class Task:
+    """One run of a job. `attempt` counts them; the first is 1."""
+
+    def __init__(
+        self, job_id: UUID, queue_id: int, attempt: int, kind: str, *, database: Database, blobs: Blobs
+    ) -> None:
+        self.id = job_id
+        self.attempt = attempt
+        self.database = database
+        self.blobs = blobs
+        self.identity = (job_id, queue_id, attempt)
+        """What `statements.MINE` knows this run by."""
+        self.log = log.bind(job=str(job_id), kind=kind, attempt=attempt)
+        self._progress = 0
+        self._written_at = monotonic()
+
+    async def progress(self, percent: int) -> None:
+        """Say how much is done: 0 to 100, never less than before. Raises `Superseded`."""
+        now = monotonic()
+        if percent <= self._progress or now - self._written_at < PROGRESS_SECONDS:
+            return
+        self._progress, self._written_at = percent, now
+        try:
+            row = await self.database.fetchrow(statements.PROGRESS, *self.identity, percent)
+        except AWAY:  # no reason to lose what is done: how the job ends is what has to be written
+            return
+        if row is None:
+            raise Superseded
+
+    async def in_process(self, function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
+        """Call a function that keeps a core busy, in a process of the pool: as many as there are cores.
+
+        It has to be importable, and what it takes and gives picklable. If the job is cancelled the process
+        is killed.
+        """
+        async with to_process.current_default_process_limiter():
+            of_its_own = CapacityLimiter(1)
+            with CancelScope(shield=True):  # one that is cancelled while it starts would be left behind
+                await to_process.run_sync(os.getpid, limiter=of_its_own)
+            return await to_process.run_sync(
+                modestly, function, *arguments, cancellable=True, limiter=of_its_own
+            )
+
+    async def finish(self, connection: Connection, result: Any) -> None:
+        """End the job as succeeded in the caller's transaction: its effect and its end commit together.
+
+        Raises `Superseded`, so that the caller rolls back.
+        """
+        if not await self.end(connection, "succeeded", result, None):
+            raise Superseded
+
+    async def end(
+        self,
+        source: "Connection | Database",
+        status: Literal["succeeded", "failed"],
+        result: Any,
+        error: str | None,
+    ) -> bool:
+        """Tells whether the job was still this run's to end."""
+        ended = await source.fetchrow(statements.FINISH, *self.identity, status, result, error, WORKER.actor)
+        return ended is not None

@@ -1,0 +1,70 @@
+"""The endpoint of the financial report."""
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+from litestar import Controller, Response, get
+from litestar.datastructures.headers import Accept
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from service.db import Database
+from service.errors import Detail, ValidationFailed
+from service.http.body import StrictRequest
+from service.http.reply import Reply
+from service.reports.financial import as_csv, financial, period
+from service.reports.page import page
+from service.reports.schemas import Financial, FinancialReport
+from service.values import Currency
+
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+JSON, CSV, HTML = "application/json", "text/csv", "text/html"
+
+
+class ReportController(Controller):
+    path = "/reports"
+    tags = ["Reports"]
+
+    @get("/financial", scope="reports:read")
+    async def get_financial_report(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        begin: Annotated[str | None, QueryParameter(name="from", description="The first day (UTC).")] = None,
+        end: Annotated[str | None, QueryParameter(name="to", description="The day after the last.")] = None,
+        currency: Annotated[Currency | None, QueryParameter(description="This one only.")] = None,
+    ) -> Reply[Financial]:
+        """Report sales and refunds by day and currency: by default the 30 days up to and including today.
+
+        `Accept: text/csv` gets the days as a file, `text/html` a page with a chart.
+        """
+        today = datetime.now(UTC).date()
+        first, after = period(day("from", begin), day("to", end), today)
+        report = await financial(database, first, after, currency)
+        reply: Reply[Financial] = _negotiated(request, report)
+        return reply
+
+
+def day(name: str, text: str | None) -> date | None:
+    """Raises `ValidationFailed`."""
+    if text is None:
+        return None
+    try:
+        if DATE.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:  # there is no such day
+        pass
+    raise ValidationFailed([Detail(f"/{name}", "Expected a date such as 2026-11-23", "query")])
+
+
+def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
+    """As `Accept` asks for (RFC 9110 §12.5.1)."""
+    wanted = Accept(request.headers.get("accept", JSON)).best_match([JSON, CSV, HTML], default=JSON)
+    if wanted == CSV:
+        name = f"financial-{report.from_}-{report.to}.csv"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}
+        return Response(as_csv(report.daily), media_type=CSV, headers=headers)
+    if wanted == HTML:
+        return Response(page(report), media_type=HTML, headers={"Vary": "Accept"})
+    return Reply(Financial(report), headers={"Vary": "Accept"})

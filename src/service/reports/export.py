@@ -1,0 +1,80 @@
+"""`report.export`: what was sold and refunded on each day, as a CSV file in the blob store."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, time
+from typing import Annotated
+from uuid import UUID
+
+import asyncpg
+from msgspec import Meta, Struct
+
+from service.db import Connection
+from service.errors import ValidationFailed
+from service.jobs.kinds import Kind
+from service.jobs.schemas import Output
+from service.jobs.task import Task
+from service.reports import statements
+from service.reports.financial import COLUMNS, DAYS_MAX, period
+from service.values import Currency
+
+ROWS_AT_ONCE = 1000
+PATIENCE_SECONDS = 600.0
+"""For the first rows, that is; the others are there by then."""
+END_OF_LINE = "\r\n"
+"""RFC 4180's."""
+
+
+class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True):
+    """By default the 30 days up to and including the one on which it is asked for, in UTC."""
+
+    from_: Annotated[date, Meta(description="The first day.")] | None = None
+    to: Annotated[date, Meta(description="The day after the last.")] | None = None
+    currency: Currency | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            period(self.from_, self.to, datetime.now(UTC).date())
+        except (ValidationFailed, OverflowError):
+            raise ValueError(f"`from` has to be before `to`, by at most {DAYS_MAX} days") from None
+
+
+class Exported(Struct):
+    rows: int
+    output: Output
+
+
+async def export_report(task: Task, payload: ReportExport) -> Exported:
+    """A second run writes the same file again."""
+    begin, end = period(payload.from_, payload.to, asked_on(task.id))
+    key, rows = f"exports/{task.id}.csv", 0
+
+    async def content(connection: Connection) -> AsyncIterator[bytes]:
+        nonlocal rows
+        yield _line(COLUMNS).encode()
+        bounds = (_midnight(begin), _midnight(end), payload.currency)
+        days = await connection.cursor(statements.DAILY, *bounds, timeout=PATIENCE_SECONDS)
+        while batch := await days.fetch(ROWS_AT_ONCE, timeout=PATIENCE_SECONDS):
+            rows += len(batch)
+            yield "".join(map(_line, batch)).encode()
+            await task.progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
+
+    async with task.database.transaction() as connection:
+        await connection.execute(statements.UNHURRIED)
+        size_bytes = await task.blobs.put(key, content(connection))
+    return Exported(rows, Output(key, f"financial-{begin}-{end}.csv", "text/csv; charset=utf-8", size_bytes))
+
+
+def asked_on(job_id: UUID) -> date:
+    """The day in UTC, whenever it is run: a UUIDv7 begins with milliseconds (RFC 9562 §5.7)."""
+    return datetime.fromtimestamp((job_id.int >> 80) / 1000, UTC).date()
+
+
+def _line(cells: asyncpg.Record | tuple[str, ...]) -> str:
+    return ",".join(map(str, cells)) + END_OF_LINE
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+EXPORT = Kind("report.export", ReportExport, export_report)

@@ -1,0 +1,79 @@
+"""The financial report: exact to the cent, from the ledger alone."""
+
+import csv
+import io
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+
+from msgspec.structs import astuple
+
+from service.db import Database
+from service.errors import Detail, ValidationFailed
+from service.reports import statements
+from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
+from service.values import Currency
+
+DEFAULT_DAYS = 30
+DAYS_MAX = 3660
+COLUMNS = ("date", "currency", "orders", "sales", "refunds", "net")
+
+
+def period(begin: date | None, end: date | None, today: date) -> tuple[date, date]:
+    """The first day and the one after the last: the 30 days up to and including today, unless told otherwise.
+
+    Raises `ValidationFailed`.
+    """
+    tomorrow = today + timedelta(days=1)
+    end = end or (tomorrow if begin is None else max(tomorrow, begin + timedelta(days=1)))
+    begin = begin or end - timedelta(days=DEFAULT_DAYS)
+    if begin >= end:
+        raise ValidationFailed([Detail("/from", "It has to be before `to`", "query")])
+    if (end - begin).days > DAYS_MAX:
+        raise ValidationFailed([Detail("/from", f"At most {DAYS_MAX} days can be reported at once", "query")])
+    return begin, end
+
+
+async def financial(database: Database, begin: date, end: date, currency: str | None) -> FinancialReport:
+    bounds = (_midnight(begin), _midnight(end), currency)
+    async with (
+        database.connection() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        daily = [Day(*row) for row in await connection.fetch(statements.DAILY, *bounds)]
+        top = [TopItem(*row) for row in await connection.fetch(statements.TOP_ITEMS, *bounds)]
+    return FinancialReport(begin, end, datetime.now(UTC), totals(daily), daily, top)
+
+
+def totals(daily: Iterable[Day]) -> list[CurrencyTotal]:
+    """By currency, in alphabetical order."""
+    by_currency: dict[Currency, list[Day]] = {}
+    for day in daily:
+        by_currency.setdefault(day.currency, []).append(day)
+    return [
+        CurrencyTotal(
+            currency,
+            sum(day.orders for day in days),
+            _sum(day.sales for day in days),
+            _sum(day.refunds for day in days),
+            _sum(day.net for day in days),
+        )
+        for currency, days in sorted(by_currency.items())
+    ]
+
+
+def _sum(amounts: Iterable[str]) -> str:
+    return f"{sum(map(Decimal, amounts), Decimal(0)):.2f}"
+
+
+def as_csv(daily: Iterable[Day]) -> str:
+    """RFC 4180."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(day) for day in daily)
+    return text.getvalue()
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -1,0 +1,51 @@
+"""An action of a user is an event in the journal and nothing else: one insert stores it and tells of it."""
+
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from service.db import Database
+from service.events.journal import Author
+from service.http.idempotency import (
+    Claim,
+    IdempotencyInProgress,
+    Kept,
+    answers,
+    columns,
+    keep,
+)
+from service.users.schemas import Action, ActionCompleted, NewAction
+from service.values import encode_json
+
+RECORD = f"""
+with kept as ({keep(6)})
+insert into events (id, type, subject, actor, request_id, payload)
+select $1, 'user.action', $2, $3, $4, $5::jsonb
+where (select count(*) from kept) = cardinality($6::text[])
+returning 1"""
+"""Returns nothing when the claim to do it once is taken."""
+
+LIST = """
+select id, subject, payload->>'action', payload->'metadata', created_at from events
+where subject = $1 and type = 'user.action' and ($2::uuid is null or id < $2)
+order by id desc limit $3"""
+
+
+async def record_action(
+    database: Database, user_id: str, new: NewAction, author: Author, claim: Claim | None
+) -> ActionCompleted:
+    """Raises `Replay` if the claim was answered before."""
+    completed = ActionCompleted(uuid7())
+    kept = [] if claim is None else [Kept(claim, 201, {}, encode_json(completed))]
+    payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
+    row = (completed.id, user_id, author.actor, author.request_id, payload)
+    recorded = await database.fetchval(RECORD, *row, *columns(kept))
+    if claim is not None and not recorded:
+        async with database.connection() as connection:
+            raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+    return completed
+
+
+async def list_actions(database: Database, user_id: str, after: UUID | None, limit: int) -> list[Action]:
+    """Newest first."""
+    return [Action(*row) for row in await database.fetch(LIST, user_id, after, limit)]

@@ -1,0 +1,50 @@
+"""The endpoints of users' actions."""
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter
+
+from service.db import Database
+from service.errors import InvalidCursor
+from service.http.body import StrictRequest
+from service.http.idempotency import ONCE, Claims
+from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.users import actions
+from service.users.schemas import USER_ID, Action, ActionCompleted, NewAction
+
+UserId = Annotated[str, PathParameter(pattern=USER_ID, description="Your own id of the user.")]
+
+
+class UserController(Controller):
+    path = "/users"
+    tags = ["Users"]
+
+    @post("/{user_id:str}/actions", scope="users:write", faults=ONCE)
+    async def record_action(
+        self,
+        database: NamedDependency[Database],
+        claims: NamedDependency[Claims],
+        request: StrictRequest,
+        user_id: UserId,
+        data: JSONBody[NewAction],
+    ) -> ActionCompleted:
+        """Record what a user did. Webhooks that ask for `user.action` are told after the reply."""
+        async with claims.of(request) as claim:
+            return await actions.record_action(database, user_id, data, request.author, claim)
+
+    @get("/{user_id:str}/actions", scope="users:read", faults=[InvalidCursor])
+    async def list_actions(
+        self,
+        database: NamedDependency[Database],
+        request: StrictRequest,
+        user_id: UserId,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Action]:
+        """List what a user did, newest first."""
+        pager = Pager[UUID](request, limit, cursor, UUID)
+        found = await actions.list_actions(database, user_id, pager.after, pager.fetch)
+        return pager.page(found, lambda action: action.id)

@@ -1,0 +1,43 @@
+"""What users' actions look like on the wire."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from service.values import Timestamp, size_problem
+
+METADATA_BYTES_MAX = 16_384
+
+USER_ID = r"^[A-Za-z0-9._@:-]{1,128}\Z"
+ActionName = Annotated[str, Meta(min_length=1, max_length=100, examples=["login"])]
+
+
+def metadata_problem(metadata: object) -> str | None:
+    return size_problem(metadata, METADATA_BYTES_MAX)
+
+
+Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
+"""A JSON object of at most 16 KiB, kept digit for digit."""
+
+
+class NewAction(Struct, forbid_unknown_fields=True):
+    action: ActionName
+    metadata: Metadata | None = None
+
+    def __post_init__(self) -> None:
+        if self.metadata and (problem := metadata_problem(self.metadata)):
+            raise ValueError(problem)
+
+
+class ActionCompleted(Struct):
+    id: UUID
+    status: Literal["action_completed"] = "action_completed"
+
+
+class Action(Struct):
+    id: UUID
+    user_id: str
+    action: ActionName
+    metadata: Metadata | None
+    created_at: Timestamp

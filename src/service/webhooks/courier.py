@@ -1,0 +1,173 @@
+"""Delivers events: the one way they leave, woken by what this process does and by a clock for the rest.
+
+A delivery belongs to whoever claimed it until its lease lapses, so what a killed process left is delivered by
+another. A webhook has a lane of so many deliveries under way; one that hangs fills its own and no other.
+"""
+
+import asyncio
+import random
+from asyncio import Task
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from time import monotonic
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from service.db import Database
+from service.errors import Unavailable
+from service.events.journal import WORKER
+from service.settings import Settings
+from service.webhooks import statements
+from service.webhooks.retries import SCHEDULE_SECONDS, pause_seconds
+from service.webhooks.sender import Outcome, Parcel, Sender
+
+log = structlog.get_logger()
+
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)
+"""What happens while the database is away, restarts or is overloaded."""
+AGAIN_SECONDS = 0.5
+"""How soon the database is asked again after it failed."""
+LEASE_SECONDS = 5.0
+"""How long a claim outlasts the longest attempt: the time there is to record it."""
+END_SECONDS = 2.0
+"""How long attempts under way may take to end at shutdown."""
+GONE = "The receiver answered 410 Gone"
+
+
+class Courier:
+    """The deliveries under way in this process."""
+
+    def __init__(
+        self, database: Database, settings: Settings, schedule_seconds: Sequence[float] = SCHEDULE_SECONDS
+    ) -> None:
+        self._database = database
+        self._sender = Sender(settings)
+        self._schedule = schedule_seconds
+        self._lane_max = settings.webhook_lane_max
+        self._poll_seconds = settings.webhook_poll_seconds
+        self._lease_seconds = settings.webhook_timeout_seconds + LEASE_SECONDS
+        self._under_way: dict[Parcel, Task[None]] = {}
+        self._full: set[UUID] = set()
+        """The webhooks for which there may be more than their lane had places for."""
+        self._expecting = False
+        self._closing = False
+        self._woken = asyncio.Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """At the end nothing more is claimed; what is under way gets a moment, and is given back then."""
+        self._closing = False
+        async with self._sender.open():
+            rounds = asyncio.create_task(self._run())
+            try:
+                yield
+            finally:
+                self._closing = True
+                self._woken.set()
+                await self._end(rounds)
+
+    def wake(self) -> None:
+        """Something may be due. Costs next to nothing, above all while no webhook is enabled."""
+        if self._expecting:
+            self._woken.set()
+
+    def expect(self) -> None:
+        """A webhook is about to be enabled: from now on it is worth waking up."""
+        self._expecting = True
+
+    async def _run(self) -> None:
+        polling, away = True, False
+        while not self._closing:
+            self._woken.clear()
+            try:
+                await self._round(polling)
+                away = False
+            except Exception as error:  # this loop outlives whatever it is: what is due stays due
+                if not away:
+                    log.warning("deliveries wait", cause=repr(error))
+                away = True
+            pause = min(AGAIN_SECONDS, self._poll_seconds) if away else self._poll_seconds
+            polling = not await self._woken_within(pause)
+
+    async def _woken_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self._woken.wait()
+        return False
+
+    async def _round(self, polling: bool) -> None:
+        if polling:
+            self._expecting = await self._database.fetchval(statements.ANY_ENABLED)
+        if self._expecting:
+            for parcel in await self._claim():
+                self._under_way[parcel] = asyncio.create_task(self._deliver(parcel))
+
+    async def _claim(self) -> list[Parcel]:
+        busy = Counter(parcel.webhook_id for parcel in self._under_way)
+        lease = timedelta(seconds=self._lease_seconds)
+        lanes = (self._lane_max, list(busy), list(busy.values()))
+        parcels = [Parcel(*row) for row in await self._database.fetch(statements.CLAIM, *lanes, lease)]
+        busy.update(parcel.webhook_id for parcel in parcels)
+        self._full = {webhook_id for webhook_id, places in busy.items() if places >= self._lane_max}
+        return parcels
+
+    async def _deliver(self, parcel: Parcel) -> None:
+        try:
+            await self._record(parcel, await self._sender.send(parcel))
+        except Exception:  # its lease lapses: it is sent again, by whoever comes first
+            log.exception("attempt not recorded", delivery=str(parcel.id))
+        finally:
+            del self._under_way[parcel]
+            if parcel.webhook_id in self._full:
+                self._woken.set()
+
+    async def _record(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Raises one of `FAILURES` if the database is away for longer than the lease."""
+        statement, arguments = self._recorded(parcel, outcome)
+        deadline = monotonic() + self._lease_seconds
+        while True:
+            try:
+                await self._database.fetch(statement, parcel.id, parcel.tries, outcome.attempt, *arguments)
+            except FAILURES:
+                if monotonic() > deadline:
+                    raise
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
+    def _recorded(self, parcel: Parcel, outcome: Outcome) -> tuple[str, list[object]]:
+        """The statement that says what came of an attempt, and the rest of its arguments."""
+        if outcome.gone:
+            return statements.RECORD_GONE, [parcel.webhook_id, GONE, WORKER.actor, WORKER.request_id]
+        if outcome.delivered:
+            return statements.RECORD, ["delivered", None]
+        chance = random.random()  # noqa: S311  # spreads retries, keeps no secret
+        pause = pause_seconds(
+            parcel.attempts + 1, self._schedule, chance=chance, retry_after=outcome.retry_after
+        )
+        if pause is None:
+            return statements.RECORD, ["failed", None]
+        return statements.RECORD, ["pending", timedelta(seconds=pause)]
+
+    async def _end(self, rounds: "Task[None]") -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await rounds
+                while self._under_way:
+                    await asyncio.wait(self._under_way.values())
+        left = dict(self._under_way)
+        for task in left.values():
+            task.cancel()
+        await asyncio.gather(*left.values(), return_exceptions=True)
+        if left:
+            await self._give_back(list(left))
+
+    async def _give_back(self, parcels: Sequence[Parcel]) -> None:
+        ids, tries = [parcel.id for parcel in parcels], [parcel.tries for parcel in parcels]
+        with suppress(*FAILURES):  # then their leases lapse
+            async with asyncio.timeout(1.0):
+                await self._database.fetch(statements.GIVE_BACK, ids, tries)

@@ -1,0 +1,119 @@
+"""What webhooks and their deliveries look like on the wire."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from yarl import URL
+
+from service.events.journal import EventType
+from service.values import Timestamp, Version
+from service.webhooks.guard import literal
+
+LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}[.])*(?![0-9]){LABEL}[.]?")
+"""The last label does not begin with a digit: it would be a number, and the whole an unusual address."""
+
+
+def url_problem(url: str) -> str | None:
+    try:
+        host = URL(url).host or ""
+    except ValueError:
+        return "must be a valid URL"
+    return None if literal(host) or HOST_NAME.fullmatch(host) else "must have a valid host"
+
+
+def events_problem(events: Sequence[str]) -> str | None:
+    return "must not repeat an event" if len(set(events)) < len(events) else None
+
+
+Url = Annotated[
+    str,
+    Meta(
+        # no user name, no fragment, ASCII
+        pattern=r"^https?://[A-Za-z0-9._:\[\]-]+([/?][!-\"$-~]*)?\Z",
+        max_length=2000,
+        examples=["https://shop.example/hooks"],
+        extra={"rule": url_problem},
+    ),
+]
+Events = Annotated[
+    list[EventType],
+    Meta(
+        min_length=1,
+        max_length=8,
+        examples=[["order.placed", "item.low_stock"]],
+        extra={"rule": events_problem},
+        extra_json_schema={"uniqueItems": True},
+    ),
+]
+Secret = Annotated[str, Meta(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])]
+
+
+class WebhookCreate(Struct, forbid_unknown_fields=True):
+    url: Url
+    events: Events
+
+    def __post_init__(self) -> None:
+        if problem := url_problem(self.url) or events_problem(self.events):
+            raise ValueError(problem)
+
+
+class WebhookPatch(Struct, forbid_unknown_fields=True):
+    """Omitted is not null."""
+
+    url: Url | UnsetType = UNSET
+    events: Events | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        problems = [
+            self.url and url_problem(self.url),
+            self.events and events_problem(self.events),
+        ]
+        if problem := problems[0] or problems[1]:
+            raise ValueError(problem)
+
+
+class Webhook(Struct):
+    id: UUID
+    url: Url
+    events: Events
+    enabled: bool
+    """While it is not, nothing is sent, and events that happen are not kept for it."""
+    disabled_reason: str | None
+    """Why the service disabled it; null when a client did."""
+    version: Version
+    created_at: Timestamp
+    updated_at: Timestamp
+    secret: Secret | UnsetType = UNSET
+    """Only in the reply that made it. Verify with it what arrives, by Standard Webhooks 1.0."""
+
+
+DeliveryStatus = Literal["pending", "delivered", "failed"]
+
+
+class Attempt(Struct):
+    at: Timestamp
+    status_code: int | None
+    """Null: there was no reply."""
+    ms: int
+    """How long it took."""
+    error: str | None
+    """What kept the request from a reply, or the reply from being accepted."""
+
+
+class Delivery(Struct):
+    id: UUID
+    event_id: UUID
+    """What the receiver knows it by: `webhook-id`."""
+    event_type: str
+    status: DeliveryStatus
+    due_at: Timestamp | None
+    """When it is tried next; null when it is not."""
+    attempts: list[Attempt]
+    finished_at: Timestamp | None
+    created_at: Timestamp
+    """When the event happened."""

@@ -1,0 +1,35 @@
+"""Signatures of Standard Webhooks 1.0, the symmetric kind (https://www.standardwebhooks.com)."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+
+PREFIX = "whsec_"
+SECRET_BYTES = 32
+SCHEME = "v1,"
+ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+
+
+def new_secret() -> str:
+    return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def signed_headers(keys: Sequence[str], identity: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """What goes with `body`: its id, the seconds since 1970, and one signature for each of the secrets."""
+    signatures = (signature(key, identity, str(timestamp), body) for key in keys)
+    return {ID: identity, TIMESTAMP: str(timestamp), SIGNATURE: " ".join(signatures)}
+
+
+def signature(key: str, identity: str, timestamp: str, body: bytes) -> str:
+    signed = f"{identity}.{timestamp}.".encode() + body
+    digest = hmac.digest(base64.b64decode(key.removeprefix(PREFIX)), signed, hashlib.sha256)
+    return SCHEME + base64.b64encode(digest).decode()
+
+
+def is_signed(key: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether one of the signatures is this secret's. How old they may be is the receiver's business."""
+    expected = signature(key, headers.get(ID, ""), headers.get(TIMESTAMP, ""), body).encode()
+    given = headers.get(SIGNATURE, "").encode().split(b" ")
+    return any(hmac.compare_digest(expected, one) for one in given)

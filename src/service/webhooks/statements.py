@@ -1,0 +1,58 @@
+"""The SQL of deliveries: claiming, recording an attempt and giving back are one statement each."""
+
+ANY_ENABLED = "select exists (select 1 from webhooks where enabled)"
+
+# The due ones are named in an array: joined to them, a long table of deliveries might be read as a whole.
+CLAIM = """
+with lanes as (
+  select id, url, array_remove(array[secret, case when old_secret_until > now() then old_secret end], null)
+    as secrets, greatest($1::int - coalesce(busy.places, 0), 0) as free
+  from webhooks left join unnest($2::uuid[], $3::int[]) as busy (id, places) using (id)
+  where enabled
+), due as (
+  select mine.id from lanes cross join lateral (
+    select id from deliveries where webhook_id = lanes.id and due_at <= now()
+    order by due_at limit lanes.free for update skip locked) mine
+), claimed as (
+  update deliveries set due_at = now() + $4::interval, tries = tries + 1
+  where id = any(array(select id from due))
+  returning *
+)
+select c.id, c.tries, jsonb_array_length(c.attempts), c.webhook_id, lanes.url, lanes.secrets, e.id::text,
+  json_build_object('type', e.type,
+    'timestamp', to_char(e.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    'data', e.payload)::text
+from claimed c join lanes on lanes.id = c.webhook_id join events e on e.id = c.event_id
+order by c.id"""
+"""At most $1 under way to each webhook; $2 and $3 say how many are. $4: how long they are the claimant's."""
+
+RECORD = """
+update deliveries set attempts = attempts || $3::jsonb, status = $4::text, due_at = now() + $5::interval,
+  finished_at = case when $4 <> 'pending' then now() end
+where id = $1 and tries = $2 and status = 'pending'"""
+
+# The webhook's row first, as DELETE does: whoever took its deliveries' rows first could wait for it forever.
+RECORD_GONE = """
+with webhook as (
+  select id from webhooks where id = $4 for no key update
+), attempted as (
+  update deliveries set attempts = attempts || $3::jsonb, status = 'failed', due_at = null,
+    finished_at = now()
+  where id = $1 and tries = $2 and status = 'pending' and webhook_id = (select id from webhook)
+  returning webhook_id
+), disabled as (
+  update webhooks set enabled = false, disabled_reason = $5, version = version + 1, updated_at = now()
+  where id = (select webhook_id from attempted) and enabled
+  returning *
+), ended as (
+  update deliveries set status = 'failed', due_at = null, finished_at = now()
+  where webhook_id = (select id from disabled) and status = 'pending' and id <> $1
+)
+insert into events (type, subject, actor, request_id, payload)
+select 'webhook.disabled', id::text, $6, $7,
+  jsonb_build_object('id', id, 'version', version, 'reason', disabled_reason)
+from disabled"""
+
+GIVE_BACK = """
+update deliveries set due_at = now() from unnest($1::uuid[], $2::int[]) as mine (id, tries)
+where deliveries.id = mine.id and deliveries.tries = mine.tries and status = 'pending'"""

@@ -1,0 +1,196 @@
+"""`depot worker`: does queued jobs, delivers webhooks, and keeps the house on a schedule."""
+
+import asyncio
+import signal
+from asyncio import Event, Task
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import asyncpg
+import structlog
+from pgqueuer.core.sm import SchedulerManager
+from pgqueuer.domain.models import Schedule as Due
+
+from service.audit.chain import seal
+from service.blobs import blobs
+from service.db import SCHEMA, SERVER_LATE_SECONDS, Database
+from service.items.jobs import IMPORT
+from service.jobs import upkeep
+from service.jobs.kinds import Kinds
+from service.jobs.lifeline import Lifeline
+from service.jobs.queue import pull, queries
+from service.jobs.runner import Runner
+from service.jobs.sleep import SLEEP
+from service.reports.export import EXPORT
+from service.settings import Settings
+from service.webhooks.courier import Courier
+
+log = structlog.get_logger()
+
+BEHIND = "The database schema is behind: run `depot migrate`"
+SCHEMA_FOUND = "select version_num from schema_version"
+
+RESTART_SECONDS = 1.0
+GIVE_BACK_SECONDS = 2.0
+"""How long jobs may take to be put back into the queue when the worker has to end."""
+
+
+class Schedule(NamedTuple):
+    """Run by one worker at a time, whatever their number. `run` returns how many rows it concerned."""
+
+    cron: str
+    name: str
+    run: Callable[[Database, Settings], Awaitable[int]]
+
+
+SCHEDULES = (
+    Schedule("* * * * * */10", "audit.seal", seal),
+    Schedule("* * * * *", "jobs.recover", upkeep.recover),
+    Schedule("7 * * * *", "idempotency_keys.sweep", upkeep.sweep_idempotency_keys),
+    Schedule("17 * * * *", "deliveries.sweep", upkeep.sweep_deliveries),
+    Schedule("27 * * * *", "jobs.sweep", upkeep.sweep_jobs),
+    Schedule("37 * * * *", "queue.sweep", upkeep.sweep_queue),
+)
+
+
+def kinds(settings: Settings) -> Kinds:
+    """The kinds of jobs there are."""
+    return Kinds([IMPORT, EXPORT, *[SLEEP] * settings.job_test_kinds])
+
+
+async def work(settings: Settings, database: Database) -> None:
+    """Until a signal ends it; a second one hurries."""
+    courier = Courier(database, settings)
+    worker = Worker(settings, database, kinds(settings), on_end=courier.wake)
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sig, worker.stop)
+    async with courier.open():
+        await worker.run()
+
+
+class Worker:
+    """Does jobs and schedules until it is stopped, whether the database is there or not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        kinds: Kinds,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        schedules: Sequence[Schedule] = SCHEDULES,
+        grace_seconds: float | None = None,
+    ) -> None:
+        """`on_end` is called after every job. `grace_seconds`: how long jobs may take to end at a stop."""
+        self._settings = settings
+        self._database = database
+        self._schedules = schedules
+        self._grace_seconds = settings.shutdown_timeout_seconds if grace_seconds is None else grace_seconds
+        self._runner = Runner(
+            database, blobs(settings), kinds, attempts_max=settings.job_attempts_max, on_end=on_end
+        )
+        self._lifelines: set[Lifeline] = set()
+        self._stopping = Event()
+        self._hurried = Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            self.stop()
+            await running
+
+    def stop(self) -> None:
+        """Begin nothing any more. The second time: wait for nothing either."""
+        if self._stopping.is_set():
+            self._hurried.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Until `stop`. What does not end in time then is put back into the queue for others."""
+        working = asyncio.create_task(self._work())
+        hurried = asyncio.create_task(self._hurried.wait())
+        try:
+            await self._stopping.wait()
+            log.info("stopping", jobs=len(self._runner))
+            await asyncio.wait(
+                {working, hurried}, timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            self._runner.interrupt()
+            await asyncio.wait({working}, timeout=GIVE_BACK_SECONDS)
+        finally:
+            await self._end(working, hurried)
+        log.info("stopped")
+
+    async def _end(self, *tasks: "Task[Any]") -> None:
+        for lifeline in self._lifelines:
+            lifeline.cut()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _work(self) -> None:
+        await self._keep(self._wait_for_schema)
+        await asyncio.gather(self._keep(self._do_jobs), self._keep(self._keep_house))
+
+    async def _keep(self, part: Callable[[Lifeline], Awaitable[None]]) -> None:
+        """Do a part of the work to its end, and begin anew should it fail."""
+        timeout_seconds = self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS
+        while not self._stopping.is_set():
+            async with Lifeline(self._database, timeout_seconds=timeout_seconds).open() as lifeline:
+                self._lifelines.add(lifeline)
+                try:
+                    await part(lifeline)
+                except Exception:
+                    log.exception("crash")
+                else:
+                    return
+                finally:
+                    self._lifelines.discard(lifeline)
+            await self._pause()
+
+    async def _wait_for_schema(self, lifeline: Lifeline) -> None:
+        found = await _schema(lifeline)
+        if found < SCHEMA:
+            log.warning(BEHIND, found=found, needed=SCHEMA)
+        while found < SCHEMA and not self._stopping.is_set():
+            await self._pause()
+            found = await _schema(lifeline)
+
+    async def _do_jobs(self, lifeline: Lifeline) -> None:
+        await upkeep.recover(self._database, self._settings)
+        log.info("working", concurrency=self._settings.worker_concurrency)
+        await pull(
+            lifeline,
+            self._runner.execute,
+            concurrency=self._settings.worker_concurrency,
+            heartbeat_seconds=self._settings.job_heartbeat_seconds,
+            stopping=self._stopping,
+        )
+
+    async def _keep_house(self, lifeline: Lifeline) -> None:
+        manager = SchedulerManager(queries(lifeline))
+        manager.shutdown = self._stopping
+        for schedule in self._schedules:
+            manager.schedule(schedule.name, schedule.cron)(partial(self._follow, schedule))
+        await manager.run()
+
+    async def _follow(self, schedule: Schedule, _: Due) -> None:
+        if count := await schedule.run(self._database, self._settings):
+            log.info(schedule.name, count=count)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
+
+
+async def _schema(lifeline: Lifeline) -> str:
+    try:
+        rows = await lifeline.fetch(SCHEMA_FOUND)
+    except asyncpg.UndefinedTableError:
+        return ""
+    return str(rows[0]["version_num"]) if rows else ""

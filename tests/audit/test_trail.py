@@ -1,0 +1,99 @@
+"""`GET /audit`: every change any endpoint made: who, what, when, in which request."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from conftest import Client
+from replies import everything, refused, walk, wrong_fields
+from service.db import Database
+from shop import item, order
+
+MakeKey = Callable[..., Awaitable[str]]
+
+
+async def test_a_change_names_who_what_when_and_the_request(client: Client, key: str) -> None:
+    bolt = await item(client)
+    await client.patch(f"/items/{bolt['id']}", json={"name": "M8"}, headers={"X-Request-ID": "r-1"})
+    entry = (await client.get("/audit")).json()["data"][0]
+    assert entry.keys() == {
+        "id", "type", "entity", "entity_id", "actor", "request_id", "changes", "data", "created_at"
+    }  # fmt: skip
+    assert (entry["type"], entry["entity"], entry["entity_id"]) == ("item.updated", "item", bolt["id"])
+    assert (entry["actor"], entry["request_id"]) == (key.split("_")[1], "r-1")
+    assert entry["changes"] == {"name": {"from": "Bolt", "to": "M8"}}
+    assert entry["data"] == {"id": bolt["id"], "version": 2}
+    assert entry["created_at"].endswith("Z")
+
+
+async def test_an_entity_is_asked_for_by_kind_by_id_or_by_both(client: Client) -> None:
+    bolt, nut = await item(client, 9), await item(client)
+    placed = (await order(client, (bolt, 1))).json()
+    await client.put("/resources/item", json={"status": "on"})
+
+    async def found(entity: str) -> list[tuple[str, str]]:
+        entries = await everything(client, "/audit", entity=entity)
+        return [(entry["type"], entry["entity_id"]) for entry in entries]
+
+    assert await found("item") == [("item.created", nut["id"]), ("item.created", bolt["id"])]
+    assert await found(f"item/{bolt['id']}") == [("item.created", bolt["id"])]
+    assert await found(placed["id"]) == [("order.placed", placed["id"])]
+    assert await found("resource/item") == [("resource.created", "item")]
+    assert await found(f"order/{bolt['id']}") == []
+
+
+async def test_entries_of_one_actor(client: Client, make_key: MakeKey) -> None:
+    other = await make_key("items:write")
+    await item(client)
+    body = {"sku": "A", "name": "A", "price": "1"}
+    await client.post("/items", json=body, headers={"Authorization": f"Bearer {other}"})
+    entries = await everything(client, "/audit", actor=other.split("_")[1])
+    assert [entry["data"]["sku"] for entry in entries] == ["A"]
+    assert {entry["type"] for entry in await everything(client, "/audit", actor="cli")} == {"key.created"}
+
+
+async def test_entries_of_a_time(client: Client) -> None:
+    before, after = await item(client), await item(client)
+    times = {
+        entry["entity_id"]: entry["created_at"] for entry in await everything(client, "/audit", entity="item")
+    }
+    since = {"entity": "item", "from": times[after["id"]]}
+    assert [entry["entity_id"] for entry in await everything(client, "/audit", **since)] == [after["id"]]
+    until = {"entity": "item", "to": times[after["id"]]}
+    assert [entry["entity_id"] for entry in await everything(client, "/audit", **until)] == [before["id"]]
+    assert await everything(client, "/audit", **{"from": "2999-01-01"}) == []
+    assert len(await everything(client, "/audit", **{"from": "2000-01-01T00:00:00+02:00"})) == 3
+
+
+async def test_pages_have_every_entry_once_newest_first(client: Client) -> None:
+    for _ in range(7):
+        await item(client)
+    pages = [page async for page in walk(client, "/audit", limit=3, entity="item")]
+    assert [len(page) for page in pages] == [3, 3, 1]
+    ids = [entry["id"] for page in pages for entry in page]
+    assert ids == sorted(set(ids), reverse=True)
+
+
+@pytest.mark.parametrize("name", ["from", "to"])
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "9" * 30, "0001-01-01T00:00:00+14:00"])
+async def test_a_time_has_a_form(client: Client, name: str, text: str) -> None:
+    assert wrong_fields(await client.get("/audit", params={name: text}), "query") == {f"/{name}"}
+
+
+async def test_only_an_admin_may_read_it(client: Client, make_key: MakeKey) -> None:
+    key = await make_key("items:read", "users:read", "orders:write")
+    reply = await client.get("/audit", headers={"Authorization": f"Bearer {key}"})
+    assert "admin" in refused(reply, 403, "FORBIDDEN")["message"]
+
+
+async def test_a_filter_uses_an_index(client: Client, database: Database) -> None:
+    await database.fetchval(
+        """insert into events (type, subject, actor, payload)
+           select 'item.updated', n::text, 'a' || n % 7, '{}' from generate_series(1, 20000) n"""
+    )
+    await database.fetchval("analyze events")
+    for condition in ("split_part(type, '.', 1) = 'order'", "subject = '7'", "actor = 'nobody'"):
+        plan = await database.fetch(
+            f"explain select * from events where {condition} order by id desc limit 50"
+        )
+        assert any("Index" in row[0] for row in plan) and not any("Seq Scan" in row[0] for row in plan), plan

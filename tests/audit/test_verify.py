@@ -1,0 +1,234 @@
+"""The chain over the journal: any edited, deleted, reordered or slipped in row is found and named."""
+
+import asyncio
+import os
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from conftest import AS_OWNER, Client
+from live import DEPOT
+from service.audit import chain
+from service.audit.chain import GENESIS, Head, link, seal
+from service.audit.verify import verify
+from service.db import Database
+from service.jobs.kinds import Kinds
+from service.settings import Settings
+from service.worker import SCHEDULES, Worker
+from shop import connected, eventually, item
+
+PLAIN = Settings()
+"""Without a secret: the key is the database's own."""
+
+FILL = """
+insert into events (type, subject, actor, payload)
+select 'item.updated', 'i-' || n, 'key', jsonb_build_object('n', n, 'price', '9.' || n)
+from generate_series(1, $1) n"""
+
+
+@pytest.fixture
+async def sealed(database: Database) -> Database:
+    """A journal of some events, all of them sealed."""
+    await database.fetchval(FILL, 20)
+    assert await seal(database, PLAIN) == await database.fetchval("select count(*) from events")
+    return database
+
+
+async def findings(database: Database, anchor: Head | None = None) -> list[str]:
+    return (await verify(database, PLAIN, anchor)).findings
+
+
+async def tamper(database_url: str, statement: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(f"{AS_OWNER}; {statement}")
+
+
+async def test_an_honest_journal_has_no_findings(sealed: Database) -> None:
+    found = await verify(sealed, PLAIN)
+    assert found.findings == []
+    assert found.awaiting == 0
+    assert found.head.position == await sealed.fetchval("select count(*) from events")
+
+
+async def test_what_the_service_does_is_sealed_as_it_is(client: Client, database: Database) -> None:
+    bolt = await item(client, 9, attributes={"size": 1.10, "ü": ["a", None]})
+    await client.patch(f"/items/{bolt['id']}", json={"price": "0"})
+    await client.post("/users/ann/actions", json={"action": "login"})
+    assert (await verify(database, PLAIN)).awaiting == await seal(database, PLAIN) >= 3
+    assert await findings(database) == []
+    await client.delete(f"/items/{bolt['id']}")
+    assert (await verify(database, PLAIN)).awaiting == 1
+    assert await seal(database, PLAIN) == 1
+    assert await seal(database, PLAIN) == 0
+    assert await findings(database) == []
+
+
+EDITS = {
+    "update events set payload = payload || '{\"n\": 0}' where subject = 'i-7'": "changed",
+    "update events set actor = 'somebody' where subject = 'i-7'": "changed",
+    "update events set request_id = 'r' where subject = 'i-7'": "changed",
+    "update events set type = 'item.deleted' where subject = 'i-7'": "changed",
+    "update events set created_at = created_at + interval '1 us' where subject = 'i-7'": "changed",
+    "delete from events where subject = 'i-7'": "deleted",
+}
+
+
+@pytest.mark.parametrize(("statement", "what"), EDITS.items())
+async def test_a_row_edited_or_deleted_in_sql_is_found_and_it_alone(
+    sealed: Database, database_url: str, statement: str, what: str
+) -> None:
+    event_id = await sealed.fetchval("select id from events where subject = 'i-7'")
+    await tamper(database_url, statement)
+    (finding,) = await findings(sealed)
+    assert str(event_id) in finding
+    assert what in finding
+
+
+async def test_two_rows_that_changed_places_are_found(sealed: Database, database_url: str) -> None:
+    await tamper(
+        database_url,
+        """create temporary table pair as select position, event_id from seals where position in (5, 6);
+           update seals set event_id = gen_random_uuid() where position in (5, 6);
+           update seals s set event_id = p.event_id from pair p where s.position = 11 - p.position""",
+    )
+    found = await findings(sealed)
+    assert [text for text in found if "seal 5" in text] and [text for text in found if "seal 6" in text]
+
+
+async def test_a_changed_link_is_found(sealed: Database, database_url: str) -> None:
+    await tamper(database_url, "update seals set hash = sha256(hash) where position = 9")
+    assert any("seal 9" in finding for finding in await findings(sealed))
+
+
+async def test_a_deleted_link_is_found_with_or_without_its_event(sealed: Database, database_url: str) -> None:
+    await tamper(database_url, "delete from seals where position = 9")
+    assert any("seals 9 to 9 were deleted" in finding for finding in await findings(sealed))
+
+
+async def test_an_event_slipped_into_the_past_is_found(sealed: Database, database_url: str) -> None:
+    await sealed.fetchval("update sealing set settled_at = now()")
+    await tamper(
+        database_url,
+        """insert into events (id, type, subject, actor, payload, created_at)
+           values ('01900000-0000-7000-8000-000000000000', 'order.placed', 'x', 'y', '{}', '2024-06-10')""",
+    )
+    (finding,) = await findings(sealed)
+    assert "01900000-0000-7000-8000-000000000000 was left out" in finding
+    assert await seal(sealed, PLAIN) == 0
+
+
+async def test_a_cut_off_end_is_found_by_an_anchor(sealed: Database, database_url: str) -> None:
+    anchor = (await verify(sealed, PLAIN)).head
+    assert await findings(sealed, anchor) == []
+    await tamper(
+        database_url,
+        """delete from events where id in (select event_id from seals where position > 15);
+           delete from seals where position > 15""",
+    )
+    assert await findings(sealed) == []
+    (finding,) = await findings(sealed, anchor)
+    assert "the chain ends at 15" in finding
+
+
+async def test_a_chain_written_anew_is_found_without_the_secret(sealed: Database, database_url: str) -> None:
+    await tamper(database_url, "truncate seals; update sealing set settled_at = '-infinity'")
+    await seal(sealed, replace(PLAIN, secret="somebody else's secret, 32 characters long"))
+    assert len(await findings(sealed)) >= 20
+
+
+async def test_a_chain_written_anew_is_found_by_an_anchor(sealed: Database, database_url: str) -> None:
+    anchor = (await verify(sealed, PLAIN)).head
+    await tamper(
+        database_url,
+        """update events set actor = 'x' where subject = 'i-3';
+           truncate seals; update sealing set settled_at = '-infinity'""",
+    )
+    await seal(sealed, PLAIN)
+    assert await findings(sealed) == []
+    (finding,) = await findings(sealed, anchor)
+    assert "the chain was written anew" in finding
+
+
+async def test_only_one_process_seals_at_a_time(settings: Settings) -> None:
+    async with Database(settings).open() as one, Database(settings).open() as other:
+        await one.fetchval(FILL, 3000)
+        sealed = await asyncio.gather(*[seal(database, PLAIN) for database in (one, other) * 4])
+        assert sum(sealed) == await one.fetchval("select count(*) from events") == 3000
+        assert await findings(one) == []
+
+
+async def test_what_commits_late_is_sealed_late(
+    sealed: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "CLOCKS_APART", timedelta(0))
+    async with connected(database_url) as slow:
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute(FILL.replace("$1", "1"))
+        await sealed.fetchval(FILL, 5)
+        assert await seal(sealed, PLAIN) == 5
+        await transaction.commit()
+    assert await seal(sealed, PLAIN) == 1
+    assert await findings(sealed) == []
+
+
+@dataclass
+class Command:
+    status: int
+    out: str
+    err: str
+
+
+def depot_audit_verify(database_url: str, *arguments: str) -> Command:
+    command = [str(DEPOT), "audit", "verify", *arguments]
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    return Command(done.returncode, done.stdout, done.stderr)
+
+
+async def test_the_command_says_which_row_and_fails(sealed: Database, database_url: str) -> None:
+    honest = depot_audit_verify(database_url)
+    assert honest.status == 0, honest.err
+    anchor = honest.out.split()[-1]
+    assert depot_audit_verify(database_url, "--anchor", anchor).status == 0
+    event_id = await sealed.fetchval("select id from events where subject = 'i-3'")
+    await tamper(database_url, "update events set actor = 'x' where subject = 'i-3'")
+    found = depot_audit_verify(database_url)
+    assert found.status == 1
+    assert str(event_id) in found.out
+    assert "tampered" in found.err
+    wrong = depot_audit_verify(database_url, "--anchor", "nonsense")
+    assert wrong.status == 1
+    assert "--anchor" in wrong.err
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=6, unique=True), st.data())
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
+def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObject) -> None:
+    def head(chain: list[bytes]) -> bytes:
+        end = GENESIS
+        for digest in chain:
+            end = link(b"key", end, digest)
+        return end
+
+    shuffled = data.draw(st.permutations(digests))
+    assert (head(shuffled) == head(digests)) == (shuffled == digests)
+    assert head(digests[:-1]) != head(digests)
+
+
+async def test_a_worker_seals_what_happens(database: Database, settings: Settings) -> None:
+    await database.fetchval(FILL, 3)
+    (schedule,) = [schedule for schedule in SCHEDULES if schedule.name == "audit.seal"]
+    worker = Worker(settings, database, Kinds([]), schedules=[schedule._replace(cron="* * * * * *")])
+
+    async def sealed() -> bool:
+        return (await verify(database, settings)).head.position >= 3
+
+    async with worker.open():
+        await eventually(sealed)

@@ -1,0 +1,187 @@
+"""`catalog.import`: items from CSV text, once, with what is wrong told row by row."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from labour import done, journal, process, read, until
+from ledger import discrepancies
+from replies import everything, wrong_fields
+from service.db import Database
+from service.items.jobs import CSV_LENGTH_MAX
+from service.settings import Settings
+from service.worker import Worker, kinds
+from shop import WAITING, eventually, item, locked, waiting_for_locks
+
+IMPORT = "catalog.import"
+GOOD = "sku,name,price,quantity\nBOLT,Bolt,9.5,3\nNUT,Nut,0.05,0\n"
+BAD = "sku,name,price\nBOLT,Bolt,9.50\nN T,,free\nNUT,Nut,1\nBOLT,Bolt,2\n"
+TOLD = "select type, actor, request_id from events where type like 'item.%' order by id"
+
+
+@asynccontextmanager
+async def a_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+    worker = Worker(settings, database, kinds(settings), schedules=(), grace_seconds=0)
+    async with worker.open():
+        yield worker
+
+
+@pytest.fixture
+async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+    async with a_worker(settings, database) as worker:
+        yield worker
+
+
+async def test_items_are_created_and_updated(crowd: httpx.AsyncClient, worker: Worker) -> None:
+    bolt = await item(crowd, 5, sku="BOLT")
+    job = await done(crowd, IMPORT, csv=GOOD)
+    assert job["result"] == {"created": 1, "updated": 1, "unchanged": 0, "bad": 0, "bad_rows": []}
+    items = {each["sku"]: each for each in await everything(crowd, "/items")}
+    assert (items["BOLT"]["id"], items["BOLT"]["price"], items["BOLT"]["quantity"]) == (bolt["id"], "9.50", 3)
+    assert items["NUT"]["name"] == "Nut"
+    again = await done(crowd, IMPORT, csv=GOOD)
+    assert again["result"] == {"created": 0, "updated": 0, "unchanged": 2, "bad": 0, "bad_rows": []}
+
+
+async def test_the_journal_leads_from_the_item_to_the_job_and_who_asked_for_it(
+    crowd: httpx.AsyncClient, database: Database, worker: Worker
+) -> None:
+    job = await done(crowd, IMPORT, csv=GOOD)
+    told = [tuple(row) for row in await database.fetch(TOLD)]
+    assert told == [("item.created", "worker", job["id"])] * 2
+    (asked, *_) = await journal(database, job["id"])
+    assert (asked[0], asked[1]) == ("job.queued", await database.fetchval("select id from api_keys"))
+
+
+async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_told(
+    crowd: httpx.AsyncClient, database: Database, worker: Worker
+) -> None:
+    job = await until(crowd, await process(crowd, IMPORT, csv=BAD), "failed")
+    assert (job["attempts"], job["error"]) == (1, "2 bad rows, nothing imported")
+    assert await database.fetch(TOLD) == await everything(crowd, "/items") == []
+    third, fifth = job["result"].pop("bad_rows")
+    assert job["result"] == {"created": 0, "updated": 0, "unchanged": 0, "bad": 2}
+    assert third["line"] == 3
+    assert {problem.partition(":")[0] for problem in third["problems"]} == {"sku", "name", "price"}
+    assert fifth == {"line": 5, "problems": ["sku: BOLT is in line 2 already"]}
+
+
+async def test_bad_rows_can_be_skipped(crowd: httpx.AsyncClient, worker: Worker) -> None:
+    job = await done(crowd, IMPORT, csv=BAD, skip_bad=True)
+    assert (job["result"]["created"], job["result"]["bad"]) == (2, 2)
+    assert [row["line"] for row in job["result"]["bad_rows"]] == [3, 5]
+
+
+async def test_what_is_no_csv_of_items_fails_with_the_reason(
+    crowd: httpx.AsyncClient, worker: Worker
+) -> None:
+    job = await until(crowd, await process(crowd, IMPORT, csv="sku,name\nA,Bolt\n"), "failed")
+    assert (job["attempts"], job["error"], job["result"]) == (1, "the header lacks price", None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ({}, "/payload/csv"),
+        ({"csv": ""}, "/payload/csv"),
+        ({"csv": 5}, "/payload/csv"),
+        ({"csv": "x" * (CSV_LENGTH_MAX + 1)}, "/payload/csv"),
+        ({"csv": "sku,name,price\nA,\0,1"}, "/payload/csv"),
+        ({"csv": GOOD, "skip_bad": "yes"}, "/payload/skip_bad"),
+        ({"csv": GOOD, "dry_run": True}, "/payload/dry_run"),
+    ],
+)
+async def test_a_payload_that_cannot_work_is_refused_at_once(
+    crowd: httpx.AsyncClient, payload: dict[str, Any], field: str
+) -> None:
+    reply = await crowd.post("/process", json={"kind": IMPORT, "payload": payload})
+    assert wrong_fields(reply) == {field}
+
+
+async def test_an_import_that_another_worker_takes_over_is_done_once(
+    crowd: httpx.AsyncClient, settings: Settings, database: Database, database_url: str
+) -> None:
+    bolt = await item(crowd, 5, sku="BOLT")
+    async with a_worker(settings, database), locked(database_url, bolt) as holder:
+        job_id = await process(crowd, IMPORT, csv=GOOD)
+        await waiting_for_locks(holder, 1)
+        await database.fetch("update queue.pgqueuer set heartbeat = now() - interval '1 hour'")
+        async with a_worker(settings, database):  # believes the first one dead
+            await waiting_for_locks(holder, 2)  # both have read the rows
+            await holder.execute("rollback; begin")
+            job = await until(crowd, job_id, "succeeded")
+    assert (job["attempts"], job["result"]["created"], job["result"]["updated"]) == (2, 1, 1)
+    told = [row["type"] for row in await database.fetch(TOLD)]
+    assert sorted(told) == ["item.created", "item.created", "item.updated"]
+    assert [type_ for type_, *_ in await journal(database, job_id)].count("job.finished") == 1
+    assert await database.fetchval("select count(*) from movements where cause = 'import'") == 1
+    assert await discrepancies(database_url) == []
+
+
+async def test_a_cancelled_import_changes_nothing(
+    crowd: httpx.AsyncClient, database: Database, database_url: str, worker: Worker
+) -> None:
+    bolt = await item(crowd, 5, sku="BOLT")
+    async with locked(database_url, bolt) as holder:
+        job_id = await process(crowd, IMPORT, csv=GOOD)
+        await waiting_for_locks(holder, 1)
+        assert (await crowd.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
+        await waiting_for_none(holder)
+    assert await everything(crowd, "/items") == [bolt]
+    assert (await read(crowd, job_id))["status"] == "cancelled"
+
+
+async def waiting_for_none(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Returns once nobody waits for a lock any more."""
+
+    async def nobody() -> bool:
+        await connection.execute("select pg_stat_clear_snapshot()")
+        return not await connection.fetchval(WAITING)
+
+    await eventually(nobody)
+
+
+async def test_a_large_import_shows_progress_and_leaves_the_loop_to_others(
+    crowd: httpx.AsyncClient, database: Database, worker: Worker
+) -> None:
+    row = ",,x,,[],x\n"  # takes long to explain
+    csv = "sku,name,price,quantity,attributes,currency\n" + row * (CSV_LENGTH_MAX // 2 // len(row))
+    seen: set[int] = set()
+
+    async def well_under_way() -> bool:
+        seen.add(await database.fetchval("select progress from jobs"))
+        return max(seen) >= 40
+
+    async with turns() as turn_seconds:
+        job_id = await process(crowd, IMPORT, csv=csv)
+        await eventually(well_under_way)
+        await crowd.delete(f"/jobs/{job_id}")
+    assert len(seen) > 2
+    assert max(turn_seconds) < 0.05
+
+
+@asynccontextmanager
+async def turns() -> AsyncIterator[list[float]]:
+    """How long this thread worked at one go, each time: what else the machine does is not counted."""
+    seconds: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            since = time.thread_time()
+            await asyncio.sleep(0)
+            seconds.append(time.thread_time() - since)
+
+    gc.freeze()  # to look through all that pytest has loaded is no work of ours
+    watching = asyncio.create_task(watch())
+    try:
+        yield seconds
+    finally:
+        watching.cancel()
+        gc.unfreeze()

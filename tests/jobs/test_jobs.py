@@ -1,0 +1,295 @@
+"""Jobs over HTTP: asked for, looked at, cancelled, tried again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from msgspec.structs import replace
+from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
+
+from conftest import Client
+from labour import SLEEP, done, journal, process, read, until
+from replies import JSON, everything, refused, wrong_fields
+from service.blobs import blobs
+from service.db import Database
+from service.jobs.queue import queries
+from service.settings import Settings
+from service.worker import Worker, kinds
+from shop import connected, running
+
+NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
+NOBODY = "00000000-0000-7000-8000-000000000000"
+ENTRIES = "select count(*) from queue.pgqueuer"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, job_test_kinds=True)
+
+
+@pytest.fixture
+async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+    worker = Worker(settings, database, kinds(settings), grace_seconds=0)
+    async with worker.open():
+        yield worker
+
+
+async def test_a_job_is_queued(client: Client) -> None:
+    reply = await client.post("/process", json=NAP)
+    job_id = reply.json()["id"]
+    assert (reply.status_code, reply.json()) == (202, {"id": job_id, "status": "queued"})
+    assert UUID(job_id).version == 7
+    assert reply.headers["Location"] == f"/jobs/{job_id}"
+    job = (await client.get(reply.headers["Location"])).json()
+    assert job == {
+        "id": job_id,
+        "kind": SLEEP,
+        "status": "queued",
+        "attempts": 0,
+        "progress": 0,
+        "result": None,
+        "error": None,
+        "created_at": job["created_at"],
+        "started_at": None,
+        "finished_at": None,
+    }
+    assert job["created_at"].endswith("Z")
+
+
+async def test_the_queue_has_what_pgqueuer_would_have_put_there(client: Client, database: Database) -> None:
+    await process(client, seconds=0)
+    async with connected(database._dsn) as connection:
+        await queries(AsyncpgDriver(connection)).enqueue("job", b"x" * 16)
+        ours, theirs = await connection.fetch("select * from queue.pgqueuer order by id")
+    differing = {name for name in ours.keys() if ours[name] != theirs[name]}  # noqa: SIM118
+    times = {"created", "updated", "heartbeat", "execute_after"}
+    assert differing - times == {"id", "payload", "headers"}
+    assert (ours["headers"], theirs["headers"]) == (None, "null")  # the one as good as the other
+
+
+async def test_a_worker_does_it(client: Client, worker: Worker) -> None:
+    job = await done(client, seconds=0.01)
+    assert (job["attempts"], job["progress"], job["error"]) == (1, 100, None)
+    assert job["result"] == {"slept_seconds": 0.01}
+    assert job["created_at"] < job["started_at"] < job["finished_at"]
+
+
+async def test_the_journal_tells_its_story(client: Client, database: Database, worker: Worker) -> None:
+    reply = await client.post("/process", json=NAP, headers={"X-Request-ID": "asked"})
+    job_id = reply.json()["id"]
+    await until(client, job_id, "succeeded")
+    key = client.headers["Authorization"].split("_")[1]
+    named = {"id": job_id, "kind": SLEEP}
+    assert await journal(database, job_id) == [
+        ("job.queued", key, "asked", named),
+        ("job.finished", "worker", None, {**named, "status": "succeeded", "attempts": 1, "error": None}),
+    ]
+
+
+async def test_an_unknown_kind_is_refused_with_those_there_are(client: Client) -> None:
+    reply = await client.post("/process", json={"kind": "nope", "payload": {}})
+    known = [detail["kind"] for detail in refused(reply, 422, "UNKNOWN_JOB")["details"]]
+    assert known == sorted(known)
+    assert SLEEP in known
+
+
+async def test_production_does_not_sleep(settings: Settings, key: str) -> None:
+    async with running(replace(settings, job_test_kinds=False), key) as client:
+        refused(await client.post("/process", json=NAP), 422, "UNKNOWN_JOB")
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({}, {"/kind", "/payload"}),
+        ({"kind": 5, "more": 1}, {"/kind", "/payload", "/more"}),
+        ({"kind": SLEEP}, {"/payload"}),
+        ({"kind": SLEEP, "payload": None}, {"/payload"}),
+        ({"kind": SLEEP, "payload": {}, "more": 1}, {"/payload/seconds", "/more"}),
+        (
+            {"kind": SLEEP, "payload": {"seconds": "1", "burn": 1, "steps": 0, "fail_times": 1.5, "x~/": 1}},
+            {"/payload/seconds", "/payload/burn", "/payload/steps", "/payload/fail_times", "/payload/x~0~1"},
+        ),
+        ({"kind": SLEEP, "payload": {"seconds": 61}}, {"/payload/seconds"}),
+    ],
+)
+async def test_every_wrong_field_is_listed(
+    client: Client, database: Database, body: dict[str, Any], wrong: set[str]
+) -> None:
+    assert wrong_fields(await client.post("/process", json=body)) == wrong
+    assert await database.fetchval("select count(*) from jobs") == 0
+
+
+async def test_what_is_no_json_is_refused(client: Client) -> None:
+    refused(await client.post("/process", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
+    plain = {"Content-Type": "text/plain"}
+    refused(await client.post("/process", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+async def test_a_repeated_request_queues_once(client: Client, database: Database) -> None:
+    once = {"Idempotency-Key": "k-1"}
+    first = await client.post("/process", json=NAP, headers=once)
+    again = await client.post("/process", json=NAP, headers=once)
+    assert (again.status_code, again.content) == (202, first.content)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    other = await client.post("/process", json={**NAP, "payload": {"seconds": 1}}, headers=once)
+    refused(other, 422, "IDEMPOTENCY_MISMATCH")
+    assert await database.fetchval(ENTRIES) == 1
+    assert len((await client.get("/jobs")).json()["data"]) == 1
+
+
+async def test_twenty_repeats_at_two_replicas_at_once_queue_once(
+    settings: Settings, key: str, database: Database
+) -> None:
+    once = {"Idempotency-Key": "k-1"}
+    async with running(settings, key) as one, running(settings, key) as other:
+        replies = await asyncio.gather(
+            *(client.post("/process", json=NAP, headers=once) for client in [one, other] * 10)
+        )
+    accepted = [reply for reply in replies if reply.status_code == 202]
+    assert len({reply.content for reply in accepted}) == 1
+    for reply in replies:
+        if reply not in accepted:
+            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+    assert await database.fetchval(ENTRIES) == 1
+
+
+async def test_of_a_job_that_could_not_be_stored_nothing_is_left(client: Client, database: Database) -> None:
+    await database.fetch("alter table jobs add constraint no_naps check (kind <> 'system.sleep')")
+    reply = await client.post("/process", json=NAP, headers={"Idempotency-Key": "k-1"})
+    refused(reply, 500, "INTERNAL_ERROR")
+    for table in ("queue.pgqueuer", "queue.pgqueuer_log", "idempotency_keys", "jobs"):
+        assert await database.fetchval(f"select count(*) from {table}") == 0
+    await database.fetch("alter table jobs drop constraint no_naps")
+    again = await client.post("/process", json=NAP, headers={"Idempotency-Key": "k-1"})
+    assert again.status_code == 202
+
+
+async def test_jobs_are_listed_newest_first(client: Client) -> None:
+    ids = [await process(client, seconds=0) for _ in range(5)]
+    assert [job["id"] for job in await everything(client, "/jobs", limit=2)] == ids[::-1]
+
+
+async def test_lists_are_filtered(client: Client) -> None:
+    first, second = [await process(client, seconds=0) for _ in range(2)]
+    await client.delete(f"/jobs/{first}")
+    assert [job["id"] for job in await everything(client, "/jobs", status="cancelled")] == [first]
+    assert [job["id"] for job in await everything(client, "/jobs", status="queued", kind=SLEEP)] == [second]
+    assert await everything(client, "/jobs", kind="report.export") == []
+    assert wrong_fields(await client.get("/jobs", params={"status": "lost"}), "query") == {"/status"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("GET", "/events"), ("GET", "/output"), ("DELETE", ""), ("POST", "/retry")],
+)
+async def test_a_job_that_is_not_there_is_not_found(
+    client: Client, database: Database, method: str, path: str
+) -> None:
+    refused(await client.request(method, f"/jobs/{NOBODY}{path}"), 404, "NOT_FOUND")
+    assert await database.fetchval(ENTRIES) == 0
+
+
+async def test_a_queued_job_is_cancelled_and_never_begun(client: Client, database: Database) -> None:
+    job_id = await process(client, seconds=0)
+    reply = await client.delete(f"/jobs/{job_id}", headers={"X-Request-ID": "enough"})
+    assert (reply.status_code, reply.json()["status"]) == (200, "cancelled")
+    assert reply.json()["finished_at"]
+    assert (await client.delete(f"/jobs/{job_id}")).json() == reply.json()
+    assert await database.fetchval(ENTRIES) == 0
+    *_, (type_, _, request_id, told) = await journal(database, job_id)
+    assert (type_, request_id, told["status"]) == ("job.finished", "enough", "cancelled")
+    assert len(await journal(database, job_id)) == 2
+
+
+async def test_a_running_job_is_cancelled_at_once_and_stops(
+    client: Client, database: Database, worker: Worker
+) -> None:
+    job_id = await process(client, seconds=60)
+    await until(client, job_id, "running")
+    cancelled = (await client.delete(f"/jobs/{job_id}")).json()
+    assert cancelled["status"] == "cancelled"
+    async with asyncio.timeout(5):
+        while len(worker._runner):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await read(client, job_id) == cancelled
+    assert await database.fetchval(ENTRIES) == 0
+
+
+async def test_what_has_ended_cannot_be_cancelled(client: Client, worker: Worker) -> None:
+    job = await done(client, seconds=0)
+    assert "succeeded" in refused(await client.delete(f"/jobs/{job['id']}"), 409, "INVALID_STATE")["message"]
+    assert await read(client, job["id"]) == job
+
+
+async def test_a_failed_job_is_tried_again_as_if_it_were_new(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    only_once = replace(settings, job_attempts_max=1)
+    async with Worker(only_once, database, kinds(settings)).open():
+        job_id = await process(client, seconds=0, fail_times=1)
+        failed = await until(client, job_id, "failed")
+        assert (failed["attempts"], failed["error"]) == (1, "Unexpected RuntimeError")
+    reply = await client.post(f"/jobs/{job_id}/retry", headers={"X-Request-ID": "again"})
+    fresh = {"status": "queued", "attempts": 0, "error": None, "started_at": None, "finished_at": None}
+    assert (reply.status_code, reply.json()) == (202, {**failed, **fresh})
+    *_, (type_, _, request_id, told) = await journal(database, job_id)
+    assert (type_, request_id) == ("job.retried", "again")
+    assert told["changes"] == {"status": {"from": "failed", "to": "queued"}}
+    async with Worker(settings, database, kinds(settings)).open():
+        assert (await until(client, job_id, "succeeded"))["attempts"] == 2
+
+
+async def test_a_cancelled_job_is_tried_again(client: Client, worker: Worker) -> None:
+    job_id = await process(client, seconds=0.2)
+    await client.delete(f"/jobs/{job_id}")
+    assert (await client.post(f"/jobs/{job_id}/retry")).status_code == 202
+    assert (await until(client, job_id, "succeeded"))["attempts"] == 1
+
+
+async def test_what_has_not_failed_is_not_tried_again(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    job_id = await process(client, seconds=0)
+    refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
+    assert await database.fetchval(ENTRIES) == 1
+    async with Worker(settings, database, kinds(settings)).open():
+        await until(client, job_id, "succeeded")
+    refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
+    assert await database.fetchval(ENTRIES) == 0
+
+
+async def test_the_file_a_job_made_is_downloaded(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    job_id = await process(client, seconds=0)
+    refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
+    size = await blobs(settings).put("exports/1.csv", b"a,b\n1,2\n")
+    output = {"key": "exports/1.csv", "filename": 'Zürich "1".csv', "content_type": "text/csv"}
+    await database.fetch("update jobs set result = $1::jsonb", {"output": {**output, "size_bytes": size}})
+    reply = await client.get(f"/jobs/{job_id}/output")
+    assert (reply.status_code, reply.content) == (200, b"a,b\n1,2\n")
+    assert reply.headers["Content-Type"].startswith("text/csv")
+    assert reply.headers["Content-Length"] == "8"
+    assert reply.headers["Content-Disposition"] == "attachment; filename*=UTF-8''Z%C3%BCrich%20%221%22.csv"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    await blobs(settings).delete("exports/1.csv")
+    refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
+
+
+async def test_scopes_tell_looking_from_doing(client: Client, make_key: Any) -> None:
+    job_id = await process(client, seconds=0)
+    reader = {"Authorization": f"Bearer {await make_key('jobs:read')}"}
+    writer = {"Authorization": f"Bearer {await make_key('jobs:write')}"}
+    for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/output", f"/jobs/{job_id}/events"):
+        refused(await client.get(path, headers=writer), 403, "FORBIDDEN")
+    assert (await client.get(f"/jobs/{job_id}", headers=reader)).status_code == 200
+    for method, path in (
+        ("POST", "/process"),
+        ("DELETE", f"/jobs/{job_id}"),
+        ("POST", f"/jobs/{job_id}/retry"),
+    ):
+        refused(await client.request(method, path, json=NAP, headers=reader), 403, "FORBIDDEN")

@@ -1,0 +1,389 @@
+"""Whatever happens while a job runs: it ends once, and what went wrong is seen."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psutil
+import pytest
+from anyio import CancelScope
+from msgspec import Struct
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from replies import LEAK
+from service.db import Database
+from service.errors import NotFound
+from service.events.journal import CLI
+from service.jobs.control import cancel, read_job, retry, submit
+from service.jobs.kinds import Kind, Kinds
+from service.jobs.process import NICENESS
+from service.jobs.queue import enqueue
+from service.jobs.runner import _backoff_seconds
+from service.jobs.schemas import Job, NewJob
+from service.jobs.task import PROGRESS_SECONDS, JobFailed, Superseded, Task
+from service.settings import Settings
+from service.worker import Worker
+from shop import eventually
+
+ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
+ENTRIES = "select count(*) from queue.pgqueuer"
+
+
+class Wish(Struct, forbid_unknown_fields=True):
+    pieces: int = 1
+
+
+Run = Callable[[Task, Wish], Awaitable[Any]]
+
+
+class Workshop:
+    """A worker that knows one kind of job: what the test says."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+
+    @asynccontextmanager
+    async def doing(self, run: Run, **settings: Any) -> AsyncIterator[Worker]:
+        kinds = Kinds([Kind("test.wish", Wish, run)])
+        worker = Worker(
+            replace(self.settings, **settings), self.database, kinds, schedules=(), grace_seconds=0
+        )
+        async with worker.open():
+            yield worker
+
+    async def wish(self, payload: object = None, kind: str = "test.wish") -> UUID:
+        return (await submit(self.database, NewJob(kind, payload or {}), CLI, None)).id
+
+    async def until(self, job_id: UUID, *statuses: str) -> Job:
+        job = await read_job(self.database, job_id)
+
+        async def there() -> bool:
+            nonlocal job
+            job = await read_job(self.database, job_id)
+            return job.status in statuses
+
+        await eventually(there)
+        return job
+
+    async def outcome(self, run: Run, **settings: Any) -> Job:
+        """Of a job that does this."""
+        async with self.doing(run, **settings):
+            return await self.until(await self.wish(), "succeeded", "failed")
+
+    async def ends(self) -> list[str]:
+        """What the journal has of the ends of jobs."""
+        return [row[0] for row in await self.database.fetch(ENDS)]
+
+    async def entries(self) -> int:
+        count: int = await self.database.fetchval(ENTRIES)
+        return count
+
+
+@pytest.fixture
+def workshop(settings: Settings, database: Database) -> Workshop:
+    return Workshop(settings, database)
+
+
+async def fail(task: Task, _: Wish) -> None:
+    raise RuntimeError("select * from secrets at /tmp/secret.py said asyncpg")
+
+
+async def test_what_it_returns_is_its_result(workshop: Workshop) -> None:
+    async def make(task: Task, wish: Wish) -> Wish:
+        return wish
+
+    job = await workshop.outcome(make)
+    assert (job.status, job.result, job.progress) == ("succeeded", {"pieces": 1}, 100)
+    assert await workshop.ends() == ["succeeded"]
+    assert await workshop.entries() == 0
+
+
+async def test_an_error_is_tried_again_and_in_the_end_the_job_has_failed(workshop: Workshop) -> None:
+    with capture_logs() as logs:
+        job = await workshop.outcome(fail, job_attempts_max=2)
+    assert (job.status, job.attempts) == ("failed", 2)
+    assert await workshop.ends() == ["failed"]
+    assert await workshop.entries() == 0
+    later, failed = [log for log in logs if "job" in log and log["log_level"] in {"warning", "error"}]
+    assert (later["event"], later["log_level"]) == ("job will be tried again", "warning")
+    assert (failed["event"], failed["log_level"], failed["attempt"]) == ("job failed", "error", 2)
+    assert isinstance(failed["exc_info"], RuntimeError)  # with its traceback
+
+
+async def test_what_clients_are_told_of_an_error_gives_nothing_away(workshop: Workshop) -> None:
+    job = await workshop.outcome(fail, job_attempts_max=1)
+    assert job.error == "Unexpected RuntimeError"
+    assert not LEAK.search(job.error)
+
+
+async def test_while_it_waits_for_another_try_its_error_is_seen(workshop: Workshop) -> None:
+    async with workshop.doing(fail):
+        job_id = await workshop.wish()
+
+        async def failed_once() -> bool:
+            return (await read_job(workshop.database, job_id)).error is not None
+
+        await eventually(failed_once)
+        job = await read_job(workshop.database, job_id)
+    assert (job.status, job.attempts, job.finished_at) == ("queued", 1, None)
+    assert await workshop.ends() == []
+
+
+def test_pauses_between_tries_double_up_to_five_minutes_with_jitter() -> None:
+    for attempt, most in ((1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (100, 300)):
+        pauses = {_backoff_seconds(attempt) for _ in range(100)}
+        assert len(pauses) > 50
+        assert most / 2 <= min(pauses) <= max(pauses) <= most
+
+
+async def test_a_job_may_say_that_it_has_failed_for_good(workshop: Workshop) -> None:
+    async def refuse(task: Task, _: Wish) -> None:
+        raise JobFailed("Row 3 is bad", {"row": 3})
+
+    job = await workshop.outcome(refuse)
+    assert (job.status, job.attempts, job.error, job.result) == ("failed", 1, "Row 3 is bad", {"row": 3})
+
+
+async def test_a_fault_may_be_told_as_it_is(workshop: Workshop) -> None:
+    async def miss(task: Task, _: Wish) -> None:
+        raise NotFound("There is no such report")
+
+    assert (await workshop.outcome(miss, job_attempts_max=1)).error == "There is no such report"
+
+
+async def test_a_result_that_cannot_be_stored_is_an_error_too(workshop: Workshop) -> None:
+    async def make(task: Task, _: Wish) -> object:
+        return object()
+
+    job = await workshop.outcome(make, job_attempts_max=1)
+    assert (job.status, job.error) == ("failed", "Unexpected DataError")
+
+
+async def test_a_payload_that_fits_no_more_fails_and_says_where(workshop: Workshop) -> None:
+    async with workshop.doing(fail):
+        job = await workshop.until(await workshop.wish({"pieces": "many", "colour": "red"}), "failed")
+    assert job.attempts == 1
+    assert job.error is not None
+    for words in ("does not fit", "/pieces: Expected `int`", "/colour"):
+        assert words in job.error
+
+
+async def test_a_kind_that_is_gone_fails_visibly(workshop: Workshop) -> None:
+    async with workshop.doing(fail, job_attempts_max=1):
+        job = await workshop.until(await workshop.wish(kind="test.gone"), "failed")
+    assert job.error == "There is no such kind of job"
+
+
+async def test_progress_is_written_now_and_then_and_never_goes_back(workshop: Workshop) -> None:
+    seen: list[int] = []
+
+    async def go(task: Task, _: Wish) -> None:
+        for percent in (10, 20, 90, 50):
+            await task.progress(percent)
+            seen.append((await read_job(task.database, task.id)).progress)
+            if percent != 10:
+                await asyncio.sleep(PROGRESS_SECONDS)
+
+    await workshop.outcome(go)
+    assert seen == [0, 0, 90, 90]  # the first two came too soon
+
+
+async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
+    async def work(task: Task, _: Wish) -> None:
+        async with task.database.transaction() as connection:
+            await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
+            await task.finish(connection, {"made": 1})
+            assert (await read_job(task.database, task.id)).status == "running"  # as others see it
+            if task.attempt == 1:
+                raise RuntimeError("not yet")
+
+    job = await workshop.outcome(work)
+    assert (job.status, job.attempts, job.result) == ("succeeded", 2, {"made": 1})
+    assert await workshop.ends() == ["succeeded"]
+
+
+async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> None:
+    taken, refused = asyncio.Event(), asyncio.Event()
+
+    async def work(task: Task, _: Wish) -> str:
+        if task.attempt == 2:
+            taken.set()
+            await refused.wait()
+            return "theirs"
+        await taken.wait()
+        await asyncio.sleep(PROGRESS_SECONDS)
+        await assert_superseded(task)
+        refused.set()
+        return "ours"
+
+    async with workshop.doing(work):
+        job_id = await workshop.wish()
+        await workshop.until(job_id, "running")
+        await workshop.database.fetch("update queue.pgqueuer set heartbeat = now() - interval '1 hour'")
+        async with workshop.doing(work):  # another worker, which believes the first one dead
+            job = await workshop.until(job_id, "succeeded")
+    assert (job.attempts, job.result) == (2, "theirs")
+    assert await workshop.ends() == ["succeeded"]
+
+
+async def assert_superseded(task: Task) -> None:
+    """A run that lost its job while the job goes on can write nothing."""
+    with pytest.raises(Superseded):
+        await task.progress(50)
+    with pytest.raises(Superseded):
+        async with task.database.transaction() as connection:
+            await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
+            await task.finish(connection, "ours")
+    assert await task.database.fetchval("select count(*) from secrets where name = 'made'") == 0
+    for status in ("succeeded", "failed"):
+        assert not await task.end(task.database, status, None, None)
+
+
+async def have(found: list[Any], count: int) -> bool:
+    return len(found) >= count
+
+
+async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
+    superseded = asyncio.Event()
+
+    async def work(task: Task, _: Wish) -> None:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        await cancel(task.database, task.id, CLI)
+        with CancelScope(shield=True):
+            await assert_superseded(task)
+            superseded.set()
+
+    async with workshop.doing(work):
+        job_id = await workshop.wish()
+        await superseded.wait()
+        assert (await read_job(workshop.database, job_id)).status == "cancelled"
+    assert await workshop.ends() == ["cancelled"]
+
+
+async def test_a_job_that_was_cancelled_and_tried_again_is_not_its_old_runs(workshop: Workshop) -> None:
+    """Both are the first attempt: the entries in the queue tell them apart."""
+    begun: list[Task] = []
+    over = asyncio.Event()
+
+    async def work(task: Task, _: Wish) -> str:
+        begun.append(task)
+        await (over.wait() if len(begun) == 2 else asyncio.sleep(3600))
+        return "new"
+
+    async with workshop.doing(work):
+        job_id = await workshop.wish()
+        await eventually(lambda: have(begun, 1))
+        await cancel(workshop.database, job_id, CLI)
+        await retry(workshop.database, job_id, CLI)
+        await eventually(lambda: have(begun, 2))
+        assert [task.attempt for task in begun] == [1, 1]
+        await asyncio.sleep(PROGRESS_SECONDS)
+        await assert_superseded(begun[0])
+        over.set()
+        assert (await workshop.until(job_id, "succeeded")).result == "new"
+    assert await workshop.ends() == ["cancelled", "succeeded"]
+
+
+async def test_a_job_whose_workers_die_is_not_begun_for_ever(workshop: Workshop) -> None:
+    job_id = await workshop.wish()
+    await workshop.database.fetch("update jobs set status = 'running', attempts = 2")
+    async with workshop.doing(fail, job_attempts_max=2):
+        job = await workshop.until(job_id, "failed")
+    assert job.error == "It was begun 2 times, and its worker died each time"
+
+
+async def test_an_entry_without_a_job_does_no_harm(workshop: Workshop) -> None:
+    job_id = await workshop.wish()
+    await workshop.database.fetch("delete from jobs")
+    async with workshop.doing(fail):
+        await eventually(lambda: empty(workshop))
+    with pytest.raises(NotFound):
+        await read_job(workshop.database, job_id)
+
+
+async def empty(workshop: Workshop) -> bool:
+    return await workshop.entries() == 0
+
+
+async def test_an_entry_that_is_not_the_jobs_any_more_does_nothing(workshop: Workshop) -> None:
+    begun: list[UUID] = []
+
+    async def work(task: Task, _: Wish) -> None:
+        begun.append(task.id)
+
+    ids = [await workshop.wish() for _ in range(3)]
+    async with workshop.database.transaction() as connection:
+        await enqueue(connection, ids)
+    async with workshop.doing(work):
+        await eventually(lambda: empty(workshop))
+    assert sorted(begun) == ids
+    assert await workshop.ends() == ["succeeded"] * 3
+
+
+async def test_a_bug_of_ours_does_not_lose_the_job(workshop: Workshop) -> None:
+    async def work(task: Task, _: Wish) -> None:
+        pass
+
+    await workshop.database.fetch("alter table jobs add constraint bug check (status <> 'running')")
+    job_id = await workshop.wish()
+    with capture_logs() as logs:
+        async with workshop.doing(work):
+            await eventually(lambda: have([log for log in logs if log["event"] == "crash"], 1))
+            await workshop.database.fetch("alter table jobs drop constraint bug")
+            assert (await workshop.until(job_id, "succeeded")).attempts == 1
+
+
+async def test_an_outage_is_no_try(workshop: Workshop) -> None:
+    """Here only as the driver tells of it; a real one is in tests/test_worker.py."""
+    begun: list[int] = []
+
+    async def work(task: Task, _: Wish) -> None:
+        begun.append(task.attempt)
+        if len(begun) < 4:
+            raise asyncpg.CannotConnectNowError("the database system is shutting down")
+
+    job = await workshop.outcome(work, job_attempts_max=1)
+    assert (job.status, job.attempts, begun) == ("succeeded", 1, [1, 1, 1, 1])
+
+
+async def test_a_core_is_kept_busy_elsewhere(workshop: Workshop) -> None:
+    async def work(task: Task, _: Wish) -> list[int]:
+        return [await task.in_process(os.getpid), await task.in_process(os.getpriority, os.PRIO_PROCESS, 0)]
+
+    (process, niceness) = (await workshop.outcome(work)).result
+    assert process != os.getpid()
+    assert niceness >= NICENESS
+
+
+async def test_as_many_cores_are_kept_busy_as_there_are(workshop: Workshop) -> None:
+    async def work(task: Task, _: Wish) -> int:
+        pids = await asyncio.gather(*(task.in_process(nap_and_tell) for _ in range(10)))
+        return len(set(pids))
+
+    assert 1 <= (await workshop.outcome(work)).result <= (os.cpu_count() or 1)
+
+
+def nap_and_tell() -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+async def test_a_process_that_was_cancelled_while_it_started_is_not_left_behind(workshop: Workshop) -> None:
+    async def work(task: Task, _: Wish) -> None:
+        for seconds in (0.01, 0.02, 0.04, 0.08):
+            with CancelScope() as scope:
+                asyncio.get_running_loop().call_later(seconds, scope.cancel)
+                await task.in_process(time.sleep, 3600)
+            assert scope.cancelled_caught
+        assert await task.in_process(os.getpid) in {child.pid for child in psutil.Process().children()}
+
+    before = len(psutil.Process().children())
+    assert (await workshop.outcome(work, job_attempts_max=1)).status == "succeeded"
+    assert len(psutil.Process().children()) <= before + 1

@@ -1,0 +1,201 @@
+"""Server-sent events of jobs, over real sockets."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from labour import process
+from live import Live, live, working
+from replies import refused
+from service.jobs import streams
+from service.settings import Settings
+from shop import Json, connected, eventually, running
+
+EARS = "from pg_stat_activity where datname = current_database() and query like 'LISTEN \"depot_jobs\"%'"
+LISTENING = f"select count(*) {EARS}"
+DEAFEN = f"select pg_terminate_backend(pid) {EARS}"
+SOON_SECONDS = 3.0
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, job_test_kinds=True)
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[Live]:
+    limits = {"DEPOT_JOB_STREAMS_MAX": "3", "DEPOT_JOB_TEST_KINDS": "1", "DEPOT_DRAIN_SECONDS": "60"}
+    with live(database_url, tmp_path / "home", **limits) as server:
+        yield server
+
+
+@pytest.fixture
+async def socketed(server: Live, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with server.client(key) as client:
+        yield client
+
+
+class Stream:
+    """An open event stream."""
+
+    def __init__(self, reply: httpx.Response) -> None:
+        self.reply = reply
+        self._lines = reply.aiter_lines()
+
+    async def __aiter__(self) -> AsyncIterator[Json]:
+        event = ""
+        async for line in self._lines:
+            name, _, value = line.partition(": ")
+            if name == "event":
+                event = value
+            elif name == "data":
+                assert event == "job"
+                yield json.loads(value)
+
+    async def until(self, **facts: Any) -> Json:
+        async with asyncio.timeout(SOON_SECONDS):
+            async for job in self:
+                if facts.items() <= job.items():
+                    return job
+        raise AssertionError("the stream ended")
+
+
+@asynccontextmanager
+async def stream(client: httpx.AsyncClient, job_id: str) -> AsyncIterator[Stream]:
+    async with client.stream("GET", f"/jobs/{job_id}/events") as reply:
+        assert reply.status_code == 200
+        yield Stream(reply)
+
+
+async def test_progress_is_seen_until_the_end(
+    server: Live, socketed: httpx.AsyncClient, database_url: str, tmp_path: Path
+) -> None:
+    job_id = await process(socketed, seconds=1.5, steps=5)
+    async with stream(socketed, job_id) as opened:
+        with working(database_url, tmp_path / "home"):
+            seen = [job async for job in opened]
+    assert [seen[0]["status"], seen[1]["status"], seen[-1]["status"]] == ["queued", "running", "succeeded"]
+    progress = [job["progress"] for job in seen]
+    assert progress == sorted(progress)
+    assert len(set(progress)) >= 4
+    assert seen[-1] == (await socketed.get(f"/jobs/{job_id}")).json()
+
+
+async def test_a_stream_is_a_reply_like_any_other(server: Live, socketed: httpx.AsyncClient) -> None:
+    job_id = await process(socketed, seconds=0)
+    headers = {"X-Request-ID": "streamed"}
+    async with socketed.stream("GET", f"/jobs/{job_id}/events", headers=headers) as reply:
+        assert reply.headers["Content-Type"].startswith("text/event-stream")
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert reply.headers["X-Request-ID"] == "streamed"
+        opened = Stream(reply)
+        await opened.until(status="queued", id=job_id)
+        await socketed.delete(f"/jobs/{job_id}")
+        await opened.until(status="cancelled", id=job_id)
+    server.wait_for("request", 3)
+    (logged,) = (line for line in server.events("request") if line["request_id"] == "streamed")
+    assert (logged["status"], logged["route"]) == (200, "/jobs/{job_id}/events")
+
+
+async def test_what_has_ended_is_told_once(socketed: httpx.AsyncClient) -> None:
+    job_id = await process(socketed, seconds=0)
+    await socketed.delete(f"/jobs/{job_id}")
+    reply = await socketed.get(f"/jobs/{job_id}/events")
+    assert reply.text.count("event: job") == 1
+    assert '"status":"cancelled"' in reply.text
+
+
+async def test_head_does_not_wait_for_the_end(socketed: httpx.AsyncClient) -> None:
+    job_id = await process(socketed, seconds=0)
+    async with asyncio.timeout(SOON_SECONDS):
+        for _ in range(5):  # more than there may be streams
+            reply = await socketed.head(f"/jobs/{job_id}/events")
+            assert (reply.status_code, reply.content) == (200, b"")
+            assert reply.headers["Content-Type"].startswith("text/event-stream")
+
+
+async def test_there_is_a_limit_and_who_leaves_makes_room(
+    socketed: httpx.AsyncClient, database_url: str
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    async with connected(database_url) as connection:
+
+        async def one_listens() -> bool:
+            return bool(await connection.fetchval(LISTENING) == 1)
+
+        async def nobody_listens() -> bool:
+            return bool(await connection.fetchval(LISTENING) == 0)
+
+        async def room() -> bool:
+            async with socketed.stream("GET", f"/jobs/{job_id}/events") as reply:
+                return reply.status_code == 200
+
+        async with stream(socketed, job_id), stream(socketed, job_id):
+            async with stream(socketed, job_id):
+                await eventually(one_listens)
+                refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+            await eventually(room)
+        await eventually(nobody_listens)
+
+
+async def test_a_lost_connection_to_the_database_is_made_up_for(
+    socketed: httpx.AsyncClient, database_url: str
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    async with stream(socketed, job_id) as opened, connected(database_url) as connection:
+        await opened.until(status="queued")
+        for percent in (10, 20, 30):
+            assert await connection.fetch(DEAFEN)
+            await connection.execute("update jobs set progress = $1", percent)  # and nobody is told of it
+            await opened.until(progress=percent)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stream_does_not_delay_a_shutdown(
+    server: Live, socketed: httpx.AsyncClient, sig: signal.Signals
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    async with stream(socketed, job_id) as opened:
+        await opened.until(status="queued")
+        begun = monotonic()
+        server.process.send_signal(sig)
+        assert [job async for job in opened] == []
+        assert monotonic() - begun < SOON_SECONDS
+    if sig == signal.SIGINT:  # the other one goes on serving for a minute
+        assert await asyncio.to_thread(server.process.wait, SOON_SECONDS) == 0
+    assert server.events("crash") == []
+
+
+async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
+    server: Live, socketed: httpx.AsyncClient
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(SOON_SECONDS):
+        while (await socketed.get("/health/ready")).status_code == 200:
+            pass
+        reply = await socketed.get(f"/jobs/{job_id}/events")
+    assert reply.text.count('"status":"queued"') == 1
+
+
+async def test_silence_is_filled_with_comments(
+    settings: Settings, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.01)
+    async with running(settings, key) as client:
+        job_id = await process(client, seconds=0)
+        following = asyncio.create_task(client.get(f"/jobs/{job_id}/events"))
+        await asyncio.sleep(0.3)
+        await client.delete(f"/jobs/{job_id}")
+        reply = await following
+    assert reply.text.count("event: job") == 2
+    assert reply.text.count(": keep-alive") > 2

@@ -1,0 +1,51 @@
+"""What tests of jobs have in common: asking for one, and waiting until it is where it should be."""
+
+from typing import Any
+
+import httpx
+
+from service.db import Database
+from shop import Json, eventually
+
+SLEEP = "system.sleep"
+
+
+async def process(client: httpx.AsyncClient, kind: str = SLEEP, **payload: Any) -> str:
+    """Queue a job; returns its id."""
+    reply = await client.post("/process", json={"kind": kind, "payload": payload})
+    assert reply.status_code == 202, reply.text
+    return str(reply.json()["id"])
+
+
+async def read(client: httpx.AsyncClient, job_id: str) -> Json:
+    job: Json = (await client.get(f"/jobs/{job_id}")).raise_for_status().json()
+    return job
+
+
+async def until(client: httpx.AsyncClient, job_id: str, status: str, **facts: Any) -> Json:
+    """The job, once it is in that state."""
+    job: Json = {}
+
+    async def there() -> bool:
+        nonlocal job
+        job = await read(client, job_id)
+        return job["status"] == status and facts.items() <= job.items()
+
+    try:
+        await eventually(there)
+    except TimeoutError:
+        raise AssertionError(job) from None
+    return job
+
+
+async def done(client: httpx.AsyncClient, kind: str = SLEEP, **payload: Any) -> Json:
+    """A job that was asked for and has succeeded."""
+    return await until(client, await process(client, kind, **payload), "succeeded")
+
+
+async def journal(database: Database, job_id: str) -> list[tuple[str, str, str | None, Any]]:
+    """Type, actor, request id and payload of the job's events, in the order in which they happened."""
+    rows = await database.fetch(
+        "select type, actor, request_id, payload from events where subject = $1 order by id", job_id
+    )
+    return [tuple(row) for row in rows]

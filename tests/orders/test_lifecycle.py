@@ -1,0 +1,174 @@
+"""Placed orders are fulfilled or cancelled, once, whatever races it; cancelling restocks and refunds."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from conftest import Client
+from ledger import discrepancies
+from replies import refused
+from service.db import Database
+from service.settings import Settings
+from shop import eventually, item, order, running, stock
+
+UNKNOWN = "01900000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+async def bolt(client: Client) -> dict[str, Any]:
+    return await item(client, 10)
+
+
+@pytest.fixture
+async def placed(client: Client, bolt: dict[str, Any]) -> dict[str, Any]:
+    nut = await item(client, 5, price="0.10")
+    content: dict[str, Any] = (await order(client, (bolt, 4), (nut, 2))).json()
+    return content
+
+
+async def test_cancelling_gives_the_pieces_back_and_books_the_refund(
+    client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str, database: Database
+) -> None:
+    reply = await client.post(f"/orders/{placed['id']}/cancel")
+    assert reply.status_code == 200
+    assert reply.json() == {**placed, "status": "cancelled", "version": 2}
+    assert reply.headers["ETag"] == '"2"'
+    assert (await client.get(f"/orders/{placed['id']}")).json() == reply.json()
+    assert await stock(client, bolt) == 10
+    (moved, *_) = (await client.get(f"/items/{bolt['id']}/movements")).json()["data"]
+    assert (moved["cause"], moved["delta"], moved["order_id"]) == ("cancel", 4, placed["id"])
+    booked = await database.fetch("select kind, amount::text from transactions order by kind")
+    assert [tuple(row) for row in booked] == [("refund", placed["total"]), ("sale", placed["total"])]
+    assert await discrepancies(database_url) == []
+
+
+async def test_cancelling_again_changes_nothing(
+    client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str
+) -> None:
+    first = await client.post(f"/orders/{placed['id']}/cancel")
+    again = await client.post(f"/orders/{placed['id']}/cancel")
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert await stock(client, bolt) == 10
+    assert await discrepancies(database_url) == []
+
+
+async def test_fulfilling_ends_an_order(client: Client, bolt: dict[str, Any], placed: dict[str, Any]) -> None:
+    reply = await client.post(f"/orders/{placed['id']}/fulfil")
+    assert (reply.status_code, reply.json()) == (200, {**placed, "status": "fulfilled", "version": 2})
+    assert await stock(client, bolt) == 6
+    refusal = refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
+    assert "fulfilled" in refusal["message"]
+    refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+
+
+async def test_a_cancelled_order_cannot_be_fulfilled(client: Client, placed: dict[str, Any]) -> None:
+    await client.post(f"/orders/{placed['id']}/cancel")
+    refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+
+
+@pytest.mark.parametrize("step", ["cancel", "fulfil"])
+async def test_only_the_version_that_was_seen_is_changed(
+    client: Client, placed: dict[str, Any], step: str
+) -> None:
+    path = f"/orders/{placed['id']}/{step}"
+    stale = await client.post(path, headers={"If-Match": '"7"'})
+    refused(stale, 412, "PRECONDITION_FAILED")
+    assert stale.headers["ETag"] == '"1"'
+    assert (await client.post(path, headers={"If-Match": '"1"'})).status_code == 200
+    refused(await client.post(path, headers={"If-Match": '"1"'}), 412, "PRECONDITION_FAILED")
+
+
+@pytest.mark.parametrize("step", ["cancel", "fulfil"])
+async def test_an_order_has_to_exist(client: Client, step: str) -> None:
+    refused(await client.post(f"/orders/{UNKNOWN}/{step}"), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(("step", "status"), [("cancel", "cancelled"), ("fulfil", "fulfilled")])
+async def test_the_event_tells_the_order_as_the_reply_did(
+    client: Client, placed: dict[str, Any], database: Database, step: str, status: str
+) -> None:
+    reply = await client.post(f"/orders/{placed['id']}/{step}", headers={"X-Request-ID": "r-1"})
+    event = await database.fetchrow("select * from events where type = $1", f"order.{status}")
+    assert event is not None
+    changes = event["payload"].pop("changes")
+    assert event["payload"] == reply.json()
+    assert changes == {"status": {"from": "placed", "to": status}}
+    assert (event["subject"], event["request_id"]) == (placed["id"], "r-1")
+
+
+async def test_a_refusal_is_no_event(client: Client, placed: dict[str, Any], database: Database) -> None:
+    await client.post(f"/orders/{placed['id']}/cancel")
+    before = await database.fetchval("select count(*) from events")
+    await client.post(f"/orders/{placed['id']}/cancel")
+    await client.post(f"/orders/{placed['id']}/fulfil")
+    assert await database.fetchval("select count(*) from events") == before
+
+
+async def test_of_twenty_who_cancel_and_fulfil_at_once_one_kind_wins_once(
+    crowd: httpx.AsyncClient, database_url: str
+) -> None:
+    for _ in range(5):
+        bolt = await item(crowd, 10)
+        placed = (await order(crowd, (bolt, 4))).json()
+        steps = ["cancel", "fulfil"] * 10
+        replies = await asyncio.gather(*[crowd.post(f"/orders/{placed['id']}/{step}") for step in steps])
+        end = (await crowd.get(f"/orders/{placed['id']}")).json()
+        assert end["version"] == 2
+        for step, reply in zip(steps, replies, strict=True):
+            if (step == "cancel" and end["status"] == "cancelled") or reply.status_code == 200:
+                assert reply.json() == end
+            else:
+                refused(reply, 409, "INVALID_STATE")
+        assert await stock(crowd, bolt) == (10 if end["status"] == "cancelled" else 6)
+    assert await discrepancies(database_url) == []
+
+
+async def test_cancelling_and_ordering_the_same_items_at_once_loses_no_piece(
+    settings: Settings, key: str, database_url: str
+) -> None:
+    async with running(settings, key) as one, running(settings, key) as other:
+        bolt, nut = await item(one, 400), await item(one, 400)
+
+        async def buy_and_return(client: httpx.AsyncClient, number: int) -> None:
+            lines = [(bolt, 1), (nut, 2)] if number % 2 else [(nut, 1), (bolt, 2)]
+            placed = await order(client, *lines)
+            assert placed.status_code == 201, placed.text
+            returned = await client.post(f"/orders/{placed.json()['id']}/cancel")
+            assert returned.status_code == 200, returned.text
+
+        await asyncio.gather(*[buy_and_return(client, n) for n in range(40) for client in (one, other)])
+        assert (await stock(one, bolt), await stock(one, nut)) == (400, 400)
+    assert await discrepancies(database_url) == []
+
+
+async def test_stock_without_room_for_the_pieces_keeps_the_order_placed(
+    client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str
+) -> None:
+    await client.patch(f"/items/{bolt['id']}", json={"quantity": 2_147_483_647})
+    refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
+    assert (await client.get(f"/orders/{placed['id']}")).json() == placed
+    assert await discrepancies(database_url) == []
+
+
+@pytest.mark.parametrize("statement", ["update transactions set amount = 0", "delete from transactions"])
+async def test_the_ledger_is_never_changed(
+    placed: dict[str, Any], database: Database, statement: str
+) -> None:
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await database.pool.execute(statement)
+
+
+async def test_webhooks_would_be_told(client: Client, placed: dict[str, Any], database: Database) -> None:
+    await database.pool.execute(
+        """insert into webhooks (id, url, events, enabled, secret, version)
+           values (gen_random_uuid(), 'https://example.org', '{order.cancelled}', true, 'whsec_', 1)"""
+    )
+    await client.post(f"/orders/{placed['id']}/cancel")
+
+    async def owed() -> bool:
+        return bool(await database.fetchval("select count(*) = 1 from deliveries"))
+
+    await eventually(owed)

@@ -1,0 +1,420 @@
+"""The courier, with a real database and real receivers: what leaves, when, and what comes of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import pytest
+from inbox import SECRET, deliveries, inbox, subscribe, tell
+from msgspec.structs import replace
+
+from service.db import Database
+from service.events.journal import CLI, RECORD, recorded
+from service.settings import Settings
+from service.webhooks.courier import Courier
+from service.webhooks.signing import new_secret
+from shop import eventually
+
+NEVER_SECONDS = 60.0
+"""A clock that does not strike within a test."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=0.05)
+
+
+@asynccontextmanager
+async def delivering(
+    database: Database, settings: Settings, *schedule: float, **changes: Any
+) -> AsyncIterator[Courier]:
+    courier = Courier(database, replace(settings, **changes), schedule or (NEVER_SECONDS,))
+    async with courier.open():
+        yield courier
+
+
+async def until(database: Database, holds: Callable[[list[Any]], bool]) -> list[Any]:
+    """The deliveries once they are as they should be."""
+
+    async def held() -> bool:
+        return holds(await deliveries(database))
+
+    await eventually(held)
+    return await deliveries(database)
+
+
+def all_are(status: str) -> Callable[[list[Any]], bool]:
+    return lambda rows: bool(rows) and {row["status"] for row in rows} == {status}
+
+
+def tried(times: int) -> Callable[[list[Any]], bool]:
+    return lambda rows: all(len(row["attempts"]) >= times for row in rows)
+
+
+async def test_an_event_arrives_signed_and_whole(database: Database, settings: Settings) -> None:
+    async with inbox() as local, delivering(database, settings):
+        await subscribe(database, local.url)
+        event_id = await tell(database, name="caf\u00e9", price="1.10")
+        (request,) = await local.until(1)
+        (row,) = await until(database, all_are("delivered"))
+    assert request.id == event_id
+    assert request.verifies(SECRET)
+    assert not request.verifies(new_secret())
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.event == {
+        "type": "item.updated",
+        "timestamp": request.event["timestamp"],
+        "data": {"name": "caf\u00e9", "price": "1.10"},
+    }
+    age = datetime.now(UTC) - datetime.fromisoformat(request.event["timestamp"])
+    assert timedelta(0) < age < timedelta(minutes=1)
+    assert (row["due_at"], row["tries"]) == (None, 1)
+    assert row["finished_at"]
+    (attempt,) = row["attempts"]
+    assert (attempt["status_code"], attempt["error"]) == (204, None)
+    assert 0 <= attempt["ms"] < 10_000
+
+
+async def test_a_body_keeps_every_digit(database: Database, settings: Settings) -> None:
+    async with inbox() as local, delivering(database, settings):
+        await subscribe(database, local.url)
+        await database.fetch(
+            "insert into events (type, subject, actor, payload) values ('item.updated', 'i', 'cli', "
+            """'{"weight": 1.10, "number": 12345678901234567890.5}'::jsonb)"""
+        )
+        (request,) = await local.until(1)
+    assert b"1.10" in request.body
+    assert b"12345678901234567890.5" in request.body
+
+
+async def test_only_what_was_asked_for_arrives(database: Database, settings: Settings) -> None:
+    async with inbox() as items, inbox() as orders, delivering(database, settings):
+        await subscribe(database, items.url, "item.updated", "item.low_stock")
+        await subscribe(database, orders.url, "order.placed")
+        await tell(database)
+        await items.until(1)
+        await until(database, all_are("delivered"))
+    assert orders.received == []
+
+
+async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
+    database: Database, settings: Settings
+) -> None:
+    async with inbox() as local, delivering(database, settings) as courier:
+        await subscribe(database, local.url)
+        with pytest.raises(InterruptedError):
+            async with database.transaction() as connection:
+                await connection.execute(RECORD, *recorded("item.updated", "i-1", CLI, {}))
+                assert await connection.fetchval("select count(*) from deliveries") == 1
+                courier.wake()
+                raise InterruptedError
+        kept = await tell(database)
+        await until(database, all_are("delivered"))
+    assert local.ids == [kept]
+
+
+async def test_it_is_woken_and_does_not_wait_for_the_clock(database: Database, settings: Settings) -> None:
+    async with inbox() as local:
+        await subscribe(database, local.url)
+        async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as courier:
+            for count in range(1, 4):
+                event_id = await tell(database)
+                courier.expect()
+                courier.wake()
+                await local.until(count)
+                assert local.ids[-1] == event_id
+
+
+async def test_without_a_webhook_waking_does_nothing(database: Database, settings: Settings) -> None:
+    async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as courier:
+        await eventually(lambda: _true(not courier._woken.is_set()))
+        courier.wake()
+        assert not courier._woken.is_set()
+        courier.expect()
+        courier.wake()
+        assert courier._woken.is_set()
+
+
+async def test_one_waking_empties_a_queue_longer_than_the_lane(
+    database: Database, settings: Settings
+) -> None:
+    never = {"webhook_poll_seconds": NEVER_SECONDS, "webhook_lane_max": 2}
+    async with inbox() as local:
+        await subscribe(database, local.url)
+        told = [await tell(database) for _ in range(25)]
+        async with delivering(database, settings, **never):
+            await local.until(25)
+            await until(database, all_are("delivered"))
+    assert sorted(local.ids) == sorted(told)
+
+
+async def test_an_endpoint_that_hangs_does_not_slow_another(database: Database, settings: Settings) -> None:
+    async with inbox() as stuck, inbox() as quick:
+        stuck.answering.clear()
+        stuck_id, quick_id = await subscribe(database, stuck.url), await subscribe(database, quick.url)
+        async with delivering(database, settings, webhook_lane_max=3):
+            for _ in range(20):
+                await tell(database)
+            await quick.until(20)
+            rows = await until(
+                database, lambda rows: all_are("delivered")([r for r in rows if r["webhook_id"] == quick_id])
+            )
+            assert len(stuck.received) == 3
+            assert all_are("pending")([row for row in rows if row["webhook_id"] == stuck_id])
+            stuck.answering.set()
+            await until(database, all_are("delivered"))
+
+
+async def test_a_failure_is_recorded_and_tried_again_later(database: Database, settings: Settings) -> None:
+    async with inbox(status=500) as local, delivering(database, settings, 100.0):
+        await subscribe(database, local.url)
+        event_id = await tell(database)
+        (row,) = await until(database, tried(1))
+        pause = (row["due_at"] - datetime.now(UTC)).total_seconds()
+        assert row["status"] == "pending"
+        assert 70 < pause <= 120
+        assert row["attempts"][0]["status_code"] == 500
+        local.status = 200
+        await database.fetch("update deliveries set due_at = now()")
+        (row,) = await until(database, all_are("delivered"))
+    assert [attempt["status_code"] for attempt in row["attempts"]] == [500, 200]
+    assert local.ids == [event_id] * 2
+    assert local.received[0].body == local.received[1].body
+
+
+async def test_after_the_last_try_it_has_failed_and_says_so(database: Database, settings: Settings) -> None:
+    async with inbox(status=503) as local, delivering(database, settings, 0.01, 0.01):
+        await subscribe(database, local.url)
+        await tell(database)
+        (row,) = await until(database, all_are("failed"))
+    assert [attempt["status_code"] for attempt in row["attempts"]] == [503] * 3
+    assert (row["due_at"], len(local.received)) == (None, 3)
+    assert row["finished_at"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_receiver_may_ask_to_be_left_alone(
+    database: Database, settings: Settings, status: int
+) -> None:
+    async with (
+        inbox(status=status, headers={"Retry-After": "3600"}) as local,
+        delivering(database, settings, 1.0),
+    ):
+        await subscribe(database, local.url)
+        await tell(database)
+        (row,) = await until(database, tried(1))
+    assert 3500 < (row["due_at"] - datetime.now(UTC)).total_seconds() <= 3600
+
+
+async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, settings: Settings) -> None:
+    async with inbox(status=410) as local, inbox() as other:
+        webhook_id = await subscribe(database, local.url)
+        await subscribe(database, other.url)
+        for _ in range(5):
+            await tell(database)
+        async with delivering(database, settings, webhook_lane_max=1):
+            rows = await until(database, lambda rows: all(row["status"] != "pending" for row in rows))
+            await tell(database)
+            await other.until(6)
+    assert {r["status"] for r in rows if r["webhook_id"] == webhook_id} == {"failed"}
+    assert {r["status"] for r in rows if r["webhook_id"] != webhook_id} == {"delivered"}
+    assert len(local.received) == 1
+    webhook = await database.fetchrow("select * from webhooks where id = $1", webhook_id)
+    assert webhook
+    assert (webhook["enabled"], webhook["version"]) == (False, 2)
+    assert "410" in webhook["disabled_reason"]
+    (told,) = await database.fetch("select * from events where type = 'webhook.disabled'")
+    assert (told["subject"], told["actor"]) == (str(webhook_id), "worker")
+
+
+async def test_several_answers_that_it_is_gone_disable_it_once(
+    database: Database, settings: Settings
+) -> None:
+    async with inbox(status=410) as local:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        for _ in range(8):
+            await tell(database)
+        async with delivering(database, settings):
+            await local.until(8)
+            local.answering.set()
+            await until(database, all_are("failed"))
+    assert await database.fetchval("select count(*) from events where type = 'webhook.disabled'") == 1
+
+
+async def test_a_disabled_webhook_is_told_nothing_until_it_is_enabled(
+    database: Database, settings: Settings
+) -> None:
+    async with inbox() as local:
+        await subscribe(database, local.url)
+        before = await tell(database)
+        await database.fetch("update webhooks set enabled = false")
+        await tell(database)
+        async with inbox() as other, delivering(database, settings):
+            await subscribe(database, other.url)
+            after = await tell(database)
+            await other.until(1)
+            assert local.received == []
+            await database.fetch("update webhooks set enabled = true")
+            await local.until(1)
+            await until(database, all_are("delivered"))
+    assert local.ids == [before]
+    assert other.ids == [after]
+
+
+async def test_after_a_rotation_both_secrets_verify_for_a_while(
+    database: Database, settings: Settings
+) -> None:
+    new = new_secret()
+    async with inbox() as local, delivering(database, settings):
+        await subscribe(database, local.url)
+        await database.fetch(
+            "update webhooks set secret = $1, old_secret = secret, old_secret_until = now() + interval '1 h'",
+            new,
+        )
+        await tell(database)
+        await local.until(1)
+        await database.fetch("update webhooks set old_secret_until = now()")
+        await tell(database)
+        during, after = await local.until(2)
+    assert [during.verifies(secret) for secret in (new, SECRET)] == [True, True]
+    assert [after.verifies(secret) for secret in (new, SECRET)] == [True, False]
+
+
+async def test_two_processes_deliver_each_event_once(database: Database, settings: Settings) -> None:
+    async with (
+        inbox() as local,
+        Database(settings).open() as other,
+        delivering(database, settings, webhook_poll_seconds=0.01) as one,
+        delivering(other, settings, webhook_poll_seconds=0.01) as two,
+    ):
+        await subscribe(database, local.url)
+        told = []
+        for _ in range(150):
+            told.append(await tell(database))
+            one.wake()
+            two.wake()
+        rows = await until(database, all_are("delivered"))
+    assert sorted(local.ids) == sorted(told)
+    assert {row["tries"] for row in rows} == {1}
+
+
+async def test_what_a_dead_process_had_claimed_is_delivered_when_its_lease_lapses(
+    database: Database, settings: Settings
+) -> None:
+    async with inbox() as local:
+        await subscribe(database, local.url)
+        event_id = await tell(database)
+        await database.fetch("update deliveries set tries = 1, due_at = now() + interval '0.3 s'")
+        async with delivering(database, settings):
+            (row,) = await until(database, all_are("delivered"))
+    assert (local.ids, row["tries"], len(row["attempts"])) == ([event_id], 2, 1)
+
+
+async def test_whoever_lost_a_claim_records_nothing(database: Database, settings: Settings) -> None:
+    async with inbox() as local, delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as c:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        await tell(database)
+        c.expect()
+        c.wake()
+        await local.until(1)
+        claimed = "update deliveries set tries = tries + 1, due_at = now() + interval '1 hour'"
+        await database.fetch(claimed)
+        local.answering.set()
+        await eventually(lambda: _true(not c._under_way))
+        (row,) = await deliveries(database)
+    assert (row["status"], row["attempts"], row["tries"]) == ("pending", [], 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9/", "The connection could not be made or was lost"),
+        ("http://nowhere.invalid/", "The host name could not be resolved"),
+        ("http://127.1/", "The URL is not valid"),
+        ("https://127.0.0.1:{port}/", "The TLS connection could not be made"),
+    ],
+)
+async def test_what_went_wrong_is_said_in_the_customers_words(
+    database: Database, settings: Settings, url: str, words: str
+) -> None:
+    async with inbox() as local, delivering(database, settings):
+        port = local.url.rsplit(":", 1)[1].partition("/")[0]
+        await subscribe(database, url.format(port=port))
+        await tell(database)
+        (row,) = await until(database, tried(1))
+    (attempt,) = row["attempts"]
+    assert (attempt["status_code"], attempt["error"]) == (None, words)
+
+
+async def test_who_does_not_answer_in_time_has_failed(database: Database, settings: Settings) -> None:
+    async with inbox() as local, delivering(database, settings, webhook_timeout_seconds=0.2):
+        local.answering.clear()
+        await subscribe(database, local.url)
+        await tell(database)
+        (row,) = await until(database, tried(1))
+    (attempt,) = row["attempts"]
+    assert (attempt["status_code"], attempt["error"]) == (None, "There was no reply within 0.2 s")
+    assert 150 < attempt["ms"] < 5000
+
+
+async def test_what_is_no_http_has_failed(database: Database, settings: Settings) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello there\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with server, delivering(database, settings):
+        await subscribe(database, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        await tell(database)
+        (row,) = await until(database, tried(1))
+    assert row["attempts"][0]["error"] == "The reply was not valid HTTP"
+
+
+async def test_a_reply_without_end_is_delivered_by_its_status(database: Database, settings: Settings) -> None:
+    async with inbox(status=200, body=b"x" * 5_000_000) as local, delivering(database, settings):
+        await subscribe(database, local.url)
+        await tell(database)
+        await until(database, all_are("delivered"))
+        await tell(database)
+        await local.until(2)
+
+
+async def test_at_the_end_what_is_under_way_is_given_back(database: Database, settings: Settings) -> None:
+    async with inbox() as local:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        event_id = await tell(database)
+        async with delivering(database, settings):
+            await local.until(1)
+            begun = monotonic()
+        assert monotonic() - begun < 5
+        (row,) = await deliveries(database)
+        assert (row["status"], row["attempts"]) == ("pending", [])
+        assert row["due_at"] <= datetime.now(UTC)
+        local.answering.set()
+        async with delivering(database, settings):
+            await until(database, all_are("delivered"))
+        assert local.ids == [event_id] * 2
+
+
+async def test_at_the_end_what_is_under_way_may_end(database: Database, settings: Settings) -> None:
+    async with inbox() as local:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        await tell(database)
+        async with delivering(database, settings):
+            await local.until(1)
+            await tell(database)
+            asyncio.get_running_loop().call_later(0.2, local.answering.set)
+        first, *_ = await deliveries(database)
+        assert (first["status"], len(first["attempts"])) == ("delivered", 1)
+
+
+async def _true(value: bool) -> bool:
+    return value

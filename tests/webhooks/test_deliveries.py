@@ -1,0 +1,241 @@
+"""Deliveries over HTTP: what a webhook was told, how that went, and telling it again."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from inbox import Inbox, deliveries, inbox, subscribe, tell
+from msgspec.structs import replace
+
+from replies import everything, refused, wrong_fields
+from service.db import Database
+from service.settings import Settings
+from shop import eventually, item, running
+
+NOWHERE = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=60.0)
+
+
+@pytest.fixture
+async def shop(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings, key) as client:
+        yield client
+
+
+@pytest.fixture
+async def local() -> AsyncIterator[Inbox]:
+    async with inbox() as local:
+        yield local
+
+
+async def register(client: httpx.AsyncClient, local: Inbox, *events: str) -> dict[str, Any]:
+    content = {"url": local.url, "events": list(events) or ["item.updated"]}
+    webhook: dict[str, Any] = (await client.post("/webhooks", json=content)).raise_for_status().json()
+    return webhook
+
+
+async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deliveries, newest first, once none is pending."""
+    path = f"/webhooks/{webhook['id']}/deliveries"
+
+    async def done() -> bool:
+        return not (await client.get(path, params={"status": "pending"})).json()["data"]
+
+    await eventually(done)
+    return await everything(client, path)
+
+
+async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, local: Inbox) -> None:
+    webhook = await register(shop, local)
+    bolt = await item(shop, 3)
+    for count in range(1, 4):
+        reply = await shop.patch(f"/items/{bolt['id']}", json={"name": f"Bolt {count}"})
+        assert reply.status_code == 200
+        request = (await local.until(count))[-1]  # long before the clock strikes: it was woken
+        assert request.verifies(webhook["secret"])
+        assert request.event["type"] == "item.updated"
+        assert request.event["data"]["version"] == reply.json()["version"]
+        assert request.event["data"]["changes"]["name"]["to"] == f"Bolt {count}"
+    told = await finished(shop, webhook)
+    assert [delivery["event_id"] for delivery in told] == local.ids[::-1]
+
+
+async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Inbox) -> None:
+    await register(shop, local)
+    bolt = await item(shop, 3)
+    stale = {"If-Match": '"7"'}
+    refused(
+        await shop.patch(f"/items/{bolt['id']}", json={"name": "M8"}, headers=stale),
+        412,
+        "PRECONDITION_FAILED",
+    )
+    refused(await shop.post(f"/items/{bolt['id']}/stock", json={"delta": -9}), 409, "INSUFFICIENT_STOCK")
+    await shop.patch(f"/items/{bolt['id']}", json={"name": "M9"})
+    (request,) = await local.until(1)
+    assert request.event["data"]["changes"]["name"]["to"] == "M9"
+
+
+async def test_a_test_event_goes_to_one_webhook_only(shop: httpx.AsyncClient, local: Inbox) -> None:
+    async with inbox() as other:
+        webhook, bystander = await register(shop, local), await register(shop, other)
+        reply = await shop.post(f"/webhooks/{webhook['id']}/test")
+        owed = reply.json()
+        assert (reply.status_code, owed["status"], owed["event_type"]) == (202, "pending", "webhook.test")
+        assert (owed["attempts"], owed["finished_at"]) == ([], None)
+        assert owed["due_at"] == owed["created_at"]
+        (request,) = await local.until(1)
+        assert (request.id, request.event["type"]) == (owed["event_id"], "webhook.test")
+        assert request.event["data"] == {"id": webhook["id"]}
+        assert request.verifies(webhook["secret"])
+        (told,) = await finished(shop, webhook)
+        assert await finished(shop, bystander) == []
+        assert other.received == []
+    attempts = told.pop("attempts")
+    assert told == {
+        "id": owed["id"],
+        "event_id": owed["event_id"],
+        "event_type": "webhook.test",
+        "status": "delivered",
+        "due_at": None,
+        "finished_at": told["finished_at"],
+        "created_at": owed["created_at"],
+    }
+    (attempt,) = attempts
+    assert attempt.keys() == {"at", "status_code", "ms", "error"}
+    assert (attempt["status_code"], attempt["error"]) == (204, None)
+
+
+async def test_after_a_rotation_either_secret_verifies(shop: httpx.AsyncClient, local: Inbox) -> None:
+    webhook = await register(shop, local)
+    path = f"/webhooks/{webhook['id']}"
+    rotated = (await shop.post(f"{path}/secret")).json()
+    await shop.post(f"{path}/test")
+    (request,) = await local.until(1)
+    assert request.verifies(webhook["secret"])
+    assert request.verifies(rotated["secret"])
+
+
+async def test_with_no_overlap_the_old_secret_ends_at_once(
+    settings: Settings, key: str, local: Inbox
+) -> None:
+    async with running(replace(settings, webhook_secret_overlap_seconds=0), key) as shop:
+        webhook = await register(shop, local)
+        rotated = (await shop.post(f"/webhooks/{webhook['id']}/secret")).json()
+        await shop.post(f"/webhooks/{webhook['id']}/test")
+        (request,) = await local.until(1)
+    assert request.verifies(rotated["secret"])
+    assert not request.verifies(webhook["secret"])
+
+
+async def test_deliveries_are_listed_newest_first_and_by_their_state(
+    settings: Settings, key: str, database: Database, local: Inbox
+) -> None:
+    webhook_id = await subscribe(database, local.url)
+    told = [await tell(database) for _ in range(7)]
+    ids = [str(row["id"]) for row in await deliveries(database)][::-1]
+    await database.fetch("update webhooks set enabled = false")
+    await database.fetch(
+        "update deliveries set status = 'failed', due_at = null where id = any($1::uuid[])", ids[:2]
+    )
+    path = f"/webhooks/{webhook_id}/deliveries"
+    async with running(settings, key) as shop:
+        rows = await everything(shop, path, limit=3)
+        assert [row["id"] for row in rows] == ids
+        assert sorted(row["event_id"] for row in rows) == sorted(told)
+        assert {row["event_type"] for row in rows} == {"item.updated"}
+        assert [row["id"] for row in await everything(shop, path, limit=3, status="failed")] == ids[:2]
+        assert [row["id"] for row in await everything(shop, path, status="pending")] == ids[2:]
+        assert await everything(shop, path, status="delivered") == []
+        assert wrong_fields(await shop.get(path, params={"status": "lost"}), "query") == {"/status"}
+        refused(await shop.get(path, params={"cursor": "x"}), 400, "INVALID_CURSOR")
+
+
+async def test_a_dead_delivery_is_visible_and_can_be_sent_again(
+    shop: httpx.AsyncClient, database: Database, local: Inbox
+) -> None:
+    webhook = await register(shop, local)
+    local.status = 500
+    path = f"/webhooks/{webhook['id']}/deliveries"
+    await shop.post(f"/webhooks/{webhook['id']}/test")
+    for count in range(1, 13):
+        await local.until(count)
+        await eventually(partial(attempted, database, count))
+        await database.fetch("update deliveries set due_at = now() where status = 'pending'")
+        await shop.patch(f"/webhooks/{webhook['id']}", json={"enabled": True})  # any change wakes
+    (dead,) = (await shop.get(path, params={"status": "failed"})).json()["data"]
+    assert len(dead["attempts"]) == 12
+    assert {attempt["status_code"] for attempt in dead["attempts"]} == {500}
+    local.status = 200
+    again = await shop.post(f"{path}/{dead['id']}/resend")
+    assert (again.status_code, again.json()["status"], again.json()["finished_at"]) == (202, "pending", None)
+    assert again.json()["due_at"]
+    await local.until(13)
+    (told,) = await finished(shop, webhook)
+    assert (told["id"], told["status"], len(told["attempts"])) == (dead["id"], "delivered", 13)
+    assert len(set(local.ids)) == 1
+
+
+async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
+    shop: httpx.AsyncClient, database: Database, local: Inbox
+) -> None:
+    webhook = await register(shop, local)
+    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
+    path = f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend"
+    await finished(shop, webhook)
+    local.answering.clear()
+    assert (await shop.post(path)).status_code == 202
+    refused(await shop.post(path), 409, "INVALID_STATE")
+    local.answering.set()
+    await finished(shop, webhook)
+    assert local.ids == [owed["event_id"]] * 2
+    resent = await database.fetchrow("select * from events where type = 'delivery.resent'")
+    assert resent
+    assert resent["subject"] == owed["id"]
+
+
+async def test_a_disabled_webhook_is_neither_tested_nor_told_again(
+    shop: httpx.AsyncClient, local: Inbox
+) -> None:
+    webhook = await register(shop, local)
+    path = f"/webhooks/{webhook['id']}"
+    owed = (await shop.post(f"{path}/test")).json()
+    await finished(shop, webhook)
+    await shop.patch(path, json={"enabled": False})
+    refused(await shop.post(f"{path}/test"), 409, "INVALID_STATE")
+    refused(await shop.post(f"{path}/deliveries/{owed['id']}/resend"), 409, "INVALID_STATE")
+    await shop.patch(path, json={"enabled": True})
+    assert (await shop.post(f"{path}/test")).status_code == 202
+    await local.until(2)
+
+
+async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local: Inbox) -> None:
+    webhook, other = await register(shop, local), await register(shop, local)
+    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
+    await finished(shop, webhook)
+    for path in (
+        f"/webhooks/{other['id']}/deliveries/{owed['id']}",
+        f"/webhooks/{webhook['id']}/deliveries/{NOWHERE}",
+    ):
+        refused(await shop.post(f"{path}/resend"), 404, "NOT_FOUND")
+
+
+async def test_what_a_deleted_webhook_was_owed_is_not_sent(
+    shop: httpx.AsyncClient, database: Database, local: Inbox
+) -> None:
+    webhook = await register(shop, local)
+    local.status = 500
+    await shop.post(f"/webhooks/{webhook['id']}/test")
+    await eventually(partial(attempted, database, 1))
+    await shop.delete(f"/webhooks/{webhook['id']}")
+    (row,) = await deliveries(database)
+    assert (row["status"], row["due_at"], len(row["attempts"])) == ("failed", None, 1)
+
+
+async def attempted(database: Database, times: int) -> bool:
+    return bool(len((await deliveries(database))[0]["attempts"]) == times)

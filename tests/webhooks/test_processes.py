@@ -1,0 +1,177 @@
+"""Deliveries and whole processes: killed ones, ended ones, several at once, and a database that goes away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+from inbox import SECRET, deliveries, inbox, subscribe, tell
+from structlog.testing import capture_logs
+
+from live import live
+from service import migrate
+from service.db import Database
+from service.embedded import postgres
+from service.settings import Settings
+from service.webhooks.courier import AGAIN_SECONDS, Courier
+from shop import connected, eventually, item
+from test_health import Server
+
+ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
+RETURN_SECONDS = 2.0
+LEASE_SECONDS = 20.0
+"""How soon others take over what a killed process was delivering."""
+TELL = "insert into events (type, subject, actor, payload) values ('item.updated', 'i-1', 'cli', '{}')"
+WAITING = "deliveries wait"
+
+
+async def change(client: httpx.AsyncClient, bolt: dict[str, Any], name: str) -> None:
+    (await client.patch(f"/items/{bolt['id']}", json={"name": name})).raise_for_status()
+
+
+async def settled(database: Database) -> bool:
+    return {row["status"] for row in await deliveries(database)} == {"delivered"}
+
+
+async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
+    database: Database, database_url: str, key: str, tmp_path: Path
+) -> None:
+    async with inbox() as local:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        with live(database_url, tmp_path / "home", **ALLOWED) as server:
+            async with server.client(key) as client:
+                bolt = await item(client, 1)
+                await change(client, bolt, "M8")
+                await local.until(1)
+                await change(client, bolt, "M9")
+                server.kill()
+        local.answering.set()
+        longest = await database.fetchval("select max(due_at) - now() from deliveries")
+        assert 0 < longest.total_seconds() <= LEASE_SECONDS
+        await database.fetch("update deliveries set due_at = now()")  # so long later
+        with live(database_url, tmp_path / "home", **ALLOWED):
+            await eventually(partial(settled, database))
+    names = {request.id: request.event["data"]["changes"]["name"]["to"] for request in local.received}
+    assert sorted(names.values()) == ["M8", "M9"]
+    assert local.ids.count(next(id_ for id_, name in names.items() if name == "M8")) == 2
+    assert all(request.verifies(SECRET) for request in local.received)
+
+
+async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
+    database: Database, database_url: str, key: str, tmp_path: Path
+) -> None:
+    async with inbox() as local:
+        local.answering.clear()
+        await subscribe(database, local.url)
+        with live(database_url, tmp_path / "home", **ALLOWED) as server:
+            async with server.client(key) as client:
+                await change(client, await item(client, 1), "M8")
+                await local.until(1)
+            assert server.stop() == 0
+            assert not [line for line in server.log.read_text().splitlines() if '"error"' in line]
+        local.answering.set()
+        with live(database_url, tmp_path / "home", **ALLOWED):
+            await eventually(partial(settled, database))
+    assert len(local.received) == 2
+    assert len(set(local.ids)) == 1
+
+
+async def test_several_processes_deliver_every_event_once(
+    database: Database, database_url: str, key: str, tmp_path: Path
+) -> None:
+    async with inbox() as local:
+        await subscribe(database, local.url)
+        with (
+            live(database_url, tmp_path / "one", **ALLOWED) as one,
+            live(database_url, tmp_path / "two", **ALLOWED) as two,
+        ):
+            async with one.client(key) as here, two.client(key) as there:
+                bolt = await item(here, 1)
+                for number in range(30):
+                    await change(here, bolt, f"here {number}")
+                    await change(there, bolt, f"there {number}")
+                await eventually(partial(settled, database))
+    told = await database.fetch("select id from events where type = 'item.updated'")
+    assert len(told) == 60
+    assert sorted(local.ids) == sorted(str(row["id"]) for row in told)
+
+
+async def test_by_default_nothing_leaves_for_this_machine(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    async with inbox() as local:
+        await subscribe(database, local.url.replace("127.0.0.1", "localhost"))
+        await tell(database)
+        with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0"):
+            await eventually(partial(attempted, database))
+    (row,) = await deliveries(database)
+    assert row["attempts"][0]["error"] == "The address is not public"
+    assert local.received == []
+
+
+async def attempted(database: Database) -> bool:
+    return all(row["attempts"] for row in await deliveries(database))
+
+
+# With a PostgreSQL of its own, since it is shut down.
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Server]:
+    with postgres(home, {"fsync": "off"}) as url:
+        migrate.upgrade(Settings(database_url=url))
+        yield Server(home, url)
+
+
+@pytest.fixture
+async def delivering(server: Server, tmp_path: Path) -> AsyncIterator[Database]:
+    """A courier on that server, and the database it uses."""
+    settings = Settings(database_url=server.url, home=tmp_path, webhook_allow_private=True)
+    async with Database(settings).open() as database, Courier(database, settings).open():
+        yield database
+
+
+async def test_deliveries_go_on_soon_after_the_database_returns(server: Server, delivering: Database) -> None:
+    async with inbox() as local:
+        await subscribe(delivering, local.url)
+        await tell(delivering)
+        await local.until(1)
+        with capture_logs() as logs:
+            with server.away():
+                await eventually(partial(noticed, logs))
+                await asyncio.sleep(3 * AGAIN_SECONDS)  # several rounds find it away
+            begun = monotonic()
+            async with connected(server.url) as connection:
+                await connection.execute(TELL)
+            await local.until(2)
+            assert monotonic() - begun < RETURN_SECONDS
+        assert len([line for line in logs if line["event"] == WAITING]) == 1
+
+
+async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
+    server: Server, delivering: Database
+) -> None:
+    async with inbox() as local:
+        local.answering.clear()
+        await subscribe(delivering, local.url)
+        await tell(delivering)
+        await local.until(1)
+        with capture_logs() as logs, server.away():
+            local.answering.set()
+            await eventually(partial(noticed, logs))
+
+        async def delivered() -> bool:
+            async with connected(server.url) as connection:
+                return bool(await connection.fetchval("select status = 'delivered' from deliveries"))
+
+        await eventually(delivered)
+    assert len(local.received) == 1
+
+
+async def noticed(logs: list[Any]) -> bool:
+    return any(line["event"] == WAITING for line in logs)
