@@ -30,6 +30,7 @@ class Work(Struct, frozen=True):
 
 ORDERS = "select count(*) from orders"
 ACTIONS = "select count(*) from events where type = 'user.action'"
+DOCUMENTS = "select count(*) from documents"
 PATCHES = "select sum(version)::bigint from items"
 
 WORKS = {
@@ -41,6 +42,7 @@ WORKS = {
         Work("order", "2-line order", "order_spread", 64, ORDERS),
         Work("once", "same, with a key", "order_once", 64, ORDERS, ("depot",)),
         Work("action", "user's action", "action", 16, ACTIONS, ("fastapi", "depot")),
+        Work("upload", "5 MiB upload", "upload", 16, DOCUMENTS, ("fastapi", "depot")),
         Work("hot", "hot-item order", "order_hot", 64, ORDERS),
     ]
 }

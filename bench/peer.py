@@ -23,7 +23,7 @@ from service.settings import PREFIX, UNPREFIXED, Settings
 HOST = "127.0.0.1"
 APPS = Path(__file__).with_name("peers")
 DEPOT = str(Path(sys.executable).with_name("depot"))
-SCOPES = ("items:read", "items:write", "orders:write", "users:write")
+SCOPES = ("items:read", "items:write", "orders:write", "users:write", "documents:write")
 LOG_SHOWN = 2000
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS, REPLY_SECONDS = 20.0, 20.0, 60.0, 10.0
 

@@ -15,6 +15,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
+import s3
 from service import migrate
 from service.app import create_app
 from service.auth.store import create_key
@@ -88,6 +89,22 @@ def database_url(server_url: str, template: str) -> Iterator[str]:
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     return Settings(database_url=database_url, home=tmp_path, pool_size=8, records_pool_size=2)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3.serving(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["file", "s3"])
+def both_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """A test that has this is done twice: with blobs in a local directory, and on S3. Its `blob_url`."""
+    if request.param == "file":
+        return None
+    for name, value in s3.account(request.getfixturevalue("s3_endpoint")).items():
+        monkeypatch.setenv(name, value)
+    return s3.new_url()
 
 
 @pytest.fixture

@@ -5,15 +5,18 @@ null; handlers render one error contract; `response_model` shapes every reply. N
 it correct (row locks, commit before the reply), nothing is put in that makes it slow.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +33,9 @@ engine = create_async_engine(
 )
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 log = logging.getLogger("peer")
+FOLDER = Path(os.environ["DEPOT_HOME"])
+ALLOWED_MIMES = {"image/png", "image/jpeg", "application/pdf"}
+MAX_FILE_SIZE = 5 * 1024 * 1024
 app = FastAPI(title="Inventory", telemetry={"tracing": False, "metrics": False, "logs": False})
 
 
@@ -116,6 +122,26 @@ class Transaction(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Content(Base):
+    __tablename__ = "contents"
+
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    uses: Mapped[int] = mapped_column(default=1)
+
+
+class Document(Base):
+    __tablename__ = "documents"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    filename: Mapped[str]
+    content_type: Mapped[str]
+    size_bytes: Mapped[int]
+    sha256: Mapped[bytes] = mapped_column(ForeignKey("contents.sha256"))
+    status: Mapped[str] = mapped_column(default="stored")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Event(Base):
     __tablename__ = "events"
 
@@ -194,6 +220,14 @@ class OrderOut(BaseModel):
 class ActionCreate(BaseModel):
     action: Annotated[str, Field(min_length=1, max_length=100)]
     metadata: dict[str, Any] | None = None
+
+
+class DocumentOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    filename: str
+    size_bytes: int
 
 
 class ActionOut(BaseModel):
@@ -293,6 +327,31 @@ async def create_action(
     await session.flush()
     background_tasks.add_task(notify, user_id, payload.action)
     return ActionOut(status="action_completed", id=event.id)
+
+
+@app.post("/documents", response_model=DocumentOut, status_code=201)
+async def upload_document(file: UploadFile, session: Session) -> Document:
+    """The handbook's checks: the declared type, and the length of what was read into memory."""
+    if file.content_type not in ALLOWED_MIMES:
+        raise ServiceFault("INVALID_TYPE", f"Unsupported media type: {file.content_type}")
+    content = await file.read()
+    if len(content) > MAX_FILE_SIZE:
+        raise ServiceFault("TOO_LARGE", f"File exceeds maximum size of {MAX_FILE_SIZE} bytes", 413)
+    return await keep(session, file.filename or "file", file.content_type, content)
+
+
+async def keep(session: AsyncSession, filename: str, content_type: str, content: bytes) -> Document:
+    sha256 = hashlib.sha256(content).digest()
+    path = FOLDER / sha256.hex()
+    await run_in_threadpool(path.write_bytes, content)
+    session.add(Content(sha256=sha256, key=str(path)))
+    await session.flush()
+    document = Document(filename=filename, content_type=content_type, size_bytes=len(content), sha256=sha256)
+    session.add(document)
+    payload = {"filename": filename, "size": len(content)}
+    session.add(Event(type="document.stored", subject=filename, actor="bench", payload=payload))
+    await session.flush()
+    return document
 
 
 async def notify(user_id: str, action: str) -> None:

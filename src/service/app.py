@@ -12,6 +12,9 @@ from service.auth.guard import Guard, Keyring
 from service.blobs import blobs
 from service.db import Database, session_dependency
 from service.docs import DocsController, openapi_config
+from service.documents.archive import Archive
+from service.documents.controller import DocumentController, UploadController
+from service.documents.intake import Intake
 from service.health import HealthController, Probe
 from service.http.body import StrictRequest
 from service.http.envelope import Envelope
@@ -53,6 +56,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         batch_max=settings.placement_batch_max,
         flushes_max=settings.placement_flushes_max,
     )
+    intake = Intake(settings)
+    archive = Archive(database, store, settings)
     courier = Courier(database, settings)
     known = kinds(settings)
     streams = Streams(database, streams_max=settings.job_streams_max, draining=lambda: probe.draining)
@@ -81,6 +86,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
             OrderController,
             ReportController,
             ResourceController,
+            DocumentController,
+            UploadController,
             UserController,
             AuditController,
             WebhookController,
@@ -92,6 +99,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
             "database": Provide(lambda: database, sync_to_thread=False),
             "claims": Provide(lambda: claims, sync_to_thread=False),
             "placement": Provide(lambda: placement, sync_to_thread=False),
+            "intake": Provide(lambda: intake, sync_to_thread=False),
+            "archive": Provide(lambda: archive, sync_to_thread=False),
             "courier": Provide(lambda: courier, sync_to_thread=False),
             "streams": Provide(lambda: streams, sync_to_thread=False),
             "blobs": Provide(lambda: store, sync_to_thread=False),

@@ -21,7 +21,7 @@ from service import errors
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest revision in migrations/versions (a test compares)."""
 
 SERVER_LATE_SECONDS = 1.0

@@ -63,6 +63,7 @@ def openapi_config() -> OpenAPIConfig:
         tags=[
             Tag("Items", "What there is, and how many pieces of it."),
             Tag("Orders", "Placed wholly or not at all."),
+            Tag("Documents", "Files that are what they say they are, from the first byte to the last."),
             Tag("Resources", "Plain records under ids of your own."),
             Tag("Jobs", "What takes longer than a request: queued, done by a worker, followed as it goes."),
             Tag("Users", "What users did."),

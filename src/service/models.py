@@ -3,6 +3,7 @@
 from service.audit.models import Seal, Sealing
 from service.auth.models import ApiKey, Secret
 from service.db import Base
+from service.documents.models import Content, Document
 from service.events.models import Event
 from service.http.models import IdempotencyKey
 from service.items.models import Item, Movement
@@ -14,7 +15,9 @@ from service.webhooks.models import Delivery, Webhook
 __all__ = [
     "ApiKey",
     "Base",
+    "Content",
     "Delivery",
+    "Document",
     "Event",
     "IdempotencyKey",
     "Item",

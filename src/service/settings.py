@@ -59,6 +59,22 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     blob_url: Annotated[str, Meta(pattern=r"^(file|s3)://.+")] | None = None
     """Unset: `file://$DEPOT_HOME/blobs`."""
+    blob_puts_max: Annotated[int, Meta(ge=1, le=100)] = 4
+    """Documents put into the store at once by one process; on S3 each is in memory meanwhile."""
+    orphan_kept_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 86_400.0
+    """A blob that nothing names is deleted once it is older."""
+
+    document_bytes_max: Count = 5_242_880
+    upload_bytes_max: Count = 5_000_000
+    """The same for `POST /upload`."""
+    uploads_max: Count = 200
+    """Uploads under way at once in one process; each is on its disk, in the folder for temporary files."""
+    upload_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120.0
+    document_pixels_max: Count = 50_000_000
+    document_memory_bytes_max: Count = 805_306_368
+    document_cpu_seconds_max: Annotated[int, Meta(ge=1, le=3600)] = 20
+    """What looking into one document may take, or it is rejected."""
+
     webhook_allow_private: bool = False
     webhook_timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 15.0
     webhook_lane_max: Annotated[int, Meta(ge=1, le=100)] = 8

@@ -2,11 +2,11 @@
 
 import asyncio
 import signal
-from asyncio import Event, Task
+from asyncio import Event
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 import structlog
@@ -16,6 +16,8 @@ from pgqueuer.domain.models import Schedule as Due
 from service.audit.chain import seal
 from service.blobs import blobs
 from service.db import SCHEMA, SERVER_LATE_SECONDS, Database
+from service.documents.inspect import inspection
+from service.documents.sweep import sweep_orphans
 from service.items.jobs import IMPORT
 from service.jobs import upkeep
 from service.jobs.kinds import Kinds
@@ -52,12 +54,13 @@ SCHEDULES = (
     Schedule("17 * * * *", "deliveries.sweep", upkeep.sweep_deliveries),
     Schedule("27 * * * *", "jobs.sweep", upkeep.sweep_jobs),
     Schedule("37 * * * *", "queue.sweep", upkeep.sweep_queue),
+    Schedule("47 3 * * *", "documents.sweep", sweep_orphans),
 )
 
 
 def kinds(settings: Settings) -> Kinds:
     """The kinds of jobs there are."""
-    return Kinds([IMPORT, EXPORT, *[SLEEP] * settings.job_test_kinds])
+    return Kinds([IMPORT, EXPORT, inspection(settings), *[SLEEP] * settings.job_test_kinds])
 
 
 async def work(settings: Settings, database: Database) -> None:
@@ -91,7 +94,6 @@ class Worker:
         self._runner = Runner(
             database, blobs(settings), kinds, attempts_max=settings.job_attempts_max, on_end=on_end
         )
-        self._lifelines: set[Lifeline] = set()
         self._stopping = Event()
         self._hurried = Event()
 
@@ -112,7 +114,9 @@ class Worker:
 
     async def run(self) -> None:
         """Until `stop`. What does not end in time then is put back into the queue for others."""
-        working = asyncio.create_task(self._work())
+        timeout_seconds = self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS
+        lifeline = Lifeline(self._database, timeout_seconds=timeout_seconds)
+        working = asyncio.create_task(self._work(lifeline))
         hurried = asyncio.create_task(self._hurried.wait())
         try:
             await self._stopping.wait()
@@ -123,35 +127,25 @@ class Worker:
             self._runner.interrupt()
             await asyncio.wait({working}, timeout=GIVE_BACK_SECONDS)
         finally:
-            await self._end(working, hurried)
+            lifeline.cut()
+            for task in (working, hurried):
+                task.cancel()
+            await asyncio.wait({working, hurried})
         log.info("stopped")
 
-    async def _end(self, *tasks: "Task[Any]") -> None:
-        for lifeline in self._lifelines:
-            lifeline.cut()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+    async def _work(self, lifeline: Lifeline) -> None:
+        await self._keep(self._wait_for_schema, lifeline)
+        await asyncio.gather(self._keep(self._do_jobs, lifeline), self._keep(self._keep_house, lifeline))
 
-    async def _work(self) -> None:
-        await self._keep(self._wait_for_schema)
-        await asyncio.gather(self._keep(self._do_jobs), self._keep(self._keep_house))
-
-    async def _keep(self, part: Callable[[Lifeline], Awaitable[None]]) -> None:
+    async def _keep(self, part: Callable[[Lifeline], Awaitable[None]], lifeline: Lifeline) -> None:
         """Do a part of the work to its end, and begin anew should it fail."""
-        timeout_seconds = self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         while not self._stopping.is_set():
-            async with Lifeline(self._database, timeout_seconds=timeout_seconds).open() as lifeline:
-                self._lifelines.add(lifeline)
-                try:
-                    await part(lifeline)
-                except Exception:
-                    log.exception("crash")
-                else:
-                    return
-                finally:
-                    self._lifelines.discard(lifeline)
+            try:
+                return await part(lifeline)
+            except Exception:
+                log.exception("crash")
             await self._pause()
+        return None
 
     async def _wait_for_schema(self, lifeline: Lifeline) -> None:
         found = await _schema(lifeline)

@@ -142,7 +142,8 @@ async def test_there_is_a_limit_and_who_leaves_makes_room(
         async with stream(socketed, job_id), stream(socketed, job_id):
             async with stream(socketed, job_id):
                 await eventually(one_listens)
-                refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+                async with asyncio.timeout(SOON_SECONDS):
+                    refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
             await eventually(room)
         await eventually(nobody_listens)
 

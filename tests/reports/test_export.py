@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -127,7 +128,7 @@ def test_the_file_is_what_brute_force_makes_of_the_ledger(settings: Settings, da
         database = runner.run(begin())
 
         @given(SALES, st.data())
-        @hypothesis_settings(max_examples=20, deadline=None)
+        @hypothesis_settings(max_examples=20, deadline=None, phases=[Phase.generate])  # shrinking takes long
         def agree(sales: list[Sale], data: st.DataObject) -> None:
             first = data.draw(st.dates(FEBRUARY, APRIL - timedelta(days=1)))
             end = data.draw(st.dates(first + timedelta(days=1), APRIL + timedelta(days=1)))
@@ -155,6 +156,20 @@ async def export(
     await eventually(succeeded)
     _, chunks = await blobs(settings).get(f"exports/{job_id}.csv")
     return b"".join([chunk async for chunk in chunks])
+
+
+async def test_a_day_is_from_midnight_to_midnight_in_utc_even_when_clocks_change(
+    crowd: httpx.AsyncClient, database_url: str, worker: Worker
+) -> None:
+    midnight = datetime(2026, 3, 29, tzinfo=UTC)
+    before, after = midnight - timedelta(microseconds=1), midnight + timedelta(days=1)
+    sales = [Sale(at, 1, 1, Decimal(1), "USD", None) for at in (before, midnight, after)]
+    await write(database_url, [*sales, Sale(before, 1, 1, Decimal(5), "USD", midnight)])
+    job = await done(crowd, EXPORT, **{"from": "2026-03-28", "to": "2026-03-30"})
+    assert (await lines(crowd, job["id"]))[1:] == [
+        "2026-03-28,USD,2,6.00,0.00,6.00",
+        "2026-03-29,USD,1,1.00,5.00,-4.00",
+    ]
 
 
 async def test_ten_years_in_many_currencies_are_streamed(

@@ -144,6 +144,8 @@ async def test_a_browser_gets_a_page_that_needs_nothing_from_outside(client: Cli
         ({"currency": "usd"}, "/currency"),
         ({"currency": "XXX"}, "/currency"),
         ({"from": "20260101"}, "/from"),
+        ({"to": "0001-01-05"}, "/to"),
+        ({"from": "9999-12-31"}, "/from"),
     ],
 )
 async def test_a_period_has_a_form_and_bounds(client: Client, query: dict[str, str], field: str) -> None:

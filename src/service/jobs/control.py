@@ -8,17 +8,13 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from service.db import Connection, Database
-from service.errors import Fault, NotFound
+from service.errors import InvalidState, NotFound
 from service.events.journal import Author
 from service.http.idempotency import Claim, IdempotencyInProgress, Kept, answers, columns
 from service.jobs import statements
 from service.jobs.queue import call_off, enqueue
 from service.jobs.schemas import Job, NewJob, Output, Queued
 from service.values import encode_json
-
-
-class InvalidState(Fault):
-    status, code, message = 409, "INVALID_STATE", "The job's state does not allow this"
 
 
 async def submit(database: Database, new: NewJob, author: Author, claim: Claim | None) -> Queued:

@@ -14,14 +14,13 @@ from msgspec import Struct
 
 from service.blobs import Blobs
 from service.db import Database
-from service.errors import InvalidCursor, NotFound, Overloaded, ValidationFailed
+from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
 from service.http.body import StrictRequest, decode
 from service.http.envelope import Exchange
 from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.jobs import control
-from service.jobs.control import InvalidState
 from service.jobs.kinds import UnknownJob
 from service.jobs.schemas import Job, NewJob, Queued, Status
 from service.jobs.streams import Streams

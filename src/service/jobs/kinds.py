@@ -1,6 +1,7 @@
 """What a job can be: a name, the Struct of its payload, and the function that does it."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -28,8 +29,7 @@ class Kind(Struct, frozen=True):
     @property
     def request(self) -> type[Struct]:
         """The body that asks for such a job: one look at it finds everything that is wrong."""
-        body = [("kind", str), ("payload", self.payload)]
-        return msgspec.defstruct("Request", body, forbid_unknown_fields=True)
+        return _request(self.payload)
 
 
 class Kinds:
@@ -44,3 +44,9 @@ class Kinds:
         if kind is None:
             raise UnknownJob(details=[{"kind": known} for known in sorted(self._kinds)])
         return kind
+
+
+@cache  # as many as there are kinds, each with its decoder
+def _request(payload: Any) -> type[Struct]:
+    fields = [("kind", str), ("payload", payload)]
+    return msgspec.defstruct("Request", fields, forbid_unknown_fields=True)

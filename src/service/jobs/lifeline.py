@@ -1,8 +1,7 @@
 """A worker's way to the queue, which outlives the database's absence."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from itertools import chain, repeat
 from typing import TypeAlias, TypeVar
 
@@ -19,8 +18,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-CLOSE_SECONDS = 1.0
-
 
 class Lifeline(Driver):
     """PgQueuer's driver: one connection for statements and notifications, made anew whenever it is lost.
@@ -33,23 +30,14 @@ class Lifeline(Driver):
         self._database = database
         self._timeout_seconds = timeout_seconds
         self._connection: RawConnection | None = None
-        self._listeners: list[tuple[str, Relay]] = []
+        self._listeners: dict[str, Relay] = {}
         self._turn = asyncio.Lock()
         self._shutdown = asyncio.Event()
         self._away = False
         self._cut = False
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator["Lifeline"]:
-        try:
-            yield self
-        finally:
-            if self._connection is not None:
-                with suppress(*AWAY):
-                    await self._connection.close(timeout=CLOSE_SECONDS)
-
     def cut(self) -> None:
-        """From now on statements fail at once: there is no more time to wait for the database."""
+        """Close it. From now on statements fail at once: there is no more time to wait for the database."""
         self._cut = True
         if self._connection is not None:
             self._connection.terminate()
@@ -65,9 +53,15 @@ class Lifeline(Driver):
         await self.execute("select pg_notify($1, $2)", channel, payload)
 
     async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
-        relay = Relay(callback)
-        await self._patiently(lambda connection: connection.add_listener(channel, relay))
-        self._listeners.append((channel, relay))
+        """In the place of the one there was: a puller that is begun anew has a new one."""
+
+        async def listen(connection: RawConnection) -> None:
+            if channel in self._listeners:
+                await connection.remove_listener(channel, self._listeners[channel])
+            self._listeners[channel] = Relay(callback)
+            await connection.add_listener(channel, self._listeners[channel])
+
+        await self._patiently(listen)
 
     async def _patiently(self, statement: Callable[[RawConnection], Awaitable[T]]) -> T:
         async with self._turn:
@@ -87,7 +81,7 @@ class Lifeline(Driver):
     async def _connected(self) -> RawConnection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.connect(self._timeout_seconds)
-            for channel, relay in self._listeners:
+            for channel, relay in self._listeners.items():
                 await self._connection.add_listener(channel, relay)
         return self._connection
 
@@ -117,4 +111,4 @@ class Lifeline(Driver):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closed by `open`, which is around all that PgQueuer does with it."""
+        """PgQueuer's managers share it, and may be begun anew: whoever made it cuts it."""

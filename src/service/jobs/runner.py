@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import chain, repeat
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -25,6 +25,7 @@ from service.jobs.outage import AWAY, LOST, PAUSE_SECONDS
 from service.jobs.task import JobFailed, Superseded, Task
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 BACKOFF_SECONDS_MAX = 300.0
 AT_ONCE = 0.0
@@ -108,7 +109,7 @@ class Runner:
                 raise JobFailed(f"It was begun {self._attempts_max} times, and its worker died each time")
             kind = self._kinds[name]
             result = await kind.run(task, _fitting(payload, kind.payload))
-            await task.end(self._database, "succeeded", result, None)
+            await _insist(lambda: task.end(self._database, "succeeded", result, None))
             task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
         except Superseded:
             task.log.warning("job superseded")
@@ -131,15 +132,19 @@ class Runner:
         return pause_seconds
 
     async def _give_back(self, task: Task) -> float | None:
-        for pause_seconds in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
-            try:
-                if await self._database.fetchrow(statements.GIVE_BACK, *task.identity) is None:
-                    break
-            except AWAY:
-                await asyncio.sleep(pause_seconds)
-            else:
-                return AT_ONCE if self._interrupted else PAUSE_SECONDS[-1]
-        return None
+        if await _insist(lambda: self._database.fetchrow(statements.GIVE_BACK, *task.identity)) is None:
+            return None
+        return AT_ONCE if self._interrupted else PAUSE_SECONDS[-1]
+
+
+async def _insist(write: Callable[[], Awaitable[T]]) -> T:
+    """Write as soon as the database can be reached."""
+    pauses = chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1]))
+    while True:
+        try:
+            return await write()
+        except AWAY:
+            await asyncio.sleep(next(pauses))
 
 
 def _fitting(payload: bytes, kind: Any) -> Any:

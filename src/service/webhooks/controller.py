@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
+from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, Claims, Kept, keep_in, kept_creation
@@ -20,7 +20,6 @@ from service.settings import Settings
 from service.values import encode_json
 from service.webhooks import deliveries, models
 from service.webhooks.courier import Courier
-from service.webhooks.deliveries import InvalidState
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
 from service.webhooks.service import LimitReached, WebhookService, new_webhook, refuse_private
 

@@ -6,17 +6,12 @@ from uuid import UUID
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Fault, NotFound
+from service.errors import InvalidState, NotFound
 from service.events.journal import Author
 from service.events.models import Event, event
 from service.webhooks.models import Delivery, Webhook
 from service.webhooks.schemas import DeliveryStatus
 from service.webhooks.service import WebhookService
-
-
-class InvalidState(Fault):
-    status, code, message = 409, "INVALID_STATE", "This cannot be done in its state"
-
 
 Found: TypeAlias = tuple[Delivery, Event]
 

@@ -1,0 +1,148 @@
+"""The endpoints of documents."""
+
+from uuid import UUID
+
+from litestar import Controller, delete, get, post
+from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.params import FromPath
+from litestar.response import Stream
+
+from service.documents.archive import Archive, location
+from service.documents.download import download, download_thumbnail
+from service.documents.form import MalformedMultipart
+from service.documents.formats import FORMATS, PNG
+from service.documents.intake import Intake, InvalidType, RequestTimeout, Rules, StorageUnavailable
+from service.documents.ranges import RangeNotSatisfiable
+from service.documents.schemas import Document, Uploaded, UploadOperation
+from service.errors import InvalidCursor, NotFound, TooLarge, UnsupportedMediaType
+from service.http.body import StrictRequest
+from service.http.idempotency import ONCE, Claims
+from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply
+from service.settings import Settings
+
+UPLOAD_FAULTS = [
+    *(MalformedMultipart, InvalidType, RequestTimeout, TooLarge, UnsupportedMediaType, StorageUnavailable),
+    *ONCE,
+]
+
+
+class DocumentController(Controller):
+    path = "/documents"
+    tags = ["Documents"]
+
+    @post(
+        scope="documents:write",
+        operation_class=UploadOperation,
+        request_max_body_size=None,  # the intake counts, and knows how much is the file's
+        faults=UPLOAD_FAULTS,
+    )
+    async def store_document(
+        self,
+        intake: NamedDependency[Intake],
+        archive: NamedDependency[Archive],
+        claims: NamedDependency[Claims],
+        settings: NamedDependency[Settings],
+        request: StrictRequest,
+    ) -> Reply[Document]:
+        """Store a PNG, a JPEG or a PDF, sent as the part `file` of a form.
+
+        Its declared type has to be what it is, from the first byte to the last. A worker looks into it then.
+        """
+        limit = settings.document_bytes_max
+        rules = Rules(
+            FORMATS, limit, "Only PNG, JPEG and PDF files are allowed", f"Max {limit / 2**20:g} MiB"
+        )
+        async with claims.of(request) as claim, intake.receive(request, rules) as received:
+            document = await archive.store(received, request.author, received.claimed(claim), lambda d: d)
+        return Reply(document, headers={"Location": location(document.id)})
+
+    @get(scope="documents:read", faults=[InvalidCursor])
+    async def list_documents(
+        self,
+        archive: NamedDependency[Archive],
+        request: StrictRequest,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Page[Document]:
+        """List documents, newest first."""
+        pager = Pager[UUID](request, limit, cursor, UUID)
+        documents = await archive.page(pager.after, pager.fetch)
+        return pager.page(documents, lambda document: document.id)
+
+    @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
+    async def get_document(self, archive: NamedDependency[Archive], document_id: FromPath[UUID]) -> Document:
+        """Read what is known of a document."""
+        return (await archive.read(document_id)).document
+
+    @get(
+        "/{document_id:str}/content",
+        scope="documents:read",
+        media_type="application/octet-stream",
+        responses={206: ResponseSpec(bytes, description="The range that was asked for.")},
+        faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
+    )
+    async def get_content(
+        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+    ) -> Stream:
+        """Download a document as it was sent.
+
+        Takes `If-None-Match` (304), and one `Range` of bytes (206, 416) with `If-Range`. Of several ranges
+        the whole is sent.
+        """
+        filed = await archive.read(document_id)
+        return await download(archive, request, filed)
+
+    @get(
+        "/{document_id:str}/thumbnail",
+        scope="documents:read",
+        media_type="image/webp",
+        faults=[NotFound, StorageUnavailable],
+    )
+    async def get_thumbnail(
+        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+    ) -> Stream:
+        """Download a small picture of a document: WebP, 256 pixels along its longer side.
+
+        404 until a worker has made it. Takes `If-None-Match` (304).
+        """
+        filed = await archive.read(document_id)
+        return await download_thumbnail(archive, request, filed)
+
+    @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])
+    async def delete_document(
+        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+    ) -> None:
+        """Delete a document, and its bytes unless another document has the same."""
+        await archive.remove(document_id, request.author)
+
+
+class UploadController(Controller):
+    path = "/upload"
+    tags = ["Documents"]
+
+    @post(
+        scope="documents:write",
+        operation_class=UploadOperation,
+        request_max_body_size=None,
+        faults=UPLOAD_FAULTS,
+    )
+    async def upload(
+        self,
+        intake: NamedDependency[Intake],
+        archive: NamedDependency[Archive],
+        claims: NamedDependency[Claims],
+        settings: NamedDependency[Settings],
+        request: StrictRequest,
+    ) -> Reply[Uploaded]:
+        """Store a PNG, sent as the part `file` of a form. It is a document like others."""
+        limit = settings.upload_bytes_max
+        rules = Rules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
+        async with claims.of(request) as claim, intake.receive(request, rules) as received:
+            document = await archive.store(received, request.author, received.claimed(claim), uploaded)
+        return Reply(uploaded(document), headers={"Location": location(document.id)})
+
+
+def uploaded(document: Document) -> Uploaded:
+    return Uploaded(document.size_bytes, document.id)

@@ -1,0 +1,44 @@
+"""The formats that are taken, and how each is told from what only pretends to be one."""
+
+from collections.abc import Callable
+from typing import BinaryIO, Literal
+
+from msgspec import Struct
+
+from service.documents.jpeg import jpeg
+from service.documents.pdf import check_trailer, pdf
+from service.documents.png import png
+from service.documents.walk import Walk, require
+
+ContentType = Literal["image/png", "image/jpeg", "application/pdf"]
+
+ARCHIVE_END = b"PK\5\6\0\0\0\0"
+"""How the last record of a ZIP begins (APPNOTE 4.3.16), which programs look for from the end of a file."""
+ARCHIVE_END_BYTES_MAX = 22 + 65_535
+"""With the longest comment."""
+
+
+def nothing_more(_file: BinaryIO, _size_bytes: int) -> None:
+    pass
+
+
+class Format(Struct, frozen=True):
+    """`walk` is taken while the bytes come in, `check` is called with the whole file; both raise `Broken`."""
+
+    content_type: ContentType
+    suffix: str
+    walk: Callable[[], Walk]
+    check: Callable[[BinaryIO, int], None] = nothing_more
+
+
+PNG = Format("image/png", ".png", png)
+JPEG = Format("image/jpeg", ".jpg", jpeg)
+PDF = Format("application/pdf", ".pdf", pdf, check_trailer)
+FORMATS = (PNG, JPEG, PDF)
+
+
+def check_whole(format_: Format, file: BinaryIO, size_bytes: int) -> None:
+    """Raises `Broken`."""
+    format_.check(file, size_bytes)
+    file.seek(max(0, size_bytes - ARCHIVE_END_BYTES_MAX))
+    require(ARCHIVE_END not in file.read(), "it is a ZIP archive as well")

@@ -1,0 +1,56 @@
+"""Documents, and their contents: the same bytes are kept once, however many documents have them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, func
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import UUID as PGUUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class Content(Base):
+    """Bytes that at least one document has. They are deleted with the last one."""
+
+    __tablename__ = "contents"
+    __table_args__ = (
+        CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+        CheckConstraint("uses >= 0", name="uses"),
+        Index("ix_contents_key", "key", unique=True),
+    )
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    """The blob. No key is ever used a second time, so deleting one cannot hit what came later."""
+    uses: Mapped[int] = mapped_column(Integer)
+
+
+class Document(Base):
+    __tablename__ = "documents"
+    __table_args__ = (
+        CheckConstraint("char_length(filename) between 1 and 255", name="filename"),
+        CheckConstraint(
+            "content_type in ('image/png', 'image/jpeg', 'application/pdf')", name="content_type"
+        ),
+        CheckConstraint("size_bytes > 0", name="size_bytes"),
+        CheckConstraint("status in ('stored', 'ready', 'rejected')", name="status"),
+        CheckConstraint("(status = 'rejected') = (reason is not null)", name="reason"),
+        Index("ix_documents_sha256", "sha256"),
+        Index("ix_documents_thumbnail", "thumbnail", unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)
+    filename: Mapped[str] = mapped_column(Text)
+    content_type: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary, ForeignKey("contents.sha256"))
+    status: Mapped[str] = mapped_column(Text, server_default="stored")
+    width: Mapped[int | None] = mapped_column(Integer)
+    height: Mapped[int | None] = mapped_column(Integer)
+    pages: Mapped[int | None] = mapped_column(Integer)
+    thumbnail: Mapped[str | None] = mapped_column(Text)
+    """A blob of its own."""
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())

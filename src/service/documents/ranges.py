@@ -1,0 +1,51 @@
+"""Ranges of bytes (RFC 9110 §14): what of a file was asked for.
+
+One range is served. A request for several gets the whole file, as the RFC allows.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from service.errors import Fault
+
+RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+
+
+class RangeNotSatisfiable(Fault):
+    status, code, message = 416, "RANGE_NOT_SATISFIABLE", "The range is not within the file"
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(headers={"Content-Range": f"bytes */{size_bytes}"})
+
+
+class Range(NamedTuple):
+    """From `start` up to but not including `end`."""
+
+    start: int
+    end: int
+
+    def header(self, size_bytes: int) -> str:
+        return f"bytes {self.start}-{self.end - 1}/{size_bytes}"
+
+
+def asked_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> Range | None:
+    """None: the whole file. Raises `RangeNotSatisfiable`.
+
+    What is no range of bytes is ignored, and so is one of a file that has changed since (`If-Range`).
+    """
+    match = RANGE.fullmatch(headers.get("range", ""))
+    if match is None or headers.get("if-range", etag) != etag:
+        return None
+    first, last = match.groups()
+    if not first and not last:
+        return None
+    if not first:
+        start, end = max(0, size_bytes - int(last)), size_bytes
+    else:
+        start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
+        if last and int(last) < start:
+            return None
+    if start >= size_bytes or start >= end:
+        raise RangeNotSatisfiable(size_bytes)
+    return Range(start, end)

@@ -1,0 +1,191 @@
+"""Files to send: valid ones of every format and size, and many that only pretend to be."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+FILES = Path(__file__).with_name("files")
+"""Each named after the program that made it."""
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".pdf": "application/pdf"}
+ARCHIVE_END = b"PK\5\6" + bytes(18)
+"""An empty ZIP archive."""
+
+
+class Sample(NamedTuple):
+    name: str
+    content: bytes
+    content_type: str
+
+    def part(self) -> dict[str, tuple[str, bytes, str]]:
+        """What httpx takes as `files`."""
+        return {"file": self}
+
+
+def sample(name: str, content: bytes) -> Sample:
+    return Sample(name, content, TYPES[Path(name).suffix])
+
+
+@cache
+def valid() -> list[Sample]:
+    """Of each format, files by four programs or more."""
+    made = [sample(f"pillow{suffix}", picture(suffix)) for suffix in TYPES]
+    stored = [sample(path.name, path.read_bytes()) for path in sorted(FILES.iterdir())]
+    return [*made, *stored]
+
+
+PNG = ".png"
+JPEG = ".jpg"
+PDF = ".pdf"
+
+
+@cache
+def picture(suffix: str, width: int = 64, height: int = 48, **options: Any) -> bytes:
+    """By Pillow."""
+    image = Image.radial_gradient("L").resize((width, height)).convert("RGB")
+    content = BytesIO()
+    image.save(content, Image.registered_extensions()[suffix], **options)
+    return content.getvalue()
+
+
+def png_of(size_bytes: int, seed: int = 0) -> bytes:
+    """A valid PNG of exactly so many bytes: what is missing goes into a chunk every program skips."""
+    whole = picture(PNG)
+    filling = bytes([seed % 256]) * (size_bytes - len(whole) - 12)
+    return whole[:-12] + chunk(b"fiLl", struct.pack(">I", seed) + filling[4:]) + whole[-12:]
+
+
+def jpeg_of(size_bytes: int) -> bytes:
+    whole, missing, segments = picture(JPEG), size_bytes - len(picture(JPEG)), b""
+    while missing:
+        length = missing if missing <= 65_537 else min(65_537, missing - 4)
+        segments += b"\xff\xfe" + struct.pack(">H", length - 2) + bytes(length - 4)
+        missing -= length
+    return whole[:2] + segments + whole[2:]
+
+
+def pdf_of(size_bytes: int) -> bytes:
+    """What is missing goes into a comment behind the header, so the cross-references move."""
+    start = b"%PDF-1.4\n%"
+    objects = (
+        b"\n1 0 obj\n<</Type/Catalog/Pages 2 0 R>>\nendobj\n2 0 obj\n<</Type/Pages/Kids[]/Count 0>>\nendobj\n"
+    )
+    table = b"xref\n0 1\n0000000000 65535 f \ntrailer\n<</Size 3/Root 1 0 R>>\nstartxref\n%010d\n%%%%EOF\n"
+    filling = b"x" * (size_bytes - len(start) - len(objects) - len(table % 0))
+    return start + filling + objects + table % (len(start) + len(filling) + len(objects))
+
+
+OF_SIZE: dict[str, Callable[[int], bytes]] = {PNG: png_of, JPEG: jpeg_of, PDF: pdf_of}
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def header(width: int = 1, height: int = 1, depth: int = 8, colour: int = 2, rest: bytes = bytes(3)) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBB", width, height, depth, colour) + rest)
+
+
+def bomb_of_pixels() -> bytes:
+    """A few KiB that say they are 100,000 pixels wide and high."""
+    data = zlib.compress(bytes(1_000_000), 9)
+    return png(header(100_000, 100_000), chunk(b"IDAT", data), chunk(b"IEND", b""))
+
+
+def bomb_of_rows() -> bytes:
+    """40 KiB whose 49 million black pixels are within the limit, and take 147 MB once they are decoded."""
+    packer = zlib.compressobj(9)
+    rows = [packer.compress(bytes(7000 * 3 + 1)) for _ in range(7000)]
+    data = b"".join(rows) + packer.flush()
+    return png(header(7000, 7000), chunk(b"IDAT", data), chunk(b"IEND", b""))
+
+
+def bomb_of_text() -> bytes:
+    """A comment of 200 MB."""
+    packer = zlib.compressobj(9)
+    text = b"".join(packer.compress(bytes(1_000_000)) for _ in range(200)) + packer.flush()
+    return png(header(), chunk(b"zTXt", b"Comment\0\0" + text), *_pixel())
+
+
+def bomb_of_scans() -> bytes:
+    """230 KB of JPEG that go over 36 million pixels fifteen hundred times."""
+    image, content = Image.new("L", (6000, 6000)), BytesIO()
+    image.save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + scan * 1500 + whole[-2:]
+
+
+def bomb_of_forms() -> bytes:
+    """2 KB of PDF: a form that draws another ten times, nine deep."""
+    form = b"/Type/XObject/Subtype/Form/BBox[0 0 99 99]"
+    draws = form + b"/Resources<</XObject<</F %d 0 R>>>>"
+    forms = [(draws % (number + 1), b"/F Do " * 10) for number in range(5, 14)]
+    last = (form, b"0 0 50 50 re f")
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]/Resources<</XObject<</F 5 0 R>>>>/Contents 4 0 R>>"
+    streams = [(b"", b"/F Do"), *forms, last]
+    return pdf(
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        page,
+        *(b"<<%b/Length %d>>\nstream\n%b\nendstream" % (about, len(data), data) for about, data in streams),
+    )
+
+
+def pdf(*objects: bytes) -> bytes:
+    """With those objects, numbered from 1, the catalogue first."""
+    whole, table = b"%PDF-1.4\n", b"0000000000 65535 f \n"
+    for number, content in enumerate(objects, start=1):
+        table += b"%010d 00000 n \n" % len(whole)
+        whole += b"%d 0 obj\n%b\nendobj\n" % (number, content)
+    count = len(objects) + 1
+    end = b"trailer\n<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (count, len(whole))
+    return whole + b"xref\n0 %d\n" % count + table + end
+
+
+def truncations(whole: bytes, step: int = 1) -> Iterator[bytes]:
+    """Every beginning of it, the empty one first."""
+    for end in range(0, len(whole), step):
+        yield whole[:end]
+
+
+def flips(whole: bytes, step: int = 1) -> Iterator[bytes]:
+    """It with one bit changed, in one byte after the other."""
+    for position in range(0, len(whole), step):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        yield bytes(changed)
+
+
+def polyglots() -> Iterator[Sample]:
+    """Two formats in one file."""
+    script, html = b"#!/bin/sh\necho gotcha\n", b"<html><script>alert(1)</script></html>"
+    for suffix in TYPES:
+        whole = picture(suffix)
+        for other in (script, html, ARCHIVE_END, b"PK\3\4" + bytes(40) + ARCHIVE_END, b"\0", *others(suffix)):
+            yield sample(f"behind{suffix}", whole + other)
+            yield sample(f"before{suffix}", other + whole)
+    hidden = chunk(b"ziPp", b"PK\3\4" + bytes(40) + ARCHIVE_END)
+    yield sample("hidden.png", png(header(), hidden, *_pixel()))
+    yield sample("hidden.pdf", pdf_of(2000).replace(b"x" * 22, ARCHIVE_END, 1))
+    yield sample(
+        "comment.jpg", picture(JPEG)[:-2] + b"\xff\xfe" + struct.pack(">H", 24) + ARCHIVE_END + b"\xff\xd9"
+    )
+
+
+def others(suffix: str) -> list[bytes]:
+    return [picture(other) for other in TYPES if other != suffix]
+
+
+def _pixel() -> list[bytes]:
+    return [chunk(b"IDAT", zlib.compress(bytes(4))), chunk(b"IEND", b"")]

@@ -1,0 +1,60 @@
+"""Files that are whole, small, and made to bring down whoever decodes them."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import psutil
+from desk import Json, stored
+from samples import (
+    PNG,
+    bomb_of_forms,
+    bomb_of_pixels,
+    bomb_of_rows,
+    bomb_of_scans,
+    bomb_of_text,
+    pdf_of,
+    picture,
+    sample,
+)
+
+from live import live, working
+
+PATIENCE_SECONDS = 90.0
+
+BOMBS = {
+    "more pixels than there may be": sample("pixels.png", bomb_of_pixels()),
+    "a comment of 200 MB": sample("text.png", bomb_of_text()),
+    "fifteen hundred scans": sample("scans.jpg", bomb_of_scans()),
+    "forms within forms": sample("forms.pdf", bomb_of_forms()),
+    "much memory": sample("rows.png", bomb_of_rows()),
+    "junk": sample("junk.pdf", pdf_of(1000)),
+}
+
+
+async def test_bombs_are_rejected_and_the_worker_lives(database_url: str, key: str, tmp_path: Path) -> None:
+    limits = {"DEPOT_DOCUMENT_CPU_SECONDS_MAX": "1", "DEPOT_DOCUMENT_MEMORY_BYTES_MAX": "100000000"}
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    temporary.mkdir()
+    with (
+        live(database_url, home) as server,
+        working(database_url, home, TMPDIR=str(temporary), **limits) as worker,
+    ):
+        async with server.client(key) as client:
+            documents = [await stored(client, bomb) for bomb in BOMBS.values()]
+            assert [await verdict(client, document) for document in documents] == ["rejected"] * len(BOMBS)
+            cat = await stored(client, sample("cat.png", picture(PNG)))
+            assert await verdict(client, cat) == "ready"
+        assert worker.process.poll() is None
+        assert len(worker.events("working")) == 1
+        assert psutil.Process(worker.process.pid).memory_info().rss < 300_000_000
+    assert list(temporary.iterdir()) == []
+
+
+async def verdict(client: httpx.AsyncClient, document: Json) -> str:
+    """Once there is one: a process that uses up its time does so with little of the machine, and twice."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while document["status"] == "stored":
+            await asyncio.sleep(0.1)
+            document = (await client.get(f"/documents/{document['id']}")).json()
+    return str(document["status"])

@@ -1,0 +1,323 @@
+"""Documents over HTTP: stored once they have passed, listed, read, deleted."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from desk import END, content, in_chunks, kept, part, post, send, stored
+from msgspec.structs import replace
+from samples import JPEG, PDF, PNG, TYPES, Sample, picture, png_of, sample, valid
+
+from replies import everything, refused, wrong_fields
+from service.db import Database
+from service.settings import Settings
+from shop import running
+
+Client = httpx.AsyncClient
+Json = dict[str, Any]
+MIB_5 = 5 * 1024 * 1024
+NOBODY = "00000000-0000-7000-8000-000000000000"
+CAT = sample("cat.png", picture(PNG))
+suffixes = pytest.mark.parametrize("suffix", TYPES)
+
+
+@pytest.fixture
+def settings(settings: Settings, both_stores: str | None) -> Settings:
+    return replace(settings, blob_url=both_stores)
+
+
+@pytest.fixture
+async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Unlike Litestar's own, it sends a body chunk by chunk."""
+    async with running(settings, key) as client:
+        yield client
+
+
+async def test_a_document_is_stored(client: Client) -> None:
+    reply = await send(client, CAT)
+    assert reply.status_code == 201
+    document = reply.json()
+    assert reply.headers["Location"] == f"/documents/{document['id']}"
+    assert document == {
+        "id": document["id"],
+        "filename": "cat.png",
+        "content_type": "image/png",
+        "size_bytes": len(CAT.content),
+        "sha256": hashlib.sha256(CAT.content).hexdigest(),
+        "status": "stored",
+        "created_at": document["created_at"],
+    }
+    assert UUID(document["id"]).version == 7
+    assert document["created_at"].endswith("Z")
+    assert (await client.get(reply.headers["Location"])).json() == document
+
+
+@pytest.mark.parametrize("sent", valid(), ids=lambda sent: sent.name)
+async def test_what_is_stored_can_be_read(client: Client, sent: Sample) -> None:
+    document = await stored(client, sent)
+    reply = await content(client, document)
+    assert (reply.status_code, reply.content) == (200, sent.content)
+    assert reply.headers["Content-Type"] == sent.content_type
+    assert reply.headers["Content-Length"] == str(len(sent.content))
+    assert reply.headers["ETag"] == f'"{document["sha256"]}"'
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Accept-Ranges"] == "bytes"
+    disposition = f"attachment; filename=\"{sent.name}\"; filename*=UTF-8''{sent.name}"
+    assert reply.headers["Content-Disposition"] == disposition
+
+
+async def test_a_document_and_its_job_are_there_together(client: Client, database: Database) -> None:
+    document = await stored(client, CAT)
+    assert await database.fetchval("select count(*) from queue.pgqueuer") == 1
+    (job,) = (await client.get("/jobs")).json()["data"]
+    assert (job["kind"], job["status"]) == ("document.inspect", "queued")
+    assert await database.fetchval("select payload from jobs") == {"document_id": document["id"]}
+
+
+async def test_the_journal_tells_of_it(client: Client, database: Database) -> None:
+    document = (await send(client, CAT, X_Request_ID="asked")).json()
+    await client.delete(f"/documents/{document['id']}", headers={"X-Request-ID": "regretted"})
+    told = "select type, actor, request_id, payload from events where subject = $1 order by id"
+    names = ("id", "filename", "content_type", "size_bytes", "sha256")
+    facts = {name: document[name] for name in names}
+    actor = client.headers["Authorization"].split("_")[1]
+    assert [tuple(row) for row in await database.fetch(told, document["id"])] == [
+        ("document.stored", actor, "asked", facts),
+        ("document.deleted", actor, "regretted", facts),
+    ]
+
+
+async def test_documents_are_listed_newest_first(client: Client) -> None:
+    documents = [await stored(client, sample(f"{n}.png", png_of(2000, n))) for n in range(5)]
+    assert await everything(client, "/documents", limit=2) == documents[::-1]
+
+
+async def test_what_is_not_there_is_not_found(client: Client) -> None:
+    for path in (NOBODY, f"{NOBODY}/content", f"{NOBODY}/thumbnail"):
+        refused(await client.get(f"/documents/{path}"), 404, "NOT_FOUND")
+    refused(await client.delete(f"/documents/{NOBODY}"), 404, "NOT_FOUND")
+    assert wrong_fields(await client.get("/documents/x"), "path") == {"/document_id"}
+
+
+# Once
+
+
+async def test_a_repeated_upload_is_stored_once(
+    client: Client, settings: Settings, database: Database
+) -> None:
+    first = await send(client, CAT, Idempotency_Key="k-1")
+    again = await send(client, CAT, Idempotency_Key="k-1")
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await database.fetchval("select count(*) from documents") == 1
+    assert await database.fetchval("select count(*) from jobs") == 1
+    assert await database.fetchval("select uses from contents") == 1
+    assert await kept(settings) == {f"documents/{first.json()['id']}"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [sample("dog.png", CAT.content), sample("cat.png", png_of(2000)), sample("cat.png", picture(PNG, 3, 3))],
+)
+async def test_another_upload_under_the_key_is_refused(
+    client: Client, settings: Settings, other: Sample
+) -> None:
+    await send(client, CAT, Idempotency_Key="k-1")
+    refused(await send(client, other, Idempotency_Key="k-1"), 422, "IDEMPOTENCY_MISMATCH")
+    assert len(await kept(settings)) == 1
+
+
+async def test_a_refused_upload_may_be_repeated(client: Client) -> None:
+    refused(await send(client, sample("x.png", b"x"), Idempotency_Key="k-1"), 400, "INVALID_TYPE")
+    assert (await send(client, CAT, Idempotency_Key="k-1")).status_code == 201
+    wrong = await send(client, CAT, Idempotency_Key="k" * 256)
+    assert wrong_fields(wrong, "header") == {"/Idempotency-Key"}
+
+
+async def test_twenty_repeats_at_two_replicas_at_once_store_once(
+    settings: Settings, key: str, database: Database
+) -> None:
+    async with running(settings, key) as one, running(settings, key) as other:
+        tries = [send(client, CAT, Idempotency_Key="k-1") for client in (one, other) for _ in range(10)]
+        replies = await asyncio.gather(*tries)
+    assert {reply.status_code for reply in replies} <= {201, 409}
+    assert len({reply.content for reply in replies if reply.status_code == 201}) == 1
+    assert await database.fetchval("select count(*) from documents") == 1
+    assert len(await kept(settings)) == 1
+
+
+# POST /upload
+
+
+async def test_a_png_is_uploaded(client: Client) -> None:
+    reply = await send(client, CAT, "/upload")
+    uploaded = reply.json()
+    assert (reply.status_code, uploaded) == (201, {"size": len(CAT.content), "id": uploaded["id"]})
+    assert reply.headers["Location"] == f"/documents/{uploaded['id']}"
+    document = (await client.get(reply.headers["Location"])).json()
+    assert (document["filename"], document["size_bytes"]) == ("cat.png", len(CAT.content))
+    assert (await content(client, document)).content == CAT.content
+
+
+async def test_only_png_is_allowed(client: Client) -> None:
+    for sent in (
+        sample("x.jpg", picture(JPEG)),
+        sample("x.pdf", picture(PDF)),
+        sample("x.png", picture(JPEG)),
+        Sample("x.png", b"<html>", "text/html"),
+    ):
+        reply = await send(client, sent, "/upload")
+        assert refused(reply, 400, "INVALID_TYPE")["message"] == "Only PNG allowed"
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_at_most_5_mb(client: Client, told: bool) -> None:
+    fitting, larger = (part(sample("x.png", png_of(size))) + END for size in (5_000_000, 5_000_001))
+    reply = await post(client, fitting if told else in_chunks(fitting), path="/upload")
+    assert (reply.status_code, reply.json()["size"]) == (201, 5_000_000)
+    reply = await post(client, larger if told else in_chunks(larger), path="/upload")
+    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
+    reply = await send(client, sample("x.png", b"x" * 5_000_001), "/upload")
+    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
+
+
+async def test_an_upload_is_repeated_too(client: Client, settings: Settings) -> None:
+    first = await send(client, CAT, "/upload", Idempotency_Key="k-1")
+    again = await send(client, CAT, "/upload", Idempotency_Key="k-1")
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
+    assert (await send(client, CAT, Idempotency_Key="k-1")).status_code == 201  # another path
+    assert len(await kept(settings)) == 1
+
+
+# Reading
+
+
+async def test_ranges(client: Client) -> None:
+    sent = sample("x.png", png_of(1_000_000))
+    document, whole = await stored(client, sent), sent.content
+    for header, start, end in (
+        *(("bytes=0-0", 0, 1), ("bytes=5-", 5, 1_000_000), ("bytes=-7", 999_993, 1_000_000)),
+        *(("bytes=262143-262145", 262_143, 262_146), ("bytes=100-2000000", 100, 1_000_000)),
+    ):
+        reply = await content(client, document, Range=header)
+        assert (reply.status_code, reply.content) == (206, whole[start:end])
+        assert reply.headers["Content-Range"] == f"bytes {start}-{end - 1}/1000000"
+        assert reply.headers["Content-Length"] == str(end - start)
+        assert reply.headers["ETag"] == f'"{document["sha256"]}"'
+
+
+async def test_a_range_outside_of_the_file(client: Client) -> None:
+    document = await stored(client, CAT)
+    reply = await content(client, document, Range="bytes=99999-")
+    refused(reply, 416, "RANGE_NOT_SATISFIABLE")
+    assert reply.headers["Content-Range"] == f"bytes */{len(CAT.content)}"
+
+
+async def test_several_ranges_get_the_whole_file(client: Client) -> None:
+    reply = await content(client, await stored(client, CAT), Range="bytes=0-1,4-5")
+    assert (reply.status_code, reply.content) == (200, CAT.content)
+
+
+async def test_if_range(client: Client) -> None:
+    document = await stored(client, CAT)
+    asked = {"Range": "bytes=0-4", "If-Range": f'"{document["sha256"]}"'}
+    assert (await content(client, document, **asked)).status_code == 206
+    reply = await content(client, document, **{**asked, "If-Range": '"another"'})
+    assert (reply.status_code, reply.content) == (200, CAT.content)
+
+
+async def test_who_has_it_already_gets_nothing(client: Client) -> None:
+    document = await stored(client, CAT)
+    etag = f'"{document["sha256"]}"'
+    for header in (etag, f'"x", {etag}', "*", f"W/{etag}"):
+        reply = await content(client, document, **{"If-None-Match": header, "Range": "bytes=0-1"})
+        assert (reply.status_code, reply.content, reply.headers["ETag"]) == (304, b"", etag)
+    assert (await content(client, document, **{"If-None-Match": '"x"'})).status_code == 200
+
+
+async def test_head_is_get_without_the_content(client: Client) -> None:
+    document = await stored(client, CAT)
+    got = await content(client, document)
+    reply = await client.head(f"/documents/{document['id']}/content", headers={"Range": "bytes=0-1"})
+    assert reply.status_code == 200
+    differing = {"x-request-id", "date"}
+    assert {k: v for k, v in reply.headers.items() if k not in differing} == {
+        k: v for k, v in got.headers.items() if k not in differing
+    }
+
+
+# Deleting, and what is stored once
+
+
+async def test_a_deleted_document_is_gone(client: Client, settings: Settings) -> None:
+    document = await stored(client, CAT)
+    path = f"/documents/{document['id']}"
+    reply = await client.delete(path)
+    assert (reply.status_code, reply.content) == (204, b"")
+    for gone in (path, f"{path}/content"):
+        refused(await client.get(gone), 404, "NOT_FOUND")
+    refused(await client.delete(path), 404, "NOT_FOUND")
+    assert (await client.get("/documents")).json()["data"] == []
+    assert await kept(settings) == set()
+
+
+async def test_the_same_bytes_are_kept_once_and_as_long_as_any_document_has_them(
+    client: Client, settings: Settings, database: Database
+) -> None:
+    first, second = await stored(client, CAT), await stored(client, CAT._replace(name="tom.png"))
+    assert first["id"] != second["id"]
+    assert (first["sha256"], first["status"]) == (second["sha256"], second["status"])
+    assert await kept(settings) == {f"documents/{first['id']}"}
+    await client.delete(f"/documents/{first['id']}")
+    assert (await content(client, second)).content == CAT.content
+    assert await database.fetchval("select uses from contents") == 1
+    await client.delete(f"/documents/{second['id']}")
+    assert await kept(settings) == set()
+    assert await database.fetchval("select count(*) from contents") == 0
+
+
+async def test_storing_and_deleting_the_same_bytes_at_once_loses_none(
+    settings: Settings, key: str, database: Database
+) -> None:
+    async with running(settings, key) as one, running(settings, key) as other:
+
+        async def store_and_delete(client: Client, rounds: int) -> Json | None:
+            for _ in range(rounds):
+                document = await stored(client, CAT)
+                assert (await content(client, document)).content == CAT.content
+                assert (await client.delete(f"/documents/{document['id']}")).status_code == 204
+            return await stored(client, CAT) if rounds % 2 else None
+
+        doers = [store_and_delete(client, rounds) for client in (one, other) for rounds in range(3, 9)]
+        ended = await asyncio.gather(*doers)
+        left = [document for document in ended if document]
+        for document in left:
+            assert (await content(one, document)).content == CAT.content
+        assert await database.fetchval("select uses from contents") == len(left) == 6
+        assert len(await kept(settings)) == 1
+        await asyncio.gather(*(one.delete(f"/documents/{document['id']}") for document in left))
+    assert await kept(settings) == set()
+    assert await database.fetchval("select count(*) from contents") == 0
+
+
+# When something is in the way
+
+
+async def test_a_store_that_cannot_be_used_is_told_of(settings: Settings, key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    async with running(settings, key) as client:
+        document = await stored(client, CAT)
+    unusable = replace(settings, blob_url=(tmp_path / "file" / "blobs").as_uri())
+    async with running(unusable, key) as client:
+        reply = await send(client, CAT)
+        refused(reply, 503, "STORAGE_UNAVAILABLE")
+        assert reply.headers["Retry-After"]
+        refused(await content(client, document), 503, "STORAGE_UNAVAILABLE")
+        gone = await client.delete(f"/documents/{document['id']}")
+        assert gone.status_code == 204  # its bytes are swept

@@ -1,0 +1,313 @@
+"""What is taken, and what is refused with its reason: types, sizes, names, forms, and who sends them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from desk import BOUNDARY, END, content, in_chunks, kept, part, post, send, stored
+from msgspec.structs import replace
+from samples import OF_SIZE, PNG, TYPES, Sample, chunk, picture, png_of, sample, truncations
+
+from replies import refused, wrong_fields
+from service.app import create_app
+from service.db import Database
+from service.settings import Settings
+from shop import running
+
+Client = httpx.AsyncClient
+Json = dict[str, Any]
+MIB_5 = 5 * 1024 * 1024
+CAT = sample("cat.png", picture(PNG))
+suffixes = pytest.mark.parametrize("suffix", TYPES)
+
+
+@pytest.fixture
+async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Unlike Litestar's own, it sends a body chunk by chunk."""
+    async with running(settings, key) as client:
+        yield client
+
+
+# Types
+
+
+@suffixes
+async def test_the_declared_type_has_to_be_the_true_one(client: Client, suffix: str) -> None:
+    for other in TYPES.keys() - {suffix}:
+        reply = await send(client, Sample("x", picture(suffix), TYPES[other]))
+        error = refused(reply, 400, "INVALID_TYPE")
+        assert error["message"] == "Only PNG, JPEG and PDF files are allowed"
+        assert "does not begin" in error["details"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "declared", ["text/html", "image/gif", "image/jpg", "application/octet-stream", "", "image/*"]
+)
+async def test_only_three_types_may_be_declared(client: Client, declared: str) -> None:
+    body = part(Sample("x.png", CAT.content, declared)) + END
+    error = refused(await post(client, body), 400, "INVALID_TYPE")
+    assert error["details"][0]["field"] == "/file"
+
+
+@pytest.mark.parametrize("declared", ["IMAGE/PNG", "image/png; charset=bogus", 'image/png;a="b;c"'])
+async def test_a_type_may_be_declared_in_other_ways(client: Client, declared: str) -> None:
+    reply = await post(client, part(Sample("x.png", CAT.content, declared)) + END)
+    assert (reply.status_code, reply.json()["content_type"]) == (201, "image/png")
+
+
+@suffixes
+async def test_half_a_file_is_refused_and_nothing_is_kept(
+    client: Client, settings: Settings, database: Database, suffix: str
+) -> None:
+    for half in truncations(picture(suffix), step=150):
+        refused(await send(client, sample(f"x{suffix}", half)), 400, "INVALID_TYPE")
+    assert await kept(settings) == set()
+    assert await database.fetchval("select count(*) from contents") == 0
+
+
+# Sizes
+
+
+@suffixes
+async def test_a_file_may_have_5_mib(client: Client, suffix: str) -> None:
+    document = await stored(client, sample(f"x{suffix}", OF_SIZE[suffix](MIB_5)))
+    assert document["size_bytes"] == MIB_5
+
+
+@suffixes
+@pytest.mark.parametrize("told", [True, False])
+async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: str, told: bool) -> None:
+    body = part(sample(f"x{suffix}", OF_SIZE[suffix](MIB_5 + 1))) + END
+    reply = await post(client, body if told else in_chunks(body))
+    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
+    assert await kept(settings) == set()
+
+
+@suffixes
+async def test_a_file_that_is_too_large_is_told_so_even_if_it_is_broken(client: Client, suffix: str) -> None:
+    content = picture(suffix)[:20] + bytes(MIB_5)
+    refused(await send(client, sample(f"x{suffix}", content)), 413, "TOO_LARGE")
+    refused(await send(client, sample(f"x{suffix}", content[:-40])), 400, "INVALID_TYPE")
+
+
+async def test_a_form_that_is_too_large_is_refused_however_it_is_filled(client: Client) -> None:
+    sent = part(CAT)
+    for body in (sent + END + bytes(MIB_5 + 20_000), b"x\r\n" * (MIB_5 // 3 + 10_000) + sent + END):
+        refused(await post(client, in_chunks(body)), 413, "TOO_LARGE")
+
+
+async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
+    smaller = replace(settings, document_bytes_max=3_145_728, upload_bytes_max=2_500_000)
+    async with running(smaller, key) as client:
+        assert (await send(client, sample("x.png", png_of(3_145_728)))).status_code == 201
+        reply = await send(client, sample("x.png", png_of(3_145_729)))
+        assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 3 MiB"
+        reply = await send(client, sample("x.png", png_of(2_500_001)), "/upload")
+        assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 2.5MB"
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("../../../etc/passwd", "passwd"),
+        ("C:\\cats\\cat.png", "cat.png"),
+        ("", "document.png"),
+        ("a" * 300 + ".png", "a" * 251 + ".png"),
+        ("請求書\u202e.png", "請求書.png"),
+        ('say "cheese".png', 'say "cheese".png'),
+    ],
+)
+async def test_names_are_data(client: Client, settings: Settings, sent: str, shown: str) -> None:
+    name = sent.replace('"', "%22")
+    reply = await post(client, part(Sample(name, CAT.content, "image/png")) + END)
+    assert reply.json()["filename"] == shown
+    document = reply.json()
+    assert "filename*=UTF-8''" in (await content(client, document)).headers["Content-Disposition"]
+    assert await kept(settings) == {f"documents/{document['id']}"}
+
+
+# Forms
+
+FORM = part(CAT)
+
+
+def saying(more: bytes) -> bytes:
+    """The form with another header in its part."""
+    return FORM.replace(b"Content-Type", more + b"\r\nContent-Type") + END
+
+
+TEXT = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\nhello\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("why", "body"),
+    [
+        ("nothing", b""),
+        ("no multipart", b"hello"),
+        ("JSON", b'{"file": "x"}'),
+        ("no end", FORM),
+        ("half an end", FORM + END[:-3]),
+        ("another boundary", (FORM + END).replace(BOUNDARY.encode(), b"x")),
+        ("bare line feeds", FORM.replace(b"\r\n", b"\n") + END),
+        ("headers without an end", f"--{BOUNDARY}\r\nContent-Disposition: form-data".encode()),
+        ("a part without a name", FORM.replace(b"Content-Disposition", b"X-Disposition") + END),
+        ("a part of another kind", FORM.replace(b"form-data;", b"attachment;") + END),
+        ("a header without a colon", FORM.replace(b"Content-Type:", b"Content-Type") + END),
+        ("a header that is no UTF-8", FORM.replace(b"cat.png", b"\xff.png") + END),
+        ("a header that is too long", FORM.replace(b"cat.png", b"x" * 5000) + END),
+        ("too many headers", saying(b"X-A: b\r\n" * 10 + b"X-B: c")),
+        ("a part longer than it says", saying(b"Content-Length: 5")),
+        ("a part shorter than it says", saying(b"Content-Length: 9999")),
+        ("a length that is none", saying(b"Content-Length: five")),
+    ],
+)
+async def test_what_is_no_form_is_malformed(client: Client, why: str, body: bytes) -> None:
+    refused(await post(client, body), 400, "MALFORMED_MULTIPART")
+    refused(await post(client, in_chunks(body, 7)), 400, "MALFORMED_MULTIPART")
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 71}"])
+async def test_a_boundary_that_is_none_is_malformed(client: Client, boundary: str) -> None:
+    reply = await post(client, FORM + END, f"multipart/form-data{boundary}")
+    refused(reply, 400, "MALFORMED_MULTIPART")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "image/png", "multipart/mixed; boundary=x", "x", ""]
+)
+async def test_what_is_not_sent_as_a_form_is_not_supported(client: Client, content_type: str) -> None:
+    reply = await post(client, FORM + END, content_type)
+    refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert reply.headers["Accept"] == "multipart/form-data"
+
+
+@pytest.mark.parametrize(
+    ("why", "body", "field"),
+    [
+        ("no part", END, "/file"),
+        ("another part", part(CAT, "picture") + END, "/picture"),
+        ("another part before it", part(CAT, "a~/b") + FORM + END, "/a~0~1b"),
+        ("another part behind it", FORM + part(CAT, "more") + END, "/more"),
+        ("the part twice", FORM + FORM + END, "/file"),
+        ("text", TEXT + END, "/file"),
+        ("no name", part(CAT, "") + END, "/"),
+    ],
+)
+async def test_the_part_file_and_nothing_else_is_taken(
+    client: Client, settings: Settings, why: str, body: bytes, field: str
+) -> None:
+    assert wrong_fields(await post(client, body)) == {field}
+    assert await kept(settings) == set()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 40, 1000])
+async def test_how_a_form_is_cut_into_chunks_changes_nothing(client: Client, length: int) -> None:
+    reply = await post(client, in_chunks(FORM + END, length))
+    assert reply.status_code == 201
+
+
+async def test_what_surrounds_a_form_is_ignored(client: Client) -> None:
+    for body in (b"preamble\r\n" + FORM + END, FORM + END + b"epilogue", FORM + END[:-2]):
+        assert (await post(client, body)).status_code == 201
+        assert (await post(client, in_chunks(body, 100))).status_code == 201
+
+
+async def test_a_file_may_contain_what_looks_like_a_delimiter(client: Client) -> None:
+    comment = chunk(b"tEXt", b"a\0\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n\r\n--\r")
+    sent = sample("x.png", CAT.content[:-12] + comment + CAT.content[-12:])
+    for length in (10**6, 1, 5):
+        reply = await post(client, in_chunks(part(sent) + END, length))
+        assert reply.json()["size_bytes"] == len(sent.content)
+
+
+# Who may
+
+
+async def test_scopes(make_key: Callable[..., Awaitable[str]], settings: Settings) -> None:
+    reader, writer = await make_key("documents:read"), await make_key("documents:write")
+    async with running(settings, writer) as client:
+        document = await stored(client, CAT)
+        path = f"/documents/{document['id']}"
+        for denied in ("/documents", path, f"{path}/content", f"{path}/thumbnail"):
+            refused(await client.get(denied), 403, "FORBIDDEN")
+        client.headers["Authorization"] = f"Bearer {reader}"
+        assert (await client.get(f"{path}/content")).status_code == 200
+        for denied in ("/documents", "/upload"):
+            refused(await send(client, CAT, denied), 403, "FORBIDDEN")
+        refused(await client.delete(path), 403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize("path", ["/documents", "/upload"])
+async def test_nothing_is_read_from_who_may_not_send(settings: Settings, key: str, path: str) -> None:
+    assert await unread(settings, path, "Bearer nope", 100) == 401
+
+
+@pytest.mark.parametrize("path", ["/documents", "/upload"])
+async def test_nothing_is_read_of_what_is_too_large_by_its_length(
+    settings: Settings, key: str, path: str
+) -> None:
+    assert await unread(settings, path, f"Bearer {key}", 6_000_000) == 413
+
+
+async def unread(settings: Settings, path: str, authorization: str, length: int) -> int:
+    """The status of a reply that is given before anything of the body was asked for."""
+    app = create_app(settings)
+
+    class Unread(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            raise AssertionError("the body was read")
+            yield b""
+
+    headers = {
+        "Authorization": authorization,
+        "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+        "Content-Length": str(length),
+    }
+    transport = httpx.ASGITransport(app)
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://depot") as client:
+        reply = await client.send(client.build_request("POST", path, headers=headers, content=Unread()))
+    return reply.status_code
+
+
+# When too much is under way
+
+
+async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, key: str) -> None:
+    more = asyncio.Event()
+
+    async def slow() -> Any:
+        yield FORM[:100]
+        await more.wait()
+        yield FORM[100:] + END
+
+    async with running(replace(settings, uploads_max=2), key) as client:
+        form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        under_way = [
+            asyncio.create_task(client.post("/documents", content=slow(), headers=form)) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        reply = await send(client, CAT)
+        while reply.status_code == 201:  # not both have begun yet
+            reply = await send(client, CAT)
+        refused(reply, 503, "OVERLOADED")
+        more.set()
+        assert [reply.status_code for reply in await asyncio.gather(*under_way)] == [201, 201]
+        assert (await send(client, CAT)).status_code == 201
+
+
+async def test_an_upload_that_does_not_come_is_given_up(settings: Settings, key: str) -> None:
+    async def stuck() -> Any:
+        yield FORM[:100]
+        await asyncio.Event().wait()
+
+    async with running(replace(settings, upload_timeout_seconds=0.2, uploads_max=1), key) as client:
+        form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        reply = await client.post("/documents", content=stuck(), headers=form)
+        refused(reply, 408, "REQUEST_TIMEOUT")
+        assert reply.headers["Connection"] == "close"
+        assert (await send(client, CAT)).status_code == 201

@@ -1,0 +1,240 @@
+"""What a worker makes of a document: a picture of it and what is in it, or its rejection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from io import BytesIO
+
+import httpx
+import psutil
+import pytest
+from desk import Json, content, kept, stored
+from msgspec.structs import replace
+from PIL import Image
+from samples import (
+    FILES,
+    JPEG,
+    PNG,
+    Sample,
+    bomb_of_pixels,
+    bomb_of_rows,
+    bomb_of_text,
+    chunk,
+    header,
+    pdf_of,
+    picture,
+    png,
+    sample,
+    valid,
+)
+
+from labour import process, until
+from replies import refused, wrong_fields
+from service.db import Database
+from service.settings import Settings
+from service.worker import Worker, kinds
+from shop import eventually, running
+
+CAT = sample("cat.png", picture(PNG, 640, 480))
+NOBODY = "00000000-0000-7000-8000-000000000000"
+GPS = 0x8825
+ORIENTATION, ARTIST = 0x0112, 0x013B
+
+
+@pytest.fixture
+def settings(settings: Settings, both_stores: str | None) -> Settings:
+    return replace(settings, blob_url=both_stores)
+
+
+@pytest.fixture
+async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings, key) as client:
+        yield client
+
+
+@pytest.fixture
+async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+    worker = Worker(settings, database, kinds(settings), grace_seconds=0)
+    async with worker.open():
+        yield worker
+
+
+async def inspected(client: httpx.AsyncClient, sent: Sample) -> Json:
+    """The document once it is ready or rejected."""
+    path = f"/documents/{(await stored(client, sent))['id']}"
+
+    async def over() -> bool:
+        return bool((await client.get(path)).json()["status"] != "stored")
+
+    await eventually(over)
+    document: Json = (await client.get(path)).json()
+    return document
+
+
+async def thumbnail(client: httpx.AsyncClient, document: Json) -> httpx.Response:
+    return await client.get(f"/documents/{document['id']}/thumbnail")
+
+
+async def test_a_picture_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
+    document = await inspected(client, CAT)
+    assert (document["status"], document["width"], document["height"]) == ("ready", 640, 480)
+    assert document.keys() & {"pages", "reason"} == set()
+    reply = await thumbnail(client, document)
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "image/webp")
+    assert reply.headers["Content-Length"] == str(len(reply.content))
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    with Image.open(BytesIO(reply.content)) as small:
+        assert (small.format, small.size) == ("WEBP", (256, 192))
+    again = {"If-None-Match": reply.headers["ETag"]}
+    path = f"/documents/{document['id']}/thumbnail"
+    assert (await client.get(path, headers=again)).status_code == 304
+    assert (await client.head(path)).headers["Content-Length"] == reply.headers["Content-Length"]
+    assert (await content(client, document)).content == CAT.content
+
+
+async def test_until_then_there_is_no_thumbnail(client: httpx.AsyncClient) -> None:
+    refused(await thumbnail(client, await stored(client, CAT)), 404, "NOT_FOUND")
+
+
+async def test_whatever_programs_make_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
+    sent = [each for each in valid() if each.name != "locked.pdf"]
+    documents = await asyncio.gather(*(inspected(client, each) for each in sent))
+    for each, document in zip(sent, documents, strict=True):
+        assert document["status"] == "ready", (each.name, document)
+        with Image.open(BytesIO((await thumbnail(client, document)).content)) as small:
+            assert max(small.size) <= 256
+        if each.content_type == "application/pdf":
+            assert (document["pages"], "width" in document) == (1, False)
+        else:
+            with Image.open(BytesIO(each.content)) as image:
+                assert (document["width"], document["height"]) == image.size
+
+
+async def test_the_journal_and_the_job_tell_of_it(
+    client: httpx.AsyncClient, worker: Worker, database: Database
+) -> None:
+    document = await inspected(client, CAT)
+    (job,) = (await client.get("/jobs")).json()["data"]
+    assert (job["status"], job["result"]) == (
+        "succeeded",
+        {"document_id": document["id"], "status": "ready", "reason": None},
+    )
+    told = "select actor, request_id, payload from events where subject = $1 and type = 'document.ready'"
+    assert tuple(*await database.fetch(told, document["id"])) == (
+        "worker",
+        job["id"],
+        {
+            "id": document["id"],
+            "width": 640,
+            "height": 480,
+            "changes": {"status": {"from": "stored", "to": "ready"}},
+        },
+    )
+
+
+async def test_a_thumbnail_is_upright_and_says_nothing_of_who_made_it_where(
+    client: httpx.AsyncClient, worker: Worker
+) -> None:
+    image, exif = Image.new("RGB", (400, 200), "red"), Image.Exif()
+    exif[ORIENTATION], exif[ARTIST], exif.get_ifd(GPS)[1] = 6, "Ann", "N"
+    told = BytesIO()
+    image.save(told, "JPEG", exif=exif, comment=b"secret", icc_profile=b"profile of Ann", xmp=b"<x>Ann</x>")
+    for suffix, whole in ((JPEG, told.getvalue()), (PNG, _png_with(exif))):
+        document = await inspected(client, sample(f"x{suffix}", whole))
+        assert (document["status"], document["width"], document["height"]) == ("ready", 400, 200)
+        small = (await thumbnail(client, document)).content
+        assert not [word for word in (b"Ann", b"EXIF", b"ICCP", b"XMP", b"secret") if word in small]
+        with Image.open(BytesIO(small)) as shown:
+            assert shown.size == (128, 256)
+        assert (await content(client, document)).content == whole
+
+
+def _png_with(exif: Image.Exif) -> bytes:
+    told = BytesIO()
+    Image.new("RGBA", (400, 200)).save(told, "PNG", exif=exif)
+    return told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"),
+    [
+        ("pixels", sample("x.png", bomb_of_pixels())),
+        ("cannot be decoded", sample("x.png", bomb_of_text())),
+        ("cannot be decoded", sample("x.png", png(header(), chunk(b"IDAT", b"junk"), chunk(b"IEND", b"")))),
+        ("cannot be decoded", sample("x.png", png(header(), chunk(b"IDAT", b""), chunk(b"IEND", b"")))),
+        ("cannot be decoded", sample("x.pdf", pdf_of(1000))),
+        ("cannot be decoded", sample("x.pdf", pdf_of(1000).replace(b"/Catalog", b"/Cabalog"))),
+        ("password", sample("x.pdf", (FILES / "locked.pdf").read_bytes())),
+    ],
+)
+async def test_what_is_no_picture_after_all_is_rejected(
+    client: httpx.AsyncClient, worker: Worker, why: str, sent: Sample
+) -> None:
+    document = await inspected(client, sent)
+    assert (document["status"], document.keys() & {"width", "height", "pages"}) == ("rejected", set())
+    assert why in document["reason"]
+    refused(await thumbnail(client, document), 404, "NOT_FOUND")
+    assert (await content(client, document)).content == sent.content
+
+
+async def test_another_look_replaces_what_was_seen(
+    client: httpx.AsyncClient, worker: Worker, settings: Settings, database: Database
+) -> None:
+    document = await inspected(client, CAT)
+    before = await kept(settings)
+    job = await process(client, "document.inspect", document_id=document["id"])
+    await until(client, job, "succeeded")
+    again = (await client.get(f"/documents/{document['id']}")).json()
+    assert again == document
+    assert (await thumbnail(client, document)).status_code == 200
+    assert len(await kept(settings)) == len(before) + 1 == 3  # the old thumbnail is swept
+
+
+async def test_what_is_not_there_cannot_be_looked_at(client: httpx.AsyncClient, worker: Worker) -> None:
+    job = await until(client, await process(client, "document.inspect", document_id=NOBODY), "failed")
+    assert (job["error"], job["attempts"]) == ("There is no such document", 1)
+    reply = await client.post("/process", json={"kind": "document.inspect", "payload": {"id": 5}})
+    assert wrong_fields(reply) == {"/payload/document_id", "/payload/id"}
+
+
+async def test_with_a_document_its_thumbnail_is_deleted(
+    client: httpx.AsyncClient, worker: Worker, settings: Settings
+) -> None:
+    document = await inspected(client, CAT)
+    assert len(await kept(settings)) == 2
+    await client.delete(f"/documents/{document['id']}")
+    refused(await thumbnail(client, document), 404, "NOT_FOUND")
+    assert await kept(settings) == set()
+
+
+async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
+    client: httpx.AsyncClient, worker: Worker, settings: Settings, database: Database
+) -> None:
+    large = sample("x.png", bomb_of_rows())
+    document = await stored(client, large)
+    (job,) = (await client.get("/jobs")).json()["data"]
+    await until(client, job["id"], "running")
+    await client.delete(f"/documents/{document['id']}")
+    assert (await until(client, job["id"], "failed"))["error"] == "There is no such document"
+    assert await database.fetchval("select count(*) from documents") == 0
+    assert {key.split("/")[0] for key in await kept(settings)} <= {"thumbnails"}  # and that one is swept
+
+
+async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
+    client: httpx.AsyncClient, worker: Worker
+) -> None:
+    document = await stored(client, sample("x.png", bomb_of_rows()))
+    (job,) = (await client.get("/jobs")).json()["data"]
+    await until(client, job["id"], "running")
+    victims: list[psutil.Process] = []
+
+    async def decoding() -> bool:
+        children = psutil.Process().children()
+        victims[:] = [child for child in children if "anyio.to_process" in " ".join(child.cmdline())]
+        return bool(victims)
+
+    await eventually(decoding)
+    for victim in victims:
+        victim.kill()
+    job = await until(client, job["id"], "succeeded")
+    assert (job["attempts"], job["result"]["status"]) == (2, "ready")
+    assert (await thumbnail(client, document)).status_code == 200

@@ -1,0 +1,124 @@
+"""What died before it could say what a blob is for leaves the blob behind, and nobody sees it for long."""
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from desk import kept, send, stored
+from msgspec.structs import replace
+from samples import PNG, picture, png_of, sample
+
+from replies import refused
+from service.blobs import Blobs, blobs
+from service.db import Database
+from service.documents.sweep import sweep_orphans
+from service.settings import Settings
+from service.worker import SCHEDULES
+from shop import running
+
+CAT = sample("cat.png", picture(PNG))
+BREAK = """
+create function breaks() returns trigger language plpgsql as $$ begin raise 'broken'; end $$;
+create trigger breaks before insert on documents execute function breaks()"""
+
+
+@pytest.fixture
+def settings(settings: Settings, both_stores: str | None) -> Settings:
+    return replace(settings, blob_url=both_stores)
+
+
+@pytest.fixture
+def at_once(settings: Settings) -> Settings:
+    return replace(settings, orphan_kept_seconds=0)
+
+
+async def test_what_nothing_names_is_swept_once_it_is_old(
+    settings: Settings, at_once: Settings, database: Database
+) -> None:
+    keys = {"documents/a", "documents/b", "thumbnails/c"}
+    for key in keys:
+        await blobs(settings).put(key, b"x")
+    assert await sweep_orphans(database, settings) == 0
+    assert await kept(settings) == keys
+    assert await sweep_orphans(database, at_once) == 3
+    assert await kept(settings) == set()
+
+
+async def test_what_is_named_stays(
+    settings: Settings, at_once: Settings, database: Database, key: str
+) -> None:
+    async with running(settings, key) as client:
+        document = await stored(client, CAT)
+        await stored(client, CAT)
+        other = await stored(client, sample("x.png", png_of(2000)))
+    await database.fetchval("update documents set thumbnail = 'thumbnails/x' where id = $1", document["id"])
+    for path in ("thumbnails/x", "thumbnails/y", "exports/z"):
+        await blobs(settings).put(path, b"x")
+    assert await sweep_orphans(database, at_once) == 1
+    assert await kept(settings) == {
+        f"documents/{document['id']}",
+        f"documents/{other['id']}",
+        "thumbnails/x",
+        "exports/z",
+    }
+
+
+async def test_an_upload_that_failed_after_its_blob_was_put_leaves_no_row_and_is_swept(
+    settings: Settings, at_once: Settings, database: Database, key: str
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(BREAK)
+    async with running(settings, key) as client:
+        refused(await send(client, CAT, Idempotency_Key="k-1"), 500, "INTERNAL_ERROR")
+        assert (await client.get("/documents")).json()["data"] == []
+    for table in ("contents", "jobs", "queue.pgqueuer", "idempotency_keys"):
+        assert await database.fetchval(f"select count(*) from {table}") == 0
+    assert len(await kept(settings)) == 1
+    assert await sweep_orphans(database, at_once) == 1
+    assert await kept(settings) == set()
+
+
+async def test_there_may_be_nothing_to_sweep(at_once: Settings, database: Database) -> None:
+    assert await sweep_orphans(database, at_once) == 0
+
+
+DIES = """
+import asyncio, os, sys
+from service.blobs import Blobs
+
+async def half():
+    yield bytes(1_000_000)
+    os._exit(9)
+
+asyncio.run(Blobs(sys.argv[1]).put("documents/b", half()))
+"""
+
+
+async def test_half_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    directory = tmp_path / "blobs"
+    store = Blobs(directory.as_uri())
+    await store.put("documents/a", b"x")
+    died = await anyio.run_process([sys.executable, "-c", DIES, directory.as_uri()], check=False)
+    assert died.returncode == 9
+    (half,) = (path for path in files(directory) if path.name != "a")
+    assert await kept(Settings(blob_url=directory.as_uri())) == {"documents/a"}
+    other = half.with_name("b#c")
+    other.write_bytes(b"no half file")
+    os.utime(other, (0, 0))
+    a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    assert await store.sweep_unfinished(a_minute_ago) == 0
+    os.utime(half, (0, 0))
+    assert await store.sweep_unfinished(a_minute_ago) == 1
+    assert files(directory) == {directory / "documents" / "a", other}
+
+
+def files(directory: Path) -> set[Path]:
+    return {path for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_worker_sweeps_every_day() -> None:
+    (schedule,) = (schedule for schedule in SCHEDULES if schedule.run is sweep_orphans)
+    assert schedule.cron == "47 3 * * *"

@@ -1,0 +1,238 @@
+"""Hundreds of files that are not what they should be, sent over a real socket to a real process.
+
+None is accepted wrongly, none is an error of the service, memory stays, and nothing is left behind.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+from desk import BOUNDARY, END, content, kept, part, stored
+from samples import (
+    ARCHIVE_END,
+    FILES,
+    JPEG,
+    OF_SIZE,
+    PNG,
+    TYPES,
+    Sample,
+    flips,
+    picture,
+    png_of,
+    polyglots,
+    sample,
+    truncations,
+    valid,
+)
+
+from live import Live, live
+from service.db import Database
+from service.settings import Settings
+
+MIB_5 = 5 * 1024 * 1024
+AT_ONCE = 4
+RSS_GROWTH_MIB_MAX = 20
+CROWD_RSS_GROWTH_MIB_MAX = 60
+PATIENCE_SECONDS = 90.0
+SMALL = [sample(name, (FILES / name).read_bytes().rstrip()) for name in ("netpbm.png", "pypdf.pdf")]
+
+
+class Case(NamedTuple):
+    """What is sent, and what may come back."""
+
+    sent: Sample | bytes
+    statuses: set[int]
+    path: str = "/documents"
+
+
+BAD, GOOD, LARGE, EITHER = {400}, {201}, {413}, {201, 400}
+
+
+def cases() -> Iterator[Case]:
+    smallest = sample("x.jpg", picture(JPEG, 8, 8, quality=5))
+    for whole in (*SMALL, smallest):
+        for cut in truncations(whole.content):
+            yield Case(whole._replace(content=cut), BAD)
+    for flipped in flips(SMALL[0].content):
+        yield Case(sample("x.png", flipped), BAD)
+    for whole in (smallest, SMALL[1]):  # these formats have no checksums
+        for flipped in flips(whole.content, step=5):
+            yield Case(whole._replace(content=flipped), EITHER)
+    for polyglot in polyglots():
+        yield Case(polyglot, BAD)
+    yield from types_and_names()
+    yield from sizes()
+    yield from forms()
+
+
+def types_and_names() -> Iterator[Case]:
+    for whole in valid():
+        yield Case(whole, GOOD)
+        for other in set(TYPES.values()) - {whole.content_type}:
+            yield Case(whole._replace(content_type=other), BAD)
+    for declared in (
+        "text/html",
+        "image/gif",
+        "application/x-sh",
+        "image/svg+xml",
+        "",
+        "\x7f",
+        "image/png/x",
+    ):
+        yield Case(sample("x.png", picture(PNG))._replace(content_type=declared), BAD)
+    for script in (b"#!/bin/sh\n", b"<?php ?>", b"<html>", b"MZ", b"GIF89a", ARCHIVE_END, b"\0", b""):
+        for suffix in TYPES:
+            yield Case(sample(f"x{suffix}", script), BAD)
+    for name in (
+        "",
+        ".",
+        "a" * 300,
+        "../../etc/passwd",
+        "..\\x",
+        "/",
+        "\u202ex.exe",
+        "\x01\x02",
+        "x\0.png",
+        "%00",
+    ):
+        yield Case(Sample(name, picture(PNG), "image/png"), GOOD)
+    for suffix in set(TYPES) - {PNG}:
+        yield Case(sample(f"x{suffix}", picture(suffix)), BAD, "/upload")
+
+
+def sizes() -> Iterator[Case]:
+    for suffix, of_size in OF_SIZE.items():
+        yield Case(sample(f"x{suffix}", of_size(MIB_5)), GOOD)
+        yield Case(sample(f"x{suffix}", of_size(MIB_5 + 1)), LARGE)
+        yield Case(sample(f"x{suffix}", picture(suffix) + bytes(MIB_5)), LARGE)
+        yield Case(sample(f"x{suffix}", bytes(MIB_5 * 2)), LARGE)
+    for size, statuses in ((5_000_000, GOOD), (5_000_001, LARGE), (MIB_5, LARGE), (20_000_000, LARGE)):
+        yield Case(sample("x.png", png_of(size)), statuses, "/upload")
+
+
+def forms() -> Iterator[Case]:
+    form = part(sample("x.png", picture(PNG)))
+    for cut in range(0, len(form) + len(END) - 4, 97):
+        yield Case((form + END)[:cut], BAD)
+    for old, new in (
+        *((b"\r\n", b"\n"), (b"form-data", b"attachment"), (b"name=", b"nam="), (b"Content-Type", b"\xff")),
+        *((b"x.png", b"\xff"), (b"x.png", b"x" * 5000), (b"Content-D", b"C: d\r\n" * 20 + b"Content-D")),
+        *((b"\r\n\r\n", b"\r\n"), (b"Content-Type:", b"Content-Type"), (b"--" + BOUNDARY.encode(), b"--x")),
+    ):
+        yield Case((form + END).replace(old, new), BAD | {422})
+    for body in (END, form * 2 + END, form * 500 + END, form.replace(b'"file"', b'"other"') + END):
+        yield Case(body, {422})
+    yield Case(b"x\r\n" * 2_000_000 + form + END, LARGE)
+    yield Case(b"x\r\n" * 200_000 + form + END, GOOD)
+    yield Case(form + END + b"x" * 1_000_000, GOOD)
+
+
+@pytest.fixture
+def account(both_stores: str | None, settings: Settings, tmp_path: Path) -> dict[str, str]:
+    """The environment of the processes: where blobs are kept, and a folder for temporary files."""
+    (tmp_path / "tmp").mkdir()
+    url = both_stores or (tmp_path / "blobs").as_uri()
+    return {"DEPOT_BLOB_URL": url, "TMPDIR": str(tmp_path / "tmp")}
+
+
+async def test_torture(
+    database: Database, database_url: str, key: str, tmp_path: Path, account: dict[str, str]
+) -> None:
+    all_cases = list(cases())
+    assert len(all_cases) >= 300
+    with live(database_url, tmp_path / "home", **account) as server:
+        async with server.client(key) as client:
+            for warm_up in (*sizes(), *list(forms())[:20]):
+                await answered(client, warm_up)
+            before = rss_mib(server)
+            slots = asyncio.Semaphore(AT_ONCE)
+
+            async def tried(case: Case) -> str | None:
+                async with slots:
+                    return await answered(client, case)
+
+            wrong = [told for told in await asyncio.gather(*map(tried, all_cases)) if told]
+            grown = rss_mib(server) - before
+        assert wrong == []
+        assert server.events("crash") == []
+        assert grown < RSS_GROWTH_MIB_MAX
+    assert list((tmp_path / "tmp").iterdir()) == []
+    keys = {row["key"] for row in await database.fetch("select key from contents")}
+    assert await kept(Settings(blob_url=account["DEPOT_BLOB_URL"])) == keys
+    assert not [path for path in (tmp_path / "blobs").rglob("*#*") if path.is_file()]
+
+
+async def answered(client: httpx.AsyncClient, case: Case) -> str | None:
+    """What is wrong with the answer."""
+    body = case.sent if isinstance(case.sent, bytes) else part(case.sent) + END
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    reply = await client.post(case.path, content=body, headers=headers)
+    if reply.status_code in case.statuses:
+        return None
+    return f"{reply.status_code} instead of {case.statuses}: {body[:200]!r}… {reply.text}"
+
+
+def rss_mib(server: Live) -> float:
+    return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
+
+
+async def test_a_client_that_breaks_off_leaves_nothing(
+    database: Database, database_url: str, key: str, tmp_path: Path, account: dict[str, str]
+) -> None:
+    body = part(sample("x.png", png_of(3_000_000))) + END
+    with live(database_url, tmp_path / "home", **account) as server:
+        address = httpx.URL(server.url)
+        for sent in (0, 100, 1000, 100_000, 2_000_000, len(body) - 1):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(request(key, len(body)) + body[:sent])
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        server.wait_for("request", 6)
+        assert [event["status"] for event in server.events("request")] == [499] * 6
+        assert server.events("crash") == []
+    assert await database.fetchval("select count(*) from documents") == 0
+    assert await kept(Settings(blob_url=account["DEPOT_BLOB_URL"])) == set()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def request(key: str, length: int) -> bytes:
+    lines = [
+        *("POST /documents HTTP/1.1", "Host: depot", f"Authorization: Bearer {key}"),
+        *(f"Content-Type: multipart/form-data; boundary={BOUNDARY}", f"Content-Length: {length}", "", ""),
+    ]
+    return "\r\n".join(lines).encode()
+
+
+async def test_fifty_uploads_at_once_take_little_memory(
+    database_url: str, key: str, tmp_path: Path, account: dict[str, str]
+) -> None:
+    with live(database_url, tmp_path / "home", **account) as server:
+        async with server.client(key) as client:
+            for seed in range(100, 104):
+                await stored(client, sample("x.png", png_of(MIB_5, seed)))
+            before = rss_mib(server)
+            watching = asyncio.create_task(peak_rss_mib(server))
+            documents = await asyncio.gather(
+                *(stored(client, sample("x.png", png_of(MIB_5, seed))) for seed in range(50))
+            )
+            watching.cancel()
+            assert await watching - before < CROWD_RSS_GROWTH_MIB_MAX
+            assert len({document["sha256"] for document in documents}) == 50
+            for document in documents[::10]:
+                assert len((await content(client, document)).content) == MIB_5
+
+
+async def peak_rss_mib(server: Live) -> float:
+    """The most it has until this is cancelled."""
+    peak = 0.0
+    with suppress(asyncio.CancelledError):
+        while True:
+            peak = max(peak, rss_mib(server))
+            await asyncio.sleep(0.01)
+    return peak
