@@ -47,10 +47,12 @@ async def post(
     body: bytes | Iterable[bytes],
     content_type: str = f"multipart/form-data; boundary={BOUNDARY}",
     path: str = "/documents",
+    **headers: str,
 ) -> httpx.Response:
-    """A body byte by byte; one in chunks is sent without its length."""
+    """A body byte by byte; one in chunks is sent without its length, unless that is among the headers."""
     sent = body if isinstance(body, bytes) else _chunks(body)
-    return await client.post(path, content=sent, headers={"Content-Type": content_type})
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await client.post(path, content=sent, headers={"Content-Type": content_type, **named})
 
 
 def in_chunks(body: bytes, length: int = 65_536) -> Iterable[bytes]:

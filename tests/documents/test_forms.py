@@ -87,9 +87,20 @@ async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: s
 
 @suffixes
 async def test_a_file_that_is_too_large_is_told_so_even_if_it_is_broken(client: Client, suffix: str) -> None:
-    content = picture(suffix)[:20] + bytes(MIB_5)
-    refused(await send(client, sample(f"x{suffix}", content)), 413, "TOO_LARGE")
-    refused(await send(client, sample(f"x{suffix}", content[:-40])), 400, "INVALID_TYPE")
+    larger, fitting = (picture(suffix)[:20] + bytes(MIB_5 - more) for more in (0, 1000))
+    for sent, status, code in ((larger, 413, "TOO_LARGE"), (fitting, 400, "INVALID_TYPE")):
+        body = part(sample(f"x{suffix}", sent)) + END
+        refused(await post(client, in_chunks(body)), status, code)
+        refused(await post(client, in_chunks(body), Content_Length=str(len(body))), status, code)
+
+
+async def test_a_file_that_is_sure_to_fit_is_refused_as_soon_as_it_is_broken(client: Client) -> None:
+    async def begun() -> AsyncIterator[bytes]:
+        yield part(sample("x.png", b"#!/bin/sh\n"))
+        raise AssertionError("the rest was read")
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Content-Length": "5000000"}
+    refused(await client.post("/documents", content=begun(), headers=headers), 400, "INVALID_TYPE")
 
 
 async def test_a_form_that_is_too_large_is_refused_however_it_is_filled(client: Client) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import anyio
 import httpx
 import psutil
 import pytest
@@ -207,6 +208,22 @@ def request(key: str, length: int) -> bytes:
         *(f"Content-Type: multipart/form-data; boundary={BOUNDARY}", f"Content-Length: {length}", "", ""),
     ]
     return "\r\n".join(lines).encode()
+
+
+async def test_curl_resumes_a_download_that_broke_off(
+    database_url: str, key: str, tmp_path: Path, account: dict[str, str]
+) -> None:
+    whole = png_of(3_000_000)
+    with live(database_url, tmp_path / "home", **account) as server:
+        async with server.client(key) as client:
+            document = await stored(client, sample("x.png", whole))
+        partial = tmp_path / "partial"
+        partial.write_bytes(whole[:1_234_567])
+        url = f"{server.url}/documents/{document['id']}/content"
+        options = ["--fail", "--silent", "--continue-at", "-", "--output", str(partial)]
+        await anyio.run_process(["curl", *options, "--header", f"Authorization: Bearer {key}", url])
+        assert [event["status"] for event in server.events("request")] == [201, 206]
+    assert partial.read_bytes() == whole
 
 
 async def test_fifty_uploads_at_once_take_little_memory(

@@ -1,14 +1,16 @@
 """A story over a real socket that asks every documented operation once, and succeeds each time."""
 
 from collections.abc import Awaitable, Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from live import live, working
-from receiver import receiving
 from shop import eventually
+from witness import witnessing
 
 Ask = Callable[..., Awaitable[Any]]
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}
@@ -38,7 +40,8 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
 
     async def ask(method: str, path: str, status: int, body: object = None, **names: str) -> Any:
         asked.add((method, path))
-        reply = await client.request(method, path.format(**names), json=body)
+        sent: dict[str, Any] = {"files": {"file": body}} if isinstance(body, tuple) else {"json": body}
+        reply = await client.request(method, path.format(**names), **sent)
         assert reply.status_code == status, (method, path, reply.text)
         return reply.json() if reply.headers.get("Content-Type") == "application/json" else reply.text
 
@@ -78,6 +81,7 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     assert patched["updated"] == {"status": "off"}
     await ask("DELETE", "/resources/{resource_id}", 204, **printer)
     await story_of_jobs(ask)
+    await story_of_documents(ask)
     await story_of_webhooks(ask)
     return asked
 
@@ -96,8 +100,29 @@ async def story_of_jobs(ask: Ask) -> None:
     await ask("DELETE", "/jobs/{job_id}", 200, **job)
 
 
+async def story_of_documents(ask: Ask) -> None:
+    content = BytesIO()
+    Image.new("RGB", (512, 256)).save(content, "PNG")
+    cat = ("cat.png", content.getvalue(), "image/png")
+    document = await ask("POST", "/documents", 201, cat)
+    uploaded = await ask("POST", "/upload", 201, cat)
+    assert [listed["id"] for listed in (await ask("GET", "/documents", 200))["data"]] == [
+        uploaded["id"],
+        document["id"],
+    ]
+    names = {"document_id": document["id"]}
+
+    async def ready() -> bool:
+        return bool((await ask("GET", "/documents/{document_id}", 200, **names))["status"] == "ready")
+
+    await eventually(ready)
+    assert "PNG" in await ask("GET", "/documents/{document_id}/content", 200, **names)
+    assert "WEBP" in await ask("GET", "/documents/{document_id}/thumbnail", 200, **names)
+    await ask("DELETE", "/documents/{document_id}", 204, **names)
+
+
 async def story_of_webhooks(ask: Ask) -> None:
-    async with receiving() as receiver:
+    async with witnessing() as receiver:
         made = await ask("POST", "/webhooks", 201, {"url": receiver.url, "events": ["item.updated"]})
         receiver.secret, names = made.pop("secret"), {"webhook_id": made["id"]}
         assert await ask("GET", "/webhooks/{webhook_id}", 200, **names) == made

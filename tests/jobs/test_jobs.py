@@ -276,6 +276,8 @@ async def test_the_file_a_job_made_is_downloaded(
     assert reply.headers["Content-Length"] == "8"
     assert reply.headers["Content-Disposition"] == "attachment; filename*=UTF-8''Z%C3%BCrich%20%221%22.csv"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    head = await client.head(f"/jobs/{job_id}/output")
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "8")
     await blobs(settings).delete("exports/1.csv")
     refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
 

@@ -55,6 +55,7 @@ class Archive:
 
         Raises `Replay` if the claim was answered before.
         """
+        await self._raise_answer(claim)
         document = _new(received)
         key = f"{CONTENTS}/{document.id}"
         await self._put(key, received)
@@ -62,9 +63,9 @@ class Archive:
         stored_as = await self._create(document, received.sha256, key, author, kept)
         if stored_as != key:
             await self._discard(key)
-        if claim is not None and stored_as is None:
-            async with self._database.connection() as connection:
-                raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+        if stored_as is None:
+            await self._raise_answer(claim)
+            raise IdempotencyInProgress
         return document
 
     async def read(self, document_id: UUID) -> Filed:
@@ -90,6 +91,13 @@ class Archive:
             key = await connection.fetchval(statements.FORGET, row["sha256"])
         for unused in filter(None, (key, row["thumbnail"])):
             await self._discard(unused)
+
+    async def _raise_answer(self, claim: Claim | None) -> None:
+        """Of a claim that was answered before."""
+        if claim is not None:
+            async with self._database.connection() as connection:
+                for answer in (await answers(connection, [claim])).values():
+                    raise answer
 
     async def _put(self, key: str, received: Received) -> None:
         """A few at once: on S3 all of a file is in memory while it is put."""

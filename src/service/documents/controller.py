@@ -27,6 +27,13 @@ UPLOAD_FAULTS = [
     *ONCE,
 ]
 
+RANGE = ResponseSpec(
+    bytes,
+    generate_examples=False,
+    description="The range that was asked for.",
+    media_type="application/octet-stream",
+)
+
 
 class DocumentController(Controller):
     path = "/documents"
@@ -80,7 +87,7 @@ class DocumentController(Controller):
         "/{document_id:str}/content",
         scope="documents:read",
         media_type="application/octet-stream",
-        responses={206: ResponseSpec(bytes, description="The range that was asked for.")},
+        responses={206: RANGE},
         faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
     )
     async def get_content(

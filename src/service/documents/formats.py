@@ -6,7 +6,7 @@ from typing import BinaryIO, Literal
 from msgspec import Struct
 
 from service.documents.jpeg import jpeg
-from service.documents.pdf import check_trailer, pdf
+from service.documents.pdf import check_end, pdf
 from service.documents.png import png
 from service.documents.walk import Walk, require
 
@@ -33,7 +33,7 @@ class Format(Struct, frozen=True):
 
 PNG = Format("image/png", ".png", png)
 JPEG = Format("image/jpeg", ".jpg", jpeg)
-PDF = Format("application/pdf", ".pdf", pdf, check_trailer)
+PDF = Format("application/pdf", ".pdf", pdf, check_end)
 FORMATS = (PNG, JPEG, PDF)
 
 

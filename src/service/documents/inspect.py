@@ -9,10 +9,11 @@ from anyio import BrokenWorkerProcess
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
+from service.blobs import FAILURES
 from service.documents import archive, statements
 from service.documents.archive import Filed
 from service.documents.picture import Limits, Seen, Unfit, look
-from service.errors import NotFound
+from service.errors import NotFound, Overloaded
 from service.events.journal import WORKER, Author
 from service.jobs.kinds import Kind
 from service.jobs.task import JobFailed, Task
@@ -46,6 +47,8 @@ async def inspect(limits: Limits, task: Task, payload: Inspect) -> dict[str, Any
         return await _finish(task, filed.document.id, found, thumbnail)
     except NotFound:
         raise JobFailed("There is no such document") from None
+    except FAILURES as error:  # says nothing of the document: the job waits for the store to be there again
+        raise Overloaded("The storage is not available") from error
 
 
 async def _look(task: Task, filed: Filed, limits: Limits) -> Seen | Unfit:

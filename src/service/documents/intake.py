@@ -14,6 +14,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from service.blobs import CHUNK_BYTES
 from service.documents.filename import clean
 from service.documents.form import Form, Part, chunks
 from service.documents.formats import Format, check_whole
@@ -23,7 +24,7 @@ from service.http.body import StrictRequest
 from service.http.idempotency import Claim
 from service.settings import Settings
 
-BATCH_BYTES = 262_144
+BATCH_BYTES = 131_072
 """What a thread is given at once."""
 FORM_BYTES_MAX = 16_384
 """What a body may hold besides the file: boundaries, and the headers of the part."""
@@ -80,7 +81,7 @@ class Received(Struct, frozen=True):
 
     async def chunks(self) -> AsyncIterator[bytes]:
         self.file.seek(0)
-        while chunk := await asyncio.to_thread(self.file.read, BATCH_BYTES):
+        while chunk := await asyncio.to_thread(self.file.read, CHUNK_BYTES):
             yield chunk
 
 
@@ -148,7 +149,8 @@ class Spool:
         self._sure_to_fit = sure_to_fit
         self._size_bytes = 0
         self._hash = hashlib.sha256()
-        self._batch = bytearray()
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
         self._broken: Broken | None = None
 
     def begin(self, part: Part) -> None:
@@ -161,8 +163,9 @@ class Spool:
         self._size_bytes += len(data)
         if self._size_bytes > self._rules.bytes_max:
             raise TooLarge(self._rules.too_large)
-        self._batch += data
-        if first or len(self._batch) >= BATCH_BYTES:
+        self._batch.append(data)
+        self._batch_bytes += len(data)
+        if first or self._batch_bytes >= BATCH_BYTES:
             await self._process()
 
     async def finish(self) -> Received:
@@ -173,7 +176,7 @@ class Spool:
         return Received(filename, self._format, self._size_bytes, self._hash.digest(), self._file)
 
     async def _process(self, *, last: bool = False) -> None:
-        batch, self._batch = self._batch, bytearray()
+        batch, self._batch, self._batch_bytes = b"".join(self._batch), [], 0
         if self._broken is not None:
             return
         try:
@@ -183,7 +186,7 @@ class Spool:
             if self._sure_to_fit:
                 raise self._refusal() from None
 
-    def _digest(self, batch: bytearray, last: bool) -> None:
+    def _digest(self, batch: bytes, last: bool) -> None:
         self._walker.feed(batch)
         self._hash.update(batch)
         self._file.write(batch)

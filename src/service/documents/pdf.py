@@ -6,13 +6,14 @@ from typing import BinaryIO
 from service.documents.walk import PIECE_BYTES, Broken, Some, Walk, require
 
 HEADER = re.compile(rb"%PDF-[12]\.[0-9]")
-END = re.compile(rb"startxref\s+([0-9]{1,10})\s+%%EOF\s*\Z")
-TABLE = re.compile(rb"\s*xref\s")
+END = re.compile(rb"(?:startxref\s+([0-9]{1,10})\s+)?%%EOF\s*\Z")
 STREAM = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+obj\s*<<(?=.*?/Type\s*/XRef\b)(?=.*?/Root\b)", re.DOTALL)
+LINEARIZED = re.compile(rb"/Linearized\b[^>]*/L\s+([0-9]{1,10})\b|/L\s+([0-9]{1,10})\b[^>]*/Linearized\b")
+"""A file made for the web says how long it is, and has an end in its first part too (annex F)."""
 
 TAIL_BYTES = 65_536
 LOOK_BYTES = 4096
-"""What follows `startxref`, and what it leads to, is looked for in so much."""
+"""What is at the very end, at the beginning or at an offset is looked for in so much."""
 
 
 def pdf() -> Walk:
@@ -21,19 +22,19 @@ def pdf() -> Walk:
         pass
 
 
-def check_trailer(file: BinaryIO, size_bytes: int) -> None:
-    """What only the end of a file tells. Raises `Broken`."""
+def check_end(file: BinaryIO, size_bytes: int) -> None:
+    """Raises `Broken`. That offsets are right is not asked: programs that read PDFs find what is off."""
     tail = _read(file, max(0, size_bytes - TAIL_BYTES), TAIL_BYTES)
     end = END.search(tail, max(0, len(tail) - LOOK_BYTES))
     if end is None:
-        raise Broken("it does not end with startxref and %%EOF")
-    target = _read(file, int(end[1]), LOOK_BYTES)
-    if TABLE.match(target):
-        _, _, trailer = tail[: end.start()].rpartition(b"trailer")
-        trailer = trailer.strip()
-        require(trailer.startswith(b"<<") and trailer.endswith(b">>"), "it has no trailer")
-    else:
-        require(STREAM.match(target), "its startxref does not lead to cross-references")
+        raise Broken("it does not end with %%EOF")
+    _, _, trailer = tail[: end.start()].rpartition(b"trailer")
+    trailer = trailer.strip()
+    if not (trailer.startswith(b"<<") and trailer.endswith(b">>")):
+        offset = int(end[1] or 0)
+        require(STREAM.match(_read(file, offset, LOOK_BYTES)), "it has no trailer")
+    if linearized := LINEARIZED.search(_read(file, 0, LOOK_BYTES)):
+        require(size_bytes >= int(linearized[1] or linearized[2]), "the file ends too early")
 
 
 def _read(file: BinaryIO, offset: int, count: int) -> bytes:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
 
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.documents.form import MULTIPART, PART
@@ -15,7 +15,7 @@ Status = Literal["stored", "ready", "rejected"]
 
 
 class Document(Struct):
-    """In the order of `statements.COLUMNS`."""
+    """A file that is what it says it is, as far as that can be told without decoding it."""
 
     id: UUID
     filename: Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])]
@@ -45,7 +45,8 @@ class UploadOperation(Operation):
     """An operation whose body only streams by, so that Litestar does not know of it."""
 
     def __post_init__(self) -> None:
-        file = Schema(content_media_type="application/octet-stream", description="With its name and type.")
+        about = "With its name and type."
+        file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=about)
         form = Schema(
             type=OpenAPIType.OBJECT, properties={PART: file}, required=[PART], additional_properties=False
         )

@@ -5,6 +5,7 @@ from service.http.idempotency import keep
 COLUMNS = """
 d.id, d.filename, d.content_type, d.size_bytes, encode(d.sha256, 'hex'), d.status, d.created_at,
 d.width, d.height, d.pages, d.reason"""
+"""In the order of the fields of `schemas.Document`."""
 
 CREATE = f"""
 with kept as ({keep(10)}

@@ -43,7 +43,7 @@ class Walker:
         self._held = b""
         self._steps_left = STEPS_MAX
 
-    def feed(self, chunk: bytes | bytearray) -> None:
+    def feed(self, chunk: bytes) -> None:
         """Raises `Broken`."""
         held, position = self._held + chunk, 0
         while self._need is not None:

@@ -130,7 +130,7 @@ class JobController(Controller):
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(output.filename, safe='')}",
             "X-Content-Type-Options": "nosniff",
         }
-        return Stream(content, headers=headers)
+        return Stream(iter(()) if Exchange.of(request.scope).head else content, headers=headers)
 
     @delete("/{job_id:str}", scope="jobs:write", status_code=200, faults=[NotFound, InvalidState])
     async def cancel_job(

@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from service.errors import Unavailable
+from service.errors import DatabaseUnavailable, Overloaded
 
 LOST = (
     asyncpg.PostgresConnectionError,
@@ -10,7 +10,8 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
-    Unavailable,
+    DatabaseUnavailable,
+    Overloaded,
 )
 """What only an outage can cause, whoever runs into it."""
 

@@ -109,7 +109,9 @@ class Runner:
                 raise JobFailed(f"It was begun {self._attempts_max} times, and its worker died each time")
             kind = self._kinds[name]
             result = await kind.run(task, _fitting(payload, kind.payload))
-            await _insist(lambda: task.end(self._database, "succeeded", result, None))
+            ended = await _insist(lambda: task.end(self._database, "succeeded", result, None))
+            if not ended and not task.finished:
+                raise Superseded
             task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
         except Superseded:
             task.log.warning("job superseded")
@@ -122,7 +124,8 @@ class Runner:
     async def _fail(self, task: Task, error: Exception) -> float | None:
         """Try again later, or fail for good. Raises one of `AWAY`: then it was no failure of the job's."""
         if isinstance(error, JobFailed) or task.attempt >= self._attempts_max:
-            if await task.end(self._database, "failed", getattr(error, "result", None), _told(error)):
+            result = error.result if isinstance(error, JobFailed) else None
+            if await task.end(self._database, "failed", result, _told(error)):
                 task.log.error("job failed", exc_info=error)
             return None
         pause_seconds = _backoff_seconds(task.attempt)

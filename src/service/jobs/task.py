@@ -52,6 +52,8 @@ class Task:
         self.identity = (job_id, queue_id, attempt)
         """What `statements.MINE` knows this run by."""
         self.log = log.bind(job=str(job_id), kind=kind, attempt=attempt)
+        self.finished = False
+        """Whether `finish` was called; only a commit makes it true for others."""
         self._progress = 0
         self._written_at = monotonic()
 
@@ -89,6 +91,7 @@ class Task:
         """
         if not await self.end(connection, "succeeded", result, None):
             raise Superseded
+        self.finished = True
 
     async def end(
         self,
