@@ -1,10 +1,10 @@
-# make run | test | check | format | bench | storm | chaos | lock | clean.
+# make run | test | check | coverage | format | bench | storm | chaos | lock | clean.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check format bench storm chaos lock clean
+.PHONY: run test check coverage format bench storm chaos lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -17,7 +17,10 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n auto
+
+coverage: .venv/test # half as long again as the tests alone
+	@$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
 
 storm: .venv/local
 	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)

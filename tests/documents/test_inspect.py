@@ -236,5 +236,7 @@ async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
     for victim in victims:
         victim.kill()
     job = await until(client, job["id"], "succeeded")
-    assert (job["attempts"], job["result"]["status"]) == (2, "ready")
+    assert job["result"]["status"] == "ready"
+    # 1: the kill came while the decoder was being handed its work, which is an interruption and no try
+    assert job["attempts"] in {1, 2}
     assert (await thumbnail(client, document)).status_code == 200
