@@ -19,6 +19,7 @@ from shop import running
 Client = httpx.AsyncClient
 Json = dict[str, Any]
 MIB_5 = 5 * 1024 * 1024
+PATIENCE_SECONDS = 10.0
 CAT = sample("cat.png", picture(PNG))
 suffixes = pytest.mark.parametrize("suffix", TYPES)
 
@@ -301,12 +302,13 @@ async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, ke
         under_way = [
             asyncio.create_task(client.post("/documents", content=slow(), headers=form)) for _ in range(2)
         ]
-        await asyncio.sleep(0)
-        reply = await send(client, CAT)
-        while reply.status_code == 201:  # not both have begun yet
-            reply = await send(client, CAT)
-        refused(reply, 503, "OVERLOADED")
-        more.set()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (reply := await send(client, CAT)).status_code == 201:
+                    pass  # not both have begun yet
+            refused(reply, 503, "OVERLOADED")
+        finally:
+            more.set()
         assert [reply.status_code for reply in await asyncio.gather(*under_way)] == [201, 201]
         assert (await send(client, CAT)).status_code == 201
 

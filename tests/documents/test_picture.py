@@ -16,6 +16,15 @@ LIMITS = Limits(pixels=50_000_000, memory_bytes=805_306_368, cpu_seconds=20)
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
+def limits_now() -> list[tuple[int, int]]:
+    return [
+        resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_CORE)
+    ]
+
+
+AT_FIRST = limits_now()
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
@@ -70,12 +79,10 @@ def test_what_takes_too_much_is_unfit(file: Path, bomb: bytes, limits: Limits, p
 
 
 def test_no_limit_stays_behind(file: Path) -> None:
-    kinds = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_CORE)
-    before = [resource.getrlimit(kind) for kind in kinds]
     seen(file, picture(PNG))
     with pytest.raises(Unfit):
         seen(file, b"x")
-    assert [resource.getrlimit(kind) for kind in kinds] == before
+    assert limits_now() == AT_FIRST
 
 
 LOOK = """

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from samples import PNG, picture, png_of, sample
 
 from replies import refused
-from service.blobs import Blobs, blobs
+from service.blobs import blobs
 from service.db import Database
 from service.documents.sweep import sweep_orphans
 from service.settings import Settings
@@ -97,22 +96,21 @@ asyncio.run(Blobs(sys.argv[1]).put("documents/b", half()))
 """
 
 
-async def test_half_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
+async def test_half_files_of_killed_processes_are_swept(tmp_path: Path, database: Database) -> None:
     directory = tmp_path / "blobs"
-    store = Blobs(directory.as_uri())
-    await store.put("documents/a", b"x")
+    settings = Settings(blob_url=directory.as_uri())
+    await blobs(settings).put("exports/a", b"x")
     died = await anyio.run_process([sys.executable, "-c", DIES, directory.as_uri()], check=False)
     assert died.returncode == 9
     (half,) = (path for path in files(directory) if path.name != "a")
-    assert await kept(Settings(blob_url=directory.as_uri())) == {"documents/a"}
+    assert await kept(settings) == {"exports/a"}
     other = half.with_name("b#c")
     other.write_bytes(b"no half file")
     os.utime(other, (0, 0))
-    a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
-    assert await store.sweep_unfinished(a_minute_ago) == 0
+    assert await sweep_orphans(database, settings) == 0
     os.utime(half, (0, 0))
-    assert await store.sweep_unfinished(a_minute_ago) == 1
-    assert files(directory) == {directory / "documents" / "a", other}
+    assert await sweep_orphans(database, settings) == 1
+    assert files(directory) == {directory / "exports" / "a", other}
 
 
 def files(directory: Path) -> set[Path]:
