@@ -29,7 +29,7 @@ from service.jobs.schemas import Job, NewJob
 from service.jobs.task import PROGRESS_SECONDS, JobFailed, Superseded, Task
 from service.settings import Settings
 from service.worker import Worker
-from shop import eventually
+from shop import PATIENCE_SECONDS, eventually
 
 ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
 ENTRIES = "select count(*) from queue.pgqueuer"
@@ -255,14 +255,15 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
 
     async def work(task: Task, _: Wish) -> None:
         await asyncio.sleep(PROGRESS_SECONDS)
-        await cancel(task.database, task.id, CLI)
-        with CancelScope(shield=True):
+        with CancelScope(shield=True):  # the worker may hear of it before `cancel` returns
+            await cancel(task.database, task.id, CLI)
             await assert_superseded(task)
             superseded.set()
 
     async with workshop.doing(work):
         job_id = await workshop.wish()
-        await superseded.wait()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await superseded.wait()
         assert (await read_job(workshop.database, job_id)).status == "cancelled"
     assert await workshop.ends() == ["cancelled"]
 
