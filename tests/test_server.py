@@ -29,7 +29,8 @@ def test_while_it_drains_it_is_not_ready_and_serves_on(database_url: str, tmp_pa
         while (ready := httpx.get(f"{server.url}/health/ready")).status_code == 200:
             pass
         refused(ready, 503, "DRAINING")
-        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        reply = httpx.get(f"{server.url}/health/live")
+        assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=5) == 0
 

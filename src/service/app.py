@@ -9,6 +9,7 @@ from litestar.di import Provide
 
 from service.audit.controller import AuditController
 from service.auth.guard import Guard, Keyring
+from service.auth.quota import Quota
 from service.blobs import blobs
 from service.db import Database, session_dependency
 from service.docs import DocsController, openapi_config
@@ -16,11 +17,14 @@ from service.documents.archive import Archive
 from service.documents.controller import DocumentController, UploadController
 from service.documents.intake import Intake
 from service.health import HealthController, Probe
+from service.http.admission import Admission
 from service.http.body import StrictRequest
+from service.http.cors import Cors
 from service.http.envelope import Envelope
 from service.http.faults import exception_handlers
 from service.http.idempotency import Claims
 from service.http.reply import Reply
+from service.http.trust import Trust
 from service.items import catalog
 from service.items.controller import ItemController
 from service.jobs.controller import JobController, ProcessController
@@ -49,6 +53,13 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     store = blobs(settings)
     probe = Probe(database, store, timeout_seconds=settings.health_timeout_seconds)
     keyring = Keyring(database, secret=settings.secret, cache_max=settings.key_cache_max)
+    quota = Quota(settings.rate_limit) if settings.rate_limit else None
+    admission = Admission(
+        in_flight_min=settings.in_flight_min,
+        in_flight_max=settings.in_flight_max,
+        delay_seconds=settings.overload_delay_seconds,
+        timeout_seconds=settings.request_timeout_seconds,
+    )
     claims = Claims()
     placement = Placement(
         database,
@@ -70,7 +81,15 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with database.open(), probe.open(), placement.open(), courier.open(), streams.open(), working():
+        async with (
+            database.open(),
+            probe.open(),
+            admission.open(),
+            placement.open(),
+            courier.open(),
+            streams.open(),
+            working(),
+        ):
             yield
 
     async def deliver_at_once(request: Request[Any, Any, Any]) -> None:
@@ -107,7 +126,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
             "probe": Provide(lambda: probe, sync_to_thread=False),
             **session_dependency(database),
         },
-        middleware=[Guard(keyring)],
+        middleware=[Guard(keyring, quota)],
         exception_handlers=exception_handlers(catalog.FAULTS),
         after_response=deliver_at_once,
         lifespan=[lifespan],
@@ -117,9 +136,17 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         openapi_config=openapi_config(),
         logging_config=None,
     )
+    app.state.settings = settings
+    app.state.admission = admission
     app.state.probe = probe
     app.state.kinds = known
     app.asgi_handler = Envelope(
-        app, in_flight_max=settings.in_flight_max, log_access=access_log(settings.log)
+        app,
+        admission,
+        Trust(settings.allowed_hosts, settings.trusted_proxies),
+        draining=lambda: probe.draining,
+        log_access=access_log(settings.log),
     )
+    if settings.cors_origins:
+        app.asgi_handler = Cors(app.asgi_handler, settings.cors_origins)
     return app

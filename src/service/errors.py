@@ -84,6 +84,11 @@ class PreconditionFailed(Fault):
         super().__init__(headers={} if version is None else {"ETag": f'"{version}"'})
 
 
+class RequestTimeout(Fault):
+    status, code, message = 408, "REQUEST_TIMEOUT", "The request took too long to come"
+    headers: Mapping[str, str] = {"Connection": "close"}
+
+
 class TooLarge(Fault):
     status, code, message = 413, "TOO_LARGE", "The request body is too large"
 
@@ -105,6 +110,17 @@ class ValidationFailed(Fault):
 
     def __init__(self, details: Sequence[Detail]) -> None:
         super().__init__(details=details)
+
+
+class HeadTooLarge(Fault):
+    status, code, message = 431, "HEAD_TOO_LARGE", "The request's line and headers are too large"
+    headers: Mapping[str, str] = {"Connection": "close"}
+
+
+class RateLimited(Fault):
+    """Raised with `Retry-After`."""
+
+    status, code, message = 429, "RATE_LIMITED", "The API key has used up its requests for now"
 
 
 class ClientClosedRequest(Fault):

@@ -1,11 +1,10 @@
-"""uvicorn, with what it lacks: draining, the error contract below HTTP, and workers that share a socket."""
+"""uvicorn, with what it lacks: draining, and workers that share a socket."""
 
 import asyncio
 import contextlib
 import gc
 import multiprocessing.connection
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -17,10 +16,9 @@ from types import FrameType
 import structlog
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
-from service.errors import BadRequest, render
+from service.connection import Connection
 from service.settings import Settings, StartError
 from service.telemetry import configure_logs
 
@@ -29,23 +27,6 @@ log = structlog.get_logger()
 BACKLOG = 2048
 RESPAWN_SECONDS = 1.0
 """So that a worker that dies at its start does not keep a core busy."""
-
-
-class Protocol(HttpToolsProtocol):
-    """Answers what is not HTTP at all in the error contract too."""
-
-    def send_400_response(self, msg: str) -> None:
-        request_id = secrets.token_hex(16)
-        rendered = render(BadRequest(msg), path="", request_id=request_id)
-        headers = {
-            **rendered.headers,
-            "Content-Length": str(len(rendered.body)),
-            "Connection": "close",
-            "X-Request-ID": request_id,
-        }
-        lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items())]
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + rendered.body)
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -57,7 +38,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=Protocol,
+            http=Connection,
             ws="none",
             lifespan="on",
             log_config=None,

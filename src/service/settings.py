@@ -1,6 +1,7 @@
 """Every setting and every limit, by name, parsed once from the environment."""
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ PREFIX = "DEPOT_"
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 
 Count = Annotated[int, Meta(ge=1)]
+Names = tuple[Annotated[str, Meta(pattern=r"^[^\s,]+$")], ...]
+Networks = tuple[Annotated[str, Meta(description="An address or a network")], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
@@ -27,6 +30,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Field `pool_size` is read from `DEPOT_POOL_SIZE`; `host`, `port`, `database_url` have no prefix."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    allowed_hosts: Names = ()
+    """The host names this service goes by; none: any. Like all lists, separated by commas."""
+    cors_origins: Names = ()
+    """Web pages of these origins may call it, such as `https://shop.example`; none: no other origin's."""
+    trusted_proxies: Networks = ()
+    """Addresses or networks whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     database_url: Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")] | None = None
 
@@ -51,6 +60,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Longer than the load balancer's idle time (60 s for most), or it meets closed connections."""
 
     in_flight_max: Count = 1024
+    """Requests at once in one process; fewer under a load that lasts (`overload_delay_seconds`)."""
+    in_flight_min: Count = 128
+    """So many are let in however long they take."""
+    overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.05
+    """Once the typical request takes longer, no more are let in than can be served in this time."""
+    request_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 15.0
+    """Then it is answered 503, whatever it waits for; uploads and streams have deadlines of their own."""
+    read_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 20.0
+    """For all of a request to come, from its first byte on."""
+    write_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """For a client to take what is ready to be sent, 64 KiB at most."""
+    connections_max: Count = 8192
+    """Connections open at once in one process."""
+    head_bytes_max: Annotated[int, Meta(ge=1024)] = 65_536
+    """A request's line and headers."""
+    rate_limit: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")] | None = None
+    """What one API key may ask of one process, such as `600/minute`; unset: no limit."""
     body_bytes_max: Count = 262_144
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
@@ -113,7 +139,11 @@ def _convert(name: str, text: str, kind: Any) -> Any:
     if kind is Path:
         return Path(text)
     try:
+        if kind == Networks:
+            return tuple(str(ip_network(part.strip())) for part in text.split(","))
+        if kind == Names:
+            return msgspec.convert([part.strip() for part in text.split(",")], kind)
         return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         shown = "its value" if name in {"DATABASE_URL", "DEPOT_SECRET"} else repr(text)
         raise SettingsError(f"{name}: {shown} is not valid: {error}") from None

@@ -30,6 +30,8 @@ class Access(Struct):
     trace_id: str | None
     key: str | None
     """The id of the API key."""
+    client: str | None
+    """Its address: of the connection, or as a trusted proxy tells it."""
     timestamp: datetime
     event: str = "request"
     level: str = "info"

@@ -1,24 +1,14 @@
 """The same contract over a real socket: what only the server below ASGI could get wrong."""
 
-import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator, Iterator
-from time import monotonic
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from conftest import at, execute
-from live import Live, live
+from raw import PATIENCE_SECONDS, Served, contract, serving
 from replies import JSON, everything, refused, wrong_fields
-from service.auth.store import create_key
-from service.db import Database
-from service.settings import Settings
 
-PATIENCE_SECONDS = 10.0
 GARBAGE = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "words": b"hello there\r\n\r\n",
@@ -41,78 +31,17 @@ BEYOND_ASCII = [
 ]
 
 
-class Served:
-    """A live server and a key to it."""
-
-    def __init__(self, server: Live, key: str) -> None:
-        self.server = server
-        self.key = key
-        address = urlsplit(server.url)
-        self.address = (str(address.hostname), int(address.port or 0))
-
-    def request(self, method: str, path: str, *headers: str) -> bytes:
-        lines = [f"{method} {path} HTTP/1.1", "Host: depot", f"Authorization: Bearer {self.key}", *headers]
-        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-
-    def exchange(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Send bytes as they are; the reply up to its length, or to the end of the connection."""
-        with socket.create_connection(self.address, timeout=PATIENCE_SECONDS) as connection:
-            connection.sendall(sent)
-            received = b""
-            while b"\r\n\r\n" not in received:
-                received += (chunk := connection.recv(65536))
-                assert chunk, received
-            head, _, body = received.partition(b"\r\n\r\n")
-            status, *lines = head.decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            while len(body) < int(headers.get("content-length", 0)) and (chunk := connection.recv(65536)):
-                body += chunk
-        return int(status.split()[1]), headers, body
-
-    def logged(self, **wanted: object) -> dict[str, Any]:
-        """The line of the access log with these values, once it is there."""
-        deadline = monotonic() + PATIENCE_SECONDS
-        while monotonic() < deadline:
-            for event in self.server.events("request"):
-                if wanted.items() <= event.items():
-                    return event
-        raise AssertionError(f"not logged: {wanted}")
-
-
 @pytest.fixture(scope="module")
 def served(server_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all of these tests; they look at different things in it."""
-    home = tmp_path_factory.mktemp("served")
-    name = f"depot_test_{home.parent.name.replace('-', '_')}_{home.name}"
-    execute(server_url, f"create database {name} template {template}")
-    url = at(server_url, name)
-
-    async def mint() -> str:
-        opened = Database(Settings(database_url=url)).open()
-        async with opened as database, database.sessions() as session, session.begin():
-            return await create_key(session, name="test", scopes=["admin"])
-
-    key = asyncio.run(mint())
-    with live(url, home) as server:
-        yield Served(server, key)
-    execute(server_url, f"drop database {name} with (force)")
+    with serving(server_url, template, tmp_path_factory.mktemp("served")) as served:
+        yield served
 
 
 @pytest.fixture
 async def socketed(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     async with served.server.client(served.key) as client:
         yield client
-
-
-def contract(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
-    """Assert the error contract of a reply read byte by byte."""
-    error: dict[str, Any] = json.loads(body)["error"]
-    assert headers["content-type"] == "application/json"
-    assert headers["x-error-code"] == error["code"]
-    assert headers["x-request-id"] == error["request_id"]
-    assert error["message"]
-    assert status >= 400
-    return error
 
 
 @pytest.mark.parametrize("sent", GARBAGE.values(), ids=GARBAGE)

@@ -11,6 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from service.auth.keys import Key, digest, key_id, pepper_from
+from service.auth.quota import Quota
 from service.db import Database
 from service.errors import Forbidden, Unauthenticated
 
@@ -32,21 +33,25 @@ class Guard(ASGIMiddleware):
     (decision 0005).
     """
 
-    def __init__(self, keyring: "Keyring") -> None:
+    def __init__(self, keyring: "Keyring", quota: Quota | None) -> None:
         self._keyring = keyring
+        self._quota = quota
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         options = scope["route_handler"].opt
         if not options.get("public"):
-            await self._authorize(scope, options.get("scope"))
+            key = await self._authorize(scope, options.get("scope"))
+            if self._quota is not None:
+                scope["state"]["headers"] = await self._quota.spend(key.id)
         await next_app(scope, receive, send)
 
-    async def _authorize(self, scope: Scope, needed: str | None) -> None:
+    async def _authorize(self, scope: Scope, needed: str | None) -> Key:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         key = await self._keyring.authenticate(header.decode("latin-1"))
         scope["user"] = key
         if needed is None or not key.may(needed):
             raise Forbidden(f"The API key lacks the scope {needed}", details=[{"scope": needed}])
+        return key
 
 
 class Cached(Struct):

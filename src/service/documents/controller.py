@@ -12,10 +12,10 @@ from service.documents.archive import Archive, location
 from service.documents.download import download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
-from service.documents.intake import Intake, InvalidType, RequestTimeout, Rules, StorageUnavailable
+from service.documents.intake import Intake, InvalidType, Rules, StorageUnavailable
 from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, Uploaded, UploadOperation
-from service.errors import InvalidCursor, NotFound, TooLarge, UnsupportedMediaType
+from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager

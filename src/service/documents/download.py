@@ -50,7 +50,7 @@ async def download_thumbnail(archive: Archive, request: StrictRequest, filed: Fi
 
 def _headers(etag: str, content_type: str) -> dict[str, str]:
     """The type is a header of its own: Litestar's `media_type` is that of the route."""
-    return {"ETag": etag, "Content-Type": content_type, "X-Content-Type-Options": "nosniff"}
+    return {"ETag": etag, "Content-Type": content_type}
 
 
 def _empty(headers: dict[str, str], status: int) -> Stream:

@@ -7,7 +7,7 @@ temporary ones: gone with the request, or with the process.
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -19,8 +19,9 @@ from service.documents.filename import clean
 from service.documents.form import Form, Part, chunks
 from service.documents.formats import Format, check_whole
 from service.documents.walk import Broken, Walker
-from service.errors import Detail, Fault, Overloaded, TooLarge, Unavailable
+from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
 from service.http.body import StrictRequest
+from service.http.envelope import Exchange
 from service.http.idempotency import Claim
 from service.settings import Settings
 
@@ -32,11 +33,6 @@ FORM_BYTES_MAX = 16_384
 
 class InvalidType(Fault):
     status, code, message = 400, "INVALID_TYPE", "The file is of no allowed type"
-
-
-class RequestTimeout(Fault):
-    status, code, message = 408, "REQUEST_TIMEOUT", "The request body took too long to come"
-    headers: Mapping[str, str] = {"Connection": "close"}
 
 
 class StorageUnavailable(Unavailable):
@@ -98,6 +94,7 @@ class Intake:
         """The file of a request, until the block ends. What refuses it is raised as soon as it is known."""
         if self._under_way >= self._uploads_max:
             raise Overloaded("Too many uploads are under way")
+        Exchange.of(request.scope).patient()
         self._under_way += 1
         try:
             with tempfile.TemporaryFile() as file:

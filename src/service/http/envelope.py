@@ -1,7 +1,7 @@
 """The one layer around everything, unrouted paths included.
 
-Request id, trace, HEAD, OPTIONS, shedding, the count of requests in flight, the access log, and the error
-contract for whatever came through all the rest. One layer, since each costs 20 to 50 µs a request.
+Request id, trace, HEAD, OPTIONS, shedding, the deadline, the access log, and the error contract for whatever
+came through all the rest. One layer, since each costs 20 to 50 µs a request.
 """
 
 import asyncio
@@ -19,29 +19,42 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
-from service.errors import Draining, Fault, InternalError, NotFound, Overloaded, facts, render
+from service.errors import BadRequest, Draining, Fault, InternalError, NotFound, Overloaded, facts, render
+from service.http.admission import Admission
+from service.http.trust import Trust
 from service.telemetry import Access
 
 log = structlog.get_logger()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 HEALTH = "/health"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+CLOSE = (b"connection", b"close")
+TOO_LATE = "The request took too long; what it asked for may be done all the same"
 
 
 class Exchange:
     """One request and its reply, as the envelope sees them."""
 
-    __slots__ = ("_send", "accept", "head", "path", "request_id", "scope", "started", "status", "trace_id")
+    __slots__ = (
+        *("_admission", "_closing", "_send", "accept", "forwarded_for", "given_up", "head", "host", "path"),
+        *("request_id", "scope", "started", "status", "trace_id"),
+    )
 
-    def __init__(self, scope: Any, send: Send) -> None:
+    def __init__(self, scope: Any, send: Send, admission: Admission, *, closing: bool) -> None:
+        """`closing`: the client is told to open another connection for its next request."""
         self._send = send
+        self._admission = admission
+        self._closing = closing
         self.scope = scope
         self.path: str = scope["path"]
         self.head: bool = scope["method"] == "HEAD"
         self.request_id = ""
         self.trace_id: str | None = None
         self.accept = ""
+        self.host = self.forwarded_for = b""
         self.status = 0
+        self.given_up = False
         self.started = perf_counter()
         self._read_headers(scope["headers"])
 
@@ -50,10 +63,28 @@ class Exchange:
         exchange: Exchange = scope["state"]["exchange"]
         return exchange
 
+    def patient(self) -> None:
+        """From here on it may take long: who calls this has a bound for such requests, and a deadline."""
+        self._admission.leave(self)
+        self.scope["state"]["patient"] = True
+
+    async def give_up(self) -> None:
+        """Answer in the handler's stead. It is not cancelled: what it is about to commit, it commits."""
+        if not self.status:
+            self.given_up = True
+            await self.refuse(Overloaded(TOO_LATE))
+
     async def send(self, message: Message) -> None:
+        """What the application answers."""
+        if not self.given_up:
+            await self._deliver(message)
+
+    async def _deliver(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+            headers = [*message["headers"], (b"x-request-id", self.request_id.encode()), NOSNIFF]
+            headers += self.scope["state"].get("headers", ())  # the quota's
+            message["headers"] = [*headers, CLOSE] if self._closing else headers
         await self._send(message)
 
     def facts(self, fault: Fault) -> dict[str, Any]:
@@ -67,8 +98,8 @@ class Exchange:
         if status != 204:
             headers = {**headers, "Content-Length": str(len(body))}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self.send({"type": "http.response.start", "status": status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._deliver({"type": "http.response.start", "status": status, "headers": raw})
+        await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
 
     def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         for name, value in headers:
@@ -78,6 +109,10 @@ class Exchange:
                 self.trace_id = match[1].decode()
             elif name == b"accept":
                 self.accept = value.decode("latin-1")
+            elif name == b"host":
+                self.host = value
+            elif name == b"x-forwarded-for":
+                self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
         if not self.request_id:
             self.request_id = os.urandom(16).hex()
 
@@ -85,20 +120,28 @@ class Exchange:
 class Envelope:
     """Wraps Litestar's own ASGI handler; `create_app` puts it there."""
 
-    def __init__(self, app: Litestar, *, in_flight_max: int, log_access: Callable[[Access], None]) -> None:
+    def __init__(
+        self,
+        app: Litestar,
+        admission: Admission,
+        trust: Trust,
+        *,
+        draining: Callable[[], bool],
+        log_access: Callable[[Access], None],
+    ) -> None:
         self._inner: ASGIApp = app.asgi_handler
         self._router = app.asgi_router
         self._allow = _allowed_methods(app)
-        self._in_flight_max = in_flight_max
+        self._admission = admission
+        self._trust = trust
+        self._draining = draining
         self._log_access = log_access
-        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # no websockets here: the server answers 403 for an application that does not accept
-        exchange = Exchange(scope, send)
+        exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange
-        self.in_flight += 1
         try:
             await self._handle(exchange, receive)
         except asyncio.CancelledError:  # the server's last word to what outlasts its shutdown
@@ -111,20 +154,24 @@ class Envelope:
                 raise  # half a reply is out: only closing the connection tells the client so
             await exchange.refuse(InternalError())
         finally:
-            self.in_flight -= 1
+            self._admission.end(exchange)
             del scope["state"]["exchange"]  # a cycle: without it, every request would wait for the collector
-            self._log_access(_access(exchange))
+            self._log_access(self._access(exchange))
 
     async def _handle(self, exchange: Exchange, receive: Receive) -> None:
         scope = exchange.scope
-        if self.in_flight > self._in_flight_max and not exchange.path.startswith(HEALTH):
-            await exchange.refuse(Overloaded())
-        elif scope["method"] == "OPTIONS":
-            await self._options(exchange)
-        else:
-            if exchange.head:  # in a copy: uvicorn has to know that it was HEAD, and sends no body
-                exchange.scope = {**scope, "method": "GET"}
-            await self._inner(exchange.scope, receive, exchange.send)
+        if not exchange.path.startswith(HEALTH):
+            if self._admission.full:
+                self._admission.refused += 1
+                return await exchange.refuse(Overloaded())
+            if not self._trust.knows(exchange.host):
+                return await exchange.refuse(BadRequest("This service does not go by that host name"))
+            self._admission.enter(exchange)
+        if scope["method"] == "OPTIONS":
+            return await self._options(exchange)
+        if exchange.head:  # in a copy: uvicorn has to know that it was HEAD, and sends no body
+            exchange.scope = {**scope, "method": "GET"}
+        return await self._inner(exchange.scope, receive, exchange.send)
 
     async def _options(self, exchange: Exchange) -> None:
         try:
@@ -133,6 +180,22 @@ class Envelope:
             await exchange.refuse(NotFound())
         else:
             await exchange.reply(204, {"Allow": self._allow[template]})
+
+    def _access(self, exchange: Exchange) -> Access:
+        scope = exchange.scope
+        key = scope.get("user")
+        return Access(
+            method="HEAD" if exchange.head else scope["method"],
+            path=exchange.path,
+            route=scope.get("path_template"),
+            status=exchange.status or 499,
+            ms=round((perf_counter() - exchange.started) * 1000, 2),
+            request_id=exchange.request_id,
+            trace_id=exchange.trace_id,
+            key=key and key.id,
+            client=self._trust.client(scope["client"], exchange.forwarded_for),
+            timestamp=datetime.now(UTC),
+        )
 
 
 def with_head(methods: Iterable[str]) -> str:
@@ -144,19 +207,3 @@ def with_head(methods: Iterable[str]) -> str:
 def _allowed_methods(app: Litestar) -> dict[str, str]:
     """Path template → `Allow`. Litestar's own OPTIONS handler misses methods registered after it."""
     return {route.path_format or "/": with_head(getattr(route, "methods", [])) for route in app.routes}
-
-
-def _access(exchange: Exchange) -> Access:
-    scope = exchange.scope
-    key = scope.get("user")
-    return Access(
-        method="HEAD" if exchange.head else scope["method"],
-        path=exchange.path,
-        route=scope.get("path_template"),
-        status=exchange.status or 499,
-        ms=round((perf_counter() - exchange.started) * 1000, 2),
-        request_id=exchange.request_id,
-        trace_id=exchange.trace_id,
-        key=key and key.id,
-        timestamp=datetime.now(UTC),
-    )

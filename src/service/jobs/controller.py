@@ -108,7 +108,9 @@ class JobController(Controller):
         changes = streams.follow(job_id)
         first = await anext(changes)  # what refuses the stream does so before its first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        if Exchange.of(request.scope).head:
+        exchange = Exchange.of(request.scope)
+        exchange.patient()
+        if exchange.head:
             await changes.aclose()
             return Stream(iter(()), headers=headers)
         return Stream(events(first, changes), headers=headers)
@@ -128,7 +130,6 @@ class JobController(Controller):
             "Content-Type": output.content_type,
             "Content-Length": str(size_bytes),
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(output.filename, safe='')}",
-            "X-Content-Type-Options": "nosniff",
         }
         return Stream(iter(()) if Exchange.of(request.scope).head else content, headers=headers)
 

@@ -1,0 +1,211 @@
+"""A client's connection: uvicorn's HTTP/1.1 protocol, with what it lacks.
+
+Deadlines for who sends or takes too slowly, bounds for heads and for connections, and the error contract for
+what never gets as far as the application: what is no HTTP, and what is more than can be served.
+"""
+
+import os
+from asyncio import Event, TimerHandle, Transport
+from typing import Any, cast
+from urllib.parse import unquote
+
+import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
+from service.http.envelope import HEALTH, REQUEST_ID
+
+HEALTH_TARGET = HEALTH.encode()
+
+
+class Connection(HttpToolsProtocol):
+    """Its limits are those of `app.state.settings`."""
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        state = cast("Litestar", config.app).state
+        self._settings = state.settings
+        self._admission = state.admission
+        self.url = b""
+        self.headers = []
+        self._in_head = False
+        self._incomplete = False
+        self._refused = False
+        self._received_bytes = 0
+        self._under_way: RequestResponseCycle | None = None
+        """Unlike `cycle`, which is the latest of what a client has pipelined."""
+        self._reading: TimerHandle | None = None
+        self._writing: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(transport)
+        self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
+        if len(self.connections) > self._settings.connections_max:
+            self._admission.refused += 1
+            self._refuse(Overloaded("Too many connections are open"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_reading_clock()
+        self._stop_writing_clock()
+        self._leave_cycle()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._received_bytes = len(data) + (self._received_bytes if self._in_head else 0)
+        super().data_received(data)
+        if self._in_head and self._received_bytes > self._settings.head_bytes_max and not self._refused:
+            self._refuse(HeadTooLarge())
+        elif not self._incomplete:
+            if self._reading is not None:
+                self._stop_reading_clock()
+        elif self._reading is None:
+            self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        self._in_head = self._incomplete = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._refused:
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        if self._received_bytes > self._settings.head_bytes_max and self._head_is_too_large():
+            self._refuse(HeadTooLarge())
+        elif idle and self._admission.full and not self.url.startswith(HEALTH_TARGET):
+            self._shed()
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._incomplete = False
+        super().on_message_complete()
+        self.url, self.headers = b"", []  # an answer to what comes next must not name this request
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(BadRequest(msg))
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # who does not take the last reply never will
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing = self._later(self._settings.write_timeout_seconds, self._hang_up)
+
+    def resume_writing(self) -> None:
+        self._stop_writing_clock()
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _later(self, seconds: float, act: Any) -> TimerHandle:
+        return self.loop.call_later(seconds, act)
+
+    def _stop_reading_clock(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _stop_writing_clock(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _too_slow(self) -> None:
+        """A request has begun to come, or a connection was opened for one, and it is not here yet."""
+        self._reading = None
+        answering = self._under_way is not None and not self._under_way.response_complete
+        if answering and (
+            self._in_head or self._under_way is not self.cycle
+        ):  # the reply before it comes first
+            self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
+        elif not answering and not self._in_head:  # nothing has come, or nothing that is wanted any more
+            self.transport.close()
+        elif not answering:
+            self._refuse(RequestTimeout())
+        elif not self.scope["state"].get("patient"):
+            self._give_up_reading()
+
+    def _give_up_reading(self) -> None:
+        if self.cycle.response_started:
+            self._hang_up()
+        else:
+            self._leave_cycle()
+            self._refuse(RequestTimeout())
+
+    def _hang_up(self) -> None:
+        self._leave_cycle()
+        self.transport.abort()
+
+    def _leave_cycle(self) -> None:
+        """The application finds its client gone, and does not write to a transport that is closed."""
+        if self._under_way is not None and not self._under_way.response_complete:
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
+
+    def _head_is_too_large(self) -> bool:
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        bytes_max: int = self._settings.head_bytes_max
+        return len(self.url) + headers > bytes_max
+
+    def _refuse(self, fault: Fault) -> None:
+        """Say so, and hang up."""
+        self._refused = True
+        self._answer(fault, close=True)
+        self.transport.close()
+        self.cycle = self.cycle or ANSWERED
+
+    def _shed(self) -> None:
+        """Refuse one request before it costs anything, at about a twentieth of what serving it would."""
+        self._admission.refused += 1
+        close = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        if close:
+            self._refuse(Overloaded())
+            return
+        self._answer(Overloaded(), close=False)
+        self.cycle = ANSWERED
+        self.on_response_complete()
+
+    def _answer(self, fault: Fault, *, close: bool) -> None:
+        path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
+        for name, value in self.headers:
+            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+            elif name == b"accept":
+                accept = value.decode("latin-1")
+        request_id = request_id or os.urandom(16).hex()
+        rendered = render(fault, path=path, request_id=request_id, accept=accept)
+        headers = {
+            **rendered.headers,
+            "Content-Length": str(len(rendered.body)),
+            "X-Request-ID": request_id,
+            **({"Connection": "close"} if close else {}),
+        }
+        head = b"".join(
+            [
+                STATUS_LINE[rendered.status],
+                *(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers),
+                *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()),
+            ]
+        )
+        head_only = self.headers and self.parser.get_method() == b"HEAD"
+        self.transport.write(head + b"\r\n" + (b"" if head_only else rendered.body))
+
+
+class Answered:
+    """In the place of uvicorn's cycle: a request that is over, whatever of it is still to come."""
+
+    response_complete = True
+    message_event = Event()
+
+
+ANSWERED = cast("RequestResponseCycle", Answered())

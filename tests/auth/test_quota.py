@@ -1,0 +1,43 @@
+"""What one key may ask is bounded, if the operator says so."""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
+from replies import refused
+from service.settings import Settings
+from shop import running
+
+Make = Callable[..., Awaitable[str]]
+
+
+async def test_a_key_is_told_what_is_left_and_refused_once_nothing_is(
+    settings: Settings, make_key: Make
+) -> None:
+    mine, other = await make_key("items:read"), await make_key("items:read")
+    async with running(replace(settings, rate_limit="3/hour"), mine) as client:
+        for left in (2, 1, 0):
+            reply = await client.get("/items")
+            assert reply.status_code == 200
+            assert reply.headers["RateLimit-Policy"] == '"default";q=3;w=3600'
+            assert reply.headers["RateLimit"].startswith(f'"default";r={left};t=')
+        for _ in range(2):
+            reply = await client.get("/items")
+            refused(reply, 429, "RATE_LIMITED")
+            assert 0 < int(reply.headers["Retry-After"]) <= 3600
+            assert reply.headers["RateLimit"].startswith('"default";r=0;t=')
+        others = await client.get("/items", headers={"Authorization": f"Bearer {other}"})
+        assert others.status_code == 200
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_refusals_say_what_is_left_too(settings: Settings, key: str) -> None:
+    async with running(replace(settings, rate_limit="9/minute"), key) as client:
+        reply = await client.get("/items/01900000-0000-7000-8000-000000000000")
+        refused(reply, 404, "NOT_FOUND")
+        assert reply.headers["RateLimit"].startswith('"default";r=8;t=')
+
+
+async def test_unless_set_nobody_is_limited(settings: Settings, key: str) -> None:
+    async with running(settings, key) as client:
+        assert "RateLimit" not in (await client.get("/items")).headers

@@ -1,0 +1,102 @@
+"""How many requests are let in: bursts are, a queue that stands is not, and none waits for ever."""
+
+import asyncio
+from time import perf_counter
+
+import pytest
+from msgspec.structs import replace
+
+from replies import refused
+from service.http.admission import SLOW_TICKS, TICK_SECONDS, Admission
+from service.settings import Settings
+from shop import item, locked, running, waiting_for_locks
+
+DELAY_SECONDS = 0.05
+
+
+class Request:
+    """One that has been in flight for a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.started = perf_counter() - seconds
+
+    async def give_up(self) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(in_flight_min=10, in_flight_max=1000, delay_seconds=DELAY_SECONDS, timeout_seconds=60)
+
+
+def tick(admission: Admission, requests: int, seconds: float) -> None:
+    """A tick in which so many requests end, each of which took so long."""
+    for request in [Request(seconds) for _ in range(requests)]:
+        admission.enter(request)
+        admission.end(request)
+    admission.adapt(TICK_SECONDS)
+
+
+def test_a_burst_is_let_in(admission: Admission) -> None:
+    for _ in range(SLOW_TICKS - 1):
+        tick(admission, 100, seconds=0.5)
+    assert admission.limit == 1000
+
+
+def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(admission: Admission) -> None:
+    for _ in range(SLOW_TICKS):
+        tick(admission, 100, seconds=0.5)
+    assert admission.limit == 50  # 1,000 a second, for 0.05 s
+
+
+def test_some_are_let_in_however_slow_it_gets(admission: Admission) -> None:
+    for _ in range(SLOW_TICKS):
+        tick(admission, 1, seconds=5)
+    assert admission.limit == 10
+
+
+def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admission) -> None:
+    for _ in range(2 * SLOW_TICKS):
+        for _ in range(40):
+            admission.enter(Request(9))
+        tick(admission, 100, seconds=0.001)
+    assert admission.limit == 1000
+
+
+def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: Admission) -> None:
+    for _ in range(SLOW_TICKS):
+        tick(admission, 100, seconds=0.5)
+    for _ in range(40):
+        tick(admission, 100, seconds=0.01)
+    assert admission.limit == 1000
+
+
+def test_what_takes_long_by_its_nature_does_not_count(admission: Admission) -> None:
+    upload = Request(100)
+    admission.enter(upload)
+    admission.leave(upload)
+    assert len(admission) == 0
+    admission.end(upload)
+    for _ in range(SLOW_TICKS):
+        admission.adapt(TICK_SECONDS)
+    assert admission.limit == 1000
+
+
+async def test_what_is_more_than_can_be_served_is_refused_and_health_never(
+    settings: Settings, key: str
+) -> None:
+    async with running(replace(settings, in_flight_max=2), key) as client:
+        bolt = await item(client)
+        async with locked(str(settings.database_url), bolt) as connection:
+            waiting = [
+                asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name}))
+                for name in "AB"
+            ]
+            await waiting_for_locks(connection, 2)
+            reply = await client.get(f"/items/{bolt['id']}")
+            refused(reply, 503, "OVERLOADED")
+            assert reply.headers["Retry-After"] == "1"
+            for path in ("/health", "/health/live", "/health/ready"):
+                assert (await client.get(path)).status_code == 200
+        assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200, 200]
+        assert (await client.get(f"/items/{bolt['id']}")).status_code == 200

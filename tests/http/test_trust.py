@@ -1,0 +1,103 @@
+"""Whose word is taken, and what a browser is told."""
+
+import httpx
+import pytest
+from litestar.testing import AsyncTestClient
+from msgspec.structs import replace
+
+from replies import refused
+from service.app import create_app
+from service.http.trust import Trust
+from service.settings import Settings, SettingsError, load
+from shop import running
+
+PEER = ("10.1.2.3", 4711)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded_for", "client"),
+    [
+        ([], b"6.6.6.6", "10.1.2.3"),
+        (["10.0.0.0/8"], b"", "10.1.2.3"),
+        (["10.0.0.0/8"], b"203.0.113.9", "203.0.113.9"),
+        (["10.0.0.0/8"], b"6.6.6.6, 203.0.113.9", "203.0.113.9"),
+        (["10.0.0.0/8"], b"203.0.113.9, 10.9.9.9", "203.0.113.9"),
+        (["10.0.0.0/8"], b"10.9.9.9", "10.9.9.9"),
+        (["10.0.0.0/8"], b"2001:db8::1", "2001:db8::1"),
+        (["10.0.0.0/8"], b"<script>", "10.1.2.3"),
+        (["10.0.0.0/8"], b"6.6.6.6,\xff", "10.1.2.3"),
+        (["192.168.0.0/16"], b"203.0.113.9", "10.1.2.3"),
+        (["10.1.2.3"], b"203.0.113.9", "203.0.113.9"),
+    ],
+)
+def test_a_client_is_who_a_trusted_proxy_says_it_is(
+    proxies: list[str], forwarded_for: bytes, client: str
+) -> None:
+    assert Trust([], proxies).client(PEER, forwarded_for) == client
+
+
+@pytest.mark.parametrize("host", [b"shop.example", b"SHOP.example", b"shop.example:8000", b"[::1]:80"])
+def test_a_host_of_ours_is_known_with_and_without_a_port(host: bytes) -> None:
+    assert Trust(["Shop.example", "[::1]"], []).knows(host)
+
+
+@pytest.mark.parametrize("host", [b"", b"evil.example", b"shop.example.evil.example", b"\xff"])
+def test_another_host_is_not(host: bytes) -> None:
+    assert not Trust(["shop.example"], []).knows(host)
+
+
+async def test_a_request_for_another_host_is_refused_but_for_health(settings: Settings, key: str) -> None:
+    async with running(replace(settings, allowed_hosts=("shop.example",)), key) as client:
+        refused(await client.get("/items"), 400, "BAD_REQUEST")
+        assert (await client.get("/items", headers={"Host": "shop.example"})).status_code == 200
+        assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_without_a_setting_browsers_are_told_nothing(crowd: httpx.AsyncClient) -> None:
+    reply = await crowd.get("/items", headers={"Origin": "https://shop.example"})
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_pages_of_a_named_origin_may_call_and_read_refusals(settings: Settings, key: str) -> None:
+    app = create_app(replace(settings, cors_origins=("https://shop.example",)))
+    async with AsyncTestClient(app) as client:
+        client.headers.update({"Authorization": f"Bearer {key}", "Origin": "https://shop.example"})
+        for path, status in (("/items", 200), ("/nope", 404)):
+            reply = await client.get(path)
+            assert reply.status_code == status
+            assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+            assert reply.headers["Vary"] == "Origin"
+            assert "X-Request-ID" in reply.headers["Access-Control-Expose-Headers"]
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, content-type",
+        }
+        preflight = await client.options("/items", headers={**asked, "Authorization": ""})
+        assert preflight.status_code == 204
+        assert preflight.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS, POST"
+        assert preflight.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
+        assert preflight.headers["Access-Control-Max-Age"] == "600"
+        other = await client.get("/items", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEPOT_TRUSTED_PROXIES", "10.0.0.0/8, everybody"),
+        ("DEPOT_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("DEPOT_ALLOWED_HOSTS", "a b"),
+        ("DEPOT_CORS_ORIGINS", ","),
+        ("DEPOT_RATE_LIMIT", "many"),
+    ],
+)
+def test_what_is_no_list_of_such_is_refused_at_the_start(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        load({name: value})
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = load({"DEPOT_TRUSTED_PROXIES": "10.0.0.0/8, ::1", "DEPOT_ALLOWED_HOSTS": "a,b"})
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
+    assert settings.allowed_hosts == ("a", "b")
