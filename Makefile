@@ -1,10 +1,10 @@
-# make run | test | check | coverage | format | bench | storm | chaos | lock | clean.
+# make run | test | check | coverage | format | bench | storm | chaos | rolling | overload | slow | lock | clean.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check coverage format bench storm chaos lock clean
+.PHONY: run test check coverage format bench storm chaos rolling overload slow lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -27,6 +27,15 @@ storm: .venv/local
 
 chaos: .venv/test # ROUNDS=20 SEED=42
 	@$(BIN)/python bench/chaos.py --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
+
+rolling: .venv/test # ROUNDS=20 RATE=300; needs haproxy
+	@$(BIN)/python bench/rolling.py --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)
+
+overload: .venv/test # SECONDS=8; needs h2load (nghttp2-client)
+	@$(BIN)/python bench/overload.py --seconds $(or $(SECONDS),8)
+
+slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
+	@$(BIN)/python bench/slow.py --seconds $(or $(SECONDS),20)
 
 bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -58,6 +58,11 @@ class Victim:
         self.kills += 1
         self.start()
 
+    def drain(self) -> None:
+        """An ordered stop, as a deployment makes it."""
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(timeout=PATIENCE_SECONDS) == 0, self.log.read_text()[-3000:]
+
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
