@@ -1,9 +1,9 @@
 """Ten times what it can serve: what becomes of those it serves, and how fast are the others told?
 
 `make overload` (needs h2load: apt-get install nghttp2-client). One `depot serve` with default limits, a
-durable PostgreSQL, and h2load on the same machine. Capacity is the best goodput of a few numbers of clients that ask
-as fast as they are answered; ten times as many clients do the same then, and do not wait as `Retry-After`
-tells them, which is the worst they can do.
+durable PostgreSQL, and h2load on the same machine. Capacity is the best goodput of a few numbers of clients
+that ask as fast as they are answered; ten times as many clients do the same then, and do not wait as
+`Retry-After` tells them, which is the worst they can do.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Restart both replicas behind HAProxy again and again under load: does any client notice?
 
 `make rolling ROUNDS=20` (needs HAProxy: apt-get install haproxy). Real and local: embedded PostgreSQL, two
-`depot serve` behind `deploy/haproxy.cfg`, clients that keep their connections. The exit status is the verdict;
-the short form is part of `make test`.
+`depot serve` behind `deploy/haproxy.cfg`, clients that keep their connections. The exit status is the
+verdict; the short form is part of `make test`.
 """
 
 import argparse

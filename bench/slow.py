@@ -1,7 +1,7 @@
 """Clients that send or read as slowly as they can: do the others notice?
 
-`make slow` (needs slowhttptest and h2load: apt-get install slowhttptest nghttp2-client). One `depot serve` with
-default limits; 16 clients read an item, first alone, then beside each of slowhttptest's three attacks.
+`make slow` (needs slowhttptest and h2load: apt-get install slowhttptest nghttp2-client). One `depot serve`
+with default limits; 16 clients read an item, first alone, then beside each of slowhttptest's three attacks.
 """
 
 import argparse
