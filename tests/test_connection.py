@@ -64,6 +64,14 @@ def test_nor_is_one_that_comes_byte_by_byte(served: Served) -> None:
     raise AssertionError("it is still waited for")
 
 
+def test_nor_is_the_second_one_of_a_connection(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(served.request("GET", "/health/live"))
+        received(connection, until=b"alive")
+        connection.sendall(HALF_A_HEAD)
+        assert received(connection, until=b"}}").startswith(b"HTTP/1.1 408 ")
+
+
 def test_half_a_body_is_not_waited_for(served: Served) -> None:
     head = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99")
     assert contract(*served.exchange(head + b'{"sku": '))["code"] == "REQUEST_TIMEOUT"
