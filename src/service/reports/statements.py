@@ -127,3 +127,12 @@ REOPEN = f"""
 update books set closed_until = wrong.date
 from (select min(date) as date from ({DIFFERENCES}) found) wrong
 where wrong.date is not null returning closed_until"""
+
+ITEM_DIFFERENCES = f"""
+select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
+  d.amount as rolled_amount
+from ({_sold(f"created_at < {_midnight('(select closed_until from books)')}", _DAY + " as date")}) ledger
+full join (select * from daily_item_sales where date < (select closed_until from books)) d
+  using (date, item_id, currency)
+where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
+"""The same for what was sold of each item, on all closed days."""
