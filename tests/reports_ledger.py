@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from conftest import AS_OWNER
+from service.db import Database
 from service.reports.books import close_until
 from shop import connected
 
@@ -113,3 +114,11 @@ def best(sales: Sequence[Sale], begin: date, end: date, currency: str | None) ->
             sold[key] = (pieces + sale.quantity, amount + sale.price * sale.quantity)
     ranking = sorted(sold.items(), key=lambda entry: (-entry[1][1], *entry[0]))
     return [(sku, pieces, f"{amount:.2f}") for (sku, _), (pieces, amount) in ranking[:10]]
+
+
+async def backdate(database: Database, by: timedelta) -> None:
+    """Move all that was traded into the past, as if it had happened then."""
+    async with database.transaction() as connection:
+        await connection.execute(AS_OWNER.replace("set ", "set local "))
+        for table in ("orders", "transactions", "events", "movements"):
+            await connection.execute(f"update {table} set created_at = created_at - $1::interval", by)

@@ -234,10 +234,9 @@ def demo(items: int, orders: int, days: int) -> None:
     from service.demo.fill import Demo, InTheWay, fill
     from service.dev import database_url
 
-    settings = settings_from_environment("json")
+    settings, totals = settings_from_environment("json"), {"items": items, "orders": orders}
     with database_url(settings) as url, Progress(console=Console(stderr=True)) as progress:
-        totals = {"imagined": orders, "stocked": items, "stored": orders}
-        bars = {name: progress.add_task(f"{name:9}", total=total) for name, total in totals.items()}
+        bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
 
         def on_progress(name: str, count: int) -> None:
             progress.update(bars[name], completed=count)
