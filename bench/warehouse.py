@@ -47,20 +47,15 @@ class Size(Struct, frozen=True):
 
 
 class Warehouse(Struct, frozen=True):
-    """A database that `depot demo` made, and how long that took; 0 if it was there."""
+    """A database that `depot demo` made, and how long that took."""
 
     database: Database
     home: Path
-    size: Size
     build_seconds: float
 
     def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "DATABASE_URL": self.database.url,
-            "DEPOT_HOME": str(self.home),
-            "DEPOT_LOG": "json",
-        }
+        own = {"DATABASE_URL": self.database.url, "DEPOT_HOME": str(self.home), "DEPOT_LOG": "json"}
+        return {**os.environ, **own}
 
     def depot(self, *arguments: str) -> str:
         """What a `depot` command says on stdout; its progress goes where ours does."""
