@@ -221,6 +221,58 @@ def audit_verify(anchor: str | None) -> None:
         raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
 
 
+@depot.command()
+@click.option("--items", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
+@click.option("--orders", type=click.IntRange(0, 100_000_000), default=20_000, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How old the shop is."
+)
+def demo(items: int, orders: int, days: int) -> None:
+    """Fill the database with a shop that has a past: items, orders, cancellations, deliveries."""
+    from rich.progress import Progress
+
+    from service.demo.fill import Demo, InTheWay, fill
+    from service.dev import database_url
+
+    settings, totals = settings_from_environment("json"), {"items": items, "orders": orders}
+    with database_url(settings) as url, Progress(console=Console(stderr=True)) as progress:
+        bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
+
+        def on_progress(name: str, count: int) -> None:
+            progress.update(bars[name], completed=count)
+
+        settings = replace(settings, database_url=url)
+        size = Demo(items, orders, days)
+        try:
+            run(settings, lambda database: fill(database, settings, size, on_progress))
+        except InTheWay as error:
+            raise click.ClickException(str(error)) from None
+
+
+@depot.command()
+def doctor() -> None:
+    """Compare all that is stored: stock, orders, ledger, sums, events, blobs. Exit status 1 if it differs."""
+    from service.dev import database_url
+    from service.doctor.examine import examine
+
+    settings = settings_from_environment("json")
+    screen = Console(stderr=True)
+
+    async def look(database: "Database") -> int:
+        wrong = 0
+        async for kind, findings in examine(database, settings):
+            screen.print("[red]✗" if findings else "[green]✓", kind, highlight=False)
+            for finding in findings:
+                click.echo(finding)
+            wrong += len(findings)
+        return wrong
+
+    with database_url(settings) as url:
+        wrong = run(replace(settings, database_url=url), look)
+    if wrong:
+        raise click.ClickException(f"{wrong} differences")
+
+
 @depot.group()
 def items() -> None:
     """Items."""

@@ -7,6 +7,7 @@ advanced-alchemy repositories for plain record keeping. See docs/decisions/0002-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -21,11 +22,19 @@ from service import errors
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The newest revision in migrations/versions (a test compares)."""
 
 SERVER_LATE_SECONDS = 1.0
 """The server ends a statement that takes too long; this much later it has to be gone itself."""
+
+CLOCKS_APART = timedelta(minutes=5)
+"""No two clocks of a deployment differ by more than this: rows carry the time of whoever made them."""
+
+OLDEST_RUNNING = """
+select least(now(), min(xact_start)) from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend'"""
+"""Transactions that began before this have ended: a later query sees all they did."""
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 

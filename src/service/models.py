@@ -9,13 +9,17 @@ from service.http.models import IdempotencyKey
 from service.items.models import Item, Movement
 from service.jobs.models import Job
 from service.orders.models import Order, OrderLine, Transaction
+from service.reports.models import Books, DailyItemSales, DailySales
 from service.resources.models import Resource
 from service.webhooks.models import Delivery, Webhook
 
 __all__ = [
     "ApiKey",
     "Base",
+    "Books",
     "Content",
+    "DailyItemSales",
+    "DailySales",
     "Delivery",
     "Document",
     "Event",

@@ -25,6 +25,7 @@ from service.jobs.lifeline import Lifeline
 from service.jobs.queue import pull, queries
 from service.jobs.runner import Runner
 from service.jobs.sleep import SLEEP
+from service.reports.books import close_books
 from service.reports.export import EXPORT
 from service.settings import Settings
 from service.webhooks.courier import Courier
@@ -50,6 +51,7 @@ class Schedule(NamedTuple):
 SCHEDULES = (
     Schedule("* * * * * */10", "audit.seal", seal),
     Schedule("* * * * *", "jobs.recover", upkeep.recover),
+    Schedule("6 * * * *", "books.close", close_books),
     Schedule("7 * * * *", "idempotency_keys.sweep", upkeep.sweep_idempotency_keys),
     Schedule("17 * * * *", "deliveries.sweep", upkeep.sweep_deliveries),
     Schedule("27 * * * *", "jobs.sweep", upkeep.sweep_jobs),

@@ -13,9 +13,9 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from service.audit.trail import CLOCKS_APART, first_id
+from service.audit.trail import first_id
 from service.auth.keys import pepper_from
-from service.db import Database
+from service.db import CLOCKS_APART, OLDEST_RUNNING, Database
 from service.settings import Settings
 
 LOCK = 0x7365616C  # "seal"
@@ -29,11 +29,6 @@ HEAD = "select position, hash from seals order by position desc limit 1"
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
   extract(epoch from e.created_at))::text, 'UTF8'))"""
 """Everything there is to an event, in a form that does not depend on any setting."""
-
-OLDEST_RUNNING = """
-select least(now(), min(xact_start)) from pg_stat_activity
-where datname = current_database() and backend_type = 'client backend'"""
-"""Whatever is recorded later than this query finds it has an id from after this moment."""
 
 UNSEALED = f"""
 select e.id, {DIGEST} as digest from events e
@@ -65,7 +60,7 @@ async def seal(database: Database, settings: Settings) -> int:
         await connection.execute("set local statement_timeout = 0")
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
             return 0
-        oldest = await connection.fetchval(OLDEST_RUNNING)
+        oldest = await connection.fetchval(OLDEST_RUNNING)  # what is recorded later has an id from after it
         begin = settled_id(await connection.fetchval(SETTLED))
         sealed = 0
         while batch := await connection.fetch(UNSEALED, begin):

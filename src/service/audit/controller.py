@@ -8,8 +8,8 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from service.audit.trail import CLOCKS_APART, Entry, first_id, list_entries, named
-from service.db import Database
+from service.audit.trail import Entry, first_id, list_entries, named
+from service.db import CLOCKS_APART, Database
 from service.errors import Detail, InvalidCursor, ValidationFailed
 from service.http.body import StrictRequest
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +13,6 @@ from service.values import Timestamp
 
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
 TYPED = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
-
-CLOCKS_APART = timedelta(minutes=5)
-"""Ids carry the time of whoever made them; no two clocks of a deployment differ by more than this."""
 
 COLUMNS = """id, type, split_part(type, '.', 1), subject, actor, request_id, payload->'changes',
   payload - 'changes', created_at"""

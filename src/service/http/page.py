@@ -5,6 +5,7 @@ import binascii
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 from litestar import Request
@@ -46,6 +47,7 @@ class Pager(Generic[P]):
     def __init__(
         self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: Any
     ) -> None:
+        self._request = request
         query = request.query_params
         if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers
             raise ValidationFailed([Detail("/limit", "Expected `int`", "query")])
@@ -65,6 +67,13 @@ class Pager(Generic[P]):
         data = list(rows[: self.limit])
         more = len(rows) > self.limit
         return Page(data, self._seal(msgspec.json.encode(position(data[-1]))) if more else None)
+
+    def next_url(self, cursor: str) -> str:
+        """The next page's, for a `Link` header (RFC 8288): where the body has no room for a cursor."""
+        query = [
+            (name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"
+        ]
+        return f"{self._request.scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
 
     def _seal(self, content: bytes) -> str:
         return base64.urlsafe_b64encode(self._check(content) + content).rstrip(b"=").decode()

@@ -4,6 +4,7 @@ import re
 from typing import Any, Protocol, TypeVar
 
 from litestar import Request, Response
+from litestar.datastructures.headers import Accept
 from litestar.types import Serializer
 
 from service.values import encode_json
@@ -35,6 +36,12 @@ def versioned(request: AnyRequest, content: V, *, location: str | None = None) -
     if none_match(request, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(content, headers=headers)
+
+
+def preferred(request: AnyRequest, *offered: str) -> str:
+    """The media type the client likes best (RFC 9110 §12.5.1); the first if it does not say."""
+    accept = request.headers.get("accept", "")
+    return Accept(accept).best_match(list(offered), default=offered[0]) if "text/" in accept else offered[0]
 
 
 def reply_headers(version: int, location: str | None = None) -> dict[str, str]:

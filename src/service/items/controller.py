@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from litestar import Controller, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
@@ -12,11 +12,14 @@ from service.errors import InUse, InvalidCursor, NoFields, NotFound, Preconditio
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, Claims
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, reply_headers, versioned
+from service.http.reply import Reply, expected_versions, preferred, reply_headers, versioned
 from service.items import catalog
 from service.items.catalog import DuplicateSku, InsufficientStock
+from service.items.rows import as_csv
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
 from service.values import Version
+
+JSON, CSV = "application/json", "text/csv"
 
 
 class ItemController(Controller):
@@ -51,12 +54,21 @@ class ItemController(Controller):
         in_stock: Annotated[bool | None, QueryParameter(description="Whether any piece is left.")] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
-    ) -> Page[Item]:
-        """List items, newest first."""
+    ) -> Reply[Page[Item]]:
+        """List items, newest first.
+
+        `Accept: text/csv` gets the page as a file that `catalog.import` takes; a `Link` names the next one.
+        """
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"sku": sku, "q": contains(q) if q else None, "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(database, filters, pager.fetch)
-        return pager.page(items, lambda item: item.id)
+        page = pager.page(items, lambda item: item.id)
+        if preferred(request, JSON, CSV) == JSON:
+            return Reply(page, headers={"Vary": "Accept"})
+        headers = {"Vary": "Accept", "Content-Disposition": 'attachment; filename="items.csv"'}
+        if page.next_cursor:
+            headers["Link"] = f'<{pager.next_url(page.next_cursor)}>; rel="next"'
+        return Response(as_csv(page.data), media_type=CSV, headers=headers)  # type: ignore[return-value]
 
     @get("/{item_id:str}", scope="items:read", faults=[NotFound])
     async def get_item(

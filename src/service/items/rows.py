@@ -1,8 +1,12 @@
-"""Rows of a CSV file as items. Strict: what the API refuses is a bad row here."""
+"""Rows of a CSV file as items, and the other way round: what is written can be read again.
+
+Strict: what the API refuses is a bad row here.
+"""
 
 import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeAlias
 
 import msgspec
@@ -11,14 +15,17 @@ from msgspec import Struct
 from service.errors import Detail
 from service.http.body import DEPTH_MAX
 from service.http.explain import depth, explain, unstorable
-from service.items.schemas import ATTRIBUTES_BYTES_MAX, ItemCreate
-from service.values import decode_json
+from service.items.schemas import ATTRIBUTES_BYTES_MAX, Item, ItemCreate
+from service.values import decode_json, encode_json
 
 ENCODING = "utf-8-sig"
 """With or without a byte order mark."""
 REQUIRED = ("sku", "name", "price")
 OPTIONAL = ("description", "currency", "quantity", "attributes")
 NULLABLE = ("description", "attributes")
+TEXTS = ("sku", "name", "description")
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""What spreadsheets run, and what is shielded from them already. See OWASP, "CSV Injection"."""
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 ATTRIBUTES_LENGTH_MAX = 2 * ATTRIBUTES_BYTES_MAX
 """As written, with blanks and escapes: to look at much more would keep the event loop."""
@@ -74,6 +81,9 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | BadR
     if len(cells) != len(columns):
         return BadRow(line, [f"{len(cells)} cells where the header has {len(columns)}"])
     values: dict[str, Any] = dict(zip(columns, cells, strict=True))
+    for name in TEXTS:
+        if name in values:
+            values[name] = _unshielded(values[name])
     for name in NULLABLE:
         if values.get(name) == "":
             values[name] = None
@@ -106,3 +116,24 @@ def _attributes(text: str) -> Any:
 def _problem(detail: Detail) -> str:
     field = detail.field.removeprefix("/")
     return f"{field}: {detail.message}" if field else detail.message
+
+
+def as_csv(items: Iterable[Item]) -> str:
+    """RFC 4180, with the columns an import takes."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(REQUIRED + OPTIONAL)
+    for item in items:
+        attributes = "" if item.attributes is None else encode_json(item.attributes).decode()
+        cells = (_shielded(item.sku), _shielded(item.name), item.price, _shielded(item.description or ""))
+        writer.writerow((*cells, item.currency, item.quantity, attributes))
+    return text.getvalue()
+
+
+def _shielded(text: str) -> str:
+    """A formula begins with an apostrophe more than it has: a spreadsheet shows it and does not run it."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _unshielded(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

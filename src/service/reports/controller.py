@@ -5,14 +5,13 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from litestar import Controller, Response, get
-from litestar.datastructures.headers import Accept
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from service.db import Database
 from service.errors import Detail, ValidationFailed
 from service.http.body import StrictRequest
-from service.http.reply import Reply
+from service.http.reply import Reply, preferred
 from service.reports.financial import as_csv, financial, period
 from service.reports.page import page
 from service.reports.schemas import Financial, FinancialReport
@@ -59,8 +58,7 @@ def day(name: str, text: str | None) -> date | None:
 
 
 def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
-    """As `Accept` asks for (RFC 9110 §12.5.1)."""
-    wanted = Accept(request.headers.get("accept", JSON)).best_match([JSON, CSV, HTML], default=JSON)
+    wanted = preferred(request, JSON, CSV, HTML)
     if wanted == CSV:
         name = f"financial-{report.from_}-{report.to}.csv"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}

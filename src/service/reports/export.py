@@ -1,7 +1,7 @@
 """`report.export`: what was sold and refunded on each day, as a CSV file in the blob store."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -51,8 +51,9 @@ async def export_report(task: Task, payload: ReportExport) -> Exported:
     async def content(connection: Connection) -> AsyncIterator[bytes]:
         nonlocal rows
         yield _line(COLUMNS).encode()
-        bounds = (_midnight(begin), _midnight(end), payload.currency)
-        days = await connection.cursor(statements.DAILY, *bounds, timeout=PATIENCE_SECONDS)
+        days = await connection.cursor(
+            statements.DAILY, begin, end, payload.currency, timeout=PATIENCE_SECONDS
+        )
         while batch := await days.fetch(ROWS_AT_ONCE, timeout=PATIENCE_SECONDS):
             rows += len(batch)
             yield "".join(map(_line, batch)).encode()
@@ -71,10 +72,6 @@ def asked_on(job_id: UUID) -> date:
 
 def _line(cells: asyncpg.Record | tuple[str, ...]) -> str:
     return ",".join(map(str, cells)) + END_OF_LINE
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 EXPORT = Kind("report.export", ReportExport, export_report)

@@ -1,9 +1,9 @@
-"""The financial report: exact to the cent, from the ledger alone."""
+"""The financial report: exact to the cent, whether a day is read from the ledger or from its sums."""
 
 import csv
 import io
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from msgspec.structs import astuple
@@ -35,7 +35,7 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
 
 
 async def financial(database: Database, begin: date, end: date, currency: str | None) -> FinancialReport:
-    bounds = (_midnight(begin), _midnight(end), currency)
+    bounds = (begin, end, currency)
     async with (
         database.connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -73,7 +73,3 @@ def as_csv(daily: Iterable[Day]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows(astuple(day) for day in daily)
     return text.getvalue()
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

@@ -1,25 +1,138 @@
-"""The SQL of reports: sums are numeric, days are those of UTC."""
+"""The SQL of reports: sums are numeric, days are those of UTC.
 
-# From the midnight $1 up to but without the midnight $2, in the currency $3 or in all.
-_WITHIN = "created_at >= $1 and created_at < $2 and ($3::text is null or currency = $3)"
+Days before `books.closed_until` are read from their sums, the others from the ledger: one snapshot, no gap.
+"""
+
+from service.db import OLDEST_RUNNING
+
+_DAY = "(created_at at time zone 'UTC')::date"
+
+
+def _midnight(day: str) -> str:
+    """In UTC, whatever the time zone of the session."""
+    return f"(({day})::timestamp at time zone 'UTC')"
+
+
+def _days(begin: str, end: str) -> str:
+    return f"created_at >= {_midnight(begin)} and created_at < {_midnight(end)}"
+
+
+def _booked(where: str) -> str:
+    """The ledger by day and currency."""
+    return f"""
+  select {_DAY} as date, currency,
+    count(*) filter (where kind = 'sale') as orders,
+    coalesce(sum(amount) filter (where kind = 'sale'), 0.00) as sales,
+    coalesce(sum(amount) filter (where kind = 'refund'), 0.00) as refunds
+  from transactions where {where} group by 1, 2"""
+
+
+def _sold(where: str, *groups: str) -> str:
+    """What was sold of each item in each currency."""
+    return f"""
+  select {"".join(f"{group}, " for group in groups)}l.item_id, t.currency,
+    sum(l.quantity)::bigint as quantity, sum(l.amount) as amount
+  from transactions t join order_lines l using (order_id)
+  where t.kind = 'sale' and {where}
+  group by {", ".join(str(number) for number in range(1, len(groups) + 3))}"""
+
+
+# The report, over the days from $1 up to but without $2, in the currency $3 or in all.
+_WANTED = "($3::text is null or currency = $3)"
+_CLOSED = "(select least(greatest(closed_until, $1::date), $2::date) from books)"
+_OPEN_DAYS = f"{_days(_CLOSED, '$2::date')} and {_WANTED}"
+_CLOSED_DAYS = f"date >= $1::date and date < {_CLOSED} and {_WANTED}"
 
 DAILY = f"""
-select (created_at at time zone 'UTC')::date as date, currency,
-  count(*) filter (where kind = 'sale') as orders,
-  coalesce(sum(amount) filter (where kind = 'sale'), 0.00)::text as sales,
-  coalesce(sum(amount) filter (where kind = 'refund'), 0.00)::text as refunds,
-  sum(case kind when 'sale' then amount else -amount end)::text as net
-from transactions where {_WITHIN}
-group by 1, 2 order by 1, 2"""
+select date, currency, orders, sales::text, refunds::text, (sales - refunds)::text as net
+from (
+  select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS}
+  union all {_booked(_OPEN_DAYS)}
+) days
+order by date, currency"""
 
+TOP = 10
+
+# Closed days are not added up item by item: in a month of a large shop that is a million rows. Each of the m
+# days has its items in the order of their amounts, so ("Efficient top-k query calculation", Cao, Wang 2004):
+# the leaders of the days together reach some tenth best sum; who is to reach it over all days has an m-th of
+# it on one of them. Only those are added up, exactly. All open days together are one of the m.
 TOP_ITEMS = f"""
-with sold as (
-  select l.item_id, t.currency, sum(l.quantity) as quantity, sum(l.amount) as amount
-  from transactions t join order_lines l using (order_id) where t.kind = 'sale' and {_WITHIN}
-  group by 1, 2
+with days as (
+  select date, currency from daily_sales where {_CLOSED_DAYS}
+), fresh as materialized ({_sold(_OPEN_DAYS)}
+), leaders as (
+  select item_id, currency, amount from days cross join lateral (
+    select item_id, amount from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
+    order by amount desc limit {TOP}) best
+  union all
+  select * from (select item_id, currency, amount from fresh order by amount desc limit {TOP}) best
+), reached as (
+  select sum(amount) as amount from leaders group by item_id, currency
+  order by 1 desc offset {TOP - 1} limit 1
+), bar as (
+  select trunc(coalesce((select amount from reached), 0) / (1 + count(distinct date)), 2) as amount from days
+), candidates as (
+  select item_id, currency from days cross join lateral (
+    select item_id from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
+      and s.amount >= (select amount from bar)) good
+  union
+  select item_id, currency from fresh where amount >= (select amount from bar)
+), sold as (
+  select item_id, currency, coalesce(closed.quantity, 0) + coalesce(fresh.quantity, 0) as quantity,
+    coalesce(closed.amount, 0) + coalesce(fresh.amount, 0) as amount
+  from candidates c left join fresh using (item_id, currency) cross join lateral (
+    select sum(quantity) as quantity, sum(amount) as amount from daily_item_sales s
+    where s.item_id = c.item_id and s.currency = c.currency and s.date >= $1::date and s.date < {_CLOSED}
+  ) closed
 )
-select i.id, i.sku, sold.quantity, sold.amount::text from sold join items i on i.id = sold.item_id
-order by sold.amount desc, i.sku, sold.currency limit 10"""
+select i.id, i.sku, sold.quantity::bigint, sold.amount::text from sold join items i on i.id = sold.item_id
+order by sold.amount desc, i.sku, sold.currency limit {TOP}"""
 
 UNHURRIED = "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
 """A report over years may take long, and so may whoever takes its rows."""
+
+# Closing the books.
+CLOSABLE = f"select ((({OLDEST_RUNNING}) - $1::interval) at time zone 'UTC')::date"
+"""The first day that may still grow: what is running could have begun on it, by the clock $1 behind ours."""
+
+LOCK_BOOKS = f"""
+select greatest(closed_until, (select coalesce({_DAY}, $1) from (select min(created_at) as created_at
+  from transactions) first))
+from books for update"""
+"""The first day to roll up. Who comes second waits, and finds what the first one left."""
+
+UNROLL = (
+    "delete from daily_sales where date >= $1 and date < $2",
+    "delete from daily_item_sales where date >= $1 and date < $2",
+)
+ROLL_UP = (
+    f"""insert into daily_sales (date, currency, orders, sales, refunds)
+    {_booked(_days("$1::date", "$2::date"))}""",
+    f"""insert into daily_item_sales (date, item_id, currency, quantity, amount)
+    {_sold(_days("$1::date", "$2::date"), _DAY)} order by 1, 3""",
+)
+CLOSE = "update books set closed_until = $1"
+
+DIFFERENCES = f"""
+select date, currency, ledger.orders, ledger.sales, ledger.refunds, d.orders as rolled_orders,
+  d.sales as rolled_sales, d.refunds as rolled_refunds
+from ({_booked(_days("$1::date", "(select closed_until from books)"))}) ledger
+full join (select * from daily_sales where date >= $1::date and date < (select closed_until from books)) d
+  using (date, currency)
+where (ledger.orders, ledger.sales, ledger.refunds) is distinct from (d.orders, d.sales, d.refunds)"""
+"""Closed days since $1 on which their sums are not those of the ledger."""
+
+REOPEN = f"""
+update books set closed_until = wrong.date
+from (select min(date) as date from ({DIFFERENCES}) found) wrong
+where wrong.date is not null returning closed_until"""
+
+ITEM_DIFFERENCES = f"""
+select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
+  d.amount as rolled_amount
+from ({_sold(f"created_at < {_midnight('(select closed_until from books)')}", _DAY + " as date")}) ledger
+full join (select * from daily_item_sales where date < (select closed_until from books)) d
+  using (date, item_id, currency)
+where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
+"""The same for what was sold of each item, on all closed days."""

@@ -1,0 +1,88 @@
+"""A large database, made by `depot demo` on an embedded PostgreSQL of its own, and kept for the next time."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+from msgspec import Struct
+
+from database import Database
+from service.embedded import postgres
+
+DEPOT = Path(sys.executable).with_name("depot")
+OPTIONS = {
+    "shared_buffers": "2GB",
+    "maintenance_work_mem": "512MB",
+    "effective_cache_size": "8GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "random_page_cost": "1.1",
+}
+"""What anybody sets for a database of this size; the default is 128 MB of buffers, and disks that turn."""
+CARELESS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "autovacuum": "off",
+}
+"""While it is built: what a crash would spoil is built again."""
+
+
+class Size(Struct, frozen=True):
+    items: int
+    orders: int
+    days: int
+
+    @property
+    def name(self) -> str:
+        return f"scale-{self.items}-{self.orders}"
+
+
+class Warehouse(Struct, frozen=True):
+    """A database that `depot demo` made, and how long that took."""
+
+    database: Database
+    home: Path
+    build_seconds: float
+
+    def environment(self) -> dict[str, str]:
+        own = {"DATABASE_URL": self.database.url, "DEPOT_HOME": str(self.home), "DEPOT_LOG": "json"}
+        return {**os.environ, **own}
+
+    def depot(self, *arguments: str) -> str:
+        """What a `depot` command says on stdout; its progress goes where ours does."""
+        command = [str(DEPOT), *arguments]
+        done = subprocess.run(command, env=self.environment(), stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.strip()
+
+
+@contextmanager
+def warehouse(directory: Path, size: Size) -> Iterator[Warehouse]:
+    """Built if it is not there, below `directory`. One that was not built to its end is thrown away."""
+    home = directory / size.name
+    built = home / "built.json"
+    if not built.exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        built.write_bytes(msgspec.json.encode(_build(home, size)))
+    with postgres(home, OPTIONS) as url:
+        found = Warehouse(Database(url), home, msgspec.json.decode(built.read_bytes(), type=float))
+        found.depot("migrate")
+        yield found
+
+
+def _build(home: Path, size: Size) -> float:
+    """Returns the seconds it took."""
+    with postgres(home, OPTIONS | CARELESS) as url:
+        new, started = Warehouse(Database(url), home, 0), monotonic()
+        new.depot("migrate")
+        new.depot("demo", f"--items={size.items}", f"--orders={size.orders}", f"--days={size.days}")
+        return round(monotonic() - started)

@@ -1,0 +1,47 @@
+"""What the ledger adds up to on days that are over: sums that never change any more, read instead of it."""
+
+from datetime import date
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Date, Index, Numeric, Text
+from sqlalchemy.dialects.postgresql import UUID as PGUUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+SUM = Numeric(38, 2)
+
+
+class Books(Base):
+    """How far the books are closed: one row."""
+
+    __tablename__ = "books"
+    __table_args__ = (CheckConstraint("id", name="id"),)
+
+    id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
+    closed_until: Mapped[date] = mapped_column(Date)
+    """Days (UTC) before this one are rolled up, and no transaction that could add to them is left."""
+
+
+class DailySales(Base):
+    __tablename__ = "daily_sales"
+
+    date: Mapped[date] = mapped_column(Date, primary_key=True)
+    currency: Mapped[str] = mapped_column(Text, primary_key=True)
+    orders: Mapped[int] = mapped_column(BigInteger)
+    sales: Mapped[Decimal] = mapped_column(SUM)
+    refunds: Mapped[Decimal] = mapped_column(SUM)
+
+
+class DailyItemSales(Base):
+    """Sales only, whatever became of the orders."""
+
+    __tablename__ = "daily_item_sales"
+    __table_args__ = (Index("ix_daily_item_sales_date_currency_amount", "date", "currency", "amount"),)
+
+    item_id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)
+    currency: Mapped[str] = mapped_column(Text, primary_key=True)
+    date: Mapped[date] = mapped_column(Date, primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    amount: Mapped[Decimal] = mapped_column(SUM)

@@ -1,0 +1,79 @@
+"""`GET /items` as CSV: a page at a time, safe in a spreadsheet, and what an import reads again."""
+
+import csv
+import io
+
+import httpx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Client
+from labour import process, until
+from service.db import Database
+from service.items.rows import _shielded, _unshielded
+from service.settings import Settings
+from service.worker import Worker, kinds
+from shop import item
+
+CSV = {"Accept": "text/csv"}
+COLUMNS = ["sku", "name", "price", "description", "currency", "quantity", "attributes"]
+
+
+def rows(reply: httpx.Response) -> list[list[str]]:
+    assert reply.headers["Content-Type"] == "text/csv; charset=utf-8"
+    return list(csv.reader(io.StringIO(reply.text, newline="")))
+
+
+async def test_a_page_of_items_is_a_file(client: Client) -> None:
+    await item(client, 3, sku="A-1", name='Bolt, "M8"\nlong', attributes={"size": 1.10})
+    reply = await client.get("/items", headers=CSV)
+    assert rows(reply) == [COLUMNS, ["A-1", 'Bolt, "M8"\nlong', "9.99", "", "USD", "3", '{"size":1.1}']]
+    assert reply.headers["Content-Disposition"] == 'attachment; filename="items.csv"'
+    assert "Link" not in reply.headers
+    assert reply.headers["Vary"] == (await client.get("/items")).headers["Vary"] == "Accept"
+
+
+async def test_json_is_what_a_client_gets_that_does_not_ask_for_csv(client: Client) -> None:
+    for accept in ("*/*", "application/json", "text/csv;q=0.5, application/json", "image/png", "text/plain"):
+        reply = await client.get("/items", headers={"Accept": accept})
+        assert reply.headers["Content-Type"].startswith("application/json")
+
+
+async def test_links_lead_through_all_pages_with_their_filters(client: Client) -> None:
+    for number in range(5):
+        await item(client, number % 2, sku=f"A-{number}", name="Böse & Söhne")
+    url, seen = "/items?limit=1&q=b%C3%B6se+%26&in_stock=false", []
+    while url:
+        reply = await client.get(url, headers=CSV)
+        seen += [row[0] for row in rows(reply)[1:]]
+        url = reply.headers.get("Link", "").partition("<")[2].partition(">")[0]
+    assert seen == ["A-4", "A-2", "A-0"]
+
+
+async def test_cells_are_no_formulas(client: Client) -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", "\t=1", "plain", "'quoted'"]
+    for number, name in enumerate(names):
+        await item(client, sku=f"-A{number}", name=name, description=name)
+    found = [row for row in reversed(rows(await client.get("/items", headers=CSV))[1:])]
+    shown = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "''=1", "'\t=1", "plain", "'quoted'"]
+    assert [row[1] for row in found] == [row[3] for row in found] == shown
+    assert all(row[0].startswith("'-A") for row in found)
+
+
+async def test_what_was_written_can_be_imported_again(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    await item(client, 3, sku="-A", name="=1+1", attributes={"size": 1.10})
+    await item(client, 0, sku="B", name="'=1", description="@x", currency="EUR", price="0.10")
+    written = (await client.get("/items", headers=CSV)).text
+    before = (await client.get("/items")).json()["data"]
+    async with Worker(settings, database, kinds(settings)).open():
+        job = await until(client, await process(client, "catalog.import", csv=written), "succeeded")
+    assert (job["result"]["unchanged"], job["result"]["updated"], job["result"]["bad"]) == (2, 0, 0)
+    assert (await client.get("/items")).json()["data"] == before
+
+
+@given(st.text(alphabet="'=+-@\t\r\nabc\uff1d") | st.text())
+def test_a_shield_comes_off_again(text: str) -> None:
+    assert _unshielded(_shielded(text)) == text
+    assert not _shielded(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
