@@ -29,6 +29,7 @@ class Node:
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._embedded = PostgresServer(self.data, cleanup_mode=None)
+        self.system_user: str | None = self._embedded.system_user
 
     def make(self, **settings: str) -> None:
         """A new, empty one."""

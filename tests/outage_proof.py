@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import subprocess
 from asyncio import Event
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,10 +17,9 @@ import aiohttp
 import psutil
 from msgspec import Struct
 
-from buyers import depot
 from events_proof import UNTOLD, judge_events
 from jobs_proof import UNENDED
-from live import Live, live, working
+from live import DEPOT, Live, live, working
 from shop import connected
 from unrest import until_none
 from witness import Witness, witnessing
@@ -241,15 +242,25 @@ async def prove_outage(
 
 
 @contextmanager
-def cluster(database_url: str, home: Path) -> Iterator[tuple[Live, Live, str]]:
+def cluster(database_url: str, home: Path, **settings: str) -> Iterator[tuple[Live, Live, str]]:
     """A service, a worker and a key."""
-    depot(database_url, "migrate")
-    made = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", capture_output=True)
+    environment = {**ENVIRONMENT, **settings}
+    depot(database_url, "migrate", **settings)
+    key = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings).strip()
     with (
-        live(database_url, home, **ENVIRONMENT) as service,
-        working(database_url, home, **ENVIRONMENT) as worker,
+        live(database_url, home, **environment) as service,
+        working(database_url, home, **environment) as worker,
     ):
-        yield service, worker, str(made.stdout).strip()
+        yield service, worker, key
+
+
+def depot(database_url: str, *arguments: str, **settings: str) -> str:
+    """What a command prints."""
+    environment = {**os.environ, "DATABASE_URL": database_url, **settings}
+    done = subprocess.run(
+        [str(DEPOT), *arguments], env=environment, check=True, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout
 
 
 @asynccontextmanager

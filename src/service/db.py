@@ -50,6 +50,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._hosts = Hosts(dsn(settings))
+        self._direct = Hosts(direct_dsn(settings))
         self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         self._server_settings = {
             "application_name": "depot",
@@ -58,10 +59,11 @@ class Database:
             "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),
         }
         self._connections: WeakSet[OwnConnection] = WeakSet()
-        self.pulse = Pulse(lambda: self._connect(timeout_seconds=LOOK_SECONDS), self._cut)
+        self.pulse = Pulse(lambda: self._connect(self._hosts, LOOK_SECONDS), self._cut)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=lambda: self.connect(self._command_timeout),
+            async_creator=self._connect_for_records,
+            connect_args={"prepared_statement_cache_size": settings.statement_cache_size},
             pool_size=settings.records_pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_wait_seconds,
@@ -76,7 +78,7 @@ class Database:
     async def open(self) -> AsyncIterator["Database"]:
         """Connect. Raises `OSError` or `asyncpg.PostgresError` when the database cannot be had."""
         self.pool = await asyncpg.create_pool(
-            connect=self._connect,
+            connect=lambda *_, **options: self._connect(self._hosts, **options),
             init_size=1,
             min_size=0,  # or the pool would go on trying, and complaining, by itself during an outage
             max_size=self._settings.pool_size,
@@ -94,12 +96,13 @@ class Database:
                         await self.pool.close()
 
     async def connect(self, command_timeout: float | None = None) -> OwnConnection:
-        """A connection outside the pool; without a timeout of its own it may be used for long work.
+        """A connection outside the pool and past a pooler, so that it may listen and keep state.
 
-        Raises `DatabaseUnavailable` while the database is away.
+        Without a timeout of its own it may be used for long work. Raises `DatabaseUnavailable` while the
+        database is away.
         """
         async with self._patience(self._settings.connect_timeout_seconds):
-            return await self._connect(command_timeout=command_timeout)
+            return await self._connect(self._direct, command_timeout=command_timeout)
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[OwnConnection]:
@@ -170,12 +173,17 @@ class Database:
                 raise errors.DatabaseUnavailable from None
             raise
 
+    async def _connect_for_records(self, **_: object) -> OwnConnection:
+        async with self._patience(self._settings.connect_timeout_seconds):
+            return await self._connect(self._hosts, command_timeout=self._command_timeout)
+
     async def _connect(
-        self, *_: object, timeout_seconds: float | None = None, **options: Any
+        self, hosts: Hosts, timeout_seconds: float | None = None, **options: Any
     ) -> OwnConnection:
-        connection = await self._hosts.connect(
+        connection = await hosts.connect(
             timeout_seconds or self._settings.connect_timeout_seconds,
             server_settings=self._server_settings,
+            statement_cache_size=self._settings.statement_cache_size,
             **options,
         )
         self._connections.add(connection)
@@ -197,7 +205,12 @@ def dsn(settings: Settings) -> str:
     """The address as asyncpg takes it; SQLAlchemy's spelling of the scheme is accepted too."""
     if settings.database_url is None:
         raise ValueError("DATABASE_URL is not set")
-    return settings.database_url.replace("+asyncpg://", "://", 1)
+    return _plain(settings.database_url)
+
+
+def direct_dsn(settings: Settings) -> str:
+    """Past a pooler that gives every transaction another session."""
+    return _plain(settings.direct_database_url or dsn(settings))
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -240,6 +253,10 @@ def _give_up_read_only(context: ExceptionContext) -> None:
 
 async def _nothing_to_reset(_: object) -> None:
     """No statement of ours leaves state in the session, so the pool's RESET, a round trip, is saved."""
+
+
+def _plain(url: str) -> str:
+    return url.replace("+asyncpg://", "://", 1)
 
 
 def _milliseconds(seconds: float) -> str:
