@@ -9,16 +9,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import asyncpg
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from advanced_alchemy.exceptions import RepositoryError
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from service import errors
+from service.hosts import Connection as OwnConnection
+from service.hosts import Hosts
+from service.pulse import LOOK_SECONDS, Pulse
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
@@ -52,7 +58,8 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._dsn = dsn(settings)
+        self._hosts = Hosts(dsn(settings))
+        self._direct = Hosts(direct_dsn(settings))
         self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         self._server_settings = {
             "application_name": "depot",
@@ -60,50 +67,54 @@ class Database:
             "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
             "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),
         }
+        self._connections: WeakSet[OwnConnection] = WeakSet()
+        self.pulse = Pulse(lambda: self._connect(self._hosts, LOOK_SECONDS), self._cut)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=lambda: self.connect(self._command_timeout),
+            async_creator=self._connect_for_records,
+            connect_args={"prepared_statement_cache_size": settings.statement_cache_size},
             pool_size=settings.records_pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_wait_seconds,
-            pool_pre_ping=True,  # connections do not survive a restart of the database
             json_serializer=lambda value: encode_json(value).decode(),
             json_deserializer=decode_json,
         )
+        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(self._engine.sync_engine, "handle_error", _give_up_read_only)
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Database"]:
         """Connect. Raises `OSError` or `asyncpg.PostgresError` when the database cannot be had."""
         self.pool = await asyncpg.create_pool(
-            self._dsn,
-            min_size=1,
+            connect=lambda *_, **options: self._connect(self._hosts, **options),
+            init_size=1,
+            min_size=0,  # or the pool would go on trying, and complaining, by itself during an outage
             max_size=self._settings.pool_size,
             init=_prepare,
             reset=_nothing_to_reset,
             command_timeout=self._command_timeout,
-            timeout=self._settings.connect_timeout_seconds,
-            server_settings=self._server_settings,
         )
-        try:
-            yield self
-        finally:
-            await self._engine.dispose()
-            with suppress(TimeoutError):  # what has not ended by then, close() has terminated
-                async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                    await self.pool.close()
+        async with self.pulse.open():
+            try:
+                yield self
+            finally:
+                await self._engine.dispose()
+                with suppress(TimeoutError):  # what has not ended by then, close() has terminated
+                    async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                        await self.pool.close()
 
-    async def connect(self, command_timeout: float | None = None) -> "asyncpg.Connection[asyncpg.Record]":
-        """A connection outside the pool; without a timeout of its own it may be used for long work."""
-        return await asyncpg.connect(
-            self._dsn,
-            command_timeout=command_timeout,
-            timeout=self._settings.connect_timeout_seconds,
-            server_settings=self._server_settings,
-        )
+    async def connect(self, command_timeout: float | None = None) -> OwnConnection:
+        """A connection outside the pool and past a pooler, so that it may listen and keep state.
+
+        Without a timeout of its own it may be used for long work. Raises `DatabaseUnavailable` while the
+        database is away.
+        """
+        async with self._patience(self._settings.connect_timeout_seconds):
+            return await self._connect(self._direct, command_timeout=command_timeout)
 
     @asynccontextmanager
-    async def own_connection(self) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    async def own_connection(self) -> AsyncIterator[OwnConnection]:
         connection = await self.connect()
         try:
             yield connection
@@ -130,32 +141,85 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool. Raises `Overloaded` when none gets free in time."""
+        """A connection of the pool.
+
+        Raises `Overloaded` when none gets free in time, `DatabaseUnavailable` while the database is away.
+        """
         connection = await self._acquire()
         try:
             yield connection
+            self.pulse.answers += 1
+        except (
+            asyncpg.ReadOnlySQLTransactionError
+        ):  # its server is a standby now: the next may be the primary
+            connection.terminate()
+            raise
         finally:
             await self.pool.release(connection)
 
     async def _acquire(self) -> Connection:
         try:
-            async with asyncio.timeout(self._settings.pool_wait_seconds):
+            async with self._patience(self._settings.pool_wait_seconds):
                 return await self.pool.acquire()
         except TimeoutError:
             busy = self.pool.get_size() == self.pool.get_max_size()
             raise errors.Overloaded if busy else errors.DatabaseUnavailable from None
 
+    @asynccontextmanager
+    async def _patience(self, seconds: float) -> AsyncIterator[None]:
+        """For waiting: `TimeoutError` after so long, `DatabaseUnavailable` at once if the database goes."""
+        if self.pulse.away:
+            raise errors.DatabaseUnavailable
+        try:
+            async with asyncio.timeout(seconds) as wait:
+                self.pulse.waits.add(wait)
+                try:
+                    yield
+                finally:
+                    self.pulse.waits.discard(wait)
+        except TimeoutError:
+            if self.pulse.away:
+                raise errors.DatabaseUnavailable from None
+            raise
+
+    async def _connect_for_records(self, **_: object) -> OwnConnection:
+        async with self._patience(self._settings.connect_timeout_seconds):
+            return await self._connect(self._hosts, command_timeout=self._command_timeout)
+
+    async def _connect(
+        self, hosts: Hosts, timeout_seconds: float | None = None, **options: Any
+    ) -> OwnConnection:
+        connection = await hosts.connect(
+            timeout_seconds or self._settings.connect_timeout_seconds,
+            server_settings=self._server_settings,
+            statement_cache_size=self._settings.statement_cache_size,
+            **options,
+        )
+        self._connections.add(connection)
+        return connection
+
+    def _cut(self) -> None:
+        """End every statement under way: its answer would not come."""
+        for connection in tuple(self._connections):
+            connection.terminate()
+
     async def session(self) -> AsyncIterator[AsyncSession]:
         """The generator dependency: one request, one transaction, committed before the reply is sent."""
         async with self.sessions() as session, session.begin():
             yield session
+        self.pulse.answers += 1
 
 
 def dsn(settings: Settings) -> str:
     """The address as asyncpg takes it; SQLAlchemy's spelling of the scheme is accepted too."""
     if settings.database_url is None:
         raise ValueError("DATABASE_URL is not set")
-    return settings.database_url.replace("+asyncpg://", "://", 1)
+    return _plain(settings.database_url)
+
+
+def direct_dsn(settings: Settings) -> str:
+    """Past a pooler that gives every transaction another session."""
+    return _plain(settings.direct_database_url or dsn(settings))
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -184,8 +248,24 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     )
 
 
+def _refuse_closed(connection: Any, *_: object) -> None:
+    """For SQLAlchemy's pool, which gets another connection then. It could ask each, in three round trips."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _give_up_read_only(context: ExceptionContext) -> None:
+    """For SQLAlchemy's pool: connections to a server that is a standby now are not kept."""
+    if isinstance(context.original_exception.__cause__, asyncpg.ReadOnlySQLTransactionError):
+        context.is_disconnect = True
+
+
 async def _nothing_to_reset(_: object) -> None:
     """No statement of ours leaves state in the session, so the pool's RESET, a round trip, is saved."""
+
+
+def _plain(url: str) -> str:
+    return url.replace("+asyncpg://", "://", 1)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -35,7 +35,13 @@ WAITING = """
 select exists (select from queue.pgqueuer where status = 'queued'
   and execute_after < now() - interval '60 seconds')"""
 """Whether work has been due for so long that no worker can be at it."""
-FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+FAILURES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    DatabaseUnavailable,
+)
 
 Connectivity = Literal["connected", "unreachable"]
 

@@ -6,7 +6,8 @@ import asyncpg
 from advanced_alchemy.alembic.commands import AlembicCommands
 from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
 
-from service.db import dsn
+from service.db import direct_dsn
+from service.hosts import Hosts
 from service.settings import Settings
 
 PACKAGED = Path(__file__).with_name("migrations")
@@ -16,7 +17,7 @@ VERSION_TABLE = "schema_version"
 
 def commands(settings: Settings) -> AlembicCommands:
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(dsn(settings), timeout=settings.connect_timeout_seconds)
+        return await Hosts(direct_dsn(settings)).connect(settings.connect_timeout_seconds)
 
     config = SQLAlchemyAsyncConfig(
         connection_string="postgresql+asyncpg://",

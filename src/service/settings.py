@@ -10,6 +10,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 PREFIX = "DEPOT_"
+DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")]
+SECRET = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL", "DEPOT_SECRET"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 
 Count = Annotated[int, Meta(ge=1)]
@@ -37,13 +39,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     trusted_proxies: Networks = ()
     """Addresses or networks whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
-    database_url: Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")] | None = None
+    database_url: DatabaseUrl | None = None
+    """May name several servers; `target_session_attrs=read-write` finds the one that takes writes."""
+    direct_database_url: DatabaseUrl | None = None
+    """Past the pooler, if `DATABASE_URL` is one: for LISTEN, migrations, and work longer than a request."""
 
     home: Path = Path(".depot")
     log: Literal["json", "console"] = "json"
     secret: Annotated[str, Meta(min_length=32)] | None = None
     """Keys the hashes of API keys; unset: a random one kept in the database."""
 
+    statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    """Prepared statements kept per connection; 0 behind a PgBouncer that cannot keep them (before 1.21)."""
     pool_size: Count = 16
     records_pool_size: Count = 4
     """Connections of SQLAlchemy's own pool, which serves the plain records (resources, keys)."""
@@ -145,5 +152,5 @@ def _convert(name: str, text: str, kind: Any) -> Any:
             return msgspec.convert([part.strip() for part in text.split(",")], kind)
         return msgspec.convert(text, kind, strict=False)
     except ValueError as error:
-        shown = "its value" if name in {"DATABASE_URL", "DEPOT_SECRET"} else repr(text)
+        shown = "its value" if name in SECRET else repr(text)
         raise SettingsError(f"{name}: {shown} is not valid: {error}") from None

@@ -185,7 +185,7 @@ async def test_a_database_that_cannot_answer_is_no_error_of_ours(
         assert {reply.headers["X-Error-Code"] for reply in replies} == {"DATABASE_UNAVAILABLE", "OVERLOADED"}
         assert {reply.status_code for reply in replies} == {503}
         await connection.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
         assert (await client.get(PATH)).status_code == 200

@@ -1,0 +1,39 @@
+"""Connections: which server they go to, and which are not kept."""
+
+from pathlib import Path
+
+from msgspec.structs import replace
+from sqlalchemy import text
+
+from conftest import at
+from replies import refused
+from service.db import Database
+from service.settings import Settings
+from shop import connected, running
+
+
+async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
+    settings: Settings, database_url: str, server_url: str, key: str
+) -> None:
+    narrow = replace(settings, pool_size=1, records_pool_size=1)
+    name = Path(database_url.partition("?")[0]).name
+    async with connected(server_url) as admin:
+        await admin.execute(f"alter database {name} set default_transaction_read_only = on")
+        async with running(narrow, key) as client:
+            new = {"json": {"sku": "A", "name": "Bolt", "price": "1.00"}}
+            refused(await client.post("/items", **new), 503, "DATABASE_UNAVAILABLE")
+            refused(await client.put("/resources/a", json={"status": "on"}), 503, "DATABASE_UNAVAILABLE")
+            await admin.execute(f"alter database {name} reset default_transaction_read_only")
+            assert (await client.post("/items", **new)).status_code == 201
+            assert (await client.put("/resources/a", json={"status": "on"})).status_code == 201
+
+
+async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
+    settings: Settings, server_url: str
+) -> None:
+    pooled = replace(settings, direct_database_url=at(server_url, "postgres"))
+    async with Database(pooled).open() as database, database.sessions() as session:
+        name = "select current_database()"
+        assert await database.fetchval(name) == await session.scalar(text(name)) != "postgres"
+        async with database.own_connection() as connection:
+            assert await connection.fetchval(name) == "postgres"

@@ -1,0 +1,36 @@
+"""Behind PgBouncer in transaction mode everything works, as docs/database.md has it set up."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bouncer import PROGRAM, bouncer
+from events_proof import UNTOLD
+from jobs_proof import UNENDED
+from nodes import node
+from outage_proof import KINDS, Load, client, cluster, judge_books, prepare, unhealthy
+from unrest import until_none
+from witness import witnessing
+
+SECONDS = 3.0
+
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="pgbouncer is not installed (apt-get install pgbouncer)"
+)
+
+
+async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:
+    with node(home) as server, bouncer(home, server) as url:
+        limits = {"DEPOT_DIRECT_DATABASE_URL": server.url, "DEPOT_STATEMENT_CACHE_SIZE": "0"}
+        with cluster(url, tmp_path / "depot", **limits) as (service, worker, key):
+            async with witnessing() as witness, client(service.url, key) as session:
+                load = Load(session, await prepare(session, witness))
+                async with load.running():
+                    await asyncio.sleep(SECONDS)
+                for unfinished in (UNTOLD, UNENDED):
+                    await until_none(server.url, unfinished)
+                assert list(unhealthy(service, worker)) == []
+        assert [attempt for attempt in load.attempts if not attempt.succeeded] == []
+        assert {attempt.kind for attempt in load.attempts} == KINDS.keys()
+        assert await judge_books(server.url, witness, load) == []

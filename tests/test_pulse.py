@@ -1,0 +1,148 @@
+"""The pulse tells a silent database from one that is slow, busy, full, or cut one connection of ours."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from nodes import Node, node
+from service.db import Database
+from service.errors import DatabaseUnavailable
+from service.pulse import BEAT_SECONDS, LOOK_SECONDS, SILENCE_SECONDS, SILENCES
+from service.settings import Settings
+from shop import connected, eventually
+
+NOTICED_SECONDS = BEAT_SECONDS + (SILENCES + 1) * SILENCE_SECONDS
+ANSWER_SECONDS = 1.0
+SOME_BEATS = 5 * (BEAT_SECONDS + SILENCES * SILENCE_SECONDS)
+CUT = "select pg_terminate_backend($1, 5000)"
+
+
+async def test_slow_statements_on_every_connection_are_no_outage(database: Database) -> None:
+    slow = [database.fetchval("select pg_sleep($1)", SOME_BEATS) for _ in range(database.pool.get_max_size())]
+    with capture_logs() as logs:
+        await asyncio.gather(*slow)
+    assert logs == []
+
+
+async def test_a_pulse_whose_connection_is_cut_is_no_outage(database: Database) -> None:
+    first = await beating(database)
+    with capture_logs() as logs:
+        slow = asyncio.create_task(database.fetchval("select pg_sleep($1)", SOME_BEATS))
+        assert await database.fetchval(CUT, first)
+        assert await beating(database, other_than=first)
+        await slow
+    assert logs == []
+
+
+async def test_a_database_that_takes_no_more_connections_is_not_away(
+    database: Database, server_url: str
+) -> None:
+    first = await beating(database)
+    name = await database.fetchval("select current_database()")
+    async with connected(server_url) as admin:
+        with capture_logs() as logs:
+            await admin.execute(f"alter database {name} with allow_connections false")
+            assert await database.fetchval(CUT, first)
+            await asyncio.sleep(SOME_BEATS)
+            assert await database.fetchval("select 1") == 1
+            await admin.execute(f"alter database {name} with allow_connections true")
+    assert logs == []
+
+
+async def test_a_busy_moment_of_our_own_is_no_outage(database: Database) -> None:
+    await beating(database)
+    with capture_logs() as logs:
+        until = monotonic() + SOME_BEATS
+        while monotonic() < until:
+            time.sleep(2 * SILENCES * SILENCE_SECONDS)  # noqa: ASYNC251  # that is the point
+            await asyncio.sleep(0)
+    assert logs == []
+
+
+async def beating(database: Database, other_than: int = 0) -> int:
+    """The backend of the pulse, once it has one."""
+    connection: Any = None
+
+    async def connected() -> bool:
+        nonlocal connection
+        connection = database.pulse._connection
+        return connection is not None and connection.get_server_pid() != other_than
+
+    await eventually(connected)
+    return int(connection.get_server_pid())
+
+
+# With a PostgreSQL of its own, since its processes are stopped.
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Node]:
+    with node(home) as server:
+        yield server
+
+
+@pytest.fixture
+async def narrow(server: Node, tmp_path: Path) -> AsyncIterator[Database]:
+    """A database of one connection in each pool."""
+    settings = Settings(database_url=server.url, home=tmp_path, pool_size=1, records_pool_size=1)
+    async with Database(settings).open() as database:
+        await beating(database)
+        yield database
+
+
+async def test_silence_ends_what_is_in_a_statement_and_what_waits_for_a_connection(
+    server: Node, narrow: Database
+) -> None:
+    async def use_a_session() -> None:
+        async with narrow.sessions() as session, session.begin():
+            await session.connection()
+
+    server.suspend()
+    silent_at = monotonic()
+    tasks = [narrow.fetchval("select 1"), narrow.fetchval("select 1"), use_a_session(), narrow.connect()]
+    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    assert monotonic() - silent_at < ANSWER_SECONDS
+    assert isinstance(failures[0], asyncpg.PostgresConnectionError)
+    assert {type(failure) for failure in failures[1:]} == {DatabaseUnavailable}
+    server.resume()
+    await eventually(lambda: back(narrow))
+    assert await narrow.fetchval("select 1") == 1
+    await use_a_session()
+
+
+async def test_while_it_is_away_everything_is_refused_at_once(server: Node, narrow: Database) -> None:
+    server.suspend()
+    await eventually(lambda: away(narrow))
+    started = monotonic()
+    for _ in range(100):
+        for use in (narrow.fetchval("select 1"), narrow.connect()):
+            with pytest.raises(DatabaseUnavailable):
+                await use
+    assert monotonic() - started < NOTICED_SECONDS
+    server.resume()
+    await eventually(lambda: back(narrow))
+
+
+async def test_its_coming_and_going_are_told_once(server: Node, narrow: Database) -> None:
+    with capture_logs() as logs:
+        server.kill()
+        await eventually(lambda: away(narrow))
+        await asyncio.sleep(LOOK_SECONDS)
+        server.start()
+        await eventually(lambda: back(narrow))
+    assert [line["event"] for line in logs] == ["database away", "database back"]
+
+
+async def away(database: Database) -> bool:
+    return database.pulse.away
+
+
+async def back(database: Database) -> bool:
+    return not database.pulse.away
