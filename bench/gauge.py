@@ -9,7 +9,7 @@ def cpu_seconds(pid: int) -> float:
     """User and system time so far, that of ended and reaped children included."""
     top = psutil.Process(pid)
     total = top.cpu_times().children_user + top.cpu_times().children_system
-    for process in [top, *top.children(recursive=True)]:
+    for process in _family(pid):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -18,9 +18,23 @@ def cpu_seconds(pid: int) -> float:
     return float(total)
 
 
+def rss_mib(pid: int) -> float:
+    """What they hold now. What processes share is counted for each."""
+    return sum(_status_mib(process.pid, "VmRSS") for process in _family(pid))
+
+
 def peak_rss_mib(pid: int) -> float:
-    """The most memory the process ever held: VmHWM."""
+    """The most each of them ever held, added up."""
+    return sum(_status_mib(process.pid, "VmHWM") for process in _family(pid))
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    top = psutil.Process(pid)
+    return [top, *top.children(recursive=True)]
+
+
+def _status_mib(pid: int, name: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise ValueError(f"process {pid} has no VmHWM")
+    raise ValueError(f"process {pid} has no {name}")

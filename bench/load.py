@@ -26,6 +26,8 @@ class Work(Struct, frozen=True):
     effects: str | None = None
     peers: tuple[str, ...] = ("fastapi", "bare", "depot")
     """Who can do it."""
+    megabytes: float | None = None
+    """What is sent with one request, if it is worth counting."""
 
 
 ORDERS = "select count(*) from orders"
@@ -37,12 +39,14 @@ WORKS = {
     work.name: work
     for work in [
         Work("get", "GET item", "get_item", 16),
+        Work("list", "page of 50 items", "list_items", 16),
         Work("patch", "PATCH item", "patch_item", 16, PATCHES),
         Work("order16", "2-line order", "order_spread", 16, ORDERS),
         Work("order", "2-line order", "order_spread", 64, ORDERS),
         Work("once", "same, with a key", "order_once", 64, ORDERS, ("depot",)),
         Work("action", "user's action", "action", 16, ACTIONS, ("fastapi", "depot")),
-        Work("upload", "5 MiB upload", "upload", 16, DOCUMENTS, ("fastapi", "depot")),
+        Work("upload", "1 MB upload", "upload_1mb", 16, DOCUMENTS, ("fastapi", "depot"), 1.0),
+        Work("upload5", "5 MiB upload", "upload_5mib", 16, DOCUMENTS, ("fastapi", "depot"), 5.24288),
         Work("hot", "hot-item order", "order_hot", 64, ORDERS),
     ]
 }

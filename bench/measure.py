@@ -11,9 +11,13 @@ WARM_UP_SECONDS = 2
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """CPU is per request done, also of those wrk hung up on at the end; `peak_rss_mib` is since the start."""
+    """CPU is per request done, also of those wrk hung up on at the end; `peak_rss_mib` is since the start.
+
+    With several workers, CPU and memory are those of all processes.
+    """
 
     peer: str
+    workers: int
     work: str
     connections: int
     requests_per_second: float
@@ -31,7 +35,17 @@ class Reading(Struct, frozen=True):
     effects: int
 
 
-def measure(peer: Running, work: Work, seconds: int) -> Row:
+class Start(Struct, frozen=True, kw_only=True):
+    """How a peer begins, with a database that is there already."""
+
+    peer: str
+    ready_ms: float
+    """From the start of its process to its first reply from the database."""
+    rest_rss_mib: float
+    """What it held then."""
+
+
+def measure(peer: Running, workers: int, work: Work, seconds: int) -> Row:
     """Warm up, load, wait until all is done, and read off what it took."""
     postmaster = peer.database.postmaster()
     drive(peer, work, WARM_UP_SECONDS)
@@ -46,6 +60,7 @@ def measure(peer: Running, work: Work, seconds: int) -> Row:
     postgres = after.postgres_cpu_seconds - before.postgres_cpu_seconds
     return Row(
         peer=peer.name,
+        workers=workers,
         work=work.name,
         connections=work.connections,
         requests_per_second=round(figures.requests / figures.seconds, 1),

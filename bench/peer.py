@@ -5,17 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+import gauge
 from database import Database, item_id
 from faults import BenchError
 from service.settings import PREFIX, UNPREFIXED, Settings
@@ -26,10 +27,11 @@ DEPOT = str(Path(sys.executable).with_name("depot"))
 SCOPES = ("items:read", "items:write", "orders:write", "users:write", "documents:write")
 LOG_SHOWN = 2000
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS, REPLY_SECONDS = 20.0, 20.0, 60.0, 10.0
+LOOK_SECONDS = 0.01
 
 
 class Peer(Struct, frozen=True):
-    """Something to measure; its command takes the port as last argument."""
+    """Something to measure; its command takes further options at its end."""
 
     name: str
     command: tuple[str, ...]
@@ -43,6 +45,10 @@ class Running(Struct, frozen=True):
     key: str
     database: Database
     pid: int
+    ready_seconds: float
+    """From its start to its first reply."""
+    rest_rss_mib: float
+    """What it held then."""
 
     @property
     def url(self) -> str:
@@ -53,21 +59,14 @@ class Running(Struct, frozen=True):
 
         Raises `OSError` or `HTTPException` when there is no reply.
         """
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        connection = HTTPConnection(HOST, self.port, timeout=REPLY_SECONDS)
-        try:
-            connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
-            reply = connection.getresponse()
-            return reply.status, _decoded(reply.read())
-        finally:
-            connection.close()
+        return _ask(self.port, self.key, method, path, body)
 
 
 def _uvicorn(name: str) -> Peer:
     """The server, event loop and parser Depot has, with as little of uvicorn's own work as there."""
     options = (
         "--loop uvloop --http httptools --ws none --no-access-log --log-level warning "
-        f"--no-server-header --no-proxy-headers --host {HOST} --port"
+        f"--no-server-header --no-proxy-headers --host {HOST}"
     )
     app = (f"{name}_peer:app", "--app-dir", str(APPS))
     return Peer(name, (sys.executable, "-m", "uvicorn", *app, *options.split()))
@@ -76,24 +75,26 @@ def _uvicorn(name: str) -> Peer:
 PEERS = {
     "fastapi": _uvicorn("fastapi"),
     "bare": _uvicorn("bare"),
-    "depot": Peer("depot", (DEPOT, "serve", "--host", HOST, "--port")),
+    "depot": Peer("depot", (DEPOT, "serve", "--host", HOST)),
 }
 
 
 @contextmanager
-def running(peer: Peer, server: Database, directory: Path) -> Iterator[Running]:
+def running(peer: Peer, workers: int, server: Database, directory: Path) -> Iterator[Running]:
     """Start the peer; once this ends it is stopped, and has finished what it was asked."""
     with TemporaryDirectory(dir=directory, prefix=f"{peer.name}-") as home:
-        database = server.create(f"bench_{peer.name}")
+        database = server.create(f"bench_{peer.name}_{workers}")
         environment = _environment(database.url, home)
         key = _migrate(environment)
         database.seed()
         port, log = _free_port(), Path(home, "log")
-        with _process([*peer.command, str(port)], environment, log) as process:
-            started = Running(peer.name, port, key, database, process.pid)
+        command = [*peer.command, "--port", str(port), "--workers", str(workers)]
+        begun = monotonic()
+        with _process(command, environment, log) as process:
             try:
-                _wait(started, process)
-                yield started
+                _wait(peer.name, port, key, process)
+                ready_seconds, rest_rss_mib = monotonic() - begun, gauge.rss_mib(process.pid)
+                yield Running(peer.name, port, key, database, process.pid, ready_seconds, rest_rss_mib)
             except BenchError as error:
                 raise BenchError(f"{error}\nEnd of its log:\n{log.read_text()[-LOG_SHOWN:]}") from error
 
@@ -154,16 +155,27 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         raise BenchError(f"process {process.pid} did not stop when told to") from None
 
 
-def _wait(started: Running, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+def _wait(name: str, port: int, key: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = monotonic() + START_SECONDS
+    while monotonic() < deadline and process.poll() is None:
         try:
-            started.ask("GET", f"/items/{item_id(1)}")
+            _ask(port, key, "GET", f"/items/{item_id(1)}")
         except (OSError, HTTPException):
-            time.sleep(0.05)
+            sleep(LOOK_SECONDS)
         else:
             return
-    raise BenchError(f"{started.name} did not start")
+    raise BenchError(f"{name} did not start")
+
+
+def _ask(port: int, key: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection = HTTPConnection(HOST, port, timeout=REPLY_SECONDS)
+    try:
+        connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
+        reply = connection.getresponse()
+        return reply.status, _decoded(reply.read())
+    finally:
+        connection.close()
 
 
 def _decoded(body: bytes) -> Any:

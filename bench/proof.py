@@ -29,6 +29,7 @@ select jsonb_build_object(
 
 def prove(peer: Running) -> None:
     """One of each kind of request, looked at closely."""
+    _prove_list(peer)
     _prove_patch(peer)
     _prove_order(peer)
     _prove_refusal(peer)
@@ -45,6 +46,17 @@ def audit(name: str, database: Database) -> None:
 def expect(what: str, got: object, wanted: object) -> None:
     if got != wanted:
         raise BenchError(f"{what}: {got!r} instead of {wanted!r}")
+
+
+def _prove_list(peer: Running) -> None:
+    """Newest first, page by page."""
+    path, number = "/items?limit=50", ITEMS
+    for _ in range(2):
+        status, page = peer.ask("GET", path)
+        expect(f"{peer.name}, GET items", status, 200)
+        wanted = [_item(peer, number - n)[1] for n in range(50)]
+        expect(f"{peer.name}, a page of items", page["data"], wanted)
+        path, number = f"/items?limit=50&cursor={page['next_cursor']}", number - 50
 
 
 def _prove_patch(peer: Running) -> None:

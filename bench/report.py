@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from load import WORKS, Work
-from measure import Row
+from measure import Row, Start
 
 MEASURED = ("litestar", "msgspec", "asyncpg", "uvicorn", "uvloop", "fastapi", "pydantic", "sqlalchemy")
 SUBJECT = "depot"
@@ -32,6 +32,7 @@ class Ratio(Struct, frozen=True, kw_only=True):
     """Depot beside a peer; above 1 Depot is ahead: less CPU for a request, more requests a second."""
 
     work: str
+    workers: int
     peer: str
     service_cpu: float
     all_cpu: float
@@ -40,18 +41,23 @@ class Ratio(Struct, frozen=True, kw_only=True):
 
 
 def ratios(rows: list[Row]) -> list[Ratio]:
-    subjects = {row.work: row for row in rows if row.peer == SUBJECT}
-    others = [row for row in rows if row.peer != SUBJECT and row.work in subjects]
-    return [_ratio(subjects[row.work], row) for row in others]
+    subjects = {(row.work, row.workers): row for row in rows if row.peer == SUBJECT}
+    others = [row for row in rows if row.peer != SUBJECT and (row.work, row.workers) in subjects]
+    return [_ratio(subjects[row.work, row.workers], row) for row in others]
 
 
-def show(rows: list[Row], console: Console) -> None:
-    console.print(_figures(rows))
-    if compared := ratios(rows):
-        console.print(_comparison(compared))
+def show(starts: list[Start], rows: list[Row], console: Console) -> None:
+    for workers in sorted({row.workers for row in rows}):
+        some = [row for row in rows if row.workers == workers]
+        console.print(_figures(some, workers))
+        if compared := ratios(some):
+            console.print(_comparison(compared))
+    for start in starts:
+        facts = f"first reply after {start.ready_ms:,.0f} ms, holding {start.rest_rss_mib:.0f} MiB"
+        console.print(f"{start.peer}: {facts}", highlight=False)
 
 
-def save(rows: list[Row], seconds: int, postgres: str, path: Path) -> None:
+def save(starts: list[Start], rows: list[Row], seconds: int, postgres: str, path: Path) -> None:
     report = {
         "at": datetime.now(UTC),
         "seconds": seconds,
@@ -61,6 +67,7 @@ def save(rows: list[Row], seconds: int, postgres: str, path: Path) -> None:
             "postgres": postgres,
             **{name: version(name) for name in MEASURED},
         },
+        "starts": starts,
         "rows": rows,
         "ratios": ratios(rows),
     }
@@ -70,6 +77,7 @@ def save(rows: list[Row], seconds: int, postgres: str, path: Path) -> None:
 def _ratio(subject: Row, other: Row) -> Ratio:
     return Ratio(
         work=other.work,
+        workers=other.workers,
         peer=other.peer,
         service_cpu=round(other.service_cpu_us / subject.service_cpu_us, 2),
         all_cpu=round(_all_cpu_us(other) / _all_cpu_us(subject), 2),
@@ -81,12 +89,15 @@ def _all_cpu_us(row: Row) -> float:
     return row.service_cpu_us + row.postgres_cpu_us
 
 
-def _figures(rows: list[Row]) -> Table:
-    table = _table("Per request; one process each, durable commits", ["peer"], list(NUMBERS))
+def _figures(rows: list[Row], workers: int) -> Table:
+    processes = "one process" if workers == 1 else f"{workers} processes"
+    table = _table(f"Per request; {processes} each, durable commits", ["peer"], list(NUMBERS))
     for work in WORKS.values():
         for row in (row for row in rows if row.work == work.name):
             cells = [form.format(row) for form in NUMBERS.values()]
             table.add_row(_label(work), row.peer, *cells)
+            if work.megabytes is not None:
+                table.add_row("", "per MB", *_per_megabyte(row, work.megabytes))
         table.add_section()
     return table
 
@@ -100,6 +111,16 @@ def _comparison(compared: list[Ratio]) -> Table:
             table.add_row(_label(work), ratio.peer, *figures)
         table.add_section()
     return table
+
+
+def _per_megabyte(row: Row, megabytes: float) -> list[str]:
+    """Under the numbers they belong to: MB a second, and CPU."""
+    figures = {
+        "req/s": row.requests_per_second * megabytes,
+        "service\nCPU µs": row.service_cpu_us / megabytes,
+        "Postgres\nCPU µs": row.postgres_cpu_us / megabytes,
+    }
+    return [f"{figures[name]:,.0f}" if name in figures else "" for name in NUMBERS]
 
 
 def _label(work: Work) -> str:

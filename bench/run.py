@@ -14,10 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
+from chart import chart
 from database import Database, server
 from faults import BenchError
 from load import WORKS, Work, wrk_is_missing
-from measure import Row, measure
+from measure import Row, Start, measure
 from peer import PEERS, Peer, running
 from proof import audit, prove
 from report import save, show
@@ -36,27 +37,35 @@ def main() -> None:
     try:
         with server(RESULTS) as database, console.status("") as status:
             postgres = database.value("show server_version")
-            rows = list(_rows(options, database, status))
+            figures = list(_figures(options, database, status))
     except BenchError as error:
         sys.exit(f"bench: {error}")
-    show(rows, console)
-    save(rows, options.seconds, postgres, RESULTS / "latest.json")
+    starts = [figure for figure in figures if isinstance(figure, Start)]
+    rows = [figure for figure in figures if isinstance(figure, Row)]
+    show(starts, rows, console)
+    save(starts, rows, options.seconds, postgres, RESULTS / "latest.json")
+    (RESULTS / "latest.svg").write_text(chart(rows))
 
 
-def _rows(options: argparse.Namespace, database: Database, status: Status) -> Iterator[Row]:
-    for name in options.peers:
-        yield from _measured(
-            PEERS[name], [WORKS[work] for work in options.work], options.seconds, database, status
-        )
+def _figures(options: argparse.Namespace, database: Database, status: Status) -> Iterator[Start | Row]:
+    works = [WORKS[name] for name in options.work]
+    for workers in options.workers:
+        for name in options.peers:
+            yield from _measured(PEERS[name], workers, works, options.seconds, database, status)
 
 
-def _measured(peer: Peer, works: list[Work], seconds: int, server: Database, status: Status) -> Iterator[Row]:
-    """A peer's rows. What it did is audited once it is stopped."""
-    with running(peer, server, RESULTS) as started:
+def _measured(
+    peer: Peer, workers: int, works: list[Work], seconds: int, server: Database, status: Status
+) -> Iterator[Start | Row]:
+    """A peer's figures. What it did is audited once it is stopped."""
+    with running(peer, workers, server, RESULTS) as started:
+        if workers == 1:  # of several, only the first would be known to be there
+            ready_ms = round(started.ready_seconds * 1000)
+            yield Start(peer=peer.name, ready_ms=ready_ms, rest_rss_mib=round(started.rest_rss_mib, 1))
         prove(started)
         for work in (work for work in works if peer.name in work.peers):
-            status.update(f"{peer.name}: {work.title}, {work.connections} clients, {seconds} s")
-            yield measure(started, work, seconds)
+            status.update(f"{peer.name} × {workers}: {work.title}, {work.connections} clients, {seconds} s")
+            yield measure(started, workers, work, seconds)
     audit(peer.name, started.database)
 
 
@@ -66,6 +75,10 @@ def _options() -> argparse.Namespace:
     for option, known in (("--peers", PEERS), ("--work", WORKS)):
         text = f"some of: {' '.join(known)} (default: all)"
         parser.add_argument(option, nargs="+", choices=known, default=list(known), metavar="NAME", help=text)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", choices=range(1, 9), default=[1, 2], metavar="COUNT",
+        help="processes of each peer, a table for each count (default: 1 2)",
+    )  # fmt: skip
     options = parser.parse_args()
     if not 1 <= options.seconds <= SECONDS_MAX:
         parser.error(f"--seconds must be from 1 to {SECONDS_MAX}")

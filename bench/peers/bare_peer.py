@@ -8,6 +8,7 @@ import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +19,7 @@ from uuid_utils.compat import uuid7
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
   created_at, updated_at"""
 READ = f"select {COLUMNS} from items where id = $1"
+LIST = f"select {COLUMNS} from items where $1::uuid is null or id < $1 order by id desc limit $2"
 PATCH = f"""
 update items set name = coalesce($2, name), price = coalesce($3::text::numeric, price),
   version = version + 1, updated_at = now()
@@ -59,6 +61,11 @@ class Item(Struct):
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+class Page(Struct):
+    data: list[Item]
+    next_cursor: UUID | None
 
 
 class ItemPatch(Struct):
@@ -119,7 +126,7 @@ UNKNOWN = (422, b'{"error":{"code":"UNKNOWN_ITEM"}}')
 
 
 class Bare:
-    """The ASGI application: three routes told apart by hand."""
+    """The ASGI application: four routes told apart by hand."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
 
@@ -127,7 +134,7 @@ class Bare:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        status, body = await self._route(scope["method"], scope["path"], receive)
+        status, body = await self._route(scope, receive)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -142,18 +149,27 @@ class Bare:
         await self.pool.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _route(self, method: str, path: str, receive: Any) -> Reply:
+    async def _route(self, scope: Any, receive: Any) -> Reply:
+        method, path = scope["method"], scope["path"]
         if method == "GET" and path.startswith("/items/"):
             return await self._get(UUID(path[7:]))
         if method == "PATCH" and path.startswith("/items/"):
             return await self._patch(UUID(path[7:]), decode_patch(await read(receive)))
         if method == "POST" and path == "/orders":
             return await self._place(decode_order(await read(receive)))
+        if method == "GET" and path == "/items":
+            return await self._list(parse_qs(scope["query_string"].decode()))
         return NOT_FOUND
 
     async def _get(self, item_id: UUID) -> Reply:
         row = await self.pool.fetchrow(READ, item_id)
         return NOT_FOUND if row is None else (200, encode(Item(*row)))
+
+    async def _list(self, query: dict[str, list[str]]) -> Reply:
+        limit, after = int(query.get("limit", ["50"])[0]), query.get("cursor")
+        rows = await self.pool.fetch(LIST, after and UUID(after[0]), limit + 1)
+        items = [Item(*row) for row in rows[:limit]]
+        return 200, encode(Page(items, items[-1].id if len(rows) > limit else None))
 
     async def _patch(self, item_id: UUID, patch: ItemPatch) -> Reply:
         row = await self.pool.fetchrow(PATCH, item_id, patch.name, patch.price)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, UploadFile
+from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -181,6 +181,11 @@ class ItemOut(BaseModel):
     updated_at: datetime
 
 
+class ItemPage(BaseModel):
+    data: list[ItemOut]
+    next_cursor: UUID | None
+
+
 class LineCreate(BaseModel):
     item_id: UUID
     quantity: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -288,6 +293,17 @@ async def get_item(item_id: UUID, session: Session) -> Item:
     if item is None:
         raise ServiceFault("NOT_FOUND", "Not found", 404)
     return item
+
+
+@app.get("/items", response_model=ItemPage)
+async def list_items(
+    session: Session, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: UUID | None = None
+) -> dict[str, Any]:
+    query = select(Item).order_by(Item.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Item.id < cursor)
+    items = (await session.scalars(query)).all()
+    return {"data": items[:limit], "next_cursor": items[limit - 1].id if len(items) > limit else None}
 
 
 @app.patch("/items/{item_id}", response_model=ItemOut)

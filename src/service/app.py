@@ -22,7 +22,6 @@ from service.http.body import StrictRequest
 from service.http.cors import Cors
 from service.http.envelope import Envelope
 from service.http.faults import exception_handlers
-from service.http.idempotency import Claims
 from service.http.reply import Reply
 from service.http.trust import Trust
 from service.items import catalog
@@ -60,7 +59,6 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         delay_seconds=settings.overload_delay_seconds,
         timeout_seconds=settings.request_timeout_seconds,
     )
-    claims = Claims()
     placement = Placement(
         database,
         queue_max=settings.placement_queue_max,
@@ -116,7 +114,6 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         dependencies={
             "settings": Provide(lambda: settings, sync_to_thread=False),
             "database": Provide(lambda: database, sync_to_thread=False),
-            "claims": Provide(lambda: claims, sync_to_thread=False),
             "placement": Provide(lambda: placement, sync_to_thread=False),
             "intake": Provide(lambda: intake, sync_to_thread=False),
             "archive": Provide(lambda: archive, sync_to_thread=False),
@@ -140,6 +137,9 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app.state.admission = admission
     app.state.probe = probe
     app.state.kinds = known
+    app.state.claims = (
+        set()
+    )  # no dependency: with two of them, Litestar starts a task for each (100 µs a request)
     app.asgi_handler = Envelope(
         app,
         admission,

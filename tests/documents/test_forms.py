@@ -290,10 +290,11 @@ async def unread(settings: Settings, path: str, authorization: str, length: int)
 
 
 async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, key: str) -> None:
-    more = asyncio.Event()
+    begun, more = asyncio.Semaphore(0), asyncio.Event()
 
     async def slow() -> Any:
         yield FORM[:100]
+        begun.release()
         await more.wait()
         yield FORM[100:] + END
 
@@ -304,9 +305,9 @@ async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, ke
         ]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while (reply := await send(client, CAT)).status_code == 201:
-                    pass  # not both have begun yet
-            refused(reply, 503, "OVERLOADED")
+                for _ in under_way:
+                    await begun.acquire()
+            refused(await send(client, CAT), 503, "OVERLOADED")
         finally:
             more.set()
         assert [reply.status_code for reply in await asyncio.gather(*under_way)] == [201, 201]

@@ -92,7 +92,7 @@ async def half():
     yield bytes(1_000_000)
     os._exit(9)
 
-asyncio.run(Blobs(sys.argv[1]).put("documents/b", half()))
+asyncio.run(Blobs(sys.argv[1]).put("exports/b", half()))
 """
 
 

@@ -54,7 +54,7 @@ async def test_cells_are_no_formulas(client: Client) -> None:
     names = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", "\t=1", "plain", "'quoted'"]
     for number, name in enumerate(names):
         await item(client, sku=f"-A{number}", name=name, description=name)
-    found = [row for row in reversed(rows(await client.get("/items", headers=CSV))[1:])]
+    found = list(reversed(rows(await client.get("/items", headers=CSV))[1:]))
     shown = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "''=1", "'\t=1", "plain", "'quoted'"]
     assert [row[1] for row in found] == [row[3] for row in found] == shown
     assert all(row[0].startswith("'-A") for row in found)

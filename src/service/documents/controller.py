@@ -17,7 +17,7 @@ from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, Uploaded, UploadOperation
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Claims
+from service.http.idempotency import ONCE, claimed
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.settings import Settings
@@ -49,7 +49,6 @@ class DocumentController(Controller):
         self,
         intake: NamedDependency[Intake],
         archive: NamedDependency[Archive],
-        claims: NamedDependency[Claims],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Document]:
@@ -61,7 +60,7 @@ class DocumentController(Controller):
         rules = Rules(
             FORMATS, limit, "Only PNG, JPEG and PDF files are allowed", f"Max {limit / 2**20:g} MiB"
         )
-        async with claims.of(request) as claim, intake.receive(request, rules) as received:
+        async with claimed(request) as claim, intake.receive(request, rules) as received:
             document = await archive.store(received, request.author, received.claimed(claim), lambda d: d)
         return Reply(document, headers={"Location": location(document.id)})
 
@@ -139,14 +138,13 @@ class UploadController(Controller):
         self,
         intake: NamedDependency[Intake],
         archive: NamedDependency[Archive],
-        claims: NamedDependency[Claims],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Uploaded]:
         """Store a PNG, sent as the part `file` of a form. It is a document like others."""
         limit = settings.upload_bytes_max
         rules = Rules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
-        async with claims.of(request) as claim, intake.receive(request, rules) as received:
+        async with claimed(request) as claim, intake.receive(request, rules) as received:
             document = await archive.store(received, request.author, received.claimed(claim), uploaded)
         return Reply(uploaded(document), headers={"Location": location(document.id)})
 

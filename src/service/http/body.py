@@ -1,17 +1,24 @@
 """Strict, exact JSON in: one decode from the socket's bytes to the handler's Struct, no coercion."""
 
+import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request
 from litestar.datastructures import State
-from litestar.exceptions import InternalServerException
-from litestar.types import Empty
+from litestar.types import Empty, HTTPReceiveMessage
 
 from service.auth.keys import Key
-from service.errors import ClientClosedRequest, Detail, MalformedJson, UnsupportedMediaType, ValidationFailed
+from service.errors import (
+    ClientClosedRequest,
+    Detail,
+    MalformedJson,
+    TooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from service.events.journal import Author
 from service.http.envelope import Exchange
 from service.http.explain import DETAILS_MAX, depth, explain, located, unstorable
@@ -29,7 +36,7 @@ class StrictRequest(Request[Key, None, State]):
     async def body(self) -> bytes:
         """The whole body. Raises `UnsupportedMediaType` before reading, `MalformedJson` when empty."""
         if self._body is Empty:
-            declared = self.headers.get("content-type")
+            declared = self.header(b"content-type")
             if declared is not None and declared != "application/json":
                 self._check_media_type()
             body = await self._receive()
@@ -37,13 +44,31 @@ class StrictRequest(Request[Key, None, State]):
                 raise MalformedJson("The request body is empty")
             if declared is None:
                 raise UnsupportedMediaType("The request has a body but no Content-Type")
-        return await super().body()
+            self._body = self._connection_state.body = body
+        return self._body
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that name. Litestar's `headers` indexes all of them first (20 µs)."""
+        for known, value in self.scope["headers"]:
+            if known == name:
+                return value.decode("latin-1")
+        return None
 
     async def _receive(self) -> bytes:
-        try:
-            return await super().body()
-        except InternalServerException:  # what Litestar makes of a client that left half way
-            raise ClientClosedRequest from None
+        """Raises `TooLarge` or `ClientClosedRequest`. Litestar's way is three generators long (30 µs)."""
+        bytes_max = self.route_handler.resolve_request_max_body_size() or math.inf
+        if int(self.header(b"content-length") or 0) > bytes_max:
+            raise TooLarge
+        body, more = bytearray(), True
+        while more:
+            message = cast("HTTPReceiveMessage", await self.receive())
+            if message["type"] == "http.disconnect":
+                raise ClientClosedRequest
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > bytes_max:
+                raise TooLarge
+        return bytes(body)
 
     async def json(self) -> Any:
         data = self.route_handler.parsed_data_field
@@ -56,7 +81,7 @@ class StrictRequest(Request[Key, None, State]):
 
     @property
     def is_merge_patch(self) -> bool:
-        return self.content_type[0] == MERGE_PATCH
+        return self.header(b"content-type") != "application/json" and self.content_type[0] == MERGE_PATCH
 
     def _check_media_type(self) -> None:
         media_type, options = self.content_type

@@ -25,6 +25,7 @@ from service.http.reply import Versioned, reply_headers
 from service.values import encode_json
 
 HEADER = "Idempotency-Key"
+RAW_HEADER = HEADER.lower().encode()
 PRINTABLE = re.compile(r"[ -~]{1,255}")
 KEPT_FOR = "interval '24 hours'"
 
@@ -91,26 +92,24 @@ class Taken(IdempotencyInProgress):
     """Another process stored a reply under the claim while this one worked: look it up."""
 
 
-class Claims:
-    """The claims this process works on. Other processes are told by the table's primary key."""
+@asynccontextmanager
+async def claimed(request: StrictRequest) -> AsyncIterator[Claim | None]:
+    """The claim a request makes, or None. Raises `IdempotencyInProgress` if this process works on it already.
 
-    def __init__(self) -> None:
-        self._running: set[tuple[str, str, str]] = set()
-
-    @asynccontextmanager
-    async def of(self, request: StrictRequest) -> AsyncIterator[Claim | None]:
-        """The claim a request makes, or None. Raises `IdempotencyInProgress` if it runs already."""
-        claim = await _claim(request)
-        if claim is None:
-            yield None
-            return
-        if claim.identity in self._running:
-            raise IdempotencyInProgress
-        self._running.add(claim.identity)
-        try:
-            yield claim
-        finally:
-            self._running.discard(claim.identity)
+    Other processes are told by the table's primary key.
+    """
+    claim = await _claim(request)
+    if claim is None:
+        yield None
+        return
+    running: set[tuple[str, str, str]] = request.app.state.claims
+    if claim.identity in running:
+        raise IdempotencyInProgress
+    running.add(claim.identity)
+    try:
+        yield claim
+    finally:
+        running.discard(claim.identity)
 
 
 def kept_creation(claim: Claim, created: Versioned, location: str) -> Kept:
@@ -204,7 +203,7 @@ def columns(kept: Sequence[Kept]) -> list[list[Any]]:
 
 
 async def _claim(request: StrictRequest) -> Claim | None:
-    key = request.headers.get(HEADER)
+    key = request.header(RAW_HEADER)
     if key is None:
         return None
     if not PRINTABLE.fullmatch(key):

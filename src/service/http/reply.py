@@ -3,13 +3,18 @@
 import re
 from typing import Any, Protocol, TypeVar
 
-from litestar import Request, Response
+from litestar import Response
 from litestar.datastructures.headers import Accept
-from litestar.types import Serializer
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send, Serializer
 
+from service.errors import JSON
+from service.http.body import StrictRequest
 from service.values import encode_json
 
 T = TypeVar("T")
+EMPTY = {204, 304}
+"""The statuses of replies without content."""
 ENTITY_TAG = re.compile(r'((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
@@ -18,19 +23,54 @@ class Versioned(Protocol):
 
 
 V = TypeVar("V", bound=Versioned)
-AnyRequest = Request[Any, Any, Any]
 
 
 class Reply(Response[T]):
-    """The application's response class; decimals in JSON documents keep their digits."""
+    """The application's response class: no cookies, nothing in the background.
+
+    Decimals in JSON documents keep their digits.
+    """
 
     def render(self, content: Any, media_type: str, enc_hook: Serializer | None = None) -> bytes:
         if content is None or isinstance(content, bytes):
             return content or b""
         return encode_json(content)
 
+    def to_asgi_response(
+        self,
+        app: Any,
+        request: Any,
+        *,
+        media_type: str | None = None,
+        status_code: int | None = None,
+        **_: Any,
+    ) -> ASGIResponse:
+        status = self.status_code or status_code or 200
+        media_type = str(self.media_type or media_type or JSON)
+        body, raw = b"", {}
+        if status not in EMPTY:
+            body = self.render(self.content, media_type)
+            charset = "; charset=utf-8" if media_type.startswith("text/") else ""
+            raw = {b"content-type": (media_type + charset).encode(), b"content-length": b"%d" % len(body)}
+        for name, value in self.headers.items():
+            raw[name.lower().encode()] = str(value).encode("latin-1")
+        return Finished(status, list(raw.items()), body)
 
-def versioned(request: AnyRequest, content: V, *, location: str | None = None) -> Reply[V]:
+
+class Finished(ASGIResponse):
+    """A reply as it goes out. Litestar's own looks every header up among all the others (35 µs a request)."""
+
+    def __init__(self, status: int, raw_headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status_code = status
+        self.raw_headers = raw_headers
+        self.body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+def versioned(request: StrictRequest, content: V, *, location: str | None = None) -> Reply[V]:
     """The resource with its `ETag`; 304 without a body if the client has this version already."""
     headers = reply_headers(content.version, location)
     if none_match(request, headers["ETag"]):
@@ -38,9 +78,9 @@ def versioned(request: AnyRequest, content: V, *, location: str | None = None) -
     return Reply(content, headers=headers)
 
 
-def preferred(request: AnyRequest, *offered: str) -> str:
+def preferred(request: StrictRequest, *offered: str) -> str:
     """The media type the client likes best (RFC 9110 §12.5.1); the first if it does not say."""
-    accept = request.headers.get("accept", "")
+    accept = request.header(b"accept") or ""
     return Accept(accept).best_match(list(offered), default=offered[0]) if "text/" in accept else offered[0]
 
 
@@ -53,18 +93,18 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_versions(request: AnyRequest) -> list[int] | None:
+def expected_versions(request: StrictRequest) -> list[int] | None:
     """The versions `If-Match` accepts. None: any. Weak and foreign tags match nothing."""
-    header = request.headers.get("if-match")
+    header = request.header(b"if-match")
     if header is None or header.strip() == "*":
         return None
     tags = ENTITY_TAG.findall(header)
     return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[1-9][0-9]{0,8}"', tag)]
 
 
-def none_match(request: AnyRequest, current: str) -> bool:
+def none_match(request: StrictRequest, current: str) -> bool:
     """Whether a client that reads has the current version already (`If-None-Match`)."""
-    header = request.headers.get("if-none-match") if request.method == "GET" else None
+    header = request.header(b"if-none-match") if request.method == "GET" else None
     if header is None:
         return False
     tags = [tag.removeprefix("W/") for tag in ENTITY_TAG.findall(header)]

@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.db import Database
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Claims
+from service.http.idempotency import ONCE, claimed
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, preferred, reply_headers, versioned
 from service.items import catalog
@@ -30,12 +30,11 @@ class ItemController(Controller):
     async def create_item(
         self,
         database: NamedDependency[Database],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
         """Create an item. A quantity is booked as its first stock movement."""
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             item = await catalog.create_item(database, data, claim, request.author)
         return versioned(request, item, location=catalog.location(item))
 
@@ -118,14 +117,13 @@ class ItemController(Controller):
     async def adjust_stock(
         self,
         database: NamedDependency[Database],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         item_id: FromPath[UUID],
         data: JSONBody[StockChange],
     ) -> Reply[Item]:
         """Add pieces to the stock, or take some away; never below zero."""
         versions = expected_versions(request)
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             if claim is None:
                 item = await catalog.adjust_stock(database, item_id, data, request.author, versions=versions)
                 return versioned(request, item)

@@ -17,7 +17,7 @@ from service.db import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
 from service.http.body import StrictRequest, decode
 from service.http.envelope import Exchange
-from service.http.idempotency import ONCE, Claims
+from service.http.idempotency import ONCE, claimed
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.jobs import control
@@ -54,12 +54,11 @@ class ProcessController(Controller):
     async def process(
         self,
         database: NamedDependency[Database],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         data: JSONBody[NewJob],
     ) -> Reply[Queued]:
         """Queue a job. `Location` is where its status can be looked up."""
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             queued = await control.submit(database, data, request.author, claim)
         return Reply(queued, headers={"Location": control.location(queued.id)})
 

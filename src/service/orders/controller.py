@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.db import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
 from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Claims
+from service.http.idempotency import ONCE, claimed
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, versioned
 from service.items.catalog import InsufficientStock
@@ -29,12 +29,11 @@ class OrderController(Controller):
     async def place_order(
         self,
         placement: NamedDependency[Placement],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         data: JSONBody[NewOrder],
     ) -> Reply[Order]:
         """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             order = await placement.place(data, claim, request.author)
         return versioned(request, order, location=location(order))
 

@@ -10,7 +10,7 @@ from litestar.params import JSONBody, PathParameter
 from service.db import Database
 from service.errors import InvalidCursor
 from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Claims
+from service.http.idempotency import ONCE, claimed
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.users import actions
 from service.users.schemas import USER_ID, Action, ActionCompleted, NewAction
@@ -26,13 +26,12 @@ class UserController(Controller):
     async def record_action(
         self,
         database: NamedDependency[Database],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         user_id: UserId,
         data: JSONBody[NewAction],
     ) -> ActionCompleted:
         """Record what a user did. Webhooks that ask for `user.action` are told after the reply."""
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             return await actions.record_action(database, user_id, data, request.author, claim)
 
     @get("/{user_id:str}/actions", scope="users:read", faults=[InvalidCursor])

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
 from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Claims, Kept, keep_in, kept_creation
+from service.http.idempotency import ONCE, Kept, claimed, keep_in, kept_creation
 from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, expected_versions, reply_headers, versioned
 from service.settings import Settings
@@ -36,7 +36,6 @@ class WebhookController(Controller):
         session: Session,
         settings: NamedDependency[Settings],
         courier: NamedDependency[Courier],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         data: JSONBody[WebhookCreate],
     ) -> Reply[Webhook]:
@@ -50,7 +49,7 @@ class WebhookController(Controller):
             refuse_private(data.url)
         new = new_webhook(data)
         created, location = wire(new, show_secret=True), f"/webhooks/{new.id}"
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             if claim is not None:
                 await keep_in(session, kept_creation(claim, created, location))
             await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
@@ -109,7 +108,6 @@ class WebhookController(Controller):
         self,
         session: Session,
         settings: NamedDependency[Settings],
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Webhook]:
@@ -117,7 +115,7 @@ class WebhookController(Controller):
 
         Receivers have that long to change; each event carries both signatures meanwhile.
         """
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             record = await WebhookService(session).rotate(
                 webhook_id, request.author, overlap_seconds=settings.webhook_secret_overlap_seconds
             )
@@ -136,12 +134,11 @@ class WebhookController(Controller):
     async def test_webhook(
         self,
         session: Session,
-        claims: NamedDependency[Claims],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Delivery]:
         """Send an event of the type `webhook.test` to this webhook only."""
-        async with claims.of(request) as claim:
+        async with claimed(request) as claim:
             owed = wire_delivery(*await deliveries.send_test(session, webhook_id, request.author))
             if claim is not None:
                 await keep_in(session, Kept(claim, 202, {}, encode_json(owed)))
