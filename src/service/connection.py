@@ -83,7 +83,6 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._incomplete = False
         super().on_message_complete()
-        self.url, self.headers = b"", []  # an answer to what comes next must not name this request
 
     def send_400_response(self, msg: str) -> None:
         if not self._refused:
