@@ -107,6 +107,11 @@ class ValidationFailed(Fault):
         super().__init__(details=details)
 
 
+class HeadTooLarge(Fault):
+    status, code = 431, "HEAD_TOO_LARGE"
+    message = "The request's target and headers are too large"
+
+
 class ClientClosedRequest(Fault):
     """Nobody reads this reply; the status (nginx's) keeps it apart from our own errors in the log."""
 

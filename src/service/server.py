@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import http.client
 import multiprocessing.connection
 import os
 import secrets
@@ -10,9 +11,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -20,32 +22,105 @@ from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
-from service.errors import BadRequest, render
+from service.errors import BadRequest, Fault, HeadTooLarge, render
 from service.settings import Settings, StartError
 from service.telemetry import configure_logs
 
 log = structlog.get_logger()
 
 BACKLOG = 2048
+HEAD_BYTES_MAX = 32_768
+"""Of a request's target and headers, then `HEAD_TOO_LARGE`; twice what load balancers let through."""
 RESPAWN_SECONDS = 1.0
 """So that a worker that dies at its start does not keep a core busy."""
 
 
 class Protocol(HttpToolsProtocol):
-    """Answers what is not HTTP at all in the error contract too."""
+    """Answers what is not HTTP in the error contract too, and in its turn; no head grows without end."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._in_head = True
+        self._held_bytes = 0
+        self._refusal: Fault | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        self._held_bytes += len(data)
+        super().data_received(data)
+        if self._held_bytes > HEAD_BYTES_MAX and self._refusal is None:
+            self._refuse(HeadTooLarge())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 §6.5.1)
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._held_bytes > HEAD_BYTES_MAX < _size(self.url, self.headers):
+            self._refuse(HeadTooLarge())
+            raise ValueError  # which stops the parser
+        self._in_head = False
+        self._held_bytes = 0
+        super().on_headers_complete()
+        if self.parser.should_upgrade():  # to nothing we know: what follows in the same packet would be lost
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._held_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._held_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._refusal is not None:
+            self._write_refusal(self._refusal)
 
     def send_400_response(self, msg: str) -> None:
+        if self._refusal is None:
+            self._refuse(BadRequest(msg))
+
+    def _refuse(self, fault: Fault) -> None:
+        """Read no more, and answer what cannot be read after all that could be: replies keep their order."""
+        self._refusal, cycle = fault, self.cycle
+        if not self._in_head and self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # its body is broken, and the one before it is still at work
+        elif self._in_head and (cycle is None or cycle.response_complete):
+            self._write_refusal(fault)
+        elif not self._in_head and cycle.response_started:
+            self.transport.close()  # it has its answer, and must not get a second one
+        elif not self._in_head:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._write_refusal(fault)
+
+    def _write_refusal(self, fault: Fault) -> None:
+        if self.transport.is_closing():
+            return
         request_id = secrets.token_hex(16)
-        rendered = render(BadRequest(msg), path="", request_id=request_id)
+        rendered = render(fault, path="", request_id=request_id)
         headers = {
             **rendered.headers,
             "Content-Length": str(len(rendered.body)),
             "Connection": "close",
             "X-Request-ID": request_id,
         }
-        lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items())]
+        reason = http.client.responses[fault.status]
+        lines = [
+            f"HTTP/1.1 {fault.status} {reason}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + rendered.body)
         self.transport.close()
+
+
+def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) for name, value in headers)
 
 
 class Server(uvicorn.Server):
