@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.app import create_app
 from service.errors import BadRequest, Fault, HeadTooLarge, render
@@ -43,6 +43,13 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._held_bytes = 0
         self._refusal: Fault | None = None
+        self._running: RequestResponseCycle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._running is not None:  # uvicorn tells only the newest of pipelined requests
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -74,6 +81,10 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._held_bytes = 0
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         last = not self.pipeline

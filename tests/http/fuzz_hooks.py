@@ -1,4 +1,4 @@
-"""What schemathesis cannot know of Depot: files that are what they say, and refusals that no schema foresees."""
+"""What schemathesis cannot know: files that are what they say, and refusals that no schema foresees."""
 
 from itertools import count
 from typing import Any
