@@ -29,10 +29,11 @@ class Connection(HttpToolsProtocol):
         self._admission = state.admission
         self.url = b""
         self.headers = []
-        self._in_head = False
+        self._in_head = True
         self._incomplete = False
-        self._refused = False
-        self._received_bytes = 0
+        self._held_bytes = 0
+        """Of a head, or of whatever else the parser keeps to itself."""
+        self._refusal: Fault | None = None
         self._under_way: RequestResponseCycle | None = None
         """Unlike `cycle`, which is the latest of what a client has pipelined."""
         self._reading: TimerHandle | None = None
@@ -40,7 +41,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
+        self._start_reading_clock()
         if len(self.connections) > self._settings.connections_max:
             self._admission.refused += 1
             self._refuse(Overloaded("Too many connections are open"))
@@ -52,40 +53,54 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refusal is not None:
             return
-        self._received_bytes = len(data) + (self._received_bytes if self._in_head else 0)
+        self._held_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._received_bytes > self._settings.head_bytes_max and not self._refused:
+        if self._held_bytes > self._settings.head_bytes_max and self._refusal is None:
             self._refuse(HeadTooLarge())
         elif not self._incomplete:
-            if self._reading is not None:
-                self._stop_reading_clock()
+            self._stop_reading_clock()
         elif self._reading is None:
-            self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
+            self._start_reading_clock()
 
     def on_message_begin(self) -> None:
         self._in_head = self._incomplete = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 §6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self._refused:
-            return
-        idle = self.cycle is None or self.cycle.response_complete
-        if self._received_bytes > self._settings.head_bytes_max and self._head_is_too_large():
+        if self._held_bytes > self._settings.head_bytes_max < self._head_bytes():
             self._refuse(HeadTooLarge())
-        elif idle and self._admission.full and not self.url.startswith(HEALTH_TARGET):
+            raise ValueError  # which stops the parser
+        self._in_head, self._held_bytes = False, 0
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._admission.full and not self.url.startswith(HEALTH_TARGET):
             self._shed()
-        else:
-            super().on_headers_complete()
+            return
+        super().on_headers_complete()
+        if self.parser.should_upgrade():  # to nothing we know: what follows in the same packet would be lost
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._held_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._incomplete = False
+        self._in_head, self._incomplete, self._held_bytes = True, False, 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._refusal is not None:
+            self._write_refusal(self._refusal)
+
     def send_400_response(self, msg: str) -> None:
-        if not self._refused:
+        if self._refusal is None:
             self._refuse(BadRequest(msg))
 
     def timeout_keep_alive_handler(self) -> None:
@@ -96,7 +111,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing = self._later(self._settings.write_timeout_seconds, self._hang_up)
+        self._writing = self.loop.call_later(self._settings.write_timeout_seconds, self._hang_up)
 
     def resume_writing(self) -> None:
         self._stop_writing_clock()
@@ -106,8 +121,8 @@ class Connection(HttpToolsProtocol):
         self._under_way = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _later(self, seconds: float, act: Any) -> TimerHandle:
-        return self.loop.call_later(seconds, act)
+    def _start_reading_clock(self) -> None:
+        self._reading = self.loop.call_later(self._settings.read_timeout_seconds, self._too_slow)
 
     def _stop_reading_clock(self) -> None:
         if self._reading is not None:
@@ -122,23 +137,9 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         """A request has begun to come, or a connection was opened for one, and it is not here yet."""
         self._reading = None
-        answering = self._under_way is not None and not self._under_way.response_complete
-        if answering and (
-            self._in_head or self._under_way is not self.cycle
-        ):  # the reply before it comes first
-            self._reading = self._later(self._settings.read_timeout_seconds, self._too_slow)
-        elif not answering and not self._in_head:  # nothing has come, or nothing that is wanted any more
+        if not self._incomplete:
             self.transport.close()
-        elif not answering:
-            self._refuse(RequestTimeout())
-        elif not self.scope["state"].get("patient"):
-            self._give_up_reading()
-
-    def _give_up_reading(self) -> None:
-        if self.cycle.response_started:
-            self._hang_up()
-        else:
-            self._leave_cycle()
+        elif self._in_head or not self.scope["state"].get("patient"):
             self._refuse(RequestTimeout())
 
     def _hang_up(self) -> None:
@@ -151,28 +152,38 @@ class Connection(HttpToolsProtocol):
             self._under_way.disconnected = True
             self._under_way.message_event.set()
 
-    def _head_is_too_large(self) -> bool:
-        headers = sum(len(name) + len(value) for name, value in self.headers)
-        bytes_max: int = self._settings.head_bytes_max
-        return len(self.url) + headers > bytes_max
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _refuse(self, fault: Fault) -> None:
-        """Say so, and hang up."""
-        self._refused = True
-        self._answer(fault, close=True)
-        self.transport.close()
-        self.cycle = self.cycle or ANSWERED
+        """Read no more, and answer what cannot be read after all that could be: replies keep their order."""
+        self._refusal, cycle = fault, self.cycle
+        if not self._in_head and self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # its body is broken, and the one before it is still at work
+        elif self._in_head and (cycle is None or cycle.response_complete):
+            self._write_refusal(fault)
+        elif not self._in_head and cycle.response_started:
+            self.transport.close()  # it has its answer, and must not get a second one
+        elif not self._in_head:
+            self._leave_cycle()
+            self._write_refusal(fault)
+
+    def _write_refusal(self, fault: Fault) -> None:
+        if not self.transport.is_closing():
+            self._answer(fault, close=True)
+            self.transport.close()
 
     def _shed(self) -> None:
-        """Refuse one request before it costs anything, at about a twentieth of what serving it would."""
+        """Refuse one request before it costs anything, at about a tenth of what serving it would."""
         self._admission.refused += 1
-        close = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if close:
-            self._refuse(Overloaded())
-            return
-        self._answer(Overloaded(), close=False)
-        self.cycle = ANSWERED
-        self.on_response_complete()
+        keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        if keep_alive and self.parser.get_http_version() != "1.0":
+            self._answer(Overloaded(), close=False)
+            self.cycle = ANSWERED
+            super().on_response_complete()
+        else:
+            self._refusal, self.cycle = Overloaded(), ANSWERED
+            self._write_refusal(self._refusal)
 
     def _answer(self, fault: Fault, *, close: bool) -> None:
         path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
@@ -203,7 +214,7 @@ class Connection(HttpToolsProtocol):
 class Answered:
     """In the place of uvicorn's cycle: a request that is over, whatever of it is still to come."""
 
-    response_complete = True
+    response_started = response_complete = True
     message_event = Event()
 
 

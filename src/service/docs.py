@@ -14,6 +14,8 @@ from litestar.params import FromPath
 
 from service.errors import NotFound
 from service.http.openapi import polish
+from service.http.wire import REF, name
+from service.jobs.kinds import Kind, Kinds
 
 DESCRIPTION = """Inventory and orders: stock never oversold, changes that overwrite nothing that was not sent.
 
@@ -101,7 +103,31 @@ def encoded(app: Litestar) -> bytes:
 
 
 def document(app: Litestar) -> dict[str, Any]:
-    return polish(app, app.openapi_schema.to_schema())
+    kinds: Kinds = app.state.kinds
+    described = polish(app, app.openapi_schema.to_schema(), [kind.payload for kind in kinds])
+    described["components"]["schemas"] |= jobs(kinds)
+    return described
+
+
+def jobs(kinds: Kinds) -> dict[str, Any]:
+    """The body that asks for a job: one of as many as there are kinds, told apart by `kind`."""
+    requests = {kind.name: f"New{name(kind.payload)}Job" for kind in kinds}
+    references = {kind: REF + request for kind, request in requests.items()}
+    new_job = {
+        "oneOf": [{"$ref": reference} for reference in references.values()],
+        "discriminator": {"propertyName": "kind", "mapping": references},
+    }
+    return {"NewJob": new_job, **{requests[kind.name]: job(kind) for kind in kinds}}
+
+
+def job(kind: Kind) -> dict[str, Any]:
+    payload = {"$ref": REF + name(kind.payload)}
+    return {
+        "type": "object",
+        "properties": {"kind": {"type": "string", "enum": [kind.name]}, "payload": payload},
+        "required": ["kind", "payload"],
+        "additionalProperties": False,
+    }
 
 
 @cache

@@ -113,7 +113,8 @@ class ValidationFailed(Fault):
 
 
 class HeadTooLarge(Fault):
-    status, code, message = 431, "HEAD_TOO_LARGE", "The request's line and headers are too large"
+    status, code = 431, "HEAD_TOO_LARGE"
+    message = "The request's target and headers are too large"
     headers: Mapping[str, str] = {"Connection": "close"}
 
 

@@ -80,8 +80,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """For a client to take what is ready to be sent, 64 KiB at most."""
     connections_max: Count = 8192
     """Connections open at once in one process."""
-    head_bytes_max: Annotated[int, Meta(ge=1024)] = 65_536
-    """A request's line and headers."""
+    head_bytes_max: Annotated[int, Meta(ge=1024)] = 32_768
+    """Of a request's target and headers; twice what load balancers let through."""
     rate_limit: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")] | None = None
     """What one API key may ask of one process, such as `600/minute`; unset: no limit."""
     body_bytes_max: Count = 262_144

@@ -9,6 +9,9 @@ from msgspec import Meta
 
 Version = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""What every JSON parser reads exactly (RFC 7493 §2.2)."""
+
 Timestamp = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, always UTC with `Z`."""
 

@@ -1,6 +1,7 @@
 """The same contract over a real socket: what only the server below ASGI could get wrong."""
 
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -164,6 +165,85 @@ async def test_many_requests_share_one_connection_whatever_the_replies(served: S
     for status, count in {200: 20, 404: 10, 204: 10}.items():
         assert received.count(f"HTTP/1.1 {status}".encode()) == count
     assert b"next_cursor" not in received  # HEAD has no body, and the next reply begins where it should
+
+
+def chunks(served: Served, path: str, *pieces: bytes) -> bytes:
+    head = served.request(
+        "PUT", path, "Content-Type: application/json", "Transfer-Encoding: chunked", "X-Request-ID: one"
+    )
+    return head + b"".join(pieces)
+
+
+LARGE = {
+    "a long target": b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 33_000),
+    "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n" % (b"x" * 33_000),
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"X: 12345\r\n" * 6_000),
+    "a header without an end": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s" % (b"x" * 70_000),
+}
+
+
+@pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE)
+async def test_a_head_has_a_limit(served: Served, sent: bytes) -> None:
+    status, headers, body = served.exchange(sent)
+    assert contract(status, headers, body)["code"] == "HEAD_TOO_LARGE"
+    assert (status, headers["connection"]) == (431, "close")
+
+
+async def test_a_large_head_below_the_limit_is_served(served: Served) -> None:
+    assert served.exchange(served.request("GET", "/health/live", f"X: {'x' * 32_000}"))[0] == 200
+
+
+@pytest.mark.parametrize("endless", [b"10;" + b"e" * 600_000, b"0\r\nX: " + b"t" * 600_000])
+async def test_what_frames_a_body_has_a_limit(served: Served, endless: bytes) -> None:
+    status, headers, body = served.exchange(chunks(served, "/resources/framed", endless))
+    assert contract(status, headers, body)["code"] == "HEAD_TOO_LARGE"
+
+
+async def test_trailers_are_no_headers(served: Served) -> None:
+    body = b'10\r\n{"status": "on"}\r\n0\r\nIf-Match: "77"\r\nContent-Type: text/plain\r\n\r\n'
+    assert served.exchange(chunks(served, "/resources/trailed", body))[0] == 201
+
+
+def statuses(served: Served, sent: bytes) -> list[int]:
+    """Of all that comes back until the server closes the connection."""
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(sent)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_what_is_no_http_is_answered_in_its_turn(served: Served) -> None:
+    good = served.request("GET", "/items") + served.request("GET", "/nope")
+    assert statuses(served, good + b"rubbish\r\n\r\n") == [200, 404, 400]
+    assert statuses(served, good + chunks(served, "/resources/broken", b"rubbish\r\n")) == [200, 404, 400]
+
+
+async def test_a_request_that_has_its_answer_gets_no_second_one(served: Served) -> None:
+    stranger = Served(served.server, "nonsense")
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(chunks(stranger, "/resources/broken"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(b"rubbish\r\n")
+        while rest := connection.recv(65536):
+            assert b"HTTP/1.1 " not in rest
+
+
+async def test_an_upgrade_is_not_taken_and_ends_the_connection(served: Served) -> None:
+    upgrade = served.request("GET", "/health/live", "Connection: Upgrade", "Upgrade: h2c")
+    assert statuses(served, upgrade + served.request("GET", "/items")) == [200]
+
+
+async def test_a_client_that_leaves_amid_pipelined_requests_is_no_crash(served: Served) -> None:
+    head = ("Content-Type: application/json", "Content-Length: 16", "X-Request-ID: left-amid")
+    put = served.request("PUT", "/resources/left", *head) + b'{"status": "on"}'
+    for _ in range(20):
+        with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(put * 3)
+    assert served.logged(request_id="left-amid")
+    assert served.server.events("crash") == []
 
 
 async def test_nothing_of_all_this_crashed(served: Served) -> None:

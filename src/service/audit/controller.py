@@ -14,6 +14,7 @@ from service.errors import Detail, InvalidCursor, ValidationFailed
 from service.http.body import StrictRequest
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 
+MOMENT = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
 Moment = "RFC 3339, such as 2026-11-23T12:00:00Z; a date is its first moment (UTC)."
 
 
@@ -38,8 +39,12 @@ class AuditController(Controller):
             str | None,
             QueryParameter(pattern=TEXT, max_length=100, description="The id of a key, `cli` or `worker`."),
         ] = None,
-        since: Annotated[str | None, QueryParameter(name="from", description=f"Not before. {Moment}")] = None,
-        until: Annotated[str | None, QueryParameter(name="to", description=f"Before. {Moment}")] = None,
+        since: Annotated[
+            str | None, QueryParameter(name="from", schema_extra=MOMENT, description=f"Not before. {Moment}")
+        ] = None,
+        until: Annotated[
+            str | None, QueryParameter(name="to", schema_extra=MOMENT, description=f"Before. {Moment}")
+        ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Entry]:

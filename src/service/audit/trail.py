@@ -28,9 +28,7 @@ FILTERS = {
 }
 
 
-class Entry(Struct):
-    """In the order of `COLUMNS`."""
-
+class Entry(Struct):  # in the order of `COLUMNS`
     id: UUID
     type: str
     entity: str

@@ -9,12 +9,12 @@ from litestar.params import FromPath
 from litestar.response import Stream
 
 from service.documents.archive import Archive, location
-from service.documents.download import download, download_thumbnail
+from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
 from service.documents.intake import Intake, InvalidType, Rules, StorageUnavailable
 from service.documents.ranges import RangeNotSatisfiable
-from service.documents.schemas import Document, Uploaded, UploadOperation
+from service.documents.schemas import Document, DocumentOperation, PictureOperation, Uploaded
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.http.body import StrictRequest
 from service.http.idempotency import ONCE, claimed
@@ -27,12 +27,7 @@ UPLOAD_FAULTS = [
     *ONCE,
 ]
 
-RANGE = ResponseSpec(
-    bytes,
-    generate_examples=False,
-    description="The range that was asked for.",
-    media_type="application/octet-stream",
-)
+RANGE = ResponseSpec(bytes, generate_examples=False, description="The range that was asked for.")
 
 
 class DocumentController(Controller):
@@ -41,7 +36,7 @@ class DocumentController(Controller):
 
     @post(
         scope="documents:write",
-        operation_class=UploadOperation,
+        operation_class=DocumentOperation,
         request_max_body_size=None,  # the intake counts, and knows how much is the file's
         faults=UPLOAD_FAULTS,
     )
@@ -85,7 +80,8 @@ class DocumentController(Controller):
     @get(
         "/{document_id:str}/content",
         scope="documents:read",
-        media_type="application/octet-stream",
+        media=[format_.content_type for format_ in FORMATS],
+        conditional=True,
         responses={206: RANGE},
         faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
     )
@@ -103,7 +99,8 @@ class DocumentController(Controller):
     @get(
         "/{document_id:str}/thumbnail",
         scope="documents:read",
-        media_type="image/webp",
+        media=[THUMBNAIL_TYPE],
+        conditional=True,
         faults=[NotFound, StorageUnavailable],
     )
     async def get_thumbnail(
@@ -130,7 +127,7 @@ class UploadController(Controller):
 
     @post(
         scope="documents:write",
-        operation_class=UploadOperation,
+        operation_class=PictureOperation,
         request_max_body_size=None,
         faults=UPLOAD_FAULTS,
     )

@@ -1,15 +1,24 @@
 """What documents look like on the wire."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    Encoding,
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.documents.form import MULTIPART, PART
-from service.documents.formats import ContentType
-from service.values import Timestamp
+from service.documents.formats import FORMATS, PNG, ContentType, Format
+from service.values import Count, Timestamp
 
 Status = Literal["stored", "ready", "rejected"]
 
@@ -21,28 +30,30 @@ class Document(Struct):
     filename: Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])]
     """As it was sent, without folders and what cannot be seen."""
     content_type: ContentType
-    size_bytes: int
+    size_bytes: Count
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     status: Status
     """`stored`, until a worker has looked into it."""
     created_at: Timestamp
-    width: int | UnsetType = UNSET
+    width: Count | UnsetType = UNSET
     """Of an image that is ready, in pixels."""
-    height: int | UnsetType = UNSET
-    pages: int | UnsetType = UNSET
+    height: Count | UnsetType = UNSET
+    pages: Count | UnsetType = UNSET
     """Of a PDF that is ready."""
     reason: str | UnsetType = UNSET
     """Why it was rejected."""
 
 
 class Uploaded(Struct):
-    size: int
+    size: Count
     id: UUID
 
 
 @dataclass
-class UploadOperation(Operation):
+class DocumentOperation(Operation):
     """An operation whose body only streams by, so that Litestar does not know of it."""
+
+    formats: ClassVar[Sequence[Format]] = FORMATS
 
     def __post_init__(self) -> None:
         about = "With its name and type."
@@ -50,4 +61,11 @@ class UploadOperation(Operation):
         form = Schema(
             type=OpenAPIType.OBJECT, properties={PART: file}, required=[PART], additional_properties=False
         )
-        self.request_body = RequestBody(content={MULTIPART: OpenAPIMediaType(schema=form)}, required=True)
+        types = ", ".join(format_.content_type for format_ in self.formats)
+        body = OpenAPIMediaType(schema=form, encoding={PART: Encoding(content_type=types)})
+        self.request_body = RequestBody(content={MULTIPART: body}, required=True)
+
+
+@dataclass
+class PictureOperation(DocumentOperation):
+    formats = [PNG]

@@ -1,65 +1,71 @@
-"""What Litestar's OpenAPI document leaves out: exact schemas, every error, the scope each operation needs."""
+"""What Litestar's OpenAPI document leaves out: exact schemas, every refusal, the scope an operation needs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
-import msgspec
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.routes import HTTPRoute
-from msgspec import Struct
 
 from service import errors
 from service.errors import Fault
 from service.http.body import MERGE_PATCH
-from service.http.idempotency import IdempotencyMismatch
+from service.http.idempotency import HEADER, IdempotencyMismatch
+from service.http.refusals import HEADERS, Error, Problem, component, header, refusal, shown
 from service.http.reply import Reply
-
-Json = dict[str, Any]
-REF = "#/components/schemas/"
-PAGE = re.compile(r"Page[_[](?:[\w.]*\.)?(\w+?)[_\]]$")
+from service.http.wire import INT32, REF, Json, portable, schemas
 
 
-class ErrorBody(Struct):
-    code: str
-    message: str
-    path: str
-    request_id: str
-    details: list[dict[str, Any]] = []
+def parameter(name: str, description: str, **schema: object) -> Json:
+    return {"name": name, "in": "header", "required": False, **header(description, **schema)}
 
 
-class Error(Struct):
-    """The error contract: the body of every reply that is not a 2xx."""
+PARAMETERS = {
+    "IfMatch": parameter(
+        "If-Match", "The `ETag` you have seen: 412 if it has changed since.", examples=['"3"']
+    ),
+    "IfNoneMatch": parameter(
+        "If-None-Match", "The `ETag` you have: 304 without a body if it is current.", examples=['"3"']
+    ),
+    "OnlyNew": parameter("If-None-Match", "`*`: 412 if there is one already.", examples=["*"]),
+    "IdempotencyKey": parameter(
+        HEADER,
+        "What is repeated under it within 24 hours happens once.",
+        pattern=r"^[!-~]([ -~]{0,253}[!-~])?\Z",  # blanks around it are none of its own (RFC 9110 §5.5)
+        maxLength=255,
+    ),
+    "Range": parameter("Range", "One range of bytes (RFC 9110 §14).", examples=["bytes=0-99"]),
+    "IfRange": parameter(
+        "If-Range", "The `ETag` that the range is of; if it is not current, all is sent.", examples=['"9f1c"']
+    ),
+}
 
-    error: ErrorBody
 
-
-class Problem(Struct):
-    """The same facts as RFC 9457 has them."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str
-    details: list[dict[str, Any]] = []
-
-
-def polish(app: Litestar, document: Json) -> Json:
-    """Complete Litestar's document."""
-    kinds: list[Any] = [Error, Problem]
+def polish(app: Litestar, document: Json, also_taken: Iterable[Any] = ()) -> Json:
+    """Complete Litestar's document. `also_taken` are types of requests that no signature names."""
+    taken = list(also_taken)
+    given: list[Any] = [Error, Problem]
+    refusals: Json = {}
     for path, method, handler in operations(app):
-        _describe(document["paths"][path][method], method, handler)
-        kinds += _bodies(handler)
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=REF + "{name}")
-    document["components"]["schemas"] = dict(sorted(schemas.items()))
+        operation = document["paths"][path][method]
+        _describe(operation, method, handler)
+        for status, faults in _faults_by_status(handler).items():
+            refusals[component(faults)] = refusal(faults)
+            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{component(faults)}"}
+        operation["responses"] = dict(sorted(operation["responses"].items()))
+        given += [_given(handler)] if _given(handler) not in {type(None), Stream} else []
+        taken += [handler.parsed_data_field.annotation] if handler.parsed_data_field else []
     document["paths"] = dict(sorted(document["paths"].items()))
-    portable: Json = _portable(document)
-    return portable
+    described: Json = portable(document)
+    described["components"] |= {
+        "schemas": schemas(taken, given),
+        "responses": dict(sorted(refusals.items())),
+        "headers": portable(HEADERS),
+        "parameters": portable(PARAMETERS),
+    }
+    return described
 
 
 def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
@@ -71,50 +77,99 @@ def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
                     yield route.path_format or "/", str(method).lower(), handler
 
 
-def _bodies(handler: HTTPRouteHandler) -> list[Any]:
-    """The types of the bodies an operation takes and gives."""
-    given, taken = _given(handler), handler.parsed_data_field
-    return [given] * (given not in {type(None), Stream}) + ([] if taken is None else [taken.annotation])
-
-
-def _given(handler: HTTPRouteHandler) -> Any:
-    annotation = handler.parsed_fn_signature.return_type.annotation
-    if get_origin(annotation) is Reply:
-        (annotation,) = get_args(annotation)
-    return annotation
-
-
 def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
     operation["summary"] = summary.rstrip(".")
     operation["description"] = re.sub(r"\s*\n\s*", " ", rest.strip()) or summary
-    if scope := handler.opt.get("scope"):
-        operation["security"] = [{"apiKey": [scope]}]
+    scope = handler.opt.get("scope")
+    operation["security"] = [{"apiKey": [scope]}] if scope else []
+    if scope:
         operation["description"] += f"\n\nNeeds the scope `{scope}`."
-    replies = {status: reply for status, reply in operation["responses"].items() if status.startswith("2")}
-    parameters = operation.setdefault("parameters", [])
-    if method == "get" and hasattr(_given(handler), "version") and scope:
-        parameters.append(
-            _header("If-None-Match", "The `ETag` you have: 304 without a body if it is current.")
-        )
-        replies["304"] = {"description": "You have the current version."}
-    if errors.PreconditionFailed in handler.opt.get("faults", []):
-        parameters.append(_header("If-Match", "The `ETag` you have seen: 412 if it has changed since."))
-    if IdempotencyMismatch in handler.opt.get("faults", []):
-        parameters.append(
-            _header("Idempotency-Key", "What repeats one within 24 hours happens once.", "9f1c")
-        )
     if method == "patch":
         content = operation["requestBody"]["content"]
         content[MERGE_PATCH] = content[errors.JSON]
-    operation["responses"] = dict(sorted({**replies, **_refusals(handler)}.items()))
+    operation["responses"] = dict(_successes(operation, method, handler))
+    operation["parameters"] = [
+        *map(_parameter, operation.get("parameters", [])),
+        *({"$ref": f"#/components/parameters/{name}"} for name in _headers(operation, method, handler)),
+    ]
 
 
-def _refusals(handler: HTTPRouteHandler) -> Json:
+def _successes(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[tuple[str, Json]]:
+    carried = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _once(handler)
+    for status, reply in operation["responses"].items():
+        if status.startswith("2"):
+            located = status == "201" and get_origin(_annotation(handler)) is Reply
+            also = ["Location"] * (located or "located" in handler.opt) + ["Content-Range"] * (
+                status == "206"
+            )
+            reply["headers"] = {**reply.get("headers", {}), **shown(*carried, *also)}
+            if media := {kind: {"schema": _content(kind)} for kind in handler.opt.get("media", [])}:
+                reply["content"] = media if _given(handler) is Stream else {**reply["content"], **media}
+            yield status, reply
+    if method == "get" and _conditional(handler):
+        yield "304", {"description": "You have the current version.", "headers": shown("ETag")}
+
+
+def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[str]:
+    """The headers an operation listens to, as they are called in the components."""
+    if method == "get" and _conditional(handler):
+        yield "IfNoneMatch"
+    if errors.PreconditionFailed in handler.opt.get("faults", []):
+        yield "IfMatch"
+        if method == "put":
+            yield "OnlyNew"
+    if _once(handler):
+        yield "IdempotencyKey"
+    if "206" in operation["responses"]:
+        yield from ("Range", "IfRange")
+
+
+def _parameter(described: Json) -> Json:
+    """Litestar's, without what says nothing: null cannot be sent in a query."""
+    schema = {key: value for key, value in described["schema"].items() if key != "description"}
+    for option in schema.pop("oneOf", []):
+        schema |= option if option.get("type") != "null" else {}
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    about = described.get("description", f"The id of the {described['name'].removesuffix('_id')}.")
+    kept = {key: described[key] for key in ("name", "in", "required")}
+    return {**kept, "description": about, "schema": schema}
+
+
+def _content(media_type: str) -> Json:
+    """The schema of a reply that is no JSON."""
+    text = {"type": "string", "maxLength": INT32["maximum"]}
+    return text if media_type.startswith("text/") else {"$ref": REF + "File"}
+
+
+def _annotation(handler: HTTPRouteHandler) -> Any:
+    return handler.parsed_fn_signature.return_type.annotation
+
+
+def _given(handler: HTTPRouteHandler) -> Any:
+    """The type of the body of a reply."""
+    annotation = _annotation(handler)
+    return get_args(annotation)[0] if get_origin(annotation) is Reply else annotation
+
+
+def _versioned(handler: HTTPRouteHandler) -> bool:
+    return hasattr(_given(handler), "version") and bool(handler.opt.get("scope"))
+
+
+def _conditional(handler: HTTPRouteHandler) -> bool:
+    return _versioned(handler) or bool(handler.opt.get("conditional"))
+
+
+def _once(handler: HTTPRouteHandler) -> bool:
+    return IdempotencyMismatch in handler.opt.get("faults", [])
+
+
+def _faults_by_status(handler: HTTPRouteHandler) -> dict[int, list[type[Fault]]]:
     by_status: dict[int, list[type[Fault]]] = {}
     for fault in dict.fromkeys(_faults(handler)):
         by_status.setdefault(fault.status, []).append(fault)
-    return {str(status): _refusal(faults) for status, faults in by_status.items()}
+    return by_status
 
 
 def _faults(handler: HTTPRouteHandler) -> Iterator[type[Fault]]:
@@ -122,39 +177,7 @@ def _faults(handler: HTTPRouteHandler) -> Iterator[type[Fault]]:
     if handler.opt.get("scope"):
         yield from (errors.Unauthenticated, errors.Forbidden)
         yield from (errors.DatabaseUnavailable, errors.Overloaded)
+        yield errors.ValidationFailed
     if handler.parsed_data_field is not None:
         yield from (errors.MalformedJson, errors.TooLarge, errors.UnsupportedMediaType)
-    if handler.opt.get("scope"):
-        yield errors.ValidationFailed
-    yield errors.InternalError
-
-
-def _refusal(faults: list[type[Fault]]) -> Json:
-    return {
-        "description": "; ".join(f"`{fault.code}`: {fault.message}" for fault in faults),
-        "headers": {"X-Error-Code": {"schema": {"type": "string", "enum": [f.code for f in faults]}}},
-        "content": {
-            errors.JSON: {"schema": {"$ref": REF + "Error"}},
-            errors.PROBLEM: {"schema": {"$ref": REF + "Problem"}},
-        },
-    }
-
-
-def _header(name: str, description: str, example: str = '"3"') -> Json:
-    schema = {"type": "string", "examples": [example]}
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
-
-
-def _portable(node: Any, name: str = "") -> Any:
-    r"""The same in words every generator knows.
-
-    Python's `\Z`, which a trailing newline does not pass, is `$` in the dialect of JSON Schema;
-    `Page[Item]` becomes `ItemPage`.
-    """
-    if isinstance(node, dict):
-        return {PAGE.sub(r"\1Page", key): _portable(value, key) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_portable(item) for item in node]
-    if isinstance(node, str):
-        return node.replace(r"\Z", "$") if name == "pattern" else PAGE.sub(r"\1Page", node)
-    return node
+    yield from (errors.HeadTooLarge, errors.InternalError)

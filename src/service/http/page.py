@@ -10,12 +10,15 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import Request
 from litestar.params import QueryParameter
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.errors import Detail, InvalidCursor, ValidationFailed
 
 TEXT = r"^[^\x00]*\Z"
 """A filter's text: anything but NUL, which PostgreSQL does not know."""
+
+WORDS = ("status", "in_stock", "currency")
+"""Filters that are no texts."""
 
 LIMIT_MAX = 200
 LIMIT_DEFAULT = 50
@@ -25,16 +28,27 @@ CHECK_LENGTH = 4
 Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description="How many to return at most.")]
 Cursor = Annotated[
     str | None,
-    QueryParameter(description="`next_cursor` of the page before; it belongs to one list and its filters."),
+    QueryParameter(
+        schema_extra={"maxLength": CURSOR_LENGTH_MAX},
+        description="`next_cursor` of the page before; it belongs to one list and its filters.",
+    ),
 ]
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 
+def refuse_null(request: Request[Any, Any, Any]) -> None:
+    """Litestar takes the word `null` in a query for a parameter that was not sent, unless that is a text."""
+    query = request.query_params
+    nulls = [Detail(f"/{name}", "must not be null", "query") for name in WORDS if query.get(name) == "null"]
+    if nulls:
+        raise ValidationFailed(nulls)
+
+
 class Page(Struct, Generic[T]):
-    data: list[T]
-    next_cursor: str | None
+    data: Annotated[list[T], Meta(max_length=LIMIT_MAX)]
+    next_cursor: Annotated[str, Meta(max_length=CURSOR_LENGTH_MAX)] | None
     """Gets the next page; null on the last one."""
 
 
@@ -47,6 +61,7 @@ class Pager(Generic[P]):
     def __init__(
         self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: Any
     ) -> None:
+        refuse_null(request)
         self._request = request
         query = request.query_params
         if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers

@@ -1,6 +1,6 @@
 """What items look like on the wire. Money is a string: no client's float ever touches it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -28,7 +28,16 @@ def delta_problem(delta: object) -> str | None:
 
 Attributes = Annotated[dict[str, Any], Meta(extra={"rule": attributes_problem})]
 """A JSON object of at most 16 KiB, kept digit for digit."""
-Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX, examples=[-3], extra={"rule": delta_problem})]
+Delta = Annotated[
+    int,
+    Meta(
+        ge=-QUANTITY_MAX,
+        le=QUANTITY_MAX,
+        examples=[-3],
+        extra={"rule": delta_problem},
+        extra_json_schema={"not": {"const": 0}},
+    ),
+]
 
 
 class ItemCreate(Struct, forbid_unknown_fields=True):
@@ -46,7 +55,9 @@ class ItemCreate(Struct, forbid_unknown_fields=True):
 
 
 class ItemPatch(Struct, forbid_unknown_fields=True):
-    """Omitted is not null: UNSET fields keep their values, from the wire to the row."""
+    """Omitted is not null: what is left out keeps its value."""
+
+    json_schema: ClassVar = {"minProperties": 1}
 
     sku: Sku | UnsetType = UNSET
     name: Name | UnsetType = UNSET
@@ -61,9 +72,7 @@ class ItemPatch(Struct, forbid_unknown_fields=True):
             raise ValueError(problem)
 
 
-class Item(Struct):
-    """In the order of `statements.COLUMNS`: a row becomes an Item without a look at its names."""
-
+class Item(Struct):  # in the order of `statements.COLUMNS`: a row becomes an Item without a look at its names
     id: UUID
     sku: Sku
     name: Name

@@ -50,7 +50,7 @@ class ProcessController(Controller):
     tags = ["Jobs"]
     request_class = ProcessRequest
 
-    @post(scope="jobs:write", status_code=202, faults=[UnknownJob, *ONCE])
+    @post(scope="jobs:write", status_code=202, located=True, faults=[UnknownJob, *ONCE])
     async def process(
         self,
         database: NamedDependency[Database],
@@ -114,7 +114,7 @@ class JobController(Controller):
             return Stream(iter(()), headers=headers)
         return Stream(events(first, changes), headers=headers)
 
-    @get("/{job_id:str}/output", scope="jobs:read", media_type="application/octet-stream", faults=[NotFound])
+    @get("/{job_id:str}/output", scope="jobs:read", media=["text/csv"], faults=[NotFound])
     async def get_output(
         self,
         database: NamedDependency[Database],

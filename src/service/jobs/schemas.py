@@ -5,7 +5,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from service.values import Timestamp
+from service.values import Count, Timestamp
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 KindName = Annotated[str, Meta(examples=["report.export"])]
@@ -30,13 +30,11 @@ class Queued(Struct):
     status: Literal["queued"] = "queued"
 
 
-class Job(Struct):
-    """In the order of `statements.COLUMNS`."""
-
+class Job(Struct):  # in the order of `statements.COLUMNS`
     id: UUID
     kind: KindName
     status: Status
-    attempts: int
+    attempts: Count
     """How often it was begun."""
     progress: Annotated[int, Meta(ge=0, le=100)]
     result: Any
@@ -58,4 +56,4 @@ class Output(Struct):
     key: str
     filename: str
     content_type: str
-    size_bytes: int
+    size_bytes: Count

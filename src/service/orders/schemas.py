@@ -1,12 +1,12 @@
 """What orders look like on the wire."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.items.schemas import Name, Sku
-from service.values import Currency, Money, Timestamp, Total, Version
+from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
 
@@ -17,6 +17,8 @@ Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026
 
 class NewLine(Struct, forbid_unknown_fields=True):
     """Names its item by `item_id` or by `sku`: one of the two."""
+
+    json_schema: ClassVar = {"minProperties": 2, "maxProperties": 2}
 
     quantity: Annotated[int, Meta(ge=1, le=1_000_000, examples=[2])]
     item_id: UUID | UnsetType = UNSET
@@ -38,7 +40,7 @@ class Line(Struct):
     item_id: UUID
     sku: Sku
     name: Name
-    quantity: int
+    quantity: Count
     unit_price: Money
     amount: Total
 

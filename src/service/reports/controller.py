@@ -11,6 +11,7 @@ from litestar.params import QueryParameter
 from service.db import Database
 from service.errors import Detail, ValidationFailed
 from service.http.body import StrictRequest
+from service.http.page import refuse_null
 from service.http.reply import Reply, preferred
 from service.reports.financial import as_csv, financial, period
 from service.reports.page import page
@@ -18,6 +19,7 @@ from service.reports.schemas import Financial, FinancialReport
 from service.values import Currency
 
 DATE = re.compile(r"(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}")
+DAY = {"format": "date", "pattern": rf"^{DATE.pattern}$"}
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
 
@@ -25,19 +27,24 @@ class ReportController(Controller):
     path = "/reports"
     tags = ["Reports"]
 
-    @get("/financial", scope="reports:read")
+    @get("/financial", scope="reports:read", media=[CSV, HTML])
     async def get_financial_report(
         self,
         database: NamedDependency[Database],
         request: StrictRequest,
-        begin: Annotated[str | None, QueryParameter(name="from", description="The first day (UTC).")] = None,
-        end: Annotated[str | None, QueryParameter(name="to", description="The day after the last.")] = None,
+        begin: Annotated[
+            str | None, QueryParameter(name="from", schema_extra=DAY, description="The first day (UTC).")
+        ] = None,
+        end: Annotated[
+            str | None, QueryParameter(name="to", schema_extra=DAY, description="The day after the last.")
+        ] = None,
         currency: Annotated[Currency | None, QueryParameter(description="This one only.")] = None,
     ) -> Reply[Financial]:
         """Report sales and refunds by day and currency: by default the 30 days up to and including today.
 
         `Accept: text/csv` gets the days as a file, `text/html` a page with a chart.
         """
+        refuse_null(request)
         today = datetime.now(UTC).date()
         first, after = period(day("from", begin), day("to", end), today)
         report = await financial(database, first, after, currency)

@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Meta, Struct, field
 
 from service.items.schemas import Sku
-from service.values import Currency, Timestamp, Total
+from service.values import Count, Currency, Timestamp, Total
 
 Net = Annotated[str, Meta(pattern=r"^-?[0-9]+[.][0-9]{2}\Z", examples=["19.98"])]
 """Sales less refunds; a day that only refunds is below zero."""
@@ -15,29 +15,29 @@ Net = Annotated[str, Meta(pattern=r"^-?[0-9]+[.][0-9]{2}\Z", examples=["19.98"])
 
 class CurrencyTotal(Struct):
     currency: Currency
-    orders: int
+    orders: Count
     sales: Total
     refunds: Total
     net: Net
 
 
-class Day(Struct):
-    """In the order of `statements.DAILY`. Days without a sale or a refund are left out."""
+class Day(Struct):  # in the order of `statements.DAILY`
+    """Days without a sale or a refund are left out."""
 
     date: date
     currency: Currency
-    orders: int
+    orders: Count
     sales: Total
     refunds: Total
     net: Net
 
 
-class TopItem(Struct):
-    """In the order of `statements.TOP_ITEMS`: what was sold, whatever became of the orders."""
+class TopItem(Struct):  # in the order of `statements.TOP_ITEMS`
+    """What was sold, whatever became of the orders."""
 
     item_id: UUID
     sku: Sku
-    quantity: int
+    quantity: Count
     amount: Total
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from litestar import Controller, delete, get, patch, put
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,7 +33,12 @@ class ResourceController(Controller):
     path = "/resources"
     tags = ["Resources"]
 
-    @put("/{resource_id:str}", scope="resources:write", faults=[PreconditionFailed])
+    @put(
+        "/{resource_id:str}",
+        scope="resources:write",
+        responses={201: ResponseSpec(Resource, generate_examples=False, description="Created.")},
+        faults=[PreconditionFailed],
+    )
     async def put_resource(
         self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePut]
     ) -> Reply[Resource]:

@@ -1,6 +1,6 @@
 """What resources look like on the wire."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -32,6 +32,8 @@ class ResourcePut(Struct, forbid_unknown_fields=True):
 
 class ResourcePatch(Struct, forbid_unknown_fields=True):
     """Omitted is not null."""
+
+    json_schema: ClassVar = {"minProperties": 1}
 
     status: Status | UnsetType = UNSET
     metadata: Metadata | None | UnsetType = UNSET

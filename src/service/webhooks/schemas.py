@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from yarl import URL
 
 from service.events.journal import EventType
-from service.values import Timestamp, Version
+from service.values import Count, Timestamp, Version
 from service.webhooks.guard import literal
 
 LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -64,6 +64,8 @@ class WebhookCreate(Struct, forbid_unknown_fields=True):
 class WebhookPatch(Struct, forbid_unknown_fields=True):
     """Omitted is not null."""
 
+    json_schema: ClassVar = {"minProperties": 1}
+
     url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
@@ -97,9 +99,9 @@ DeliveryStatus = Literal["pending", "delivered", "failed"]
 
 class Attempt(Struct):
     at: Timestamp
-    status_code: int | None
+    status_code: Count | None
     """Null: there was no reply."""
-    ms: int
+    ms: Count
     """How long it took."""
     error: str | None
     """What kept the request from a reply, or the reply from being accepted."""

@@ -1,0 +1,59 @@
+"""The service and its OpenAPI document judge each other: schemathesis asks all it can think of.
+
+Bounded and the same each time, as a part of the suite; `make fuzz` goes on for as long as it is told.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+
+from live import live, working
+
+HERE = Path(__file__).parent
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+SECONDS = os.environ.get("FUZZ_SECONDS")
+BOUNDED = ["--generation-deterministic", "--phases", "examples,coverage,stateful", "--max-examples", "5"]
+LONG = ["--max-time", str(SECONDS), "--max-examples", "200"]
+
+
+async def test_every_reply_is_what_the_document_says(database_url: str, key: str, tmp_path: Path) -> None:
+    settings = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "0", "DEPOT_WEBHOOKS_MAX": "1000000"}
+    with (
+        live(database_url, tmp_path / "home", **settings) as server,
+        working(database_url, tmp_path / "home", **settings) as worker,
+    ):
+        said = await fuzzed(server.url, key, tmp_path / "report.json")
+        crashes = [*server.events("crash"), *worker.events("crash")]
+    report = json.loads((tmp_path / "report.json").read_text())
+    print(said)  # `make fuzz` shows it
+    assert not report["failures"] and not report["errors"], said
+    assert report["operations"]["tested"] == report["operations"]["total"] > 40
+    assert crashes == []
+
+
+async def fuzzed(url: str, key: str, report: Path) -> str:
+    """What schemathesis has to say in the end."""
+    path = os.pathsep.join(str(HERE.parent / folder) for folder in ("", "http", "documents"))
+    asked = await anyio.run_process(
+        [
+            *(
+                str(SCHEMATHESIS),
+                "--no-color",
+                "--config-file",
+                str(HERE / "fuzz.toml"),
+                "run",
+                f"{url}/openapi.json",
+            ),
+            *("--header", f"Authorization: Bearer {key}", *(LONG if SECONDS else BOUNDED)),
+            *("--report", "json", "--report-json-path", str(report)),
+        ],
+        env={**os.environ, "PYTHONPATH": path, "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+        cwd=report.parent,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return asked.stdout.decode()
