@@ -23,7 +23,7 @@ from load import Figures, Work, drive, wrk_is_missing
 from pages import Cost, Reports, page_costs, report_times
 from peer import PEERS, Running, depot, serving
 from plans import explain
-from warehouse import Size, Warehouse, stocked, warehouse
+from warehouse import Size, Warehouse, close, stocked, warehouse
 
 RESULTS = Path(__file__).with_name("results")
 ROUNDS = 3
@@ -35,6 +35,7 @@ with restocked as (
 insert into movements (item_id, version, cause, delta, resulting_quantity)
 select id, version, 'set', 10000000, quantity from restocked"""
 REOPEN = "update books set closed_until = closed_until - 1"
+PARTS = ("pages", "reports", "placing")
 
 
 class Placing(Struct, frozen=True):
@@ -47,15 +48,15 @@ class Placing(Struct, frozen=True):
     postgres_cpu_us: float
 
 
-class Result(Struct, frozen=True):
+class Result(Struct, omit_defaults=True):
+    """What was asked for."""
+
     size: Size
     build_seconds: float
     database_gib: float
-    pages: list[Cost]
-    report: Reports
-    report_two_days_open: Reports
-    """As in the first minutes of a day, before yesterday is closed."""
-    placing: list[Placing]
+    pages: list[Cost] = []
+    reports: dict[str, Reports] = {}
+    placing: list[Placing] = []
 
 
 def main() -> None:
@@ -68,27 +69,39 @@ def main() -> None:
         with warehouse(options.home, size) as large:
             if options.explain:
                 options.explain.write_text(explain(large.database))
-            result = measured(large, size, options.seconds)
+            result = measured(large, size, options.parts, options.seconds)
     except BenchError as error:
         sys.exit(f"scale: {error}")
     show(result, Console())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scale.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    name = f"scale-{'-'.join(options.parts)}.json"
+    (RESULTS / name).write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 
-def measured(large: Warehouse, size: Size, seconds: int) -> Result:
-    gib = large.database.value("select pg_database_size(current_database())") / 2**30
-    small_size = Size(items=min(1000, size.items), orders=1000, days=30)
-    small = stocked(large, small_size)
-    small.database.value(RESTOCK)
-    with served(large) as peer:
-        pages = list(page_costs(peer))
-        report = report_times(peer)
-    large.database.value(REOPEN)
-    with served(large) as peer:
-        late = report_times(peer)
-    placing = compared({small_size.items: small, size.items: large}, seconds)
-    return Result(size, large.build_seconds, round(gib, 1), pages, report, late, placing)
+def measured(large: Warehouse, size: Size, parts: list[str], seconds: int) -> Result:
+    bytes_ = large.database.value("select pg_database_size(current_database())")
+    result = Result(size, large.build_seconds, round(bytes_ / 2**30, 1))
+    if "pages" in parts:
+        with served(large) as peer:
+            result.pages = list(page_costs(peer))
+    if "reports" in parts:
+        result.reports = dict(reports(large))
+    if "placing" in parts:
+        few = Size(items=min(1000, size.items), orders=1000, days=30)
+        small = stocked(large, few)
+        small.database.value(RESTOCK)
+        result.placing = compared({few.items: small, size.items: large}, seconds)
+    return result
+
+
+def reports(large: Warehouse) -> Iterator[tuple[str, Reports]]:
+    """Yesterday is open as well in the first minutes of a day, before it is closed."""
+    close(large)
+    for name in ("today open", "yesterday too"):
+        with served(large) as peer:
+            yield name, report_times(peer)
+        large.database.value(REOPEN)
+    close(large)
 
 
 @contextmanager
@@ -140,19 +153,26 @@ def show(result: Result, console: Console) -> None:
     size = result.size
     console.print(f"{size.items:,} items, {size.orders:,} orders over {size.days} days: "
                   f"{result.database_gib} GiB, built in {result.build_seconds:,.0f} s")  # fmt: skip
-    pages = Table("list", "first page ms", "last page ms", "ratio")
-    for cost in result.pages:
-        pages.add_row(cost.path, f"{cost.first_ms}", f"{cost.last_ms}", f"{cost.ratio:.2f}")
-    reports = Table("report of 30 days", "p50 ms", "p99 ms")
-    for name, times in (("one open day", result.report), ("two open days", result.report_two_days_open)):
-        reports.add_row(name, f"{times.p50_ms}", f"{times.p99_ms}")
-    orders = Table("placing, items", "orders/s", "p50 ms", "service µs", "PostgreSQL µs")
-    for row in result.placing:
-        orders.add_row(f"{row.items:,}", *(f"{value:,.1f}" for value in _figures(row)))
-    small, large = result.placing
-    orders.add_row("ratio", *(f"{b / a:.2f}" for a, b in zip(_figures(small), _figures(large), strict=True)))
-    for table in (pages, reports, orders):
+    if result.pages:
+        pages = Table("list", "first page ms", "last page ms", "ratio")
+        for cost in result.pages:
+            pages.add_row(cost.path, f"{cost.first_ms}", f"{cost.last_ms}", f"{cost.ratio:.2f}")
+        console.print(pages)
+    if result.reports:
+        table = Table("report of 30 days", "p50 ms", "p99 ms")
+        for name, times in result.reports.items():
+            table.add_row(name, f"{times.p50_ms}", f"{times.p99_ms}")
         console.print(table)
+    if result.placing:
+        console.print(_placing(*result.placing))
+
+
+def _placing(small: Placing, large: Placing) -> Table:
+    table = Table("placing, items", "orders/s", "p50 ms", "service µs", "PostgreSQL µs")
+    for row in (small, large):
+        table.add_row(f"{row.items:,}", *(f"{value:,.1f}" for value in _figures(row)))
+    table.add_row("ratio", *(f"{b / a:.2f}" for a, b in zip(_figures(small), _figures(large), strict=True)))
+    return table
 
 
 def _options() -> argparse.Namespace:
@@ -162,6 +182,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--days", type=int, default=730)
     parser.add_argument("--seconds", type=int, default=8, help="how long each load lasts (default: 8)")
     parser.add_argument("--home", type=Path, default=RESULTS, help="where the database is kept")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=" ".join(PARTS)
+    )
     parser.add_argument("--explain", type=Path, metavar="FILE", help="write the plans there")
     return parser.parse_args()
 

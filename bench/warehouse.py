@@ -1,5 +1,6 @@
 """A large database, made by `depot demo` on an embedded PostgreSQL of its own, and kept for the next time."""
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
+import service.db
 from database import Database
 from peer import DEPOT, depot, environment_of
 from service.embedded import postgres
+from service.reports.books import close_books
+from service.settings import Settings
 
 OPTIONS = {
     "shared_buffers": "2GB",
@@ -78,6 +82,17 @@ def stocked(warehouse: Warehouse, size: Size) -> Warehouse:
     small = Warehouse(warehouse.database.create(name), warehouse.home, 0)
     _fill(small, size)
     return small
+
+
+def close(shop: Warehouse) -> None:
+    """Close the books, as a worker does every hour."""
+
+    async def closing() -> None:
+        settings = Settings(database_url=shop.database.url)
+        async with service.db.Database(settings).open() as database:
+            await close_books(database, settings)
+
+    asyncio.run(closing())
 
 
 def _build(home: Path, size: Size) -> float:

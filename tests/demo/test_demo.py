@@ -83,7 +83,9 @@ async def test_it_needs_no_superuser(settings: Settings, database_url: str) -> N
     role = f"plain_{uuid4().hex[:8]}"
     async with connected(database_url) as connection:
         await connection.execute(f"create role {role}; grant all on all tables in schema public to {role}")
-        plain = replace(settings, database_url=f"{database_url}{'&' if '?' in database_url else '?'}role={role}")
+        plain = replace(
+            settings, database_url=f"{database_url}{'&' if '?' in database_url else '?'}role={role}"
+        )
         async with Database(plain).open() as database:
             assert await database.fetchval("select current_user") == role
             await fill(database, settings, SMALL, ignored)
