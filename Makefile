@@ -1,10 +1,10 @@
-# make run | test | check | coverage | format | bench | storm | chaos | rolling | overload | slow | lock | clean.
+# make run | test | check | coverage | format | bench | scale | storm | chaos | rolling | overload | slow | lock | clean.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check coverage format bench storm chaos rolling overload slow lock clean
+.PHONY: run test check coverage format bench scale storm chaos rolling overload slow lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -39,6 +39,9 @@ slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
 
 bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
 	@$(BIN)/python bench/run.py $(ARGS)
+
+scale: .venv/bench # ten million rows; ARGS="--items 10000 --orders 100000" for fewer
+	@$(BIN)/python bench/scale.py $(ARGS)
 
 format: .venv/test
 	$(BIN)/ruff check --fix-only .

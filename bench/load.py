@@ -1,5 +1,6 @@
 """The workloads, and wrk, which drives them."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,11 +69,12 @@ def wrk_is_missing() -> bool:
     return shutil.which("wrk") is None
 
 
-def drive(peer: Running, work: Work, seconds: int) -> Figures:
-    """One thread of wrk. Raises `BenchError` unless every reply was a success."""
+def drive(peer: Running, work: Work, seconds: int, **environment: str) -> Figures:
+    """One thread of wrk; `environment` is for its script. Raises `BenchError` unless all replies are 2xx."""
     done = subprocess.run(
         [*_command(work, seconds), "-H", f"Authorization: Bearer {peer.key}", peer.url],
         cwd=SCRIPTS,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=seconds + GRACE_SECONDS,

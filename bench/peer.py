@@ -81,32 +81,41 @@ PEERS = {
 
 @contextmanager
 def running(peer: Peer, workers: int, server: Database, directory: Path) -> Iterator[Running]:
-    """Start the peer; once this ends it is stopped, and has finished what it was asked."""
+    """Start the peer on a database of its own; once this ends it is stopped, and has finished."""
     with TemporaryDirectory(dir=directory, prefix=f"{peer.name}-") as home:
         database = server.create(f"bench_{peer.name}_{workers}")
-        environment = _environment(database.url, home)
-        key = _migrate(environment)
+        environment = environment_of(database.url, home)
+        key = migrated(environment)
         database.seed()
-        port, log = _free_port(), Path(home, "log")
-        command = [*peer.command, "--port", str(port), "--workers", str(workers)]
-        begun = monotonic()
-        with _process(command, environment, log) as process:
-            try:
-                _wait(peer.name, port, key, process)
-                ready_seconds, rest_rss_mib = monotonic() - begun, gauge.rss_mib(process.pid)
-                yield Running(peer.name, port, key, database, process.pid, ready_seconds, rest_rss_mib)
-            except BenchError as error:
-                raise BenchError(f"{error}\nEnd of its log:\n{log.read_text()[-LOG_SHOWN:]}") from error
+        with serving(peer, workers, database, environment, key, Path(home, "log")) as started:
+            yield started
 
 
-def _migrate(environment: dict[str, str]) -> str:
+@contextmanager
+def serving(
+    peer: Peer, workers: int, database: Database, environment: dict[str, str], key: str, log: Path
+) -> Iterator[Running]:
+    """Start the peer on this database; once this ends it is stopped, and has finished what it was asked."""
+    port = _free_port()
+    command = [*peer.command, "--port", str(port), "--workers", str(workers)]
+    begun = monotonic()
+    with _process(command, environment, log) as process:
+        try:
+            _wait(peer.name, port, key, process)
+            ready_seconds, rest_rss_mib = monotonic() - begun, gauge.rss_mib(process.pid)
+            yield Running(peer.name, port, key, database, process.pid, ready_seconds, rest_rss_mib)
+        except BenchError as error:
+            raise BenchError(f"{error}\nEnd of its log:\n{log.read_text()[-LOG_SHOWN:]}") from error
+
+
+def migrated(environment: dict[str, str]) -> str:
     """The same tables and constraints for all, and a key, which Depot asks for and the others ignore."""
-    _depot(environment, "migrate")
+    depot(environment, "migrate")
     scopes = [word for scope in SCOPES for word in ("--scope", scope)]
-    return _depot(environment, "keys", "create", "--name", "bench", *scopes)
+    return depot(environment, "keys", "create", "--name", "bench", *scopes)
 
 
-def _depot(environment: dict[str, str], *arguments: str) -> str:
+def depot(environment: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
         [DEPOT, *arguments],
         env=environment,
@@ -120,7 +129,7 @@ def _depot(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _environment(url: str, home: str) -> dict[str, str]:
+def environment_of(url: str, home: str) -> dict[str, str]:
     """Depot as shipped: no setting of whoever measures leaks in. The peers' pools are as large as Depot's."""
     kept = {
         name: value

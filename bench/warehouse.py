@@ -1,9 +1,8 @@
 """A large database, made by `depot demo` on an embedded PostgreSQL of its own, and kept for the next time."""
 
-import os
+import asyncio
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,13 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
+import service.db
 from database import Database
+from peer import DEPOT, depot, environment_of
 from service.embedded import postgres
+from service.reports.books import close_books
+from service.settings import Settings
 
-DEPOT = Path(sys.executable).with_name("depot")
 OPTIONS = {
     "shared_buffers": "2GB",
     "maintenance_work_mem": "512MB",
@@ -53,15 +55,9 @@ class Warehouse(Struct, frozen=True):
     home: Path
     build_seconds: float
 
+    @property
     def environment(self) -> dict[str, str]:
-        own = {"DATABASE_URL": self.database.url, "DEPOT_HOME": str(self.home), "DEPOT_LOG": "json"}
-        return {**os.environ, **own}
-
-    def depot(self, *arguments: str) -> str:
-        """What a `depot` command says on stdout; its progress goes where ours does."""
-        command = [str(DEPOT), *arguments]
-        done = subprocess.run(command, env=self.environment(), stdout=subprocess.PIPE, text=True, check=True)
-        return done.stdout.strip()
+        return environment_of(self.database.url, str(self.home))
 
 
 @contextmanager
@@ -75,14 +71,39 @@ def warehouse(directory: Path, size: Size) -> Iterator[Warehouse]:
         built.write_bytes(msgspec.json.encode(_build(home, size)))
     with postgres(home, OPTIONS) as url:
         found = Warehouse(Database(url), home, msgspec.json.decode(built.read_bytes(), type=float))
-        found.depot("migrate")
+        depot(found.environment, "migrate")
         yield found
+
+
+def stocked(warehouse: Warehouse, size: Size) -> Warehouse:
+    """Another database on the same server, thrown away if there was one of its name."""
+    name = f"small_{size.items}"
+    warehouse.database.value(f"drop database if exists {name} with (force)")
+    small = Warehouse(warehouse.database.create(name), warehouse.home, 0)
+    _fill(small, size)
+    return small
+
+
+def close(shop: Warehouse) -> None:
+    """Close the books, as a worker does every hour."""
+
+    async def closing() -> None:
+        settings = Settings(database_url=shop.database.url)
+        async with service.db.Database(settings).open() as database:
+            await close_books(database, settings)
+
+    asyncio.run(closing())
 
 
 def _build(home: Path, size: Size) -> float:
     """Returns the seconds it took."""
     with postgres(home, OPTIONS | CARELESS) as url:
-        new, started = Warehouse(Database(url), home, 0), monotonic()
-        new.depot("migrate")
-        new.depot("demo", f"--items={size.items}", f"--orders={size.orders}", f"--days={size.days}")
+        started = monotonic()
+        _fill(Warehouse(Database(url), home, 0), size)
         return round(monotonic() - started)
+
+
+def _fill(empty: Warehouse, size: Size) -> None:
+    numbers = (f"--items={size.items}", f"--orders={size.orders}", f"--days={size.days}")
+    for arguments in (("migrate",), ("demo", *numbers)):
+        subprocess.run([DEPOT, *arguments], env=empty.environment, check=True)

@@ -28,7 +28,7 @@ from service.pulse import LOOK_SECONDS, Pulse
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0006"
+SCHEMA = "0007"
 """The newest revision in migrations/versions (a test compares)."""
 
 SERVER_LATE_SECONDS = 1.0

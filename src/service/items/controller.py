@@ -59,7 +59,8 @@ class ItemController(Controller):
         `Accept: text/csv` gets the page as a file that `catalog.import` takes; a `Link` names the next one.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        filters = {"sku": sku, "q": contains(q) if q else None, "in_stock": in_stock, "after": pager.after}
+        searched = "q" if q and len(q) > 1 else "letter"
+        filters = {"sku": sku, searched: q or None, "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(database, filters, pager.fetch)
         page = pager.page(items, lambda item: item.id)
         if preferred(request, JSON, CSV) == JSON:
@@ -145,9 +146,3 @@ class ItemController(Controller):
         pager = Pager[int](request, limit, cursor, Version)
         movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch)
         return pager.page(movements, lambda movement: movement.version)
-
-
-def contains(text: str) -> str:
-    """A pattern for ILIKE that takes `text` literally."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"

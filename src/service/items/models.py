@@ -5,7 +5,17 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Integer, Numeric, Text, UniqueConstraint, func
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
@@ -27,6 +37,12 @@ class Item(Base):
         CheckConstraint("quantity >= 0", name="quantity"),
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes"),
         CheckConstraint("version >= 1", name="version"),
+        # None on what an order changes: it would cost every order an entry in each index.
+        Index(
+            "ix_items_parts",
+            text("parts((name || ' '::text) || sku, '{2,3}'::integer[])"),
+            postgresql_using="gin",
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)

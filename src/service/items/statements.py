@@ -116,9 +116,14 @@ MOVEMENTS = """
 select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements
 where item_id = $1 and version < coalesce($2, 2147483647) order by version desc limit $3"""
 
+_CONTAINS = "(strpos(lower(name), lower(${0})) > 0 or strpos(lower(sku), lower(${0})) > 0)"
+
+# The index knows which items have all parts of two or three letters; one letter is in nearly all of them.
 FILTERS = {
     "sku": "sku = ${}",
-    "q": "(name ilike ${0} or sku ilike ${0})",
+    "q": "parts(name || ' ' || sku, '{{2,3}}') @> parts(${0}, array[least(3, char_length(${0}))]) and "
+    + _CONTAINS,
+    "letter": _CONTAINS,
     "in_stock": "(quantity > 0) = ${}",
     "after": "id < ${}",
 }

@@ -5,12 +5,24 @@ from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
 from math import ceil, floor, log10
+from typing import NamedTuple
 
 from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 960, 280, 72, 28, 12
+HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 280, 48, 12, 28, 12
 TICKS = 4
-LABELS_MAX = 10
+BAR_WIDTH_MAX = 56.0
+
+
+class Frame(NamedTuple):
+    """A size to draw a chart in; which one is shown is the style's choice."""
+
+    name: str
+    width: int
+    labels_max: int
+
+
+FRAMES = (Frame("wide", 960, 10), Frame("narrow", 340, 4))
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf8; --card: #fff; --ink: #1d2330; --faint: #6b7280;
@@ -26,14 +38,17 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   margin-top: 24px }
 dl { display: flex; flex-wrap: wrap; gap: 12px 48px; margin: 0 0 20px }
 dt { color: var(--faint); font-size: 14px } dd { margin: 0; font-size: 24px; font-weight: 600 }
-.scroll { overflow-x: auto } svg { display: block; width: 100%; min-width: 560px; height: auto }
-text { font-size: 12px } .grid { stroke: var(--line) }
+svg { display: block; width: 100%; height: auto; overflow: visible } .narrow { display: none }
+text { font-size: 12px } .day { text-anchor: middle } .grid { stroke: var(--line) }
 .net { fill: var(--net) } .refund { fill: var(--refund) }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin: 0 6px 0 16px }
 .key.net { background: var(--net); margin-left: 0 } .key.refund { background: var(--refund) }
 table { width: 100%; border-collapse: collapse } th { text-align: left; font-weight: 500; font-size: 14px }
 th, td { padding: 8px 0; border-bottom: 1px solid var(--line) } .number { text-align: right }
 tr:last-child td { border: 0 }
+@media (max-width: 640px) { .wide { display: none } .narrow { display: block }
+  main { padding: 24px 12px 40px } section { padding: 18px 16px; margin-top: 16px }
+  dl { display: grid; grid-template-columns: 1fr 1fr; gap: 12px } dd { font-size: 20px } }
 """
 
 
@@ -61,12 +76,13 @@ def _currency(report: FinancialReport, total: CurrencyTotal) -> str:
     }
     cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     days = [day for day in report.daily if day.currency == total.currency]
+    charts = "".join(_chart(frame, report.from_, report.to, days) for frame in FRAMES)
     return f"""<section><h2>{escape(total.currency)}</h2><dl>{cards}</dl>
-<div class="scroll">{_chart(report.from_, report.to, days)}</div>
+{charts}
 <p class="faint"><span class="key net"></span>sales<span class="key refund"></span>refunds</p></section>"""
 
 
-def _chart(begin: date, end: date, days: Iterable[Day]) -> str:
+def _chart(frame: Frame, begin: date, end: date, days: Iterable[Day]) -> str:
     """Sales go up from the line, refunds down."""
     by_date = {day.date: day for day in days}
     count = (end - begin).days
@@ -77,20 +93,22 @@ def _chart(begin: date, end: date, days: Iterable[Day]) -> str:
     top, bottom = step * ceil(float(high) / step), step * ceil(float(low) / step)
     scale = (HEIGHT - TOP - BOTTOM) / ((top + bottom) or step)
     zero = TOP + top * scale
-    slot = (WIDTH - LEFT) / count
-    parts = [*_grid(step, top, bottom, zero, scale)]
+    slot = (frame.width - LEFT - RIGHT) / count
+    parts = [*_grid(frame, step, top, bottom, zero, scale)]
     for number, day in enumerate(shown):
-        left = LEFT + number * slot
+        middle = LEFT + (number + 0.5) * slot
         if day in by_date:
-            parts += _bars(by_date[day], left, slot, zero, scale)
-        if number % max(1, ceil(count / LABELS_MAX)) == 0:
-            parts.append(f'<text x="{left:.1f}" y="{HEIGHT - 8}">{day:%b} {day.day}</text>')
-    drawing = "".join(parts)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Sales and refunds">{drawing}</svg>'
+            parts += _bars(by_date[day], middle, slot, zero, scale)
+        if (count - 1 - number) % max(1, ceil(count / frame.labels_max)) == 0:
+            parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" class="day">{day:%b} {day.day}</text>')
+    return (
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {HEIGHT}" role="img" '
+        f'aria-label="Sales and refunds">{"".join(parts)}</svg>'
+    )
 
 
-def _bars(day: Day, left: float, slot: float, zero: float, scale: float) -> Iterator[str]:
-    width = max(slot * 0.72, 0.5)
+def _bars(day: Day, middle: float, slot: float, zero: float, scale: float) -> Iterator[str]:
+    width = min(max(slot * 0.72, 0.5), BAR_WIDTH_MAX)
     facts = f"{day.orders:,} orders, sales {_money(day.sales)}, refunds {_money(day.refunds)}"
     title = f"<title>{_day(day.date)}: {facts}</title>"
     for name, amount, up in (("net", day.sales, True), ("refund", day.refunds, False)):
@@ -98,16 +116,18 @@ def _bars(day: Day, left: float, slot: float, zero: float, scale: float) -> Iter
         if height:
             y = zero - height if up else zero
             yield (
-                f'<rect class="{name}" x="{left:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-                f'rx="{min(2.0, width / 4):.1f}">{title}</rect>'
+                f'<rect class="{name}" x="{middle - width / 2:.1f}" y="{y:.1f}" width="{width:.1f}" '
+                f'height="{height:.1f}" rx="{min(2.0, width / 4):.1f}">{title}</rect>'
             )
 
 
-def _grid(step: float, top: float, bottom: float, zero: float, scale: float) -> Iterator[str]:
+def _grid(frame: Frame, step: float, top: float, bottom: float, zero: float, scale: float) -> Iterator[str]:
     for number in range(-round(bottom / step), round(top / step) + 1):
         y = zero - number * step * scale
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_short(abs(number) * step)}</text>'
+        yield f'<line class="grid" x1="{LEFT}" x2="{frame.width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        sign = "\N{MINUS SIGN}" if number < 0 else ""
+        amount = sign + _short(abs(number) * step)
+        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{amount}</text>'
 
 
 def _top_items(items: list[TopItem]) -> str:

@@ -1,0 +1,116 @@
+"""What the first and the last page of each list cost, and a report: over HTTP, one request at a time."""
+
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from statistics import median, quantiles
+from time import perf_counter
+from urllib.parse import parse_qsl, urlencode
+from uuid import UUID
+
+from litestar import Request
+from msgspec import Struct
+
+from faults import BenchError
+from peer import HOST, REPLY_SECONDS, Running
+from service.http.page import Pager
+
+TRIES = 60
+REPORTS = 400
+LIMIT = 50
+
+
+class Listing(Struct, frozen=True):
+    """A list: its path with filters, and its rows as SQL, `id` being their position."""
+
+    path: str
+    rows: str
+    descending: bool = True
+
+    def position(self) -> str:
+        """Finds the row before the last full page."""
+        back = "" if self.descending else " desc"
+        return f"select id from ({self.rows}) r order by id{back} limit 1 offset {LIMIT}"
+
+
+LISTINGS = [
+    Listing("/items", "select id from items"),
+    Listing("/items?in_stock=true", "select id from items where quantity > 0"),
+    Listing("/items?in_stock=false", "select id from items where quantity = 0"),
+    Listing("/items?q=bolt", "select id from items where name ilike '%bolt%'"),
+    Listing("/items?q=hex+bolt+M17", "select id from items where name ilike '%hex bolt M17%'"),
+    Listing("/orders", "select id from orders"),
+    Listing("/orders?status=fulfilled", "select id from orders where status = 'fulfilled'"),
+    Listing("/orders?status=cancelled", "select id from orders where status = 'cancelled'"),
+    Listing("/orders?customer_id=c-1", "select id from orders where customer_id = 'c-1'"),
+    Listing("/audit", "select id from events"),
+    Listing("/audit?entity=order", "select id from events where split_part(type, '.', 1) = 'order'"),
+    Listing("/audit?actor=cli", "select id from events where actor = 'cli'"),
+]
+BUSIEST = "select item_id from movements where cause = 'adjust' group by 1 order by count(*) desc limit 1"
+
+
+class Cost(Struct, frozen=True):
+    """Milliseconds a page takes, the median of `TRIES` requests for each in turns."""
+
+    path: str
+    first_ms: float
+    last_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.last_ms / self.first_ms
+
+
+class Reports(Struct, frozen=True):
+    p50_ms: float
+    p99_ms: float
+
+
+def page_costs(peer: Running) -> Iterator[Cost]:
+    busiest = peer.database.value(BUSIEST)
+    rows = f"select version as id from movements where item_id = '{busiest}'"
+    for listing in [*LISTINGS, Listing(f"/items/{busiest}/movements", rows)]:
+        position = peer.database.value(listing.position())
+        if position is not None:
+            yield _cost(peer, listing, position if isinstance(position, int) else UUID(str(position)))
+
+
+def report_times(peer: Running, count: int = REPORTS) -> Reports:
+    """Of the report a client gets that asks for no special days: the last 30, today among them."""
+    connection = HTTPConnection(HOST, peer.port, timeout=REPLY_SECONDS)
+    times = sorted(_time(connection, peer, "/reports/financial") for _ in range(count))
+    return Reports(round(median(times), 2), round(quantiles(times, n=100)[98], 2))
+
+
+def cursor(path: str, position: UUID | int) -> str:
+    """What the service gives as `next_cursor` when a page ends there."""
+    bare, _, query = path.partition("?")
+    scope = {"type": "http", "path": bare, "query_string": query.encode(), "headers": []}
+    pager = Pager[UUID | int](Request(scope), 1, None, type(position))  # type: ignore[arg-type]
+    found = pager.page([position, position], lambda row: row).next_cursor
+    if found is None:
+        raise BenchError(f"{path} has no second page")
+    return found
+
+
+def _cost(peer: Running, listing: Listing, position: UUID | int) -> Cost:
+    connection = HTTPConnection(HOST, peer.port, timeout=REPLY_SECONDS)
+    bare, _, query = listing.path.partition("?")
+    last = f"{bare}?{urlencode([*parse_qsl(query), ('cursor', cursor(listing.path, position))])}"
+    times: dict[str, list[float]] = {listing.path: [], last: []}
+    for _ in range(TRIES):
+        for path, taken in times.items():
+            taken.append(_time(connection, peer, path))
+    first_ms, last_ms = (round(median(taken), 2) for taken in times.values())
+    return Cost(listing.path, first_ms, last_ms)
+
+
+def _time(connection: HTTPConnection, peer: Running, path: str) -> float:
+    """Milliseconds. Raises `BenchError` unless the reply is a success."""
+    started = perf_counter()
+    connection.request("GET", path, headers={"Authorization": f"Bearer {peer.key}"})
+    reply = connection.getresponse()
+    body = reply.read()
+    if reply.status != 200:
+        raise BenchError(f"{path}: {reply.status} {body[:200]!r}")
+    return (perf_counter() - started) * 1000

@@ -1,0 +1,59 @@
+"""How PostgreSQL goes about the statements that have to be fast on a large database."""
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import asyncpg
+
+from database import Database
+from service.items.statements import list_items
+from service.orders.statements import LOCK_STOCK, list_orders
+from service.reports.statements import DAILY, TOP_ITEMS
+
+OPTIONS = "explain (analyze, buffers, costs off, summary on)"
+
+
+def explain(database: Database) -> str:
+    return asyncio.run(_explain(database.url))
+
+
+async def _explain(url: str) -> str:
+    connection = await asyncpg.connect(url, server_settings={"timezone": "UTC"})
+    try:
+        parts = [
+            await _plan(connection, title, *statement) for title, *statement in await _statements(connection)
+        ]
+    finally:
+        await connection.close()
+    return "\n".join(parts)
+
+
+async def _statements(connection: "asyncpg.Connection[asyncpg.Record]") -> list[tuple[object, ...]]:
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    bounds: tuple[date, date, None] = (tomorrow - timedelta(days=30), tomorrow, None)
+    last_item, last_order = [
+        await connection.fetchval(f"select id from {table} order by id offset 50 limit 1")
+        for table in ("items", "orders")
+    ]
+    ids = [row["id"] for row in await connection.fetch("select id from items order by id desc limit 2")]
+    return [
+        ("The report of 30 days: by day", DAILY, *bounds),
+        ("The report of 30 days: what sold best", TOP_ITEMS, *bounds),
+        ("GET /items, the first page", list_items([]), 51),
+        ("GET /items, the last page", list_items(["after"]), last_item, 51),
+        ("GET /items?q=hex bolt M17", list_items(["q"]), "hex bolt M17", 51),
+        ("GET /items?q=bolt", list_items(["q"]), "bolt", 51),
+        ("GET /orders, the first page", list_orders([]), 51),
+        ("GET /orders, the last page", list_orders(["after"]), last_order, 51),
+        ("GET /orders?status=cancelled, the first page", list_orders(["status"]), "cancelled", 51),
+        ("Placing an order: its items locked", LOCK_STOCK, ids, []),
+    ]
+
+
+async def _plan(
+    connection: "asyncpg.Connection[asyncpg.Record]", title: object, statement: str, *arguments: object
+) -> str:
+    """The second run's: what is cold is not what is asked."""
+    for _ in range(2):
+        rows = await connection.fetch(f"{OPTIONS} {statement}", *arguments)
+    return f"== {title}\n\n" + "\n".join(str(row[0]) for row in rows) + "\n"

@@ -1,0 +1,132 @@
+"""Sixteen clients order, cancel, fulfil and change stock at once; then stock, ledger and report are counted.
+
+The model is what the clients were told: sums of acknowledged replies, whatever raced what.
+"""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+from msgspec import Struct, field
+
+from ledger import discrepancies
+from reports_ledger import backdate
+from service.db import Database
+from service.reports.books import close_books
+from service.settings import Settings
+from shop import item
+
+CLIENTS, STEPS = 16, 12
+REPORT = "/reports/financial"
+
+
+class Model(Struct):
+    """What the replies add up to."""
+
+    stock: Counter[str]
+    orders: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, set[str]] = field(default_factory=dict)
+    """What ended each order, as clients were told."""
+
+    def placed(self, order: dict[str, Any]) -> None:
+        self.orders[order["id"]] = order
+        for line in order["lines"]:
+            self.stock[line["item_id"]] -= line["quantity"]
+
+    def ended(self, order: dict[str, Any]) -> None:
+        """Whoever cancels what is cancelled is told the same once more."""
+        told = self.told.setdefault(order["id"], set())
+        if order["status"] == "cancelled" and "cancelled" not in told:
+            for line in order["lines"]:
+                self.stock[line["item_id"]] += line["quantity"]
+        told.add(order["status"])
+
+    def sums(self) -> dict[str, tuple[int, Decimal, Decimal]]:
+        """Orders, sales and refunds by currency."""
+        found: dict[str, tuple[int, Decimal, Decimal]] = {}
+        for order in self.orders.values():
+            count, sales, refunds = found.get(order["currency"], (0, Decimal(0), Decimal(0)))
+            total = Decimal(order["total"])
+            back = total if "cancelled" in self.told.get(order["id"], ()) else Decimal(0)
+            found[order["currency"]] = (count + 1, sales + total, refunds + back)
+        return found
+
+    def best(self) -> list[tuple[str, int, str]]:
+        """Item, pieces and amount of what sold best."""
+        pieces, amounts, skus = Counter[str](), Counter[str](), dict[str, str]()
+        for line in (line for order in self.orders.values() for line in order["lines"]):
+            skus[line["item_id"]] = line["sku"]
+            pieces[line["item_id"]] += line["quantity"]
+            amounts[line["item_id"]] += Decimal(line["amount"])  # type: ignore[assignment]
+        ranking = sorted(amounts, key=lambda item_id: (-amounts[item_id], skus[item_id]))
+        return [(item_id, pieces[item_id], f"{amounts[item_id]:.2f}") for item_id in ranking[:10]]
+
+
+async def act(client: httpx.AsyncClient, model: Model, items: list[str], random: Random) -> None:
+    for _ in range(STEPS):
+        step = random.choice(["order", "order", "order", "stock", "cancel", "fulfil"])
+        if step == "order":
+            chosen = random.sample(items, random.randint(1, 3))
+            lines = [{"item_id": item_id, "quantity": random.randint(1, 4)} for item_id in chosen]
+            reply = await client.post("/orders", json={"customer_id": "c", "lines": lines})
+            if acknowledged(reply, 201, "INSUFFICIENT_STOCK", "MIXED_CURRENCIES"):
+                model.placed(reply.json())
+        elif step == "stock":
+            item_id, delta = random.choice(items), random.choice([-4, -1, 2, 5])
+            reply = await client.post(f"/items/{item_id}/stock", json={"delta": delta})
+            if acknowledged(reply, 200, "INSUFFICIENT_STOCK"):
+                model.stock[item_id] += delta
+        elif model.orders:
+            order_id = random.choice(list(model.orders))
+            reply = await client.post(f"/orders/{order_id}/{step}")
+            if acknowledged(reply, 200, "INVALID_STATE"):
+                model.ended(reply.json())
+
+
+def acknowledged(reply: httpx.Response, status: int, *refusals: str) -> bool:
+    assert reply.status_code == status or reply.headers["X-Error-Code"] in refusals, reply.text
+    return reply.status_code == status
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_stock_ledger_and_report_are_what_the_replies_add_up_to(
+    seed: int, crowd: httpx.AsyncClient, database: Database, settings: Settings, database_url: str
+) -> None:
+    catalogue = [
+        await item(crowd, 12, price=f"{number}.{number:02}", currency="EUR" if number > 9 else "USD")
+        for number in range(12)
+    ]
+    model = Model(Counter({item["id"]: 12 for item in catalogue}))
+    items = [item["id"] for item in catalogue]
+    await asyncio.gather(*[act(crowd, model, items, Random(seed * 100 + n)) for n in range(CLIENTS)])
+
+    stored = (await crowd.get("/items")).json()["data"]
+    assert {item["id"]: item["quantity"] for item in stored} == model.stock
+    assert all(len(ends) == 1 for ends in model.told.values())
+    for order_id, order in model.orders.items():
+        (status,) = model.told.get(order_id, {order["status"]})
+        assert (await crowd.get(f"/orders/{order_id}")).json()["status"] == status
+    totals = {order_id: order["total"] for order_id, order in model.orders.items()}
+    assert await discrepancies(database_url, totals) == []
+
+    await agrees(crowd, model, datetime.now(UTC).date())
+    await backdate(database, timedelta(days=40))
+    assert await close_books(database, settings) >= 40
+    assert await discrepancies(database_url, totals) == []
+    await agrees(crowd, model, datetime.now(UTC).date() - timedelta(days=40))
+
+
+async def agrees(client: httpx.AsyncClient, model: Model, day: date) -> None:
+    """The report of the day and the one before: midnight may have passed meanwhile."""
+    period = {"from": str(day - timedelta(days=1)), "to": str(day + timedelta(days=1))}
+    report = (await client.get(REPORT, params=period)).raise_for_status().json()["report"]
+    assert {
+        total["currency"]: (total["orders"], Decimal(total["sales"]), Decimal(total["refunds"]))
+        for total in report["totals"]
+    } == model.sums()
+    assert [(top["item_id"], top["quantity"], top["amount"]) for top in report["top_items"]] == model.best()
