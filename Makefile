@@ -1,10 +1,10 @@
-# make run | test | check | coverage | format | bench | scale | storm | chaos | rolling | overload | slow | lock | clean.
+# `make run` and `make test` are all one needs; the other targets are those of .PHONY.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check coverage format bench scale storm chaos rolling overload slow lock clean
+.PHONY: run test check coverage format bench scale storm chaos outage rolling overload slow lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -27,6 +27,9 @@ storm: .venv/local
 
 chaos: .venv/test # ROUNDS=20 SEED=42
 	@$(BIN)/python bench/chaos.py --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
+
+outage: .venv/test # SECONDS=60, each of four times
+	@$(BIN)/python bench/outage.py --seconds $(or $(SECONDS),60)
 
 rolling: .venv/test # ROUNDS=20 RATE=300; needs haproxy
 	@$(BIN)/python bench/rolling.py --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -53,21 +53,23 @@ class Node:
 
     def suspend(self) -> None:
         """From now on it neither answers nor closes a connection, as behind a broken network."""
-        for process in self.processes():
-            process.suspend()
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        for process in self.processes():
-            process.resume()
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Returns when its processes are gone: until then it cannot be started again."""
         psutil.wait_procs(self.end(), timeout=10)
 
     def end(self) -> list[psutil.Process]:
+        return self._signal(signal.SIGKILL)
+
+    def _signal(self, sig: signal.Signals) -> list[psutil.Process]:
         processes = self.processes()
         for process in processes:
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # some serve one connection only
+                process.send_signal(sig)
         return processes
 
     def processes(self) -> list[psutil.Process]:

@@ -28,7 +28,8 @@ ANSWER_SECONDS = 1.0
 RETURN_SECONDS = 2.0
 PACE_SECONDS = 0.4
 """Between two requests of one client."""
-AFTER_SECONDS = RETURN_SECONDS + 1.0
+BEFORE_SECONDS = 1.5
+AFTER_SECONDS = RETURN_SECONDS + 0.5
 GROWTH_BYTES_MAX = 16 * 1024 * 1024
 
 REFUSALS = {"DATABASE_UNAVAILABLE", "OVERLOADED"}
@@ -212,7 +213,6 @@ async def prove_outage(
     *,
     strike: Callable[[], None],
     mend: Callable[[], None],
-    before_seconds: float,
     seconds: float,
     judged_url: str,
 ) -> OutageVerdict:
@@ -225,7 +225,7 @@ async def prove_outage(
             item = await prepare(session, witness)
             load, memory = Load(session, item), Memory(service.process.pid)
             async with load.running():
-                await asyncio.sleep(before_seconds)
+                await asyncio.sleep(BEFORE_SECONDS)
                 async with memory.watched():
                     struck_at = monotonic()
                     await asyncio.to_thread(strike)
@@ -236,7 +236,7 @@ async def prove_outage(
                     await asyncio.sleep(AFTER_SECONDS)
             for unfinished in (UNTOLD, UNENDED):
                 await until_none(judged_url, unfinished)
-            wrong = list(unhealthy(service, worker))
+            wrong = list(unhealthy(service, worker, outages=1))
     wrong += await judge_books(judged_url, witness, load)
     return judge(load, memory, struck_at, away_at, back_at, wrong)
 
@@ -285,11 +285,13 @@ async def prepare(session: aiohttp.ClientSession, witness: Witness) -> str:
         return str((await reply.json())["id"])
 
 
-def unhealthy(service: Live, worker: Live) -> Iterator[str]:
+def unhealthy(service: Live, worker: Live, *, outages: int) -> Iterator[str]:
     for process in (service, worker):
         if process.process.poll() is not None:
             yield f"{process.process.args} ended with {process.process.poll()}"
         yield from (f"crash: {line}" for line in process.events("crash"))
+        if len(process.events("database away")) != outages:
+            yield f"{process.process.args} noticed {process.events('database away')}"
 
 
 async def judge_books(url: str, witness: Witness, load: Load) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from nodes import Node, node
@@ -56,13 +57,19 @@ async def test_a_database_that_takes_no_more_connections_is_not_away(
     assert logs == []
 
 
-async def test_a_busy_moment_of_our_own_is_no_outage(database: Database) -> None:
-    await beating(database)
+def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
+    """On the event loop of `depot serve`, where timers come before what has arrived meanwhile."""
+
+    async def be_busy() -> None:
+        async with Database(settings).open() as database:
+            await beating(database)
+            until = monotonic() + SOME_BEATS
+            while monotonic() < until:
+                time.sleep(2 * SILENCES * SILENCE_SECONDS)  # noqa: ASYNC251  # that is the point
+                await asyncio.sleep(0)
+
     with capture_logs() as logs:
-        until = monotonic() + SOME_BEATS
-        while monotonic() < until:
-            time.sleep(2 * SILENCES * SILENCE_SECONDS)  # noqa: ASYNC251  # that is the point
-            await asyncio.sleep(0)
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(be_busy())
     assert logs == []
 
 

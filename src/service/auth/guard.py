@@ -13,14 +13,14 @@ from msgspec import Struct
 from service.auth.keys import Key, digest, key_id, pepper_from
 from service.auth.quota import Quota
 from service.db import Database
-from service.errors import Forbidden, Unauthenticated
+from service.errors import Forbidden, Overloaded, Unauthenticated
 
 FRESH_SECONDS = 0.4
 """A cached key older than this is looked up again beside the request that uses it."""
 STALE_SECONDS = 0.8
 """One older than this is not believed: revocation takes effect within a second everywhere."""
 LOOKUP_SECONDS = 0.9
-"""A silent database is noticed here first, so that every request is refused within a second."""
+"""Longer, and the pool is too busy. An outage ends the look-up sooner (see `service.pulse`)."""
 
 FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
 PEPPER = "select value from secrets where name = 'pepper'"
@@ -78,13 +78,20 @@ class Keyring:
         cached = self._cache.get(token)
         age = STALE_SECONDS if cached is None else monotonic() - cached.seen_at
         if cached is None or age >= STALE_SECONDS:
-            async with asyncio.timeout(LOOKUP_SECONDS):  # the look-up itself goes on for those who come next
-                cached = await asyncio.shield(self._look_up(token))
+            cached = await self._looked_up_in_time(token)
         elif age >= FRESH_SECONDS:
             self._look_up(token)
         if cached.expires_at is not None and cached.expires_at <= datetime.now(UTC):
             raise Unauthenticated("The API key has expired")
         return cached.key
+
+    async def _looked_up_in_time(self, token: str) -> Cached:
+        """Raises `Overloaded`; the look-up itself goes on for those who come next."""
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                return await asyncio.shield(self._look_up(token))
+        except TimeoutError:
+            raise Overloaded from None
 
     def _look_up(self, token: str) -> "Task[Cached]":
         """Look a key up once, however many requests wait for it."""
