@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 DEPOT = Path(sys.executable).with_name("depot")
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 class Live:

@@ -14,11 +14,14 @@ from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from advanced_alchemy.exceptions import RepositoryError
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
+from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from service import errors
 from service.settings import Settings
+from service.telemetry.meters import Meters
+from service.telemetry.traces import OFF, Traces
 from service.values import decode_json, encode_json
 
 SCHEMA = "0005"
@@ -41,8 +44,10 @@ class Database:
 
     pool: "asyncpg.Pool[asyncpg.Record]"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, meters: Meters | None = None, traces: Traces = OFF) -> None:
         self._settings = settings
+        self._traces = traces
+        self._waiting = 0
         self._dsn = dsn(settings)
         self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         self._server_settings = {
@@ -53,15 +58,18 @@ class Database:
         }
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=lambda: self.connect(self._command_timeout),
+            async_creator=self._connect_for_records,
             pool_size=settings.records_pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_wait_seconds,
             pool_pre_ping=True,  # connections do not survive a restart of the database
+            hide_parameters=True,  # its errors would bring secrets into the log
             json_serializer=lambda value: encode_json(value).decode(),
             json_deserializer=decode_json,
         )
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        if meters is not None:
+            self._measure(meters)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Database"]:
@@ -70,7 +78,7 @@ class Database:
             self._dsn,
             min_size=1,
             max_size=self._settings.pool_size,
-            init=_prepare,
+            init=self._prepare,
             reset=_nothing_to_reset,
             command_timeout=self._command_timeout,
             timeout=self._settings.connect_timeout_seconds,
@@ -128,13 +136,49 @@ class Database:
         finally:
             await self.pool.release(connection)
 
+    def _measure(self, meters: Meters) -> None:
+        records = self._engine.pool
+        assert isinstance(records, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
+        connections = meters.pool.labels
+        meters.watch(connections("statements", "idle"), self._idle)
+        meters.watch(connections("statements", "in_use"), lambda: self.pool.get_size() - self._idle())
+        meters.watch(connections("records", "idle"), records.checkedin)
+        meters.watch(connections("records", "in_use"), records.checkedout)
+        meters.pool_max.labels("statements").set(self._settings.pool_size)
+        meters.pool_max.labels("records").set(self._settings.records_pool_size)
+        meters.watch(meters.pool_waiting, lambda: self._waiting)
+
+    def _idle(self) -> int:
+        return self.pool.get_idle_size()
+
     async def _acquire(self) -> Connection:
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.pool_wait_seconds):
                 return await self.pool.acquire()
         except TimeoutError:
             busy = self.pool.get_size() == self.pool.get_max_size()
             raise errors.Overloaded if busy else errors.DatabaseUnavailable from None
+        finally:
+            self._waiting -= 1
+
+    async def _connect_for_records(self) -> "asyncpg.Connection[asyncpg.Record]":
+        connection = await self.connect(self._command_timeout)
+        self._tell_statements(connection)
+        return connection
+
+    async def _prepare(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._tell_statements(connection)
+        await connection.set_type_codec(
+            "jsonb",
+            schema="pg_catalog",
+            encoder=lambda value: encode_json(value).decode(),
+            decoder=decode_json,
+        )
+
+    def _tell_statements(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if self._traces.on:
+            connection.add_query_logger(self._traces.statement)
 
     async def session(self) -> AsyncIterator[AsyncSession]:
         """The generator dependency: one request, one transaction, committed before the reply is sent."""
@@ -164,15 +208,6 @@ def session_dependency(database: Database) -> dict[str, Provide]:
     The cleanups of two would run concurrently, and a failed commit would not reach the error handlers.
     """
     return {"session": Provide(database.session)}
-
-
-async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        encoder=lambda value: encode_json(value).decode(),
-        decoder=decode_json,
-    )
 
 
 async def _nothing_to_reset(_: object) -> None:

@@ -1,8 +1,10 @@
 """Every setting and every limit, by name, parsed once from the environment."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,6 +12,8 @@ from msgspec.structs import fields
 
 PREFIX = "DEPOT_"
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
+PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
+"""In a URL, which may be a bad one: with a character in its password that should have been encoded."""
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -32,6 +36,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     home: Path = Path(".depot")
     log: Literal["json", "console"] = "json"
+    metrics: Literal["key", "open"] = "key"
+    """Whether `GET /metrics` asks for a key with the scope `metrics:read`."""
+    worker_metrics_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    """Where `depot worker` shows its metrics, to all who reach `host`; unset: nowhere."""
+    traces_url: Annotated[str, Meta(pattern=r"^https?://[^/]")] | None = None
+    """An OTLP/HTTP endpoint, such as `http://collector:4318/v1/traces`; unset: no traces."""
+    traces_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """How many of the traces that begin here are kept; a caller's own decision is followed."""
     secret: Annotated[str, Meta(min_length=32)] | None = None
     """Keys the hashes of API keys; unset: a random one kept in the database."""
 
@@ -95,6 +107,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Event streams of jobs (`GET /jobs/{id}/events`) open at once in one process."""
     job_test_kinds: bool = False
     """Whether there is `system.sleep`, for tests and `depot dev`."""
+
+    def secrets(self) -> set[str]:
+        """What must never be shown, in the forms in which it may turn up."""
+        url = self.database_url or ""
+        given = {self.secret or ""}.union(*(re.findall(pattern, url) for pattern in PASSWORDS))
+        return (given | {unquote(text) for text in given}) - {""}
 
 
 def load(environ: Mapping[str, str]) -> Settings:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.routes import HTTPRoute
@@ -79,7 +79,7 @@ def _bodies(handler: HTTPRouteHandler) -> list[Any]:
 
 def _given(handler: HTTPRouteHandler) -> Any:
     annotation = handler.parsed_fn_signature.return_type.annotation
-    if get_origin(annotation) is Reply:
+    if get_origin(annotation) in {Reply, Response}:
         (annotation,) = get_args(annotation)
     return annotation
 

@@ -1,6 +1,6 @@
 """What a job can be: a name, the Struct of its payload, and the function that does it."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,9 @@ class Kinds:
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self._kinds = {kind.name: kind for kind in kinds}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
 
     def __getitem__(self, name: str) -> Kind:
         """Raises `UnknownJob`, which lists the kinds there are."""
