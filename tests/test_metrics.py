@@ -126,11 +126,8 @@ async def test_a_crash_and_a_client_that_left_are_counted(client: Client, databa
     assert figures.sum("http_errors_total", code="INTERNAL_ERROR") == 1
 
 
-async def test_what_is_under_way_is_seen_and_the_scrape_is_never_shed(
-    settings: Settings, key: str, database_url: str
-) -> None:
-    limits = replace(settings, in_flight_max=5, placement_flushes_max=1)
-    async with running(limits, key) as client:
+async def test_orders_under_way_are_seen(settings: Settings, key: str, database_url: str) -> None:
+    async with running(replace(settings, placement_flushes_max=1), key) as client:
         bolt = await item(client, 100)
         async with locked(database_url, bolt) as connection:
             first = asyncio.create_task(order(client, (bolt, 1)))
@@ -138,19 +135,27 @@ async def test_what_is_under_way_is_seen_and_the_scrape_is_never_shed(
             others = [asyncio.create_task(order(client, (bolt, 1))) for _ in range(4)]
 
             async def seen() -> bool:
-                return (await scraped(client)).sum("placement_waiting") == 4
+                figures = await scraped(client)
+                assert figures.sum("db_pool_connections", pool="statements", state="in_use") >= 1
+                return figures.sum("placement_waiting") == 4 and figures.sum("http_requests_in_flight") == 6
 
             await eventually(seen)
-            refused(await client.get("/items"), 503, "OVERLOADED")
-            figures = await scraped(client)
-            assert figures.sum("http_requests_in_flight") == 6
-            assert figures.sum("db_pool_connections", pool="statements", state="in_use") == 1
-            assert figures.sum("http_errors_total", code="OVERLOADED") == 1
         assert {reply.status_code for reply in await asyncio.gather(first, *others)} == {201}
         figures = await scraped(client)
     assert (figures.sum("placement_waiting"), figures.sum("http_requests_in_flight")) == (0, 1)
     assert figures.sum("placement_batch_orders_sum") == 5
     assert figures.sum("placement_batch_orders_count") == figures.sum("placement_flush_seconds_count") == 2
+
+
+async def test_a_scrape_is_never_shed(settings: Settings, key: str, database_url: str) -> None:
+    async with running(replace(settings, in_flight_max=1), key) as client:
+        bolt = await item(client, 100)
+        async with locked(database_url, bolt) as connection:
+            waits = asyncio.create_task(order(client, (bolt, 1)))
+            await waiting_for_locks(connection, 1)
+            refused(await client.get("/items"), 503, "OVERLOADED")
+            assert (await scraped(client)).sum("http_errors_total", code="OVERLOADED") == 1
+        assert (await waits).status_code == 201
 
 
 async def test_requests_that_wait_for_a_connection_are_seen(settings: Settings, key: str) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,8 @@ PREFIX = "DEPOT_"
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """In a URL, which may be a bad one: with a character in its password that should have been encoded."""
+
+HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -122,9 +124,22 @@ def load(environ: Mapping[str, str]) -> Settings:
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting of Depot")
+    _check_url(given.get("DATABASE_URL"))
     return Settings(
         **{known[name].name: _convert(name, text, known[name].type) for name, text in given.items()}
     )
+
+
+def _check_url(url: str | None) -> None:
+    """The driver would say it with a part of the password: where that ends is what cannot be told."""
+    try:
+        hosts = urlsplit(url or "").netloc.rpartition("@")[2].split(",")
+    except ValueError:
+        hosts = [":"]
+    if not all(HOST.fullmatch(host) for host in hosts):
+        raise SettingsError(
+            "DATABASE_URL: its value is not valid: host and port cannot be told (a password is %-encoded)"
+        )
 
 
 def _convert(name: str, text: str, kind: Any) -> Any:

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,8 +21,15 @@ from shop import eventually, running
 REQUESTS = 60
 
 
-def folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("depot-metrics-*")}
+@contextmanager
+def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple[Live, Path]]:
+    """Two workers, and the folder of their figures, once both serve."""
+    temporary = home / "tmp"
+    temporary.mkdir()
+    with live(database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment) as server:
+        server.wait_for("listening", 2)
+        (folder,) = temporary.glob("depot-metrics-*")
+        yield server, folder
 
 
 def workers(server: Live) -> list[psutil.Process]:
@@ -50,16 +57,10 @@ def pool_max(server: Live, key: str) -> float:
 async def test_workers_are_summed_and_one_that_dies_takes_nothing_along(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
-    before = folders()
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_POOL_SIZE="5") as server:
-        (folder,) = folders() - before
-        server.wait_for("listening", 2)
+    with serving(database_url, tmp_path, DEPOT_POOL_SIZE="5") as (server, folder):
         await asyncio.gather(*(asyncio.to_thread(ask, server, "/items", key) for _ in range(REQUESTS)))
         assert {asked(server, key) for _ in range(12)} == {REQUESTS}
-        pool_max = Figures(ask(server, "/metrics", key).text).sum(
-            "db_pool_connections_max", pool="statements"
-        )
-        assert pool_max == 10
+        assert pool_max(server, key) == 10
 
         killed = workers(server)[0]
         killed.kill()
@@ -73,38 +74,31 @@ async def test_workers_are_summed_and_one_that_dies_takes_nothing_along(
             return await asyncio.to_thread(pool_max, server, key) == 10
 
         await eventually(settled)
-        files = {path.name for path in (Path(tempfile.gettempdir()) / folder).iterdir()}
+        files = {path.name for path in folder.iterdir()}
         assert files == {
             f"{kind}_{slot}.db" for kind in ("counter", "histogram", "gauge_livesum") for slot in (0, 1)
         }
-    assert folder not in folders()
+    assert not folder.exists()
 
 
 def test_gauges_of_a_worker_that_died_are_gone_before_it_is_replaced(
     database_url: str, tmp_path: Path
 ) -> None:
-    before = folders()
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_METRICS="open") as server:
-        server.wait_for("listening", 2)
-        (folder,) = folders() - before
-        gauges = Path(tempfile.gettempdir()) / folder
-        assert len(list(gauges.glob("gauge_livesum_*.db"))) == 2
+    with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, folder):
+        assert len(list(folder.glob("gauge_livesum_*.db"))) == 2
         workers(server)[0].kill()
-        while len(list(gauges.glob("gauge_livesum_*.db"))) == 2:
+        while len(list(folder.glob("gauge_livesum_*.db"))) == 2:
             pass
         httpx.get(f"{server.url}/metrics").raise_for_status()
 
 
 def test_the_folder_does_not_outlive_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
-    before = folders()
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
-        server.wait_for("listening", 2)
+    with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, folder):
         children = workers(server)
-        (folder,) = folders() - before
         server.kill()
         psutil.wait_procs(children, timeout=20)
         assert not [child for child in children if child.is_running()]
-    assert folder not in folders()
+    assert not folder.exists()
 
 
 @pytest.fixture
