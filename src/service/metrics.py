@@ -33,7 +33,7 @@ ENCODERS: dict[str, Callable[[Collector], bytes]] = {
 
 FRESH_SECONDS = 1.0
 """How long one look at the database counts."""
-LOOK_SECONDS = 0.4
+LOOK_SECONDS = 0.5
 """How long it may take: with the look-up of a key, an answer has to come within a second."""
 
 JOBS = """

@@ -21,7 +21,7 @@ STALE_SECONDS = 0.8
 """One older than this is not believed: revocation takes effect within a second everywhere."""
 LOOKUP_SECONDS = 0.9
 """A silent database is noticed here first, so that every request is refused within a second."""
-BRIEF_LOOKUP_SECONDS = 0.4
+BRIEF_LOOKUP_SECONDS = 0.3
 """The same for what has to be answered within a second besides."""
 AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)
 

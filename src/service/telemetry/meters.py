@@ -25,6 +25,8 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 TICK_SECONDS = 1.0
 """How old a gauge of another process may be."""
 UNROUTED = "unrouted"
+ALERTING = ("INTERNAL_ERROR", "OVERLOADED", "DATABASE_UNAVAILABLE")
+"""Begin at 0: Prometheus would not see the first of them as an increase."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -72,6 +74,8 @@ class Meters:
             "method",
         )
         self.errors = self._counter("http_errors", "Refusals by code of the error contract.", "code")
+        for code in ALERTING:
+            self.errors.labels(code)
         self.in_flight = self._gauge("http_requests_in_flight", "Requests under way.")
         self.streams = self._gauge("job_streams_open", "Event streams of jobs under way.")
         self.uploads = self._gauge("uploads_in_flight", "Uploads under way.")
