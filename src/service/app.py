@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Router
 from litestar.di import Provide
 
 from service.audit.controller import AuditController
@@ -28,12 +28,15 @@ from service.items import catalog
 from service.items.controller import ItemController
 from service.jobs.controller import JobController, ProcessController
 from service.jobs.streams import Streams
+from service.metrics import Figures, MetricsController, Scrapes
 from service.orders.controller import OrderController
 from service.orders.placement import Placement
 from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
 from service.settings import Settings
-from service.telemetry import access_log
+from service.telemetry.logs import access_log
+from service.telemetry.meters import Meters
+from service.telemetry.traces import traces
 from service.users.controller import UserController
 from service.webhooks.controller import WebhookController
 from service.webhooks.courier import Courier
@@ -41,6 +44,11 @@ from service.worker import Worker, kinds
 
 WORKER_GRACE_SECONDS = 0.5
 """What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
+METRICS: dict[str, dict[str, Any]] = {
+    "open": {"public": True},
+    "key": {"scope": "metrics:read", "outlives_database": True},
+}
+"""Who may read `GET /metrics`."""
 
 
 def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
@@ -48,7 +56,9 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
 
     Nothing is connected before the application's lifespan begins.
     """
-    database = Database(settings)
+    meters = Meters()
+    trail = traces(settings.traces_url, settings.traces_ratio)
+    database = Database(settings, meters, trail)
     store = blobs(settings)
     probe = Probe(database, store, timeout_seconds=settings.health_timeout_seconds)
     keyring = Keyring(database, secret=settings.secret, cache_max=settings.key_cache_max)
@@ -64,24 +74,39 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         queue_max=settings.placement_queue_max,
         batch_max=settings.placement_batch_max,
         flushes_max=settings.placement_flushes_max,
+        meters=meters,
+        traces=trail,
     )
-    intake = Intake(settings)
+    intake = Intake(settings, meters)
     archive = Archive(database, store, settings)
-    courier = Courier(database, settings)
+    courier = Courier(database, settings, meters=meters)
     known = kinds(settings)
+    scrapes = Scrapes(meters, Figures(database, known))
     streams = Streams(database, streams_max=settings.job_streams_max, draining=lambda: probe.draining)
+    meters.watch(meters.streams, lambda: len(streams))
 
     def working() -> AbstractAsyncContextManager[None]:
+        if not worker:
+            return nullcontext()
         in_process = Worker(
-            settings, database, known, on_end=courier.wake, grace_seconds=WORKER_GRACE_SECONDS
+            settings,
+            database,
+            known,
+            on_end=courier.wake,
+            grace_seconds=WORKER_GRACE_SECONDS,
+            meters=meters,
+            traces=trail,
         )
-        return in_process.open() if worker else nullcontext()
+        return in_process.open()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
+            trail.open(),
             database.open(),
+            meters.open(),
             probe.open(),
+            scrapes.open(),
             admission.open(),
             placement.open(),
             courier.open(),
@@ -98,6 +123,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app = Litestar(
         route_handlers=[
             HealthController,
+            Router("/metrics", route_handlers=[MetricsController], opt=METRICS[settings.metrics]),
             DocsController,
             ItemController,
             OrderController,
@@ -121,6 +147,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
             "streams": Provide(lambda: streams, sync_to_thread=False),
             "blobs": Provide(lambda: store, sync_to_thread=False),
             "probe": Provide(lambda: probe, sync_to_thread=False),
+            "scrapes": Provide(lambda: scrapes, sync_to_thread=False),
             **session_dependency(database),
         },
         middleware=[Guard(keyring, quota)],
@@ -135,6 +162,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     )
     app.state.settings = settings
     app.state.admission = admission
+    app.state.meters = meters
     app.state.probe = probe
     app.state.kinds = known
     app.state.claims = (
@@ -146,6 +174,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         Trust(settings.allowed_hosts, settings.trusted_proxies),
         draining=lambda: probe.draining,
         log_access=access_log(settings.log),
+        meters=meters,
+        traces=trail,
     )
     if settings.cors_origins:
         app.asgi_handler = Cors(app.asgi_handler, settings.cors_origins)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 from msgspec.structs import replace
@@ -77,11 +77,16 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Jobs at once (DEPOT_WORKER_CONCURRENCY).")
 def worker(concurrency: int | None) -> None:
     """Queued jobs, webhooks and upkeep, for production: as many workers as you like, on any machines."""
+    from service.metrics import show
+    from service.telemetry.meters import Meters
+    from service.telemetry.traces import traces
     from service.worker import work
 
     settings = required_database(settings_from_environment("json"))
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    run(settings, lambda database: work(settings, database))
+    meters, told = Meters(), traces(settings.traces_url, settings.traces_ratio)
+    show(meters, settings)
+    run(settings, lambda database: work(settings, database, meters, told), meters, told)
 
 
 @depot.command()
@@ -326,10 +331,15 @@ def items_import(path: Path, skip_bad: bool) -> None:
 
 def settings_from_environment(log: str) -> Settings:
     """The settings; `log` is the style of logs this command has unless DEPOT_LOG says otherwise."""
-    from service.telemetry import configure_logs
+    from service.telemetry import traces
+    from service.telemetry.logs import configure_logs
 
     settings = load({"DEPOT_LOG": log, **os.environ})
-    configure_logs(settings.log)
+    if settings.traces_url is not None and not traces.installed():
+        raise StartError(
+            "DEPOT_TRACES_URL is set, and OpenTelemetry is not installed (pip install 'depot[tracing]')"
+        )
+    configure_logs(settings.log, settings.secrets())
     return settings
 
 
@@ -339,12 +349,12 @@ def required_database(settings: Settings) -> Settings:
     return settings
 
 
-def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]") -> T:
-    """Do some work with an open database. Failing to reach it is one clear line."""
+def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]", *sight: Any) -> T:
+    """Do some work with an open database, of which `sight` is told. Failing to reach it is one clear line."""
     from service.db import Database
 
     async def main() -> T:
-        async with Database(settings).open() as database:
+        async with Database(settings, *sight).open() as database:
             return await work(database)
 
     with reachable_database():

@@ -16,7 +16,7 @@ from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from advanced_alchemy.exceptions import RepositoryError
 from asyncpg.pool import PoolConnectionProxy
 from litestar.di import Provide
-from sqlalchemy import event
+from sqlalchemy import AsyncAdaptedQueuePool, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -26,6 +26,8 @@ from service.hosts import Connection as OwnConnection
 from service.hosts import Hosts
 from service.pulse import LOOK_SECONDS, Pulse
 from service.settings import Settings
+from service.telemetry.meters import Meters
+from service.telemetry.traces import OFF, Traces
 from service.values import decode_json, encode_json
 
 SCHEMA = "0007"
@@ -56,8 +58,10 @@ class Database:
 
     pool: "asyncpg.Pool[asyncpg.Record]"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, meters: Meters | None = None, traces: Traces = OFF) -> None:
         self._settings = settings
+        self._traces = traces
+        self._waiting = 0
         self._hosts = Hosts(dsn(settings))
         self._direct = Hosts(direct_dsn(settings))
         self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
@@ -76,12 +80,15 @@ class Database:
             pool_size=settings.records_pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_wait_seconds,
+            hide_parameters=True,  # its errors would bring secrets into the log
             json_serializer=lambda value: encode_json(value).decode(),
             json_deserializer=decode_json,
         )
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
         event.listen(self._engine.sync_engine, "handle_error", _give_up_read_only)
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        if meters is not None:
+            self._measure(meters)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Database"]:
@@ -91,7 +98,7 @@ class Database:
             init_size=1,
             min_size=0,  # or the pool would go on trying, and complaining, by itself during an outage
             max_size=self._settings.pool_size,
-            init=_prepare,
+            init=self._prepare,
             reset=_nothing_to_reset,
             command_timeout=self._command_timeout,
         )
@@ -160,12 +167,15 @@ class Database:
     async def _acquire(self) -> Connection:
         if self.pool.get_idle_size():  # nothing to wait for, so no clock is wound up (20 µs a request)
             return await self.pool.acquire()
+        self._waiting += 1
         try:
             async with self._patience(self._settings.pool_wait_seconds):
                 return await self.pool.acquire()
         except TimeoutError:
             busy = self.pool.get_size() == self.pool.get_max_size()
             raise errors.Overloaded if busy else errors.DatabaseUnavailable from None
+        finally:
+            self._waiting -= 1
 
     @asynccontextmanager
     async def _patience(self, seconds: float) -> AsyncIterator[None]:
@@ -186,7 +196,9 @@ class Database:
 
     async def _connect_for_records(self, **_: object) -> OwnConnection:
         async with self._patience(self._settings.connect_timeout_seconds):
-            return await self._connect(self._hosts, command_timeout=self._command_timeout)
+            connection = await self._connect(self._hosts, command_timeout=self._command_timeout)
+        self._tell_statements(connection)
+        return connection
 
     async def _connect(
         self, hosts: Hosts, timeout_seconds: float | None = None, **options: Any
@@ -199,6 +211,34 @@ class Database:
         )
         self._connections.add(connection)
         return connection
+
+    async def _prepare(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._tell_statements(connection)
+        await connection.set_type_codec(
+            "jsonb",
+            schema="pg_catalog",
+            encoder=lambda value: encode_json(value).decode(),
+            decoder=decode_json,
+        )
+
+    def _tell_statements(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if self._traces.on:
+            connection.add_query_logger(self._traces.statement)
+
+    def _measure(self, meters: Meters) -> None:
+        records = self._engine.pool
+        assert isinstance(records, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
+        connections = meters.pool.labels
+        meters.watch(connections("statements", "idle"), self._idle)
+        meters.watch(connections("statements", "in_use"), lambda: self.pool.get_size() - self._idle())
+        meters.watch(connections("records", "idle"), records.checkedin)
+        meters.watch(connections("records", "in_use"), records.checkedout)
+        meters.pool_max.labels("statements").set(self._settings.pool_size)
+        meters.pool_max.labels("records").set(self._settings.records_pool_size)
+        meters.watch(meters.pool_waiting, lambda: self._waiting)
+
+    def _idle(self) -> int:
+        return self.pool.get_idle_size()
 
     def _cut(self) -> None:
         """End every statement under way: its answer would not come."""
@@ -239,15 +279,6 @@ def session_dependency(database: Database) -> dict[str, Provide]:
     The cleanups of two would run concurrently, and a failed commit would not reach the error handlers.
     """
     return {"session": Provide(database.session)}
-
-
-async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        encoder=lambda value: encode_json(value).decode(),
-        decoder=decode_json,
-    )
 
 
 def _refuse_closed(connection: Any, *_: object) -> None:

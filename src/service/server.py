@@ -5,8 +5,10 @@ import contextlib
 import gc
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +18,13 @@ from types import FrameType
 import structlog
 import uvicorn
 from litestar import Litestar
+from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import create_app
 from service.connection import Connection
 from service.settings import Settings, StartError
-from service.telemetry import configure_logs
+from service.telemetry.logs import configure_logs
+from service.telemetry.meters import share
 
 log = structlog.get_logger()
 
@@ -104,38 +108,48 @@ def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], 
 
 
 def serve_many(settings: Settings, listener: socket.socket, workers: int) -> None:
-    """Serve in `workers` processes on one socket; a worker that dies is replaced."""
+    """Serve in `workers` processes on one socket; a worker that dies is replaced, and goes on counting."""
     context = multiprocessing.get_context("spawn")
-    processes: list[BaseProcess] = []
+    processes: dict[int, BaseProcess] = {}
     stopping = False
 
     def stop(sig: int, _: FrameType | None) -> None:
         nonlocal stopping
         stopping = True
-        for process in processes:
+        for process in processes.values():
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, sig)
 
     for sig in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sig, stop)
-    while not stopping:
-        processes[:] = [process for process in processes if process.is_alive()]
-        while len(processes) < workers and not stopping:
-            started = context.Process(target=_work, args=(settings, listener))
-            started.start()
-            processes.append(started)
-            if stopping:  # the signal came before this one was on the list
-                started.terminate()
-        multiprocessing.connection.wait([process.sentinel for process in processes])
-        time.sleep(0 if stopping else RESPAWN_SECONDS)
-    for process in processes:
-        process.join()
+    with tempfile.TemporaryDirectory(prefix="depot-metrics-", ignore_cleanup_errors=True) as figures:
+        while not stopping:
+            for slot in range(workers):
+                if stopping or (slot in processes and processes[slot].is_alive()):
+                    continue
+                mark_process_dead(slot, figures)
+                started = context.Process(target=_work, args=(settings, listener, figures, slot))
+                started.start()
+                processes[slot] = started
+                if stopping:  # the signal came before this one was on the list
+                    started.terminate()
+            multiprocessing.connection.wait([process.sentinel for process in processes.values()])
+            for slot, process in processes.items():
+                if not process.is_alive():
+                    mark_process_dead(slot, figures)
+            time.sleep(0 if stopping else RESPAWN_SECONDS)
+        for process in processes.values():
+            process.join()
 
 
-def _work(settings: Settings, listener: socket.socket) -> None:
+def _work(settings: Settings, listener: socket.socket, figures: str, slot: int) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
-    configure_logs(settings.log)
+    configure_logs(settings.log, settings.secrets())
+    share(figures, slot)
     serve(settings, listener)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        shutil.rmtree(figures, ignore_errors=True)
 
 
 def _follow_parent() -> None:

@@ -1,9 +1,11 @@
 """Every setting and every limit, by name, parsed once from the environment."""
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,8 +13,13 @@ from msgspec.structs import fields
 
 PREFIX = "DEPOT_"
 DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")]
-SECRET = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL", "DEPOT_SECRET"}
+DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
+SECRET = {*DATABASE_URLS, "DEPOT_SECRET"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
+PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
+"""In a URL, which may be a bad one: with a character in its password that should have been encoded."""
+
+HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
 Count = Annotated[int, Meta(ge=1)]
 Names = tuple[Annotated[str, Meta(pattern=r"^[^\s,]+$")], ...]
@@ -46,6 +53,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     home: Path = Path(".depot")
     log: Literal["json", "console"] = "json"
+    metrics: Literal["key", "open"] = "key"
+    """Whether `GET /metrics` asks for a key with the scope `metrics:read`."""
+    worker_metrics_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    """Where `depot worker` shows its metrics, to all who reach `host`; unset: nowhere."""
+    traces_url: Annotated[str, Meta(pattern=r"^https?://[^/]")] | None = None
+    """An OTLP/HTTP endpoint, such as `http://collector:4318/v1/traces`; unset: no traces."""
+    traces_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """How many of the traces that begin here are kept; a caller's own decision is followed."""
     secret: Annotated[str, Meta(min_length=32)] | None = None
     """Keys the hashes of API keys; unset: a random one kept in the database."""
 
@@ -129,6 +144,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     job_test_kinds: bool = False
     """Whether there is `system.sleep`, for tests and `depot dev`."""
 
+    def secrets(self) -> set[str]:
+        """What must never be shown, in the forms in which it may turn up."""
+        urls = [url for url in (self.database_url, self.direct_database_url) if url]
+        given = {self.secret or ""}.union(*(re.findall(form, url) for form in PASSWORDS for url in urls))
+        return (given | {unquote(text) for text in given}) - {""}
+
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the environment. Raises `SettingsError` for the first bad or unknown value."""
@@ -137,9 +158,23 @@ def load(environ: Mapping[str, str]) -> Settings:
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting of Depot")
+    for name in given.keys() & DATABASE_URLS:
+        _check_url(name, given[name])
     return Settings(
         **{known[name].name: _convert(name, text, known[name].type) for name, text in given.items()}
     )
+
+
+def _check_url(name: str, url: str) -> None:
+    """The driver would say it with a part of the password: where that ends is what cannot be told."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    except ValueError:
+        hosts = [":"]
+    if not all(HOST.fullmatch(host) for host in hosts):
+        raise SettingsError(
+            f"{name}: its value is not valid: host and port cannot be told (a password is %-encoded)"
+        )
 
 
 def _convert(name: str, text: str, kind: Any) -> Any:

@@ -28,6 +28,8 @@ from service.jobs.sleep import SLEEP
 from service.reports.books import close_books
 from service.reports.export import EXPORT
 from service.settings import Settings
+from service.telemetry.meters import Meters
+from service.telemetry.traces import OFF, Traces
 from service.webhooks.courier import Courier
 
 log = structlog.get_logger()
@@ -65,13 +67,13 @@ def kinds(settings: Settings) -> Kinds:
     return Kinds([IMPORT, EXPORT, inspection(settings), *[SLEEP] * settings.job_test_kinds])
 
 
-async def work(settings: Settings, database: Database) -> None:
+async def work(settings: Settings, database: Database, meters: Meters, traces: Traces) -> None:
     """Until a signal ends it; a second one hurries."""
-    courier = Courier(database, settings)
-    worker = Worker(settings, database, kinds(settings), on_end=courier.wake)
+    courier = Courier(database, settings, meters=meters)
+    worker = Worker(settings, database, kinds(settings), on_end=courier.wake, meters=meters, traces=traces)
     for sig in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sig, worker.stop)
-    async with courier.open():
+    async with traces.open(), meters.open(), courier.open():
         await worker.run()
 
 
@@ -87,6 +89,8 @@ class Worker:
         on_end: Callable[[], None] = lambda: None,
         schedules: Sequence[Schedule] = SCHEDULES,
         grace_seconds: float | None = None,
+        meters: Meters | None = None,
+        traces: Traces = OFF,
     ) -> None:
         """`on_end` is called after every job. `grace_seconds`: how long jobs may take to end at a stop."""
         self._settings = settings
@@ -94,7 +98,13 @@ class Worker:
         self._schedules = schedules
         self._grace_seconds = settings.shutdown_timeout_seconds if grace_seconds is None else grace_seconds
         self._runner = Runner(
-            database, blobs(settings), kinds, attempts_max=settings.job_attempts_max, on_end=on_end
+            database,
+            blobs(settings),
+            kinds,
+            attempts_max=settings.job_attempts_max,
+            on_end=on_end,
+            meters=meters or Meters(),
+            traces=traces,
         )
         self._stopping = Event()
         self._hurried = Event()

@@ -6,6 +6,7 @@ from asyncio import Task
 from datetime import UTC, datetime
 from time import monotonic
 
+import asyncpg
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
@@ -13,7 +14,7 @@ from msgspec import Struct
 from service.auth.keys import Key, digest, key_id, pepper_from
 from service.auth.quota import Quota
 from service.db import Database
-from service.errors import Forbidden, Overloaded, Unauthenticated
+from service.errors import Forbidden, Overloaded, Unauthenticated, Unavailable
 
 FRESH_SECONDS = 0.4
 """A cached key older than this is looked up again beside the request that uses it."""
@@ -21,6 +22,9 @@ STALE_SECONDS = 0.8
 """One older than this is not believed: revocation takes effect within a second everywhere."""
 LOOKUP_SECONDS = 0.9
 """Longer, and the pool is too busy. An outage ends the look-up sooner (see `service.pulse`)."""
+BRIEF_LOOKUP_SECONDS = 0.3
+"""The same for what has to be answered within a second besides."""
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)
 
 FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
 PEPPER = "select value from secrets where name = 'pepper'"
@@ -40,14 +44,16 @@ class Guard(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         options = scope["route_handler"].opt
         if not options.get("public"):
-            key = await self._authorize(scope, options.get("scope"))
+            key = await self._authorize(
+                scope, options.get("scope"), outlives_database=options.get("outlives_database", False)
+            )
             if self._quota is not None:
                 scope["state"]["headers"] = await self._quota.spend(key.id)
         await next_app(scope, receive, send)
 
-    async def _authorize(self, scope: Scope, needed: str | None) -> Key:
+    async def _authorize(self, scope: Scope, needed: str | None, *, outlives_database: bool) -> Key:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        key = await self._keyring.authenticate(header.decode("latin-1"))
+        key = await self._keyring.authenticate(header.decode("latin-1"), outlives_database=outlives_database)
         scope["user"] = key
         if needed is None or not key.may(needed):
             raise Forbidden(f"The API key lacks the scope {needed}", details=[{"scope": needed}])
@@ -70,28 +76,34 @@ class Keyring:
         self._cache_max = cache_max
         self._lookups: dict[str, Task[Cached]] = {}
 
-    async def authenticate(self, authorization: str) -> Key:
-        """Raises `Unauthenticated` for anything but `Bearer` and a living key."""
+    async def authenticate(self, authorization: str, *, outlives_database: bool = False) -> Key:
+        """Raises `Unauthenticated` for anything but `Bearer` and a living key.
+
+        With `outlives_database`, a key that was known last is believed while the database does not answer."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
         cached = self._cache.get(token)
         age = STALE_SECONDS if cached is None else monotonic() - cached.seen_at
         if cached is None or age >= STALE_SECONDS:
-            cached = await self._looked_up_in_time(token)
+            cached = await self._looked_up_in_time(token, cached if outlives_database else None)
         elif age >= FRESH_SECONDS:
             self._look_up(token)
         if cached.expires_at is not None and cached.expires_at <= datetime.now(UTC):
             raise Unauthenticated("The API key has expired")
         return cached.key
 
-    async def _looked_up_in_time(self, token: str) -> Cached:
-        """Raises `Overloaded`; the look-up itself goes on for those who come next."""
+    async def _looked_up_in_time(self, token: str, last: Cached | None) -> Cached:
+        """Raises `Overloaded` unless `last` will do; the look-up goes on for those who come next."""
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
+            async with asyncio.timeout(LOOKUP_SECONDS if last is None else BRIEF_LOOKUP_SECONDS):
                 return await asyncio.shield(self._look_up(token))
-        except TimeoutError:
-            raise Overloaded from None
+        except AWAY as error:
+            if last is not None:
+                return last
+            if isinstance(error, TimeoutError):
+                raise Overloaded from None
+            raise
 
     def _look_up(self, token: str) -> "Task[Cached]":
         """Look a key up once, however many requests wait for it."""
@@ -102,9 +114,12 @@ class Keyring:
         return task
 
     def _looked_up(self, token: str, done: "Task[Cached]") -> None:
+        """What could not be looked up stays as it was known last: too old to be believed by itself."""
         del self._lookups[token]
-        self._cache.pop(token, None)
-        if not done.cancelled() and done.exception() is None:
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None or isinstance(error, Unauthenticated):
+            self._cache.pop(token, None)
+        if error is None:
             if len(self._cache) >= self._cache_max:
                 del self._cache[next(iter(self._cache))]
             self._cache[token] = done.result()

@@ -24,6 +24,7 @@ from service.http.body import StrictRequest
 from service.http.envelope import Exchange
 from service.http.idempotency import Claim
 from service.settings import Settings
+from service.telemetry.meters import Meters
 
 BATCH_BYTES = 131_072
 """What a thread is given at once."""
@@ -84,7 +85,8 @@ class Received(Struct, frozen=True):
 class Intake:
     """The uploads under way in this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, meters: Meters) -> None:
+        meters.watch(meters.uploads, lambda: self._under_way)
         self._uploads_max = settings.uploads_max
         self._timeout_seconds = settings.upload_timeout_seconds
         self._under_way = 0

@@ -1,7 +1,7 @@
 """The one layer around everything, unrouted paths included.
 
-Request id, trace, HEAD, OPTIONS, shedding, the deadline, the access log, and the error contract for whatever
-came through all the rest. One layer, since each costs 20 to 50 µs a request.
+Request id, trace, HEAD, OPTIONS, shedding, the deadline, metrics, the access log, and the error contract for
+whatever came through all the rest. One layer, since each costs 20 to 50 µs a request.
 """
 
 import asyncio
@@ -22,12 +22,17 @@ from litestar.utils import normalize_path
 from service.errors import BadRequest, Draining, Fault, InternalError, NotFound, Overloaded, facts, render
 from service.http.admission import Admission
 from service.http.trust import Trust
-from service.telemetry import Access
+from service.telemetry.logs import REQUEST, Access
+from service.telemetry.meters import Meters
+from service.telemetry.text import clean_path
+from service.telemetry.traces import Traces
 
 log = structlog.get_logger()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
-HEALTH = "/health"
+NEVER_REFUSED = ("/health", "/metrics")
+"""Who asks here has to know how it is, above all when it is bad, and by whatever name of this machine."""
+TRACE_CONTEXT = (b"traceparent", b"tracestate")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
 TOO_LATE = "The request took too long; what it asked for may be done all the same"
@@ -37,8 +42,8 @@ class Exchange:
     """One request and its reply, as the envelope sees them."""
 
     __slots__ = (
-        *("_admission", "_closing", "_send", "accept", "forwarded_for", "given_up", "head", "host", "path"),
-        *("request_id", "scope", "started", "status", "trace_id"),
+        *("_admission", "_closing", "_send", "accept", "code", "forwarded_for", "given_up", "head", "host"),
+        *("path", "request_id", "scope", "started", "status", "trace_id"),
     )
 
     def __init__(self, scope: Any, send: Send, admission: Admission, *, closing: bool) -> None:
@@ -54,9 +59,20 @@ class Exchange:
         self.accept = ""
         self.host = self.forwarded_for = b""
         self.status = 0
+        self.code: str | None = None
         self.given_up = False
         self.started = perf_counter()
         self._read_headers(scope["headers"])
+
+    @property
+    def method(self) -> str:
+        return "HEAD" if self.head else str(self.scope["method"])
+
+    @property
+    def route(self) -> str | None:
+        """The template of the path, such as `/items/{item_id}`. None: nothing was found, or looked for."""
+        template: str | None = self.scope.get("path_template")
+        return template
 
     @staticmethod
     def of(scope: Any) -> "Exchange":
@@ -82,6 +98,9 @@ class Exchange:
     async def _deliver(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.status >= 400:
+                codes = (value for name, value in message["headers"] if name == b"x-error-code")
+                self.code = next(codes, b"").decode() or None
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode()), NOSNIFF]
             headers += self.scope["state"].get("headers", ())  # the quota's
             message["headers"] = [*headers, CLOSE] if self._closing else headers
@@ -128,6 +147,8 @@ class Envelope:
         *,
         draining: Callable[[], bool],
         log_access: Callable[[Access], None],
+        meters: Meters,
+        traces: Traces,
     ) -> None:
         self._inner: ASGIApp = app.asgi_handler
         self._router = app.asgi_router
@@ -136,12 +157,20 @@ class Envelope:
         self._trust = trust
         self._draining = draining
         self._log_access = log_access
+        self._meters = meters
+        self._traces = traces
+        self._in_flight = 0
+        meters.watch(meters.in_flight, lambda: self._in_flight)
+        meters.watch(meters.in_flight_limit, lambda: admission.limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # no websockets here: the server answers 403 for an application that does not accept
         exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange
+        self._in_flight += 1
+        span = self._begin_span(exchange) if self._traces.on else None
+        token = REQUEST.set((exchange.request_id, exchange.trace_id))
         try:
             await self._handle(exchange, receive)
         except asyncio.CancelledError:  # the server's last word to what outlasts its shutdown
@@ -149,18 +178,23 @@ class Envelope:
                 await exchange.refuse(Draining())
             raise
         except Exception:  # the outermost layer: nothing else is left to answer
-            log.exception("crash", request_id=exchange.request_id)
+            log.exception("crash")
             if exchange.status:
+                exchange.code = InternalError.code
                 raise  # half a reply is out: only closing the connection tells the client so
             await exchange.refuse(InternalError())
         finally:
+            self._in_flight -= 1
             self._admission.end(exchange)
             del scope["state"]["exchange"]  # a cycle: without it, every request would wait for the collector
-            self._log_access(self._access(exchange))
+            REQUEST.reset(token)
+            self._record(exchange)
+            if span is not None:
+                self._end_span(exchange, span)
 
     async def _handle(self, exchange: Exchange, receive: Receive) -> None:
         scope = exchange.scope
-        if not exchange.path.startswith(HEALTH):
+        if not exchange.path.startswith(NEVER_REFUSED):
             if self._admission.full:
                 self._admission.refused += 1
                 return await exchange.refuse(Overloaded())
@@ -179,23 +213,53 @@ class Envelope:
         except NotFoundException:
             await exchange.refuse(NotFound())
         else:
+            exchange.scope["path_template"] = template
             await exchange.reply(204, {"Allow": self._allow[template]})
 
-    def _access(self, exchange: Exchange) -> Access:
-        scope = exchange.scope
+    def _record(self, exchange: Exchange) -> None:
+        scope, seconds, status = exchange.scope, perf_counter() - exchange.started, exchange.status or 499
+        self._meters.request(exchange.route, exchange.method, status, seconds)
+        if exchange.code is not None:
+            self._meters.errors.labels(exchange.code).inc()
         key = scope.get("user")
-        return Access(
-            method="HEAD" if exchange.head else scope["method"],
-            path=exchange.path,
-            route=scope.get("path_template"),
-            status=exchange.status or 499,
-            ms=round((perf_counter() - exchange.started) * 1000, 2),
-            request_id=exchange.request_id,
-            trace_id=exchange.trace_id,
-            key=key and key.id,
-            client=self._trust.client(scope["client"], exchange.forwarded_for),
-            timestamp=datetime.now(UTC),
+        self._log_access(
+            Access(
+                method=exchange.method,
+                path=exchange.path,
+                route=exchange.route,
+                status=status,
+                code=exchange.code,
+                ms=round(seconds * 1000, 2),
+                request_id=exchange.request_id,
+                trace_id=exchange.trace_id,
+                key=key and key.id,
+                client=self._trust.client(scope["client"], exchange.forwarded_for),
+                timestamp=datetime.now(UTC),
+            )
         )
+
+    def _begin_span(self, exchange: Exchange) -> Any:
+        headers = exchange.scope["headers"]
+        came = {name.decode(): value.decode("latin-1") for name, value in headers if name in TRACE_CONTEXT}
+        span = self._traces.begin(exchange.method, came)
+        exchange.trace_id = self._traces.trace_id(span)
+        return span
+
+    def _end_span(self, exchange: Exchange, span: Any) -> None:
+        status = exchange.status or 499
+        attributes = {
+            "http.request.method": exchange.method,
+            "http.response.status_code": status,
+            "url.path": clean_path(exchange.path),
+            "depot.request_id": exchange.request_id,
+        }
+        name = exchange.method
+        if exchange.route is not None:
+            attributes["http.route"] = exchange.route
+            name = f"{name} {exchange.route}"
+        if exchange.code is not None:
+            attributes["error.type"] = exchange.code
+        self._traces.end(span, name, attributes, failed=status >= 500 or exchange.code == InternalError.code)
 
 
 def with_head(methods: Iterable[str]) -> str:

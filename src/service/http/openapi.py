@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
-from litestar import Litestar
+from litestar import Litestar, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.routes import HTTPRoute
@@ -150,7 +150,7 @@ def _annotation(handler: HTTPRouteHandler) -> Any:
 def _given(handler: HTTPRouteHandler) -> Any:
     """The type of the body of a reply."""
     annotation = _annotation(handler)
-    return get_args(annotation)[0] if get_origin(annotation) is Reply else annotation
+    return get_args(annotation)[0] if get_origin(annotation) in {Reply, Response} else annotation
 
 
 def _versioned(handler: HTTPRouteHandler) -> bool:

@@ -23,6 +23,8 @@ from service.jobs import statements
 from service.jobs.kinds import Kinds
 from service.jobs.outage import AWAY, LOST, PAUSE_SECONDS
 from service.jobs.task import JobFailed, Superseded, Task
+from service.telemetry.meters import Meters, Outcome
+from service.telemetry.traces import OFF, Traces
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -43,8 +45,14 @@ class Runner:
         *,
         attempts_max: int,
         on_end: Callable[[], None] = lambda: None,
+        meters: Meters,
+        traces: Traces = OFF,
     ) -> None:
         """`on_end` is called whenever one has ended: it may have made events."""
+        meters.know_kinds(kind.name for kind in kinds)
+        meters.watch(meters.running, lambda: len(self))
+        self._meters = meters
+        self._traces = traces
         self._database = database
         self._blobs = blobs
         self._kinds = kinds
@@ -91,17 +99,22 @@ class Runner:
             return None
         job_id, attempt, kind, payload, _ = begun
         task = Task(job_id, entry.id, attempt, kind, database=self._database, blobs=self._blobs)
-        try:
-            with scope:
-                return await self._attempt(task, kind, payload.encode())
-            if not self._interrupted:
-                task.log.info("job cancelled")
-                return None  # and whoever did so has written it
-        except AWAY as error:
-            task.log.warning("job interrupted", cause=repr(error))
-        return await self._give_back(task)
+        facts = {"depot.job": str(job_id), "depot.attempt": attempt}
+        with self._meters.run(kind) as run, self._traces.work(f"job {kind}", facts):
+            try:
+                with scope:
+                    pause_seconds, run.outcome = await self._attempt(task, kind, payload.encode())
+                    return pause_seconds
+                if not self._interrupted:
+                    task.log.info("job cancelled")
+                    run.outcome = "cancelled"
+                    return None  # and whoever did so has written it
+            except AWAY as error:
+                task.log.warning("job interrupted", cause=repr(error))
+            return await self._give_back(task)
 
-    async def _attempt(self, task: Task, name: str, payload: bytes) -> float | None:
+    async def _attempt(self, task: Task, name: str, payload: bytes) -> tuple[float | None, Outcome]:
+        """In how many seconds it has to be begun again, if at all, and how this run ended."""
         begun_at = monotonic()
         task.log.info("job begun")
         try:
@@ -115,24 +128,26 @@ class Runner:
             task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
         except Superseded:
             task.log.warning("job superseded")
+            return None, "superseded"
         except Exception as error:
             if isinstance(root_cause(error), LOST):
                 raise
             return await self._fail(task, error)
-        return None
+        return None, "succeeded"
 
-    async def _fail(self, task: Task, error: Exception) -> float | None:
+    async def _fail(self, task: Task, error: Exception) -> tuple[float | None, Outcome]:
         """Try again later, or fail for good. Raises one of `AWAY`: then it was no failure of the job's."""
         if isinstance(error, JobFailed) or task.attempt >= self._attempts_max:
             result = error.result if isinstance(error, JobFailed) else None
-            if await task.end(self._database, "failed", result, _told(error)):
-                task.log.error("job failed", exc_info=error)
-            return None
+            if not await task.end(self._database, "failed", result, _told(error)):
+                return None, "superseded"
+            task.log.error("job failed", exc_info=error)
+            return None, "failed"
         pause_seconds = _backoff_seconds(task.attempt)
         if await self._database.fetchrow(statements.POSTPONE, *task.identity, _told(error)) is None:
-            return None
+            return None, "superseded"
         task.log.warning("job will be tried again", exc_info=error, pause_seconds=round(pause_seconds, 1))
-        return pause_seconds
+        return pause_seconds, "retried"
 
     async def _give_back(self, task: Task) -> float | None:
         if await _insist(lambda: self._database.fetchrow(statements.GIVE_BACK, *task.identity)) is None:

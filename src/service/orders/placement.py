@@ -9,7 +9,10 @@ from asyncio import Future, Task
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,6 +27,8 @@ from service.orders import statements
 from service.orders.allocation import Shelf, Stock, allocate, named, shelve
 from service.orders.booking import Booking
 from service.orders.schemas import NewOrder, Order
+from service.telemetry.meters import Meters
+from service.telemetry.traces import OFF, Traces
 
 log = structlog.get_logger()
 
@@ -48,13 +53,27 @@ class Ticket(Struct, eq=False):
     claim: Claim | None
     author: Author
     outcome: "Future[Order]"
+    span: Any
+    """Of its request, in a trace."""
 
 
 class Placement:
     """The queue in front of the orders table of this process; bounded, beyond that `Overloaded`."""
 
-    def __init__(self, database: Database, *, queue_max: int, batch_max: int, flushes_max: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        queue_max: int,
+        batch_max: int,
+        flushes_max: int,
+        meters: Meters | None = None,
+        traces: Traces = OFF,
+    ) -> None:
         self._database = database
+        self._meters = meters or Meters()
+        self._meters.watch(self._meters.placement_waiting, lambda: len(self._waiting))
+        self._traces = traces
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._flushes_max = flushes_max
@@ -75,10 +94,12 @@ class Placement:
         """
         if len(self._waiting) >= self._queue_max:
             raise Overloaded
-        ticket = Ticket(order, claim, author, asyncio.get_running_loop().create_future())
+        outcome = asyncio.get_running_loop().create_future()
+        ticket = Ticket(order, claim, author, outcome, self._traces.here())
         self._waiting.append(ticket)
         if len(self._flushes) < self._flushes_max:
-            self._flushes.add(asyncio.create_task(self._flush()))
+            # in a context of its own: it serves others than the one that happened to begin it
+            self._flushes.add(asyncio.create_task(self._flush(), context=Context()))
         return await ticket.outcome
 
     async def _flush(self) -> None:
@@ -96,8 +117,10 @@ class Placement:
 
     async def _settle(self, batch: list[Ticket], tries: int = TRIES) -> None:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
+        begun = perf_counter()
         try:
-            outcomes = await self._commit(batch)
+            with self._traces.work("place orders", {"depot.orders": len(batch)}, [t.span for t in batch]):
+                outcomes = await self._commit(batch)
         except Exception as error:  # whatever it is, it is the answer to these orders
             if tries > 1 and isinstance(error, LOST):
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -110,6 +133,8 @@ class Placement:
                 for ticket in batch:
                     _resolve(ticket, error)
         else:
+            self._meters.placement_orders.observe(len(batch))
+            self._meters.placement_seconds.observe(perf_counter() - begun)
             for ticket, outcome in outcomes.items():
                 _resolve(ticket, outcome)
 

@@ -21,6 +21,7 @@ from service.db import Database
 from service.errors import Unavailable
 from service.events.journal import WORKER
 from service.settings import Settings
+from service.telemetry.meters import Meters
 from service.webhooks import statements
 from service.webhooks.retries import SCHEDULE_SECONDS, pause_seconds
 from service.webhooks.sender import Outcome, Parcel, Sender
@@ -42,9 +43,15 @@ class Courier:
     """The deliveries under way in this process."""
 
     def __init__(
-        self, database: Database, settings: Settings, schedule_seconds: Sequence[float] = SCHEDULE_SECONDS
+        self,
+        database: Database,
+        settings: Settings,
+        schedule_seconds: Sequence[float] = SCHEDULE_SECONDS,
+        meters: Meters | None = None,
     ) -> None:
         self._database = database
+        self._meters = meters or Meters()
+        self._meters.watch(self._meters.attempts_in_flight, lambda: len(self._under_way))
         self._sender = Sender(settings)
         self._schedule = schedule_seconds
         self._lane_max = settings.webhook_lane_max
@@ -127,7 +134,7 @@ class Courier:
 
     async def _record(self, parcel: Parcel, outcome: Outcome) -> None:
         """Raises one of `FAILURES` if the database is away for longer than the lease."""
-        statement, arguments = self._recorded(parcel, outcome)
+        name, statement, arguments = self._recorded(parcel, outcome)
         deadline = monotonic() + self._lease_seconds
         while True:
             try:
@@ -137,21 +144,23 @@ class Courier:
                     raise
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
-                return
+                break
+        self._meters.attempts.labels(name).inc()
+        self._meters.attempt_seconds.observe(outcome.attempt.ms / 1000)
 
-    def _recorded(self, parcel: Parcel, outcome: Outcome) -> tuple[str, list[object]]:
-        """The statement that says what came of an attempt, and the rest of its arguments."""
+    def _recorded(self, parcel: Parcel, outcome: Outcome) -> tuple[str, str, list[object]]:
+        """What came of an attempt: in a word, the statement that says so, and its other arguments."""
         if outcome.gone:
-            return statements.RECORD_GONE, [parcel.webhook_id, GONE, WORKER.actor, WORKER.request_id]
+            return "gone", statements.RECORD_GONE, [parcel.webhook_id, GONE, WORKER.actor, WORKER.request_id]
         if outcome.delivered:
-            return statements.RECORD, ["delivered", None]
+            return "delivered", statements.RECORD, ["delivered", None]
         chance = random.random()  # noqa: S311  # spreads retries, keeps no secret
         pause = pause_seconds(
             parcel.attempts + 1, self._schedule, chance=chance, retry_after=outcome.retry_after
         )
         if pause is None:
-            return statements.RECORD, ["failed", None]
-        return statements.RECORD, ["pending", timedelta(seconds=pause)]
+            return "failed", statements.RECORD, ["failed", None]
+        return "retried", statements.RECORD, ["pending", timedelta(seconds=pause)]
 
     async def _end(self, rounds: "Task[None]") -> None:
         with suppress(TimeoutError):
