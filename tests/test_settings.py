@@ -29,6 +29,19 @@ def test_names_of_the_contract_are_read() -> None:
     assert (settings.pool_size, settings.drain_seconds, settings.log) == (3, 0.5, "console")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://a:5432,b:5433,[::1]:5434/depot?target_session_attrs=read-write",
+        "postgresql://u:p%40w@[::1]/depot",
+        "postgresql://postgres:@/depot?host=/tmp/sockets",
+        "postgresql+asyncpg:///depot",
+    ],
+)
+def test_addresses_of_many_forms_are_taken(url: str) -> None:
+    assert load({"DATABASE_URL": url}).database_url == url
+
+
 def test_an_empty_value_is_no_value() -> None:
     assert load({"PORT": "", "DEPOT_POOL_SIZE": ""}) == Settings()
 
@@ -45,6 +58,13 @@ def test_an_empty_value_is_no_value() -> None:
         ("DEPOT_DRAIN_SECONDS", "nan"),
         ("DEPOT_LOG", "xml"),
         ("DEPOT_SECRET", "short"),
+        ("DATABASE_URL", "postgresql://u:p#w@db/depot"),
+        ("DATABASE_URL", "postgresql://u:p@[db/depot"),
+        ("DATABASE_URL", "postgresql://u:p@db:one/depot"),
+        ("DEPOT_METRICS", "closed"),
+        ("DEPOT_TRACES_URL", "collector:4318"),
+        ("DEPOT_TRACES_RATIO", "2"),
+        ("DEPOT_WORKER_METRICS_PORT", "0"),
         ("DEPOT_POOLSIZE", "3"),
     ],
 )
