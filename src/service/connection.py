@@ -14,9 +14,9 @@ from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
-from service.http.envelope import NEVER_SHED, REQUEST_ID
+from service.http.envelope import NEVER_REFUSED, REQUEST_ID
 
-NEVER_SHED_TARGETS = tuple(path.encode() for path in NEVER_SHED)
+NEVER_REFUSED_TARGETS = tuple(path.encode() for path in NEVER_REFUSED)
 
 
 class Connection(HttpToolsProtocol):
@@ -27,7 +27,7 @@ class Connection(HttpToolsProtocol):
         state = cast("Litestar", config.app).state
         self._settings = state.settings
         self._admission = state.admission
-        self._errors = state.meters.errors
+        self._meters = state.meters
         self.url = b""
         self.headers = []
         self._in_head = True
@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError  # which stops the parser
         self._in_head, self._held_bytes = False, 0
         idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._admission.full and not self.url.startswith(NEVER_SHED_TARGETS):
+        if idle and self._admission.full and not self.url.startswith(NEVER_REFUSED_TARGETS):
             self._shed()
             return
         super().on_headers_complete()
@@ -194,7 +194,7 @@ class Connection(HttpToolsProtocol):
             elif name == b"accept":
                 accept = value.decode("latin-1")
         request_id = request_id or os.urandom(16).hex()
-        self._errors.labels(fault.code).inc()
+        self._meters.refuse(fault.code, fault.status)
         rendered = render(fault, path=path, request_id=request_id, accept=accept)
         headers = {
             **rendered.headers,

@@ -164,21 +164,6 @@ class Database:
         finally:
             await self.pool.release(connection)
 
-    def _measure(self, meters: Meters) -> None:
-        records = self._engine.pool
-        assert isinstance(records, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
-        connections = meters.pool.labels
-        meters.watch(connections("statements", "idle"), self._idle)
-        meters.watch(connections("statements", "in_use"), lambda: self.pool.get_size() - self._idle())
-        meters.watch(connections("records", "idle"), records.checkedin)
-        meters.watch(connections("records", "in_use"), records.checkedout)
-        meters.pool_max.labels("statements").set(self._settings.pool_size)
-        meters.pool_max.labels("records").set(self._settings.records_pool_size)
-        meters.watch(meters.pool_waiting, lambda: self._waiting)
-
-    def _idle(self) -> int:
-        return self.pool.get_idle_size()
-
     async def _acquire(self) -> Connection:
         if self.pool.get_idle_size():  # nothing to wait for, so no clock is wound up (20 µs a request)
             return await self.pool.acquire()
@@ -191,19 +176,6 @@ class Database:
             raise errors.Overloaded if busy else errors.DatabaseUnavailable from None
         finally:
             self._waiting -= 1
-
-    async def _prepare(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        self._tell_statements(connection)
-        await connection.set_type_codec(
-            "jsonb",
-            schema="pg_catalog",
-            encoder=lambda value: encode_json(value).decode(),
-            decoder=decode_json,
-        )
-
-    def _tell_statements(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        if self._traces.on:
-            connection.add_query_logger(self._traces.statement)
 
     @asynccontextmanager
     async def _patience(self, seconds: float) -> AsyncIterator[None]:
@@ -239,6 +211,34 @@ class Database:
         )
         self._connections.add(connection)
         return connection
+
+    async def _prepare(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._tell_statements(connection)
+        await connection.set_type_codec(
+            "jsonb",
+            schema="pg_catalog",
+            encoder=lambda value: encode_json(value).decode(),
+            decoder=decode_json,
+        )
+
+    def _tell_statements(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if self._traces.on:
+            connection.add_query_logger(self._traces.statement)
+
+    def _measure(self, meters: Meters) -> None:
+        records = self._engine.pool
+        assert isinstance(records, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
+        connections = meters.pool.labels
+        meters.watch(connections("statements", "idle"), self._idle)
+        meters.watch(connections("statements", "in_use"), lambda: self.pool.get_size() - self._idle())
+        meters.watch(connections("records", "idle"), records.checkedin)
+        meters.watch(connections("records", "in_use"), records.checkedout)
+        meters.pool_max.labels("statements").set(self._settings.pool_size)
+        meters.pool_max.labels("records").set(self._settings.records_pool_size)
+        meters.watch(meters.pool_waiting, lambda: self._waiting)
+
+    def _idle(self) -> int:
+        return self.pool.get_idle_size()
 
     def _cut(self) -> None:
         """End every statement under way: its answer would not come."""

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from service.db import Database
+from service.errors import Unavailable
 from service.http.body import StrictRequest
 from service.jobs.kinds import Kinds
 from service.settings import Settings, StartError
@@ -101,7 +102,7 @@ class Figures:
         )  # fmt: skip
         counts = {(kind, status): count for kind, status, count, _ in rows}
         waited = {kind: seconds for kind, status, _, seconds in rows if status == "queued"}
-        for kind in sorted({*self._kinds.names, *(kind for kind, _ in counts)}):
+        for kind in sorted({*(kind.name for kind in self._kinds), *(kind for kind, _ in counts)}):
             for status in ("queued", "running", "failed"):
                 jobs.add_metric([kind, status], counts.get((kind, status), 0))
             age.add_metric([kind], waited.get(kind) or 0.0)
@@ -117,7 +118,7 @@ class Figures:
                 jobs = [tuple(row) for row in await connection.fetch(JOBS)]
                 row = await connection.fetchrow(DELIVERIES)
                 found = Seen(monotonic(), True, jobs, tuple(row or (0, None)))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable):
             self.disconnect()
         return found
 

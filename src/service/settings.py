@@ -13,7 +13,8 @@ from msgspec.structs import fields
 
 PREFIX = "DEPOT_"
 DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")]
-SECRET = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL", "DEPOT_SECRET"}
+DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
+SECRET = {*DATABASE_URLS, "DEPOT_SECRET"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """In a URL, which may be a bad one: with a character in its password that should have been encoded."""
@@ -145,8 +146,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> set[str]:
         """What must never be shown, in the forms in which it may turn up."""
-        url = self.database_url or ""
-        given = {self.secret or ""}.union(*(re.findall(pattern, url) for pattern in PASSWORDS))
+        urls = [url for url in (self.database_url, self.direct_database_url) if url]
+        given = {self.secret or ""}.union(*(re.findall(form, url) for form in PASSWORDS for url in urls))
         return (given | {unquote(text) for text in given}) - {""}
 
 
@@ -157,21 +158,22 @@ def load(environ: Mapping[str, str]) -> Settings:
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting of Depot")
-    _check_url(given.get("DATABASE_URL"))
+    for name in given.keys() & DATABASE_URLS:
+        _check_url(name, given[name])
     return Settings(
         **{known[name].name: _convert(name, text, known[name].type) for name, text in given.items()}
     )
 
 
-def _check_url(url: str | None) -> None:
+def _check_url(name: str, url: str) -> None:
     """The driver would say it with a part of the password: where that ends is what cannot be told."""
     try:
-        hosts = urlsplit(url or "").netloc.rpartition("@")[2].split(",")
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
     except ValueError:
         hosts = [":"]
     if not all(HOST.fullmatch(host) for host in hosts):
         raise SettingsError(
-            "DATABASE_URL: its value is not valid: host and port cannot be told (a password is %-encoded)"
+            f"{name}: its value is not valid: host and port cannot be told (a password is %-encoded)"
         )
 
 

@@ -3,10 +3,8 @@
 import asyncio
 import hmac
 from asyncio import Task
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
 
 import asyncpg
 from litestar.middleware import ASGIMiddleware
@@ -46,13 +44,14 @@ class Guard(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         options = scope["route_handler"].opt
         if not options.get("public"):
-            key = await self._authorize(scope, options)
+            key = await self._authorize(
+                scope, options.get("scope"), outlives_database=options.get("outlives_database", False)
+            )
             if self._quota is not None:
                 scope["state"]["headers"] = await self._quota.spend(key.id)
         await next_app(scope, receive, send)
 
-    async def _authorize(self, scope: Scope, options: Mapping[str, Any]) -> Key:
-        needed, outlives_database = options.get("scope"), options.get("outlives_database", False)
+    async def _authorize(self, scope: Scope, needed: str | None, *, outlives_database: bool) -> Key:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         key = await self._keyring.authenticate(header.decode("latin-1"), outlives_database=outlives_database)
         scope["user"] = key
@@ -80,16 +79,14 @@ class Keyring:
     async def authenticate(self, authorization: str, *, outlives_database: bool = False) -> Key:
         """Raises `Unauthenticated` for anything but `Bearer` and a living key.
 
-        With `outlives_database`, a key that was known last is believed while the database does not answer.
-        """
+        With `outlives_database`, a key that was known last is believed while the database does not answer."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
         cached = self._cache.get(token)
         age = STALE_SECONDS if cached is None else monotonic() - cached.seen_at
         if cached is None or age >= STALE_SECONDS:
-            last = cached if outlives_database else None
-            cached = await self._looked_up_in_time(token, last)
+            cached = await self._looked_up_in_time(token, cached if outlives_database else None)
         elif age >= FRESH_SECONDS:
             self._look_up(token)
         if cached.expires_at is not None and cached.expires_at <= datetime.now(UTC):
@@ -97,10 +94,7 @@ class Keyring:
         return cached.key
 
     async def _looked_up_in_time(self, token: str, last: Cached | None) -> Cached:
-        """Raises `Overloaded`, unless there is a `last` one to believe.
-
-        The look-up itself goes on for those who come next.
-        """
+        """Raises `Overloaded` unless `last` will do; the look-up goes on for those who come next."""
         try:
             async with asyncio.timeout(LOOKUP_SECONDS if last is None else BRIEF_LOOKUP_SECONDS):
                 return await asyncio.shield(self._look_up(token))
@@ -120,12 +114,12 @@ class Keyring:
         return task
 
     def _looked_up(self, token: str, done: "Task[Cached]") -> None:
+        """What could not be looked up stays as it was known last: too old to be believed by itself."""
         del self._lookups[token]
-        error = None if done.cancelled() else done.exception()
-        if isinstance(error, Unauthenticated):
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None or isinstance(error, Unauthenticated):
             self._cache.pop(token, None)
-        elif not done.cancelled() and error is None:
-            self._cache.pop(token, None)
+        if error is None:
             if len(self._cache) >= self._cache_max:
                 del self._cache[next(iter(self._cache))]
             self._cache[token] = done.result()

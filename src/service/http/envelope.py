@@ -30,7 +30,8 @@ from service.telemetry.traces import Traces
 log = structlog.get_logger()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
-NEVER_SHED = ("/health", "/metrics")
+NEVER_REFUSED = ("/health", "/metrics")
+"""Who asks here has to know how it is, above all when it is bad, and by whatever name of this machine."""
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
@@ -158,13 +159,16 @@ class Envelope:
         self._log_access = log_access
         self._meters = meters
         self._traces = traces
-        meters.watch(meters.in_flight, lambda: len(admission))
+        self._in_flight = 0
+        meters.watch(meters.in_flight, lambda: self._in_flight)
+        meters.watch(meters.in_flight_limit, lambda: admission.limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # no websockets here: the server answers 403 for an application that does not accept
         exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange
+        self._in_flight += 1
         span = self._begin_span(exchange) if self._traces.on else None
         token = REQUEST.set((exchange.request_id, exchange.trace_id))
         try:
@@ -180,6 +184,7 @@ class Envelope:
                 raise  # half a reply is out: only closing the connection tells the client so
             await exchange.refuse(InternalError())
         finally:
+            self._in_flight -= 1
             self._admission.end(exchange)
             del scope["state"]["exchange"]  # a cycle: without it, every request would wait for the collector
             REQUEST.reset(token)
@@ -189,7 +194,7 @@ class Envelope:
 
     async def _handle(self, exchange: Exchange, receive: Receive) -> None:
         scope = exchange.scope
-        if not exchange.path.startswith(NEVER_SHED):
+        if not exchange.path.startswith(NEVER_REFUSED):
             if self._admission.full:
                 self._admission.refused += 1
                 return await exchange.refuse(Overloaded())
@@ -212,11 +217,11 @@ class Envelope:
             await exchange.reply(204, {"Allow": self._allow[template]})
 
     def _record(self, exchange: Exchange) -> None:
-        seconds, status = perf_counter() - exchange.started, exchange.status or 499
+        scope, seconds, status = exchange.scope, perf_counter() - exchange.started, exchange.status or 499
         self._meters.request(exchange.route, exchange.method, status, seconds)
         if exchange.code is not None:
             self._meters.errors.labels(exchange.code).inc()
-        key = exchange.scope.get("user")
+        key = scope.get("user")
         self._log_access(
             Access(
                 method=exchange.method,
@@ -228,7 +233,7 @@ class Envelope:
                 request_id=exchange.request_id,
                 trace_id=exchange.trace_id,
                 key=key and key.id,
-                client=self._trust.client(exchange.scope["client"], exchange.forwarded_for),
+                client=self._trust.client(scope["client"], exchange.forwarded_for),
                 timestamp=datetime.now(UTC),
             )
         )

@@ -41,10 +41,6 @@ class Kinds:
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._kinds)
-
     def __getitem__(self, name: str) -> Kind:
         """Raises `UnknownJob`, which lists the kinds there are."""
         kind = self._kinds.get(name)

@@ -49,7 +49,7 @@ class Runner:
         traces: Traces = OFF,
     ) -> None:
         """`on_end` is called whenever one has ended: it may have made events."""
-        meters.know_kinds(kinds.names)
+        meters.know_kinds(kind.name for kind in kinds)
         meters.watch(meters.running, lambda: len(self))
         self._meters = meters
         self._traces = traces

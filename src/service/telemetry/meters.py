@@ -24,7 +24,7 @@ disable_created_metrics()  # they would double the counters, and are not there w
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 TICK_SECONDS = 1.0
 """How old a gauge of another process may be."""
-UNROUTED = "unrouted"
+UNROUTED, OTHER = "unrouted", "other"
 ALERTING = ("INTERNAL_ERROR", "OVERLOADED", "DATABASE_UNAVAILABLE")
 """Begin at 0: Prometheus would not see the first of them as an increase."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -61,6 +61,7 @@ class Meters:
         self._shared = os.environ.get(FOLDER)
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._refusals: dict[str, tuple[Counter, Counter]] = {}
         self._cpu_seconds = 0.0
 
         self.requests = self._counter(
@@ -77,6 +78,7 @@ class Meters:
         for code in ALERTING:
             self.errors.labels(code)
         self.in_flight = self._gauge("http_requests_in_flight", "Requests under way.")
+        self.in_flight_limit = self._gauge("http_in_flight_limit", "How many are let in, as of now.")
         self.streams = self._gauge("job_streams_open", "Event streams of jobs under way.")
         self.uploads = self._gauge("uploads_in_flight", "Uploads under way.")
         self.pool = self._gauge(
@@ -121,7 +123,7 @@ class Meters:
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """For every request, so the instruments of a kind of request are looked up in one dictionary."""
-        key = (route or UNROUTED, method if method in METHODS else "other", status)
+        key = (route or UNROUTED, method if method in METHODS else OTHER, status)
         children = self._children.get(key)
         if children is None:
             children = (self.requests.labels(*key), self.request_seconds.labels(*key[:2]))
@@ -129,6 +131,15 @@ class Meters:
         count, duration = children
         count.inc()
         duration.observe(seconds)
+
+    def refuse(self, code: str, status: int) -> None:
+        """A request that was answered before it was read: nothing else of it is known."""
+        refusal = self._refusals.get(code)
+        if refusal is None:
+            refusal = (self.requests.labels(UNROUTED, OTHER, status), self.errors.labels(code))
+            self._refusals[code] = refusal
+        for counter in refusal:
+            counter.inc()
 
     def know_kinds(self, kinds: Iterable[str]) -> None:
         """Begin at 0: Prometheus would not see the first failure of a kind as an increase."""
