@@ -1,10 +1,10 @@
-# make run | test | check | coverage | format | bench | storm | chaos | lock | clean.
+# make run | test | check | container | coverage | format | bench | storm | chaos | lock | clean.
 # Everything needed is installed into .venv, from hash-locked files.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check coverage format bench storm chaos lock clean
+.PHONY: run test check container coverage format bench storm chaos lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -18,6 +18,9 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto
+
+container: .venv/local # as root: builds the image and runs what is in deploy/, in namespaces of its own
+	@$(BIN)/python deploy/check
 
 coverage: .venv/test # half as long again as the tests alone
 	@$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
