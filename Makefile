@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check coverage format bench scale storm chaos outage rolling overload slow lock clean
+.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -18,6 +18,9 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto
+
+container: .venv/local # as root: builds the image and runs what is in deploy/, in namespaces of its own
+	@$(BIN)/python deploy/check
 
 coverage: .venv/test # half as long again as the tests alone
 	@$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered

@@ -1,0 +1,104 @@
+"""The other services: PostgreSQL, HAProxy and nginx as this machine has them, on hosts of their own."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from machine import HOME
+from stack import DEPLOY, Stack
+
+LOGS = HOME / "logs"
+
+
+class Postgres:
+    """A server that can be taken away and come back."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self._hosts = stack.hosts
+        self._said = stack.environment("db")
+        self._folder = folder
+        self._data = f"--pgdata={folder}/data"
+        self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+
+    def create(self) -> None:
+        """With the user, the password and the database that compose.yaml names."""
+        shutil.chown(self._folder, "postgres", "postgres")
+        password = self._folder / "password"
+        password.write_text(self._said["POSTGRES_PASSWORD"])
+        user = f"--username={self._said['POSTGRES_USER']}"
+        methods = ("--auth-local=trust", "--auth-host=scram-sha-256")
+        self._run("initdb", self._data, user, f"--pwfile={password}", *methods, "--no-sync")
+        with (self._folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")
+        self.start()
+        self._run("createdb", f"--host={self._folder}", user, self._said["POSTGRES_DB"])
+
+    def start(self) -> None:
+        options = f"-c listen_addresses=* -c unix_socket_directories={self._folder} -c fsync=off"
+        self._run(
+            "pg_ctl", "start", "--wait", self._data, f"--log={self._folder}/log", f"--options={options}"
+        )
+
+    def stop(self) -> None:
+        if (self._folder / "data" / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "--mode=immediate", self._data)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        become = ("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups")
+        command = self._hosts.inside("db", *become, str(self._bin / program), *arguments)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@contextmanager
+def postgres(stack: Stack) -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(dir=HOME, prefix="postgres-"))
+    database = Postgres(stack, folder)
+    try:
+        folder.chmod(0o755)  # initdb, as another user, reads the password
+        database.create()
+        yield database
+    finally:
+        database.stop()
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def haproxy(stack: Stack) -> Iterator[None]:
+    """haproxy.cfg as it is, with the variables of compose.yaml: addresses, for want of a name server."""
+    said = stack.environment("lb")
+    for variable in ("API_1", "API_2"):
+        host, _, port = said[variable].partition(":")
+        said[variable] = f"{stack.hosts.addresses[host]}:{port}"
+    with _running(stack, "lb", "haproxy", "-db", "-f", str(DEPLOY / "haproxy.cfg"), environment=said):
+        yield
+
+
+@contextmanager
+def nginx(stack: Stack) -> Iterator[None]:
+    with _running(stack, "nginx", "nginx", "-g", "daemon off;", "-c", str(DEPLOY / "nginx.conf")):
+        yield
+
+
+@contextmanager
+def _running(
+    stack: Stack, host: str, *command: str, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    become = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    with (LOGS / host).open("wb") as log:
+        shutil.chown(log.name, "nobody")  # nginx opens it again
+        process = subprocess.Popen(
+            stack.hosts.inside(host, *become, *command),
+            env={**os.environ, **(environment or {})},
+            stdout=log,
+            stderr=log,
+            cwd="/",
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
