@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow lock clean
+.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz lint-api clients lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -43,6 +43,19 @@ overload: .venv/test # SECONDS=8; needs h2load (nghttp2-client)
 slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
 	@$(BIN)/python bench/slow.py --seconds $(or $(SECONDS),20)
 
+fuzz: .venv/test # SECONDS=300 each; SEED=42 for the raw bytes
+	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s tests/http/test_fuzz.py tests/http/test_raw.py
+
+API := .ci/api/node_modules/.bin
+lint-api: .venv/local .ci/api/node_modules # needs Node 20 or newer
+	@$(BIN)/depot openapi > .ci/api/openapi.json
+	@$(API)/spectral lint --fail-severity hint --ruleset .ci/api/spectral.yaml .ci/api/openapi.json
+	@REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+	  $(API)/redocly lint --config .ci/api/redocly.yaml --max-problems 1000 .ci/api/openapi.json
+
+clients: .venv/test .venv-clients .ci/api/node_modules # needs Node 20 or newer
+	@$(BIN)/pytest tests/test_clients.py
+
 bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
 	@$(BIN)/python bench/run.py $(ARGS)
 
@@ -54,7 +67,7 @@ format: .venv/test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .depot
+	rm -rf .venv .venv-clients .ci/api/node_modules .depot
 
 lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 	./requirements/lock
@@ -72,6 +85,15 @@ lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 .venv/test: requirements/test.txt .venv/local
 	@echo "Installing the test tools ..."
 	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+.venv-clients: requirements/clients.txt # apart: a generator's dependencies are none of the service's
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/clients.txt
+	@touch $@
+
+.ci/api/node_modules: .ci/api/package-lock.json
+	@npm --prefix .ci/api ci --silent
 	@touch $@
 
 .venv/bench: requirements/bench.txt .venv/local

@@ -194,3 +194,35 @@ async def test_the_page_and_all_it_loads_come_from_here(client: Client) -> None:
         assert path.startswith("/")
         assert (await client.get(path)).status_code == 200
     assert "//" not in page.text.replace("<!doctype html>", "")
+
+
+def test_fields_say_what_they_mean_and_replies_hold_all_of_theirs(described: Json) -> None:
+    schemas = described["components"]["schemas"]
+    assert schemas["Delivery"]["properties"]["event_id"]["description"].startswith("What the receiver knows")
+    assert schemas["ActionCompleted"]["required"] == ["id", "status"]
+    assert "secret" not in schemas["Webhook"]["required"]
+    assert schemas["ItemCreate"]["properties"]["currency"]["$ref"] == "#/components/schemas/Currency"
+
+
+def test_rules_of_whole_objects_are_described(described: Json) -> None:
+    schemas = described["components"]["schemas"]
+    assert all(schemas[name]["minProperties"] == 1 for name in ("ItemPatch", "ResourcePatch", "WebhookPatch"))
+    assert (schemas["NewLine"]["minProperties"], schemas["NewLine"]["maxProperties"]) == (2, 2)
+    jobs = schemas["NewJob"]
+    assert jobs["discriminator"]["mapping"].keys() == {"report.export", "catalog.import", "document.inspect"}
+    assert len(list(variants(described, jobs))) == 3
+
+
+def test_replies_describe_their_headers_and_files_their_types(described: Json) -> None:
+    paths = described["paths"]
+    created = paths["/items"]["post"]["responses"]["201"]["headers"]
+    assert created.keys() == {"X-Request-ID", "ETag", "Location", "Idempotent-Replayed", "RateLimit"}
+    assert paths["/process"]["post"]["responses"]["202"]["headers"].keys() >= {"Location"}
+    assert paths["/resources/{resource_id}"]["put"]["responses"].keys() >= {"200", "201"}
+    encoding = paths["/upload"]["post"]["requestBody"]["content"]["multipart/form-data"]["encoding"]
+    assert encoding["file"]["contentType"] == "image/png"
+    content = paths["/documents/{document_id}/content"]["get"]
+    assert content["responses"].keys() >= {"200", "206", "304", "416"}
+    assert content["responses"]["200"]["content"].keys() == {"image/png", "image/jpeg", "application/pdf"}
+    unauthenticated = described["components"]["responses"]["Unauthenticated"]
+    assert unauthenticated["headers"].keys() == {"X-Request-ID", "WWW-Authenticate", "X-Error-Code"}

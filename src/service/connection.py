@@ -17,6 +17,8 @@ from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestT
 from service.http.envelope import NEVER_REFUSED, REQUEST_ID
 
 NEVER_REFUSED_TARGETS = tuple(path.encode() for path in NEVER_REFUSED)
+PATH_LENGTH_SHOWN = 2048
+"""Of a target that may be what is too large."""
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +36,7 @@ class Connection(HttpToolsProtocol):
         self._incomplete = False
         self._held_bytes = 0
         """Of a head, or of whatever else the parser keeps to itself."""
+        self._may_be_large = False
         self._refusal: Fault | None = None
         self._under_way: RequestResponseCycle | None = None
         """Unlike `cycle`, which is the latest of what a client has pipelined."""
@@ -57,6 +60,7 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._held_bytes += len(data)
+        self._may_be_large = self._held_bytes > self._settings.head_bytes_max
         super().data_received(data)
         if self._held_bytes > self._settings.head_bytes_max and self._refusal is None:
             self._refuse(HeadTooLarge())
@@ -74,7 +78,7 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._held_bytes > self._settings.head_bytes_max < self._head_bytes():
+        if self._may_be_large and self._head_bytes() > self._settings.head_bytes_max:
             self._refuse(HeadTooLarge())
             raise ValueError  # which stops the parser
         self._in_head, self._held_bytes = False, 0
@@ -188,6 +192,7 @@ class Connection(HttpToolsProtocol):
 
     def _answer(self, fault: Fault, *, close: bool) -> None:
         path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
+        path = path[:PATH_LENGTH_SHOWN]
         for name, value in self.headers:
             if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 request_id = value.decode()

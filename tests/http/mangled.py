@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 BODY = b'{"status": "on"}'
 SMUGGLED = "smuggled"
-TRAILERS = [b"X: t", b"X: " + b"t" * 50_000, b'If-Match: "77"\r\nContent-Type: text/plain']
+TRAILERS = [b"X: t", b"X: " + b"t" * 600_000, b'If-Match: "77"\r\nContent-Type: text/plain']
 
 
 class Stream(NamedTuple):
@@ -77,7 +77,7 @@ class Mangler:
         return Stream("mutated", bytes(sent), None, 3)
 
     def huge(self) -> Stream:
-        size = self.random.choice([8_000, 32_000, 33_000, 70_000, 400_000])
+        size = self.random.choice([8_000, 60_000, 66_000, 140_000, 600_000])
         many = [f"X-{number}: {'x' * 20}" for number in range(size // 20)]
         request_id, last = self.last()
         whole = self.random.choice(
@@ -100,7 +100,7 @@ class Mangler:
             *(size + BODY, b"\r\n" + BODY, size + b" \r\n" + BODY, size + b"\r\n" + BODY + b"0\r\n\r\n"),
             *(size + end + BODY + b"\r\n0\r\n\r\n" for end in (b"\n", b"\r", b";x\r\n")),
             *(size + b"\r\n" + BODY + end for end in (b"XX0\r\n\r\n", b"\r\n00000\r\n\r\n")),
-            *(size + b";" + b"e" * length + b"\r\n" + BODY + b"\r\n0\r\n\r\n" for length in (10, 50_000)),
+            *(size + b";" + b"e" * length + b"\r\n" + BODY + b"\r\n0\r\n\r\n" for length in (10, 600_000)),
             *(size + b"\r\n" + BODY + b"\r\n0\r\n" + trailer + b"\r\n\r\n" for trailer in TRAILERS),
         ]
         body = self.random.choice(bodies)

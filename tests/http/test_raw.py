@@ -13,7 +13,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -119,22 +119,24 @@ async def answers(url: str, stream: Stream, mangler: Mangler) -> list[HTTPRespon
     """All that comes back until the server ends the connection, or waits for more."""
     address, patience = urlsplit(url), HUNGRY_SECONDS if stream.kind in HUNGRY else PATIENCE_SECONDS
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    received = b""
+    received, reset = b"", False
     try:
-        with suppress(ConnectionError):
-            for piece in pieces(stream.sent, mangler):
-                writer.write(piece)
-                await writer.drain()
-        with suppress(ConnectionError, TimeoutError):
-            while not stream.leaves:
-                async with asyncio.timeout(patience):
-                    chunk = await reader.read(65_536)
-                if not chunk:
-                    break
-                received += chunk
+        for piece in pieces(stream.sent, mangler):
+            writer.write(piece)
+            await writer.drain()
+        while not stream.leaves:
+            async with asyncio.timeout(patience):
+                chunk = await reader.read(65_536)
+            if not chunk:
+                break
+            received += chunk
+    except TimeoutError:
+        pass
+    except (ConnectionResetError, BrokenPipeError):  # we went on sending; the end of the refusal may be lost
+        reset = True
     finally:
         writer.transport.abort()
-    return list(parsed(received))
+    return list(parsed(received, cut=reset))
 
 
 def pieces(sent: bytes, mangler: Mangler) -> Iterator[bytes]:
@@ -143,14 +145,18 @@ def pieces(sent: bytes, mangler: Mangler) -> Iterator[bytes]:
         yield sent[at : at + size]
 
 
-def parsed(received: bytes) -> Iterator[HTTPResponse]:
-    """By the parser of Python's own client; what is no HTTP raises."""
+def parsed(received: bytes, *, cut: bool) -> Iterator[HTTPResponse]:
+    """By the parser of Python's own client; what is no HTTP raises, unless it was `cut` off."""
     file = Lasting(received)
-    while file.tell() < len(received):
-        response = HTTPResponse(file)  # type: ignore[arg-type]  # all that it wants is makefile
-        response.begin()
-        response.content = response.read()  # type: ignore[attr-defined]
-        yield response
+    try:
+        while file.tell() < len(received):
+            response = HTTPResponse(file)  # type: ignore[arg-type]  # all that it wants is makefile
+            response.begin()
+            response.content = response.read()  # type: ignore[attr-defined]
+            yield response
+    except HTTPException:
+        if not cut:
+            raise
 
 
 class Lasting(BytesIO):

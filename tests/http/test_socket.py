@@ -175,10 +175,10 @@ def chunks(served: Served, path: str, *pieces: bytes) -> bytes:
 
 
 LARGE = {
-    "a long target": b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 33_000),
-    "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n" % (b"x" * 33_000),
-    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"X: 12345\r\n" * 6_000),
-    "a header without an end": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s" % (b"x" * 70_000),
+    "a long target": b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 66_000),
+    "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n" % (b"x" * 66_000),
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"X: 12345\r\n" * 12_000),
+    "a header without an end": b"GET / HTTP/1.1\r\nHost: x\r\nX: %s" % (b"x" * 600_000),
 }
 
 

@@ -97,6 +97,7 @@ def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
 
 def _successes(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[tuple[str, Json]]:
     carried = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _once(handler)
+    carried += ["RateLimit"] * ("scope" in handler.opt)
     for status, reply in operation["responses"].items():
         if status.startswith("2"):
             located = status == "201" and get_origin(_annotation(handler)) is Reply
@@ -177,7 +178,7 @@ def _faults(handler: HTTPRouteHandler) -> Iterator[type[Fault]]:
     if handler.opt.get("scope"):
         yield from (errors.Unauthenticated, errors.Forbidden)
         yield from (errors.DatabaseUnavailable, errors.Overloaded)
-        yield errors.ValidationFailed
+        yield from (errors.ValidationFailed, errors.RateLimited)
     if handler.parsed_data_field is not None:
         yield from (errors.MalformedJson, errors.TooLarge, errors.UnsupportedMediaType)
     yield from (errors.HeadTooLarge, errors.InternalError)

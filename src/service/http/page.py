@@ -63,6 +63,7 @@ class Pager(Generic[P]):
     ) -> None:
         refuse_null(request)
         self._request = request
+        refuse_null(request)
         query = request.query_params
         if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers
             raise ValidationFailed([Detail("/limit", "Expected `int`", "query")])

@@ -59,6 +59,10 @@ HEADERS = {
     "Idempotent-Replayed": header(
         "This is what the first request under this `Idempotency-Key` was answered.", enum=["true"]
     ),
+    "RateLimit": header(
+        "What is left of the quota, where there is one (draft-ietf-httpapi-ratelimit-headers-10).",
+        examples=['"default";r=599;t=60'],
+    ),
     "Content-Range": header("What part of the whole this is.", examples=["bytes 0-99/1234"]),
 }
 
@@ -78,6 +82,7 @@ def refusal(faults: Sequence[type[Fault]]) -> Json:
     codes = sorted({fault.code for fault in faults})
     carried = sorted({name for fault in faults for name in fault.headers if name in HEADERS})
     carried += ["ETag"] * (errors.PreconditionFailed in faults)
+    carried += ["Retry-After", "RateLimit"] * (errors.RateLimited in faults)
     return {
         "description": "; ".join(dict.fromkeys(f"`{fault.code}`: {fault.message}" for fault in faults)),
         "headers": {

@@ -71,7 +71,8 @@ def portable(node: Any, key: str = "") -> Any:
     if isinstance(node, dict):
         if set(node.get("enum", [])) == CURRENCIES:
             return {"$ref": REF + "Currency", **{k: v for k, v in node.items() if k in {"default"}}}
-        return _bounded({PAGE.sub(r"\1Page", k): portable(v, k) for k, v in node.items()})
+        named = {PAGE.sub(r"\1Page", k): portable(v, k) for k, v in node.items()}
+        return _bounded({k: v for k, v in named.items() if (k, v) != ("default", None)})
     if isinstance(node, list):
         return [portable(item) for item in node]
     if isinstance(node, str):
@@ -81,21 +82,22 @@ def portable(node: Any, key: str = "") -> Any:
 
 def _bounded(schema: Json) -> Json:
     """With the bounds that go without saying here, but not in JSON Schema."""
-    if "enum" in schema and all(isinstance(value, str) for value in schema["enum"]):
-        return {"type": "string", **schema}
-    match schema.get("type"):
-        case "string" if "format" in schema:
-            return (
-                {"maxLength": LENGTHS[schema["format"]], **schema} if schema["format"] in LENGTHS else schema
-            )
-        case "string":
-            return {**TEXT, **schema}
-        case "integer":
+    implied: Json = {}
+    match schema:
+        case {"enum": [str(), *_]}:
+            implied = {"type": "string"}
+        case {"type": "string", "format": str(kind)}:
+            implied = {"maxLength": LENGTHS[kind]} if kind in LENGTHS else {}
+        case {"type": "string"}:
+            implied = TEXT
+        case {"type": "integer"}:
             bounds = (schema.get("minimum", INT64["minimum"]), schema.get("maximum", INT64["maximum"]))
-            return {**(INT32 if max(map(abs, bounds)) <= INT32["maximum"] else INT64), **schema}
-        case "array":
-            return {"maxItems": ITEMS_MAX, **schema}
-    return schema
+            implied = INT32 if max(map(abs, bounds)) <= INT32["maximum"] else INT64
+        case {"type": "array"}:
+            implied = {"maxItems": ITEMS_MAX}
+        case {"type": "object"} if not schema.keys() & {"properties", "additionalProperties"}:
+            implied = {"additionalProperties": True}
+    return {**implied, **schema}
 
 
 def _explain(schema: Json, struct: Any) -> None:

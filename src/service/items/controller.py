@@ -38,7 +38,7 @@ class ItemController(Controller):
             item = await catalog.create_item(database, data, claim, request.author)
         return versioned(request, item, location=catalog.location(item))
 
-    @get(scope="items:read", faults=[InvalidCursor])
+    @get(scope="items:read", media=[CSV], faults=[InvalidCursor])
     async def list_items(
         self,
         database: NamedDependency[Database],

@@ -33,7 +33,7 @@ Url = Annotated[
     str,
     Meta(
         # no user name, no fragment, ASCII
-        pattern=r"^https?://[A-Za-z0-9._:\[\]-]+([/?][!-\"$-~]*)?\Z",
+        pattern=r'^https?://[A-Za-z0-9._:\[\]-]+([/?][!-"$-~]*)?\Z',
         max_length=2000,
         examples=["https://shop.example/hooks"],
         extra={"rule": url_problem},

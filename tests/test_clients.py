@@ -1,0 +1,63 @@
+"""Clients that others' tools generate from the OpenAPI document tell a short story: `make clients`."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from live import DEPOT, Live, live
+
+ROOT = Path(__file__).parent.parent
+API = ROOT / ".ci" / "api"
+NODE = API / "node_modules"
+PYTHON = ROOT / ".venv-clients" / "bin"
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "openapi.json"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPOT_")}
+    path.write_bytes(subprocess.check_output([DEPOT, "openapi"], env=environment))
+    return path
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="`make clients` installs the generator")
+async def test_a_client_in_python_is_generated_and_works(
+    database_url: str, key: str, tmp_path: Path, document: Path
+) -> None:
+    generated = tmp_path / "generated"
+    generate = [PYTHON / "openapi-python-client", "generate", "--path", document, "--meta", "none"]
+    done(*generate, "--output-path", generated / "depot_client")
+    with live(database_url, tmp_path / "home") as server:
+        done(PYTHON / "python", API / "story.py", PYTHONPATH=str(generated), **told(server, key, tmp_path))
+
+
+@pytest.mark.skipif(not NODE.exists(), reason="`make clients` installs the generator")
+async def test_a_client_in_typescript_is_generated_compiled_strictly_and_works(
+    database_url: str, key: str, tmp_path: Path, document: Path
+) -> None:
+    for name in ("story.ts", "tsconfig.json", "package.json"):
+        shutil.copy(API / name, tmp_path)
+    (tmp_path / "node_modules").symlink_to(NODE)
+    tools = NODE / ".bin"
+    generate = [tools / "openapi-typescript", document, "--default-non-nullable=false"]
+    done(*generate, "-o", tmp_path / "schema.d.ts")
+    done(tools / "tsc", "-p", tmp_path)
+    with live(database_url, tmp_path / "home") as server:
+        done("node", tmp_path / "story.js", **told(server, key, tmp_path))
+
+
+def told(server: Live, key: str, folder: Path) -> dict[str, str]:
+    cat = folder / "cat.png"
+    Image.new("RGB", (64, 48)).save(cat)
+    return {"DEPOT_URL": server.url, "DEPOT_KEY": key, "DEPOT_PICTURE": str(cat)}
+
+
+def done(*command: str | Path, **environment: str) -> None:
+    ended = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
