@@ -44,7 +44,7 @@ slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
 	@$(BIN)/python bench/slow.py --seconds $(or $(SECONDS),20)
 
 fuzz: .venv/test # SECONDS=300 each; SEED=42 for the raw bytes
-	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s tests/http/test_fuzz.py tests/http/test_raw.py
+	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/http/test_fuzz.py tests/http/test_raw.py
 
 API := .ci/api/node_modules/.bin
 lint-api: .venv/local .ci/api/node_modules # needs Node 20 or newer

@@ -10,23 +10,28 @@ import sys
 from pathlib import Path
 
 import anyio
+import pytest
 
 from live import live, working
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 SECONDS = os.environ.get("FUZZ_SECONDS")
-BOUNDED = ["--generation-deterministic", "--phases", "examples,coverage,stateful", "--max-examples", "5"]
-LONG = ["--max-time", str(SECONDS), "--max-examples", "200"]
+BOUNDED = ["--generation-deterministic", "--max-examples", "5", "--phases"]
+PHASES = ["coverage", "examples,stateful"]
+LONG = ["--max-time", str(SECONDS), "--max-examples", "200", "--phases"]
 
 
-async def test_every_reply_is_what_the_document_says(database_url: str, key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phases", ["examples,coverage,fuzzing,stateful"] if SECONDS else PHASES)
+async def test_every_reply_is_what_the_document_says(
+    database_url: str, key: str, tmp_path: Path, phases: str
+) -> None:
     settings = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "0", "DEPOT_WEBHOOKS_MAX": "1000000"}
     with (
         live(database_url, tmp_path / "home", **settings) as server,
         working(database_url, tmp_path / "home", **settings) as worker,
     ):
-        said = await fuzzed(server.url, key, tmp_path / "report.json")
+        said = await fuzzed(server.url, key, phases, tmp_path / "report.json")
         crashes = [*server.events("crash"), *worker.events("crash")]
     report = json.loads((tmp_path / "report.json").read_text())
     print(said)  # `make fuzz` shows it
@@ -35,7 +40,7 @@ async def test_every_reply_is_what_the_document_says(database_url: str, key: str
     assert crashes == []
 
 
-async def fuzzed(url: str, key: str, report: Path) -> str:
+async def fuzzed(url: str, key: str, phases: str, report: Path) -> str:
     """What schemathesis has to say in the end."""
     path = os.pathsep.join(str(HERE.parent / folder) for folder in ("", "http", "documents"))
     asked = await anyio.run_process(
@@ -48,7 +53,7 @@ async def fuzzed(url: str, key: str, report: Path) -> str:
                 "run",
                 f"{url}/openapi.json",
             ),
-            *("--header", f"Authorization: Bearer {key}", *(LONG if SECONDS else BOUNDED)),
+            *("--header", f"Authorization: Bearer {key}", *(LONG if SECONDS else BOUNDED), phases),
             *("--report", "json", "--report-json-path", str(report)),
         ],
         env={**os.environ, "PYTHONPATH": path, "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
