@@ -268,6 +268,11 @@ async def test_without_the_database_it_answers_within_a_second(
         assert (await scraped(client)).sum("database_up") == 1
         with trouble(server):
             await asyncio.sleep(STALE_SECONDS)  # so long a known key is believed without asking
+
+            async def down() -> bool:
+                return (await scraped(client)).sum("database_up") == 0
+
+            await eventually(down)
             for _ in range(2):
                 started = monotonic()
                 figures = await scraped(client)

@@ -40,7 +40,7 @@ configure_logs({style!r}, {{{PASSWORD!r}, "short"}})
 log, text = structlog.get_logger(), {FORGED!r}
 def access(path):
     write = access_log({style!r})
-    write(Access("GET", path, None, 404, None, 1.0, "id", None, None, datetime.now(UTC)))
+    write(Access("GET", path, None, 404, None, 1.0, "id", None, None, None, datetime.now(UTC)))
 {code}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
