@@ -119,6 +119,7 @@ async def story_of_documents(ask: Ask) -> None:
     assert "PNG" in await ask("GET", "/documents/{document_id}/content", 200, **names)
     assert "WEBP" in await ask("GET", "/documents/{document_id}/thumbnail", 200, **names)
     await ask("DELETE", "/documents/{document_id}", 204, **names)
+    assert "depot_http_requests_total" in await ask("GET", "/metrics", 200)
 
 
 async def story_of_webhooks(ask: Ask) -> None:

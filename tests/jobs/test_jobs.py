@@ -58,9 +58,9 @@ async def test_a_job_is_queued(client: Client) -> None:
     assert job["created_at"].endswith("Z")
 
 
-async def test_the_queue_has_what_pgqueuer_would_have_put_there(client: Client, database: Database) -> None:
+async def test_the_queue_has_what_pgqueuer_would_have_put_there(client: Client, database_url: str) -> None:
     await process(client, seconds=0)
-    async with connected(database._dsn) as connection:
+    async with connected(database_url) as connection:
         await queries(AsyncpgDriver(connection)).enqueue("job", b"x" * 16)
         ours, theirs = await connection.fetch("select * from queue.pgqueuer order by id")
     differing = {name for name in ours.keys() if ours[name] != theirs[name]}  # noqa: SIM118

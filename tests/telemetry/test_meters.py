@@ -129,7 +129,8 @@ async def test_a_worker_shows_its_own_if_it_is_given_a_port(
         assert shown().sum("job_runs_total", outcome="succeeded") == 1
         assert shown().sum("job_runs_total", outcome="failed") == 1
         assert shown().sum("build_info") == 1
-        assert worker.stop() == 0
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 30) == 0
 
 
 def test_a_worker_whose_port_is_taken_says_so_in_one_line(database_url: str, tmp_path: Path) -> None:
