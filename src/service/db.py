@@ -63,7 +63,7 @@ class Database:
         self._traces = traces
         self._waiting = 0
         self._hosts = Hosts(dsn(settings))
-        # The same object, so that the probe, which has less time than a silent server takes, asks the right one.
+        # One object, so that the probe, which has less time than a silent server takes, asks the right one.
         self._direct = Hosts(direct_dsn(settings)) if settings.direct_database_url else self._hosts
         self._command_timeout = settings.statement_timeout_seconds + SERVER_LATE_SECONDS
         self._server_settings = {
