@@ -76,6 +76,8 @@ class Node:
         try:
             pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
             postmaster = psutil.Process(pid)
+            if str(self.data) not in postmaster.cmdline():  # it was killed, and somebody else has its number
+                return []
             return [postmaster, *postmaster.children(recursive=True)]
         except (FileNotFoundError, psutil.NoSuchProcess):
             return []
