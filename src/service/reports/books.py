@@ -2,7 +2,7 @@
 
 A day is closed when nothing is left that could still book on it: every transaction that began before its end
 has ended, with room for clocks that are apart. Until then reports read it from the ledger, so they are exact
-however late the books are closed. See docs/decisions/0010-closed-books.md.
+however late the books are closed. See docs/decisions/0012-closed-books.md.
 """
 
 from datetime import date, timedelta
