@@ -36,7 +36,9 @@ async def test_every_reply_is_what_the_document_says(
     report = json.loads((tmp_path / "report.json").read_text())
     print(said)  # `make fuzz` shows it
     assert not report["failures"] and not report["errors"], said
-    assert report["operations"]["tested"] == report["operations"]["total"] > 40
+    assert report["operations"]["total"] > 40
+    if "coverage" in phases:  # the others have nothing to ask where there is no example and no link
+        assert report["operations"]["tested"] == report["operations"]["total"]
     assert crashes == []
 
 
