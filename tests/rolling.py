@@ -48,8 +48,13 @@ async def prove_rolling(url: str, replicas: list[Victim], key: str, *, rounds: i
             for number in range(CLIENTS)
         ]
         try:
+            for replica in replicas:
+                await _asked(replica)
             for replica in replicas * rounds:
-                await _restart(replica)
+                await asyncio.to_thread(replica.drain)
+                begun_at = replica.log.stat().st_size
+                replica.start()
+                await _asked(replica, begun_at)
                 verdict.restarts += 1
         finally:
             over.set()
@@ -57,14 +62,11 @@ async def prove_rolling(url: str, replicas: list[Victim], key: str, *, rounds: i
     return verdict
 
 
-async def _restart(replica: Victim) -> None:
-    """In order, and back among those the load balancer sends requests to."""
-    await asyncio.to_thread(replica.drain)
-    before = replica.log.stat().st_size
-    replica.start()
+async def _asked(replica: Victim, begun_at: int = 0) -> None:
+    """Until the load balancer sends requests to it; its log begins at that byte."""
 
     async def asked() -> bool:
-        return b'"route":"/items' in replica.log.read_bytes()[before:]
+        return b'"route":"/items' in replica.log.read_bytes()[begun_at:]
 
     await until(asked)
 

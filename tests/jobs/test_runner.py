@@ -73,13 +73,18 @@ class Workshop:
         return job
 
     async def outcome(self, run: Run, **settings: Any) -> Job:
-        """Of a job that does this."""
+        """Of a job that does this, once all that follows its end is done too."""
         async with self.doing(run, **settings):
-            return await self.until(await self.wish(), "succeeded", "failed")
+            job = await self.until(await self.wish(), "succeeded", "failed")
+            await eventually(self.all_taken)
+            return job
 
     async def ends(self) -> list[str]:
         """What the journal has of the ends of jobs."""
         return [row[0] for row in await self.database.fetch(ENDS)]
+
+    async def all_taken(self) -> bool:
+        return await self.entries() == 0
 
     async def entries(self) -> int:
         count: int = await self.database.fetchval(ENTRIES)
