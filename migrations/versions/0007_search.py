@@ -30,6 +30,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_using="gin",
     )
+    op.execute("analyze items")  # or the planner takes every search for a rare one
 
 
 def downgrade() -> None:

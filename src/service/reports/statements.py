@@ -52,6 +52,8 @@ from (
 order by date, currency"""
 
 TOP = 10
+_LEADERS = 30
+"""Of each day; more of them make the bar higher, and cost more themselves."""
 
 # Closed days are not added up item by item: in a month of a large shop that is a million rows. Each of the m
 # days has its items in the order of their amounts, so ("Efficient top-k query calculation", Cao, Wang 2004):
@@ -64,9 +66,9 @@ with days as (
 ), leaders as (
   select item_id, currency, amount from days cross join lateral (
     select item_id, amount from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
-    order by amount desc limit {TOP}) best
+    order by amount desc limit {_LEADERS}) best
   union all
-  select * from (select item_id, currency, amount from fresh order by amount desc limit {TOP}) best
+  select * from (select item_id, currency, amount from fresh order by amount desc limit {_LEADERS}) best
 ), reached as (
   select sum(amount) as amount from leaders group by item_id, currency
   order by 1 desc offset {TOP - 1} limit 1
