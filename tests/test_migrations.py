@@ -18,6 +18,7 @@ from sqlalchemy import CheckConstraint, Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from conftest import at, execute
+from live import DEPOT
 from service import migrate
 from service.db import SCHEMA
 from service.models import Base
@@ -83,14 +84,14 @@ async def test_every_check_of_the_models_is_in_the_schema_and_all_have_names(dat
 
 
 def test_replicas_may_all_migrate_at_once(empty: Settings) -> None:
-    command = [sys.executable, "-m", "service.cli", "migrate"]
-    assert empty.database_url
+    environment = {"DATABASE_URL": empty.database_url or ""}
 
     def run(_: int) -> int:
-        return subprocess.run(command, env={"DATABASE_URL": empty.database_url or ""}, check=False).returncode
+        return subprocess.run([DEPOT, "migrate"], env=environment, check=False).returncode
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, range(3))) == [0, 0, 0]
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
 
 
 def test_the_wheel_brings_its_migrations(empty: Settings, tmp_path: Path) -> None:

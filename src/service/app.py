@@ -1,11 +1,12 @@
 """The application: all wiring, readable from top to bottom."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
+from litestar.types import ASGIApp
 
 from service.audit.controller import AuditController
 from service.auth.guard import Guard, Keyring
@@ -51,105 +52,124 @@ METRICS: dict[str, dict[str, Any]] = {
 """Who may read `GET /metrics`."""
 
 
+CONTROLLERS = [
+    HealthController,
+    DocsController,
+    ItemController,
+    OrderController,
+    ReportController,
+    ResourceController,
+    DocumentController,
+    UploadController,
+    UserController,
+    AuditController,
+    WebhookController,
+    ProcessController,
+    JobController,
+]
+
+
+class Parts:
+    """What the application is made of. Nothing is connected before they are opened."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.meters = Meters()
+        self.traces = traces(settings.traces_url, settings.traces_ratio)
+        self.database = Database(settings, self.meters, self.traces)
+        self.blobs = blobs(settings)
+        self.kinds = kinds(settings)
+        self.probe = Probe(self.database, self.blobs, timeout_seconds=settings.health_timeout_seconds)
+        self.scrapes = Scrapes(self.meters, Figures(self.database, self.kinds))
+        self.admission = Admission(
+            in_flight_min=settings.in_flight_min,
+            in_flight_max=settings.in_flight_max,
+            delay_seconds=settings.overload_delay_seconds,
+            timeout_seconds=settings.request_timeout_seconds,
+        )
+        self.placement = Placement(
+            self.database,
+            queue_max=settings.placement_queue_max,
+            batch_max=settings.placement_batch_max,
+            flushes_max=settings.placement_flushes_max,
+            meters=self.meters,
+            traces=self.traces,
+        )
+        self.intake = Intake(settings, self.meters)
+        self.archive = Archive(self.database, self.blobs, settings)
+        self.courier = Courier(self.database, settings, meters=self.meters)
+        self.streams = Streams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
+        self.meters.watch(self.meters.streams, lambda: len(self.streams))
+
+    def draining(self) -> bool:
+        return self.probe.draining
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        async with (
+            self.traces.open(),
+            self.database.open(),
+            self.meters.open(),
+            self.probe.open(),
+            self.scrapes.open(),
+            self.admission.open(),
+            self.placement.open(),
+            self.courier.open(),
+            self.streams.open(),
+        ):
+            yield
+
+    def worker(self) -> Worker:
+        return Worker(
+            self.settings,
+            self.database,
+            self.kinds,
+            on_end=self.courier.wake,
+            grace_seconds=WORKER_GRACE_SECONDS,
+            meters=self.meters,
+            traces=self.traces,
+        )
+
+    def dependencies(self) -> dict[str, Provide]:
+        """Those that handlers ask for, by the names of their parameters."""
+        parts = {
+            "settings": self.settings,
+            "database": self.database,
+            "placement": self.placement,
+            "intake": self.intake,
+            "archive": self.archive,
+            "courier": self.courier,
+            "streams": self.streams,
+            "blobs": self.blobs,
+            "probe": self.probe,
+            "scrapes": self.scrapes,
+        }
+        return {name: _provide(part) for name, part in parts.items()} | session_dependency(self.database)
+
+
 def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     """Build the service, with a worker in its process if asked for.
 
     Nothing is connected before the application's lifespan begins.
     """
-    meters = Meters()
-    trail = traces(settings.traces_url, settings.traces_ratio)
-    database = Database(settings, meters, trail)
-    store = blobs(settings)
-    probe = Probe(database, store, timeout_seconds=settings.health_timeout_seconds)
-    keyring = Keyring(database, secret=settings.secret, cache_max=settings.key_cache_max)
-    quota = Quota(settings.rate_limit) if settings.rate_limit else None
-    admission = Admission(
-        in_flight_min=settings.in_flight_min,
-        in_flight_max=settings.in_flight_max,
-        delay_seconds=settings.overload_delay_seconds,
-        timeout_seconds=settings.request_timeout_seconds,
-    )
-    placement = Placement(
-        database,
-        queue_max=settings.placement_queue_max,
-        batch_max=settings.placement_batch_max,
-        flushes_max=settings.placement_flushes_max,
-        meters=meters,
-        traces=trail,
-    )
-    intake = Intake(settings, meters)
-    archive = Archive(database, store, settings)
-    courier = Courier(database, settings, meters=meters)
-    known = kinds(settings)
-    scrapes = Scrapes(meters, Figures(database, known))
-    streams = Streams(database, streams_max=settings.job_streams_max, draining=lambda: probe.draining)
-    meters.watch(meters.streams, lambda: len(streams))
-
-    def working() -> AbstractAsyncContextManager[None]:
-        if not worker:
-            return nullcontext()
-        in_process = Worker(
-            settings,
-            database,
-            known,
-            on_end=courier.wake,
-            grace_seconds=WORKER_GRACE_SECONDS,
-            meters=meters,
-            traces=trail,
-        )
-        return in_process.open()
+    parts = Parts(settings)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with (
-            trail.open(),
-            database.open(),
-            meters.open(),
-            probe.open(),
-            scrapes.open(),
-            admission.open(),
-            placement.open(),
-            courier.open(),
-            streams.open(),
-            working(),
-        ):
+        async with parts.open(), parts.worker().open() if worker else nullcontext():
             yield
 
     async def deliver_at_once(request: Request[Any, Any, Any]) -> None:
         """Must never raise: the server would close the client's connection."""
         if request.method != "GET":
-            courier.wake()
+            parts.courier.wake()
 
+    keyring = Keyring(parts.database, secret=settings.secret, cache_max=settings.key_cache_max)
+    quota = Quota(settings.rate_limit) if settings.rate_limit else None
+    metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS[settings.metrics])
     app = Litestar(
-        route_handlers=[
-            HealthController,
-            Router("/metrics", route_handlers=[MetricsController], opt=METRICS[settings.metrics]),
-            DocsController,
-            ItemController,
-            OrderController,
-            ReportController,
-            ResourceController,
-            DocumentController,
-            UploadController,
-            UserController,
-            AuditController,
-            WebhookController,
-            ProcessController,
-            JobController,
-        ],
-        dependencies={
-            "settings": Provide(lambda: settings, sync_to_thread=False),
-            "database": Provide(lambda: database, sync_to_thread=False),
-            "placement": Provide(lambda: placement, sync_to_thread=False),
-            "intake": Provide(lambda: intake, sync_to_thread=False),
-            "archive": Provide(lambda: archive, sync_to_thread=False),
-            "courier": Provide(lambda: courier, sync_to_thread=False),
-            "streams": Provide(lambda: streams, sync_to_thread=False),
-            "blobs": Provide(lambda: store, sync_to_thread=False),
-            "probe": Provide(lambda: probe, sync_to_thread=False),
-            "scrapes": Provide(lambda: scrapes, sync_to_thread=False),
-            **session_dependency(database),
-        },
+        route_handlers=[*CONTROLLERS, metrics],
+        dependencies=parts.dependencies(),
         middleware=[Guard(keyring, quota)],
         exception_handlers=exception_handlers(catalog.FAULTS),
         after_response=deliver_at_once,
@@ -161,22 +181,30 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         logging_config=None,
     )
     app.state.settings = settings
-    app.state.admission = admission
-    app.state.meters = meters
-    app.state.probe = probe
-    app.state.kinds = known
-    app.state.claims = (
-        set()
-    )  # no dependency: with two of them, Litestar starts a task for each (100 µs a request)
-    app.asgi_handler = Envelope(
-        app,
-        admission,
-        Trust(settings.allowed_hosts, settings.trusted_proxies),
-        draining=lambda: probe.draining,
-        log_access=access_log(settings.log),
-        meters=meters,
-        traces=trail,
-    )
-    if settings.cors_origins:
-        app.asgi_handler = Cors(app.asgi_handler, settings.cors_origins)
+    app.state.admission = parts.admission
+    app.state.meters = parts.meters
+    app.state.probe = parts.probe
+    app.state.kinds = parts.kinds
+    # No dependency: with two of them, Litestar starts a task for each (100 µs a request).
+    app.state.claims = set()
+    app.asgi_handler = _envelope(app, parts)
     return app
+
+
+def _envelope(app: Litestar, parts: Parts) -> ASGIApp:
+    """Around all of Litestar: what it would not answer by the contract, or would answer too late."""
+    settings = parts.settings
+    envelope = Envelope(
+        app,
+        parts.admission,
+        Trust(settings.allowed_hosts, settings.trusted_proxies),
+        draining=parts.draining,
+        log_access=access_log(settings.log),
+        meters=parts.meters,
+        traces=parts.traces,
+    )
+    return Cors(envelope, settings.cors_origins) if settings.cors_origins else envelope
+
+
+def _provide(part: Any) -> Provide:
+    return Provide(lambda: part, sync_to_thread=False)

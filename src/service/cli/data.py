@@ -1,0 +1,149 @@
+"""Commands over all that is stored: import, demo, doctor, audit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+from msgspec.structs import replace
+from rich.console import Console
+
+from service.cli.environment import required_database, run, settings_from_environment
+
+if TYPE_CHECKING:
+    from service.db import Database
+    from service.items.importer import Report
+
+
+@click.group()
+def audit() -> None:
+    """The audit trail."""
+
+
+@audit.command("verify")
+@click.option("--anchor", metavar="N:HASH", help="A head printed earlier: finds out if the end was cut off.")
+def audit_verify(anchor: str | None) -> None:
+    """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
+    from service.audit.chain import Head
+    from service.audit.verify import verify
+
+    settings = required_database(settings_from_environment("json"))
+    try:
+        known = None if anchor is None else Head.parse(anchor)
+    except ValueError as error:
+        raise click.ClickException(f"--anchor: {error}") from None
+    found = run(settings, lambda database: verify(database, settings, known))
+    for finding in found.findings:
+        click.echo(finding)
+    click.echo(f"{found.head.position} sealed events, {found.awaiting} not sealed yet, head {found.head}")
+    if found.findings:
+        raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
+
+
+@click.command()
+@click.option("--items", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
+@click.option("--orders", type=click.IntRange(0, 100_000_000), default=20_000, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How old the shop is."
+)
+def demo(items: int, orders: int, days: int) -> None:
+    """Fill the database with a shop that has a past: items, orders, cancellations, deliveries."""
+    from rich.progress import Progress
+
+    from service.demo.fill import Demo, InTheWay, fill
+    from service.dev import database_url
+
+    settings, totals = settings_from_environment("json"), {"items": items, "orders": orders}
+    with database_url(settings) as url, Progress(console=Console(stderr=True)) as progress:
+        bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
+
+        def on_progress(name: str, count: int) -> None:
+            progress.update(bars[name], completed=count)
+
+        settings = replace(settings, database_url=url)
+        size = Demo(items, orders, days)
+        try:
+            run(settings, lambda database: fill(database, settings, size, on_progress))
+        except InTheWay as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.command()
+def doctor() -> None:
+    """Compare all that is stored: stock, orders, ledger, sums, events, blobs. Exit status 1 if it differs."""
+    from service.dev import database_url
+    from service.doctor.examine import examine
+
+    settings = settings_from_environment("json")
+    screen = Console(stderr=True)
+
+    async def look(database: "Database") -> int:
+        wrong = 0
+        async for kind, findings in examine(database, settings):
+            screen.print("[red]✗" if findings else "[green]✓", kind, highlight=False)
+            for finding in findings:
+                click.echo(finding)
+            wrong += len(findings)
+        return wrong
+
+    with database_url(settings) as url:
+        wrong = run(replace(settings, database_url=url), look)
+    if wrong:
+        raise click.ClickException(f"{wrong} differences")
+
+
+@click.group()
+def items() -> None:
+    """Items."""
+
+
+@items.command("import")
+@click.argument("path", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--skip-bad", is_flag=True, help="Import the good rows although there are bad ones.")
+def items_import(path: Path, skip_bad: bool) -> None:
+    """Create items from a CSV, and update those whose SKU exists: all rows or, if any is bad, none."""
+    from rich.progress import Progress
+
+    from service.dev import database_url
+    from service.events.journal import CLI
+    from service.items.importer import BadRows, import_items
+    from service.items.rows import ENCODING, BadFile
+
+    settings = settings_from_environment("json")
+    screen = Console(stderr=True)
+    with (
+        database_url(settings) as url,
+        path.open(encoding=ENCODING, newline="") as text,
+        Progress(console=screen) as progress,
+    ):
+        bar = progress.add_task(path.name, total=path.stat().st_size)
+
+        async def on_progress(bytes_read: int) -> None:
+            progress.update(bar, completed=bytes_read)
+
+        async def load_file(database: "Database") -> "Report":
+            async with database.transaction() as connection:
+                return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
+
+        refusal = None
+        try:
+            report = run(replace(settings, database_url=url), load_file)
+        except BadFile as error:
+            raise click.ClickException(str(error)) from None
+        except BadRows as error:
+            report, refusal = error.report, f"{error} (--skip-bad imports the others)"
+    _show_bad_rows(report, screen)
+    if refusal:
+        raise click.ClickException(refusal)
+    click.echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged, "
+               f"{report.bad} skipped")  # fmt: skip
+
+
+def _show_bad_rows(report: "Report", screen: Console) -> None:
+    for row in report.bad_rows:
+        problems = f"line {row.line}: {'; '.join(row.problems)}"
+        screen.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)
+    if report.bad > len(report.bad_rows):
+        screen.print(f"and {report.bad - len(report.bad_rows)} more", style="red", highlight=False)
+
+
+COMMANDS = (audit, demo, doctor, items)

@@ -1,0 +1,71 @@
+"""API keys are made, listed and revoked here."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import rich_click as click
+from rich.console import Console
+
+from service.cli.environment import required_database, run, settings_from_environment
+
+if TYPE_CHECKING:
+    from service.db import Database
+
+
+@click.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="Whose key it is, in up to 100 characters.")
+@click.option("--scope", "scopes", required=True, multiple=True, help="items:read, orders:write, …, admin.")
+@click.option("--expires-in-days", type=click.IntRange(min=1), help="Default: never.")
+def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None) -> None:
+    """Make a key and print it, alone, on stdout. It is shown this once."""
+    from service.auth.store import create_key
+
+    settings = required_database(settings_from_environment("json"))
+    expires_in = None if expires_in_days is None else timedelta(days=expires_in_days)
+
+    async def create(database: "Database") -> str:
+        async with database.sessions() as session, session.begin():
+            return await create_key(
+                session, name=name, scopes=list(scopes), secret=settings.secret, expires_in=expires_in
+            )
+
+    try:
+        click.echo(run(settings, create))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """List the keys: id, name, scopes, state."""
+    from rich.table import Table
+
+    from service.auth.store import list_keys
+
+    async def read(database: "Database") -> list[tuple[str, ...]]:
+        async with database.sessions() as session:
+            return await list_keys(session)
+
+    table = Table("id", "name", "scopes", "created", "state")
+    for row in run(required_database(settings_from_environment("json")), read):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@keys.command("revoke")
+@click.argument("identity", metavar="ID")
+def keys_revoke(identity: str) -> None:
+    """Revoke a key. It is refused everywhere within a second."""
+    from service.auth.store import revoke_key
+
+    async def revoke(database: "Database") -> bool:
+        async with database.sessions() as session, session.begin():
+            return await revoke_key(session, identity)
+
+    if not run(required_database(settings_from_environment("json")), revoke):
+        raise click.ClickException(f"there is no key {identity}")
