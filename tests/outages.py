@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from conftest import execute
 from nodes import Node, node, standby
 from outage_proof import OutageVerdict, prove_outage
+from service.testing import execute
 
 Prove = Callable[[Path, Path, float], Awaitable[OutageVerdict]]
 """Takes a home for PostgreSQL, one for Depot, and for how many seconds it is away."""

@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from conftest import at, execute
 from live import Live, live
 from service.auth.store import create_key
 from service.db import Database
 from service.settings import Settings
+from service.testing import at, execute
 
 PATIENCE_SECONDS = 10.0
 

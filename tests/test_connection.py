@@ -27,8 +27,10 @@ HALF_A_HEAD = b"GET /items HTTP/1.1\r\nHost: depot\r\nX-Request-ID: slow\r\nX-"
 
 
 @pytest.fixture(scope="module")
-def served(server_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(server_url, template, tmp_path_factory.mktemp("hasty"), **HASTY) as served:
+def served(
+    server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    with serving(server_url, depot_template, tmp_path_factory.mktemp("hasty"), **HASTY) as served:
         yield served
 
 

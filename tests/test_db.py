@@ -5,10 +5,10 @@ from pathlib import Path
 from msgspec.structs import replace
 from sqlalchemy import text
 
-from conftest import at
 from replies import refused
 from service.db import Database
 from service.settings import Settings
+from service.testing import at
 from shop import connected, running
 
 

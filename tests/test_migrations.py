@@ -17,12 +17,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from conftest import at, execute
 from live import DEPOT
 from service import migrate
 from service.db import SCHEMA
 from service.models import Base
 from service.settings import Settings
+from service.testing import at, execute
 
 ROOT = Path(__file__).parents[1]
 

@@ -33,9 +33,11 @@ BEYOND_ASCII = [
 
 
 @pytest.fixture(scope="module")
-def served(server_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """One server for all of these tests; they look at different things in it."""
-    with serving(server_url, template, tmp_path_factory.mktemp("served")) as served:
+    with serving(server_url, depot_template, tmp_path_factory.mktemp("served")) as served:
         yield served
 
 

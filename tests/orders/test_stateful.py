@@ -13,10 +13,11 @@ from litestar import Litestar
 from litestar.testing import TestClient
 from msgspec import Struct
 
-from conftest import AS_OWNER, execute
+from conftest import AS_OWNER
 from ledger import discrepancies
 from service.app import create_app
 from service.settings import Settings
+from service.testing import execute
 
 
 class Known(Struct):
