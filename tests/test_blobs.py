@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,13 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(directory: Path) -> Blobs:
     return Blobs(directory.as_uri())
+
+
+@pytest.fixture
+def make_way(directory: Path) -> Callable[[], None]:
+    """Takes away what is in the way of the directory."""
+    directory.write_text("not a directory")
+    return directory.unlink
 
 
 async def content(store: Blobs, key: str = KEY) -> bytes:
@@ -227,3 +234,31 @@ def test_memory_does_not_grow_with_the_size(directory: Path) -> None:
     command = [sys.executable, "-c", MEMORY, directory.as_uri()]
     grown_mib = int(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
     assert grown_mib < 16  # of the 128 it has put and got
+
+
+async def test_a_staged_file_is_no_blob_until_it_is_put(store: Blobs, directory: Path) -> None:
+    with store.staged() as file:
+        file.write(b"x" * 600_000)
+        assert KEY not in files(directory)
+        await store.put_staged(KEY, file)
+    assert await content(store) == b"x" * 600_000
+    assert files(directory) == {KEY}
+
+
+async def test_a_file_that_cannot_be_staged_beside_the_blobs_is_copied(
+    directory: Path, make_way: Callable[[], None]
+) -> None:
+    store = Blobs(directory.as_uri())
+    with store.staged() as file:
+        file.write(b"x" * 600_000)
+        make_way()
+        await store.put_staged(KEY, file)
+    assert await content(store) == b"x" * 600_000
+    assert files(directory) == {KEY}
+
+
+async def test_a_staged_file_that_is_not_put_is_gone(store: Blobs, directory: Path) -> None:
+    with pytest.raises(ValueError, match="no good"), store.staged() as file:
+        file.write(b"x")
+        raise ValueError("no good")
+    assert files(directory) == set()

@@ -95,7 +95,7 @@ class Parts:
             meters=self.meters,
             traces=self.traces,
         )
-        self.intake = Intake(settings, self.meters)
+        self.intake = Intake(self.blobs, settings, self.meters)
         self.archive = Archive(self.database, self.blobs, settings)
         self.courier = Courier(self.database, settings, meters=self.meters)
         self.streams = Streams(self.database, streams_max=settings.job_streams_max, draining=self.draining)

@@ -6,13 +6,17 @@ own, and one that does so while the interpreter ends aborts the process (PyO3/py
 
 import asyncio
 import os
+import random
 import re
+import shutil
+import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -29,9 +33,11 @@ CHUNK_BYTES = 262_144
 PART_BYTES = 5_242_880
 """S3 takes no smaller parts, and at most 10,000 of them: a blob has at most 48 GiB."""
 
+STAGING = "staging"
+"""A folder of its own: what comes and goes in one makes the next flush of that folder wait."""
 LISTED_MAX = 1000
 UNFINISHED = re.compile(r"#\d+$")
-"""What obstore appends to a file's name until all of it is there."""
+"""What obstore appends to a file's name until all of it is there, and what it does not list."""
 
 CLIENT: "obstore.store.ClientConfig" = {
     "allow_http": True,  # who gives an endpoint as http:// means it
@@ -84,6 +90,23 @@ class Blobs:
             thread.shutdown(wait=False)
         return size
 
+    @contextmanager
+    def staged(self) -> Iterator[BinaryIO]:
+        """A file to be filled, and put once it is good. It goes with the block; what died in it is swept.
+
+        It is beside the blobs if it can be, so that it need not be copied (2 ms for 5 MiB, and two threads).
+        """
+        with self._staged_beside() or tempfile.TemporaryFile() as file:
+            try:
+                yield file
+            finally:
+                if isinstance(file.name, str):
+                    Path(file.name).unlink(missing_ok=True)
+
+    async def put_staged(self, key: str, file: BinaryIO) -> None:
+        """As `put`. If the call is cancelled, it may be done all the same."""
+        await asyncio.to_thread(self._put_staged, key, file)
+
     async def get(self, key: str, within: tuple[int, int] | None = None) -> tuple[int, AsyncIterator[bytes]]:
         """The size in bytes, and the bytes as they were stored together. Raises `NotFound`.
 
@@ -120,6 +143,26 @@ class Blobs:
         if self._directory is None:
             return S3Store.from_url(self._url, client_options=CLIENT, retry_config=RETRIES)
         return LocalStore(self._directory, mkdir=True)
+
+    def _staged_beside(self) -> BinaryIO | None:
+        if self._directory is None:
+            return None
+        with suppress(OSError):  # whoever puts it is told
+            folder = self._directory / STAGING
+            folder.mkdir(parents=True, exist_ok=True)
+            return (folder / f"upload#{random.getrandbits(64)}").open("xb+")
+        return None
+
+    def _put_staged(self, key: str, file: BinaryIO) -> None:
+        file.seek(0)
+        if self._directory is not None and isinstance(file.name, str):
+            path = self._directory / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Path(file.name).rename(path)
+        else:
+            with self._writer(key) as writer:
+                shutil.copyfileobj(file, writer, CHUNK_BYTES)
+        self._flush(key)
 
     def _writer(self, key: str) -> "obstore.WritableFile":
         part = PART_BYTES if self._directory is None else CHUNK_BYTES

@@ -103,7 +103,7 @@ class Archive:
         """A few at once: on S3 all of a file is in memory while it is put."""
         try:
             async with self._puts:
-                await self._blobs.put(key, received.chunks())
+                await self._blobs.put_staged(key, received.file)
         except FAILURES as error:
             raise StorageUnavailable from error
 

@@ -1,12 +1,10 @@
 """Takes a file in: counted, hashed and checked while it comes, and kept on disk until all of it is there.
 
-Nothing that is refused reaches the blob store. What comes in is an anonymous file in the system's folder for
-temporary ones: gone with the request, or with the process.
+Nothing that is refused gets a key in the blob store: it is gone with the request.
 """
 
 import asyncio
 import hashlib
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import BinaryIO
@@ -14,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
-from service.blobs import CHUNK_BYTES
+from service.blobs import Blobs
 from service.documents.filename import clean
 from service.documents.form import Form, Part, chunks
 from service.documents.formats import Format, check_whole
@@ -76,17 +74,13 @@ class Received(Struct, frozen=True):
         fingerprint = hashlib.blake2b(self.sha256 + said, digest_size=16).digest()
         return msgspec.structs.replace(claim, fingerprint=fingerprint)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        self.file.seek(0)
-        while chunk := await asyncio.to_thread(self.file.read, CHUNK_BYTES):
-            yield chunk
-
 
 class Intake:
     """The uploads under way in this process."""
 
-    def __init__(self, settings: Settings, meters: Meters) -> None:
+    def __init__(self, blobs: Blobs, settings: Settings, meters: Meters) -> None:
         meters.watch(meters.uploads, lambda: self._under_way)
+        self._blobs = blobs
         self._uploads_max = settings.uploads_max
         self._timeout_seconds = settings.upload_timeout_seconds
         self._under_way = 0
@@ -99,7 +93,7 @@ class Intake:
         Exchange.of(request.scope).patient()
         self._under_way += 1
         try:
-            with tempfile.TemporaryFile() as file:
+            with self._blobs.staged() as file:
                 yield await self._receive(request, rules, file)
         finally:
             self._under_way -= 1
