@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from service.blobs import FAILURES
 from service.documents import archive, statements
 from service.documents.archive import Filed
-from service.documents.picture import Limits, Seen, Unfit, look
+from service.documents.seen import Limits, Seen, Unfit, look
 from service.errors import NotFound, Overloaded
 from service.events.journal import WORKER, Author
 from service.jobs.kinds import Kind

@@ -1,6 +1,6 @@
 """Looks into a file that nobody vouches for, in a process of its own that may be killed by what it sees.
 
-Imports nothing of the service: a new process should begin soon.
+Imports nothing else of the service: a new process should begin soon.
 """
 
 import resource
@@ -9,41 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 
 import pypdfium2
 from PIL import Image, ImageOps
+
+from service.documents.seen import Limits, Seen, Unfit
 
 THUMBNAIL_PIXELS = 256
 """The longer side."""
 QUALITY = 80
 DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG"}
-
-
-class Limits(NamedTuple):
-    """For one file."""
-
-    pixels: int
-    memory_bytes: int
-    cpu_seconds: int
-
-
-class Seen(NamedTuple):
-    """`thumbnail` is WebP without metadata; `width` and `height` are those of an image, in pixels."""
-
-    thumbnail: bytes
-    width: int | None = None
-    height: int | None = None
-    pages: int | None = None
-
-
-class Unfit(Exception):
-    """Why a file is rejected, in words for clients, and what a decoder had to say."""
-
-    def __init__(self, problem: str, cause: str = "") -> None:
-        super().__init__(problem, cause)
-        self.problem = problem
-        self.cause = cause
 
 
 def look(path: str, content_type: str, limits: Limits) -> Seen:
