@@ -33,10 +33,12 @@ class Live:
         return [line for line in lines if line.get("event") == name]
 
     def wait_for(self, name: str, count: int) -> None:
-        """Until the log has that many lines of one kind."""
+        """Until the log has that many lines of one kind, or will never have them."""
         deadline = time.monotonic() + START_SECONDS
+        hopeless = False
         while len(self.events(name)) < count:
-            assert time.monotonic() < deadline, self.log.read_text()
+            assert not hopeless, self.log.read_text()
+            hopeless = time.monotonic() > deadline or self.process.poll() is not None
             time.sleep(0.02)
 
     def kill(self) -> None:

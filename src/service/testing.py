@@ -59,7 +59,8 @@ def depot_template(depot_server: str) -> Iterator[str]:
 def depot_database_url(depot_server: str, depot_template: str) -> Iterator[str]:
     """A database of the test's own, with the schema and nothing in it."""
     name = f"depot_test_{uuid4().hex[:12]}"
-    execute(depot_server, f"create database {name} template {depot_template}")
+    # 18 ms instead of 100, and more of several at once
+    execute(depot_server, f"create database {name} template {depot_template} strategy file_copy")
     yield at(depot_server, name)
     execute(depot_server, f"drop database {name} with (force)")
 
