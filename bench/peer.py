@@ -80,7 +80,7 @@ PEERS = {
 
 
 @contextmanager
-def running(peer: Peer, workers: int, server: Database, directory: Path) -> Iterator[Running]:
+def running(peer: Peer, server: Database, directory: Path, workers: int = 1) -> Iterator[Running]:
     """Start the peer on a database of its own; once this ends it is stopped, and has finished."""
     with TemporaryDirectory(dir=directory, prefix=f"{peer.name}-") as home:
         database = server.create(f"bench_{peer.name}_{workers}")

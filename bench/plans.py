@@ -21,7 +21,8 @@ async def _explain(url: str) -> str:
     connection = await asyncpg.connect(url, server_settings={"timezone": "UTC"})
     try:
         parts = [
-            await _plan(connection, title, *statement) for title, *statement in await _statements(connection)
+            await _plan(connection, title, statement, *arguments)
+            for title, statement, *arguments in await _statements(connection)
         ]
     finally:
         await connection.close()

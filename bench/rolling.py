@@ -18,7 +18,7 @@ from service.embedded import postgres
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from chaos import prepared
 from database import Database
-from rolling import HAPROXY, Verdict, balanced, prove_rolling
+from rolling_proof import HAPROXY, Verdict, balanced, prove_rolling
 
 ROUNDS_MAX, RATE_MAX = 1000, 1000
 

@@ -58,7 +58,7 @@ def _measured(
     peer: Peer, workers: int, works: list[Work], seconds: int, server: Database, status: Status
 ) -> Iterator[Start | Row]:
     """A peer's figures. What it did is audited once it is stopped."""
-    with running(peer, workers, server, RESULTS) as started:
+    with running(peer, server, RESULTS, workers) as started:
         if workers == 1:  # of several, only the first would be known to be there
             ready_ms = round(started.ready_seconds * 1000)
             yield Start(peer=peer.name, ready_ms=ready_ms, rest_rss_mib=round(started.rest_rss_mib, 1))

@@ -6,7 +6,6 @@ with default limits; 16 clients read an item, first alone, then beside each of s
 
 import argparse
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,4 +67,4 @@ def show(loads: dict[str, Load]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

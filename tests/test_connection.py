@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic
 
 import httpx
 import psutil
@@ -12,6 +13,7 @@ import pytest
 
 from raw import PATIENCE_SECONDS, Served, contract, serving
 from replies import JSON, refused
+from service.http.admission import REFUSALS_PER_TICK, TICK_SECONDS
 from shop import item, locked, waiting_for_locks
 
 HASTY = {
@@ -184,6 +186,31 @@ async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
             while (await client.get(f"/items/{bolt['id']}")).json().get("name") not in names:
                 pass
         assert (await client.post("/items", content=b"{}", headers=JSON)).status_code == 422
+
+
+async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -> None:
+    async with served.server.client(served.key) as client:
+        bolt = await item(client)
+        async with locked(served.database_url, bolt) as lock:
+            waiting = [
+                asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name}))
+                for name in "AB"
+            ]
+            await waiting_for_locks(lock, 2)
+            with connected(served) as connection:
+                refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
+            await asyncio.gather(*waiting)
+    assert 0 < refusals <= (REFUSALS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
+
+
+def insist(connection: socket.socket, request: bytes, seconds: float) -> int:
+    """How often it is answered when it is sent again as soon as it is."""
+    begun, replies = monotonic(), 0
+    while monotonic() - begun < seconds:
+        connection.sendall(request)
+        received(connection, until=b"}}")
+        replies += 1
+    return replies
 
 
 def test_nothing_of_all_this_crashed(served: Served) -> None:

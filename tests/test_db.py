@@ -1,5 +1,6 @@
 """Connections: which server they go to, and which are not kept."""
 
+import asyncio
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -37,3 +38,16 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
         assert await database.fetchval(name) == await session.scalar(text(name)) != "postgres"
         async with database.own_connection() as connection:
             assert await connection.fetchval(name) == "postgres"
+
+
+async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(settings: Settings) -> None:
+    turns = [0] * 8
+
+    async def ask(database: Database, number: int) -> None:
+        while max(turns) < 50:
+            await database.fetchval("select 1")
+            turns[number] += 1
+            assert max(turns) - min(turns) <= 2
+
+    async with Database(replace(settings, pool_size=2)).open() as database:
+        await asyncio.gather(*(ask(database, number) for number in range(len(turns))))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rolling import HAPROXY, balanced, prove_rolling
+from rolling_proof import HAPROXY, balanced, prove_rolling
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")

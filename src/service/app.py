@@ -45,6 +45,8 @@ from service.worker import Worker, kinds
 
 WORKER_GRACE_SECONDS = 0.5
 """What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
+WAITING_PER_CONNECTION = 3
+"""More requests than this that wait for one of the pool's are overload, if it lasts."""
 METRICS: dict[str, dict[str, Any]] = {
     "open": {"public": True},
     "key": {"scope": "metrics:read", "outlives_database": True},
@@ -86,6 +88,8 @@ class Parts:
             in_flight_max=settings.in_flight_max,
             delay_seconds=settings.overload_delay_seconds,
             timeout_seconds=settings.request_timeout_seconds,
+            waiting=lambda: self.database.waiting,
+            waiting_max=settings.pool_size * WAITING_PER_CONNECTION,
         )
         self.placement = Placement(
             self.database,

@@ -124,6 +124,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle
+        self._admission.arriving += 1
+        cycle.scope["state"]["arriving"] = True
         super()._start_asgi_task(cycle, app)
 
     def _start_reading_clock(self) -> None:
@@ -186,9 +188,16 @@ class Connection(HttpToolsProtocol):
             self._answer(Overloaded(), close=False)
             self.cycle = ANSWERED
             super().on_response_complete()
+            if self._admission.tiring:
+                self.flow.pause_reading()
+                self._admission.rest(self._wake)
         else:
             self._refusal, self.cycle = Overloaded(), ANSWERED
             self._write_refusal(self._refusal)
+
+    def _wake(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _answer(self, fault: Fault, *, close: bool) -> None:
         path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""

@@ -1,13 +1,14 @@
 """How many requests are let in: bursts are, a queue that stands is not, and none waits for ever."""
 
 import asyncio
+from functools import partial
 from time import perf_counter
 
 import pytest
 from msgspec.structs import replace
 
 from replies import refused
-from service.http.admission import SLOW_TICKS, TICK_SECONDS, Admission
+from service.http.admission import BUSY_TICKS, REFUSALS_PER_TICK, TICK_SECONDS, Admission
 from service.settings import Settings
 from shop import item, locked, running, waiting_for_locks
 
@@ -26,7 +27,19 @@ class Request:
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(in_flight_min=10, in_flight_max=1000, delay_seconds=DELAY_SECONDS, timeout_seconds=60)
+    return admitting(waiting=0)
+
+
+def admitting(waiting: int) -> Admission:
+    """So many wait for a connection all the time."""
+    return Admission(
+        in_flight_min=10,
+        in_flight_max=1000,
+        delay_seconds=DELAY_SECONDS,
+        timeout_seconds=60,
+        waiting=lambda: waiting,
+        waiting_max=30,
+    )
 
 
 def tick(admission: Admission, requests: int, seconds: float) -> None:
@@ -38,25 +51,74 @@ def tick(admission: Admission, requests: int, seconds: float) -> None:
 
 
 def test_a_burst_is_let_in(admission: Admission) -> None:
-    for _ in range(SLOW_TICKS - 1):
+    for _ in range(BUSY_TICKS - 1):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 1000
 
 
 def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(admission: Admission) -> None:
-    for _ in range(SLOW_TICKS):
+    for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 50  # 1,000 a second, for 0.05 s
 
 
+def test_a_queue_for_the_database_that_lasts_is_cut_to_what_is_served_soon() -> None:
+    admission = admitting(waiting=130)
+    for request in [Request(0) for _ in range(150)]:
+        admission.enter(request)
+    for _ in range(BUSY_TICKS - 1):
+        admission.adapt(TICK_SECONDS)
+    assert admission.limit == 1000
+    admission.adapt(TICK_SECONDS)
+    assert admission.limit == 50  # the 150 in flight, but for 100 of those that wait
+
+
+def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: Admission) -> None:
+    for _ in range(BUSY_TICKS):
+        tick(admission, 100, seconds=0.5)
+    tick(admission, 100, seconds=0.01)
+    assert admission.limit > 50
+    tick(admission, 80, seconds=0.5)
+    assert admission.limit == 40
+
+
+def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission: Admission) -> None:
+    for _ in range(BUSY_TICKS):
+        tick(admission, 100, seconds=0.5)
+    admission.refused += 1
+    tick(admission, 100, seconds=0.01)
+    assert admission.limit == 51
+
+
+def test_what_the_server_has_read_counts_before_the_application_has_it(admission: Admission) -> None:
+    admission.arriving = 1000
+    assert admission.full
+
+
+def test_who_is_refused_again_and_again_rests_and_is_heard_in_turn(admission: Admission) -> None:
+    admission.refused += REFUSALS_PER_TICK
+    assert not admission.tiring
+    admission.refused += 1
+    assert admission.tiring
+    heard: list[int] = []
+    for number in range(REFUSALS_PER_TICK + 1):
+        admission.rest(partial(heard.append, number))
+    admission.wake_some()
+    assert heard == list(range(REFUSALS_PER_TICK))
+    assert admission.tiring  # somebody rests still
+    admission.wake_some()
+    assert heard == list(range(REFUSALS_PER_TICK + 1))
+    assert not admission.tiring
+
+
 def test_some_are_let_in_however_slow_it_gets(admission: Admission) -> None:
-    for _ in range(SLOW_TICKS):
+    for _ in range(BUSY_TICKS):
         tick(admission, 1, seconds=5)
     assert admission.limit == 10
 
 
 def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admission) -> None:
-    for _ in range(2 * SLOW_TICKS):
+    for _ in range(2 * BUSY_TICKS):
         for _ in range(40):
             admission.enter(Request(9))
         tick(admission, 100, seconds=0.001)
@@ -64,7 +126,7 @@ def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admissi
 
 
 def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: Admission) -> None:
-    for _ in range(SLOW_TICKS):
+    for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     for _ in range(40):
         tick(admission, 100, seconds=0.01)
@@ -77,7 +139,7 @@ def test_what_takes_long_by_its_nature_does_not_count(admission: Admission) -> N
     admission.leave(upload)
     assert len(admission) == 0
     admission.end(upload)
-    for _ in range(SLOW_TICKS):
+    for _ in range(BUSY_TICKS):
         admission.adapt(TICK_SECONDS)
     assert admission.limit == 1000
 

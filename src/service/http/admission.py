@@ -1,13 +1,20 @@
 """How many requests are let in at once: bursts are, a queue that stands is not, and none waits for ever.
 
-Under a load that lasts, whatever more is let in only makes all of it slower. So once the typical request has
-taken longer than `delay_seconds` for `SLOW_TICKS` in a row, as many are let in as can be served within that
-time (Little's law), but never fewer than `in_flight_min`; as soon as it is quicker again, more are.
+Under a load that lasts, whatever more is let in only makes all of it slower. It shows in two ways: the
+typical request takes longer than `delay_seconds`, or more requests wait for a connection to the database than
+there are. Once that was so for `BUSY_TICKS` in a row, no more are let in than can be served within that time
+(Little's law), and than find a connection soon, but never fewer than `in_flight_min`; as soon as it is so no
+longer, more are, until all are let in again.
+
+To refuse is work too. Clients that do as `Retry-After` says are refused once a second; those that come again
+at once could keep the service busy with nothing else. So when many were refused, their connections are not
+read for a while: `REFUSALS_PER_TICK` of them are read again each tick, in turn.
 """
 
 import asyncio
 from asyncio import Task
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from statistics import median_low
 from time import perf_counter
@@ -18,9 +25,11 @@ import structlog
 log = structlog.get_logger()
 
 TICK_SECONDS = 0.1
-SLOW_TICKS = 5
-GROWTH = 1.1
-"""A tick."""
+BUSY_TICKS = 5
+GROWTH = 0.1
+"""A tick, once nobody is refused any more. As long as somebody is, little by little."""
+REFUSALS_PER_TICK = 100
+"""Of one process. Those who are read again may be refused as often within the tick."""
 LOG_SECONDS = 1.0
 
 
@@ -36,25 +45,48 @@ class Admission:
     """The requests in flight in this process, but for those that rightly take long."""
 
     def __init__(
-        self, *, in_flight_min: int, in_flight_max: int, delay_seconds: float, timeout_seconds: float
+        self,
+        *,
+        in_flight_min: int,
+        in_flight_max: int,
+        delay_seconds: float,
+        timeout_seconds: float,
+        waiting: Callable[[], int],
+        waiting_max: int,
     ) -> None:
+        """`waiting`: how many of those that were let in wait for a connection to the database."""
         self._in_flight: set[Admitted] = set()
         self._min = min(in_flight_min, in_flight_max)
         self._max = self.limit = in_flight_max
         self._delay_seconds = delay_seconds
         self._timeout_seconds = timeout_seconds
+        self._waiting = waiting
+        self._waiting_max = waiting_max
         self._took: list[float] = []
         self._giving_up: set[Task[None]] = set()
-        self._slow_ticks = 0
+        self._busy_ticks = 0
+        self._resting: deque[Callable[[], None]] = deque()
+        self._refused_before = 0
         self.refused = 0
         """Since the process began."""
+        self.arriving = 0
+        """Requests that the server has read and the application has not seen yet."""
 
     def __len__(self) -> int:
         return len(self._in_flight)
 
     @property
     def full(self) -> bool:
-        return len(self._in_flight) >= self.limit
+        return len(self._in_flight) + self.arriving >= self.limit
+
+    @property
+    def tiring(self) -> bool:
+        """Whether so many were refused since the last tick that who was refused should rest."""
+        return self.refused - self._refused_before > REFUSALS_PER_TICK or bool(self._resting)
+
+    def rest(self, wake: Callable[[], None]) -> None:
+        """Until its turn comes to be heard again."""
+        self._resting.append(wake)
 
     def enter(self, request: Admitted) -> None:
         self._in_flight.add(request)
@@ -83,20 +115,31 @@ class Admission:
             now = perf_counter()
             self.adapt(now - ticked)
             self._give_up(now)
+            self.wake_some()
             if self.refused > told and now - logged >= LOG_SECONDS:
                 log.warning("overloaded", refused=self.refused - told, limit=self.limit)
                 logged, told = now, self.refused
             ticked = now
 
     def adapt(self, seconds: float) -> None:
-        """Set the limit by how long the requests took that ended in the last `seconds`."""
+        """Set the limit by what ended in the last `seconds`, and by what waits."""
         took, self._took = self._took, []
         slow = bool(took) and median_low(took) > self._delay_seconds
-        self._slow_ticks = self._slow_ticks + 1 if slow else 0
-        if self._slow_ticks >= SLOW_TICKS:
-            self.limit = max(self._min, min(self.limit, int(len(took) / seconds * self._delay_seconds)))
-        elif not slow:
-            self.limit = min(self._max, int(self.limit * GROWTH) + 1)
+        surplus = self._waiting() - self._waiting_max
+        busy = slow or surplus > 0
+        self._busy_ticks = self._busy_ticks + 1 if busy else 0
+        if self._busy_ticks >= BUSY_TICKS or (busy and self.limit < self._max):
+            in_time = int(len(took) / seconds * self._delay_seconds) if slow else self._max
+            connected = len(self) - surplus if surplus > 0 else self._max
+            self.limit = max(self._min, min(in_time, connected))
+        elif not busy:
+            probe = 0 if self.refused > self._refused_before else self.limit * GROWTH
+            self.limit = min(self._max, self.limit + int(probe) + 1)
+
+    def wake_some(self) -> None:
+        self._refused_before = self.refused
+        for _ in range(min(REFUSALS_PER_TICK, len(self._resting))):
+            self._resting.popleft()()
 
     def _give_up(self, now: float) -> None:
         late = [request for request in self._in_flight if now - request.started > self._timeout_seconds]

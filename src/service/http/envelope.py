@@ -166,6 +166,8 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # no websockets here: the server answers 403 for an application that does not accept
+        if scope["state"].pop("arriving", False):
+            self._admission.arriving -= 1
         exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange
         self._in_flight += 1
