@@ -1,0 +1,111 @@
+"""`make mutation`: break the modules that carry the promises, one operator at a time, and see the tests go red.
+
+cosmic-ray makes the mutants, each in a copy of the tree; two modules are under test at once. What survives is
+printed as a diff. docs/mutation.md has the last score and says of each survivor why it may live.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from service.embedded import postgres
+from service.testing import FAST
+
+ROOT = Path(__file__).parents[2]
+TESTS = {
+    "orders/allocation": "tests/orders/test_allocation.py tests/orders/test_orders.py",
+    "orders/placement": "tests/orders/test_placement.py tests/orders/test_orders.py",
+    "http/merge": "tests/http/test_merge.py",
+    "items/catalog": "tests/items/test_item_patch.py tests/items/test_items.py tests/items/test_stock.py "
+    "tests/items/test_search.py",
+    "http/idempotency": "tests/http/test_idempotency.py",
+    "events/journal": "tests/events/test_journal.py",
+    "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",
+    "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
+    "errors": "tests/http/test_errors.py tests/http/test_conditions.py tests/http/test_validation.py "
+    "tests/http/test_methods.py tests/http/test_admission.py tests/documents/test_ranges.py "
+    "tests/auth/test_access.py tests/auth/test_quota.py tests/orders/test_orders.py",
+}
+CONFIGURATION = """
+[cosmic-ray]
+module-path = "src/service/{module}.py"
+timeout = 120.0
+excluded-modules = []
+test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
+[cosmic-ray.distributor]
+name = "local"
+[cosmic-ray.filters.operators-filter]
+exclude-operators = [
+  "core/ReplaceBinaryOperator_(BitOr|Mul|Pow)_.*", # in these modules they are unions of types, and `*` and `**` of calls
+  "core/ReplaceBinaryOperator_.*_(BitAnd|BitOr|BitXor|LShift|RShift|Mod|Pow|FloorDiv|Mul)",
+  "core/RemoveDecorator",                          # what remains does not even import
+]
+"""
+OUTCOMES = """
+select w.test_outcome = 'SURVIVED', w.diff from work_results w
+where w.worker_outcome = 'NORMAL' and w.test_outcome in ('SURVIVED', 'KILLED')"""
+
+
+class Score(NamedTuple):
+    module: str
+    killed: int
+    survivors: list[str]
+    """Each as a diff."""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="make mutation", description=__doc__)
+    options.add_argument("modules", nargs="*", default=list(TESTS), metavar="MODULE", help=" ".join(TESTS))
+    options.add_argument("--cosmic-ray", type=Path, required=True, help="the bin directory it is in")
+    given = options.parse_args()
+    with TemporaryDirectory(prefix="depot-mutation-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        with postgres(home, FAST) as url, ThreadPoolExecutor(2) as pool:
+            scores = list(pool.map(lambda module: scored(module, home, url, given.cosmic_ray), given.modules))
+    for score in scores:
+        print(f"{score.module}: {score.killed} killed, {len(score.survivors)} survived")
+        print(*score.survivors, sep="\n")
+    killed, survived = sum(score.killed for score in scores), sum(len(score.survivors) for score in scores)
+    print(f"all: {killed} of {killed + survived} killed, {killed / (killed + survived):.1%}")
+    return 0
+
+
+def scored(module: str, home: Path, database_url: str, tools: Path) -> Score:
+    tree = home / module.replace("/", "-")
+    for part in ("src", "tests", "migrations", "bench", "deploy", "docs"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("results", "__pycache__"))
+    for part in ("pyproject.toml", "README.md", "Makefile"):
+        shutil.copy(ROOT / part, tree)
+    said = CONFIGURATION.format(module=module, python=sys.executable, tests=TESTS[module])
+    (tree / "mutation.toml").write_text(said)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",  # or a mutant of the same second and size would be an old one's bytes
+        "TEST_DATABASE_URL": database_url,
+    }
+    for command in (
+        "cosmic-ray init mutation.toml session",
+        "cr-filter-operators session mutation.toml",
+        "cosmic-ray baseline mutation.toml",
+        "cosmic-ray exec mutation.toml session",
+    ):
+        program, *arguments = command.split()
+        subprocess.run([tools / program, *arguments], cwd=tree, env=environment, check=True)
+    with closing(connect(tree / "session")) as session:
+        outcomes = session.execute(OUTCOMES).fetchall()
+    survivors = [diff for survived, diff in outcomes if survived]
+    return Score(module, len(outcomes) - len(survivors), survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
