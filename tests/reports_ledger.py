@@ -73,8 +73,8 @@ SALES = st.lists(
 )
 
 
-async def write(database_url: str, sales: Sequence[Sale], closed_until: date | None = None) -> None:
-    """Instead of what is there; days before `closed_until` are closed."""
+async def write(database_url: str, sales: Sequence[Sale], closed_until: datetime | None = None) -> None:
+    """Instead of what is there; the books are closed until then."""
     async with connected(database_url) as connection:
         await _write(connection, sales)
         if closed_until is not None:

@@ -1,4 +1,4 @@
-"""`make mutation`: break the modules that carry the promises, one operator at a time, and see the tests go red.
+"""`make mutation`: break the modules that carry the promises, bit by bit, and see the tests go red.
 
 cosmic-ray makes the mutants, each in a copy of the tree; two modules are under test at once. What survives is
 printed as a diff. docs/mutation.md has the last score and says of each survivor why it may live.
@@ -44,7 +44,7 @@ test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
 name = "local"
 [cosmic-ray.filters.operators-filter]
 exclude-operators = [
-  "core/ReplaceBinaryOperator_(BitOr|Mul|Pow)_.*", # in these modules they are unions of types, and `*` and `**` of calls
+  "core/ReplaceBinaryOperator_(BitOr|Mul|Pow)_.*", # unions of types, and the `*` and `**` of calls
   "core/ReplaceBinaryOperator_.*_(BitAnd|BitOr|BitXor|LShift|RShift|Mod|Pow|FloorDiv|Mul)",
   "core/RemoveDecorator",                          # what remains does not even import
 ]

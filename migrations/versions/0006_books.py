@@ -6,6 +6,7 @@ Revises: 0005
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0006"
 down_revision = "0005"
@@ -17,7 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "books",
         sa.Column("id", sa.Boolean(), nullable=False),
-        sa.Column("closed_until", sa.Date(), nullable=False),
+        sa.Column("closed_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.CheckConstraint("id", name=op.f("ck_books_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_books")),
     )
@@ -48,7 +49,7 @@ def upgrade() -> None:
     # Room on the page for the next version of an item: an order changes no indexed column, so it needs no
     # index entry (HOT) if the new row fits beside the old one.
     op.execute("alter table items set (fillfactor = 80)")
-    op.execute("insert into books (id, closed_until) values (true, '0001-01-01')")
+    op.execute("insert into books (id, closed_until) values (true, '0001-01-01 00:00+00')")
 
 
 def downgrade() -> None:

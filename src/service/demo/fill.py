@@ -49,7 +49,7 @@ async def fill(
             await connection.execute(statements.STAGE)
             await _stock(connection, history, on_progress)
             await _trade(connection, history, on_progress)
-            await connection.execute(statements.REOPEN_BOOKS, history.begin.date())
+            await connection.execute(statements.REOPEN_BOOKS, history.begin)
         await connection.execute("vacuum analyze")
     await close_books(database, settings)
 

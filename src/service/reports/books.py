@@ -1,11 +1,11 @@
-"""Closing the books: days that are over are added up once, so that reports need not.
+"""Closing the books: hours that are over are added up into the sums of their day, so that reports need not.
 
-A day is closed when nothing is left that could still book on it: every transaction that began before its end
-has ended, with room for clocks that are apart. Until then reports read it from the ledger, so they are exact
-however late the books are closed. See docs/decisions/0012-closed-books.md.
+An hour is closed when nothing is left that could still book on it: every transaction that began before its
+end has ended, with room for clocks that are apart. What is not closed reports read from the ledger, so they
+are exact however late that is. See docs/decisions/0012-closed-books.md.
 """
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import asyncpg
 import structlog
@@ -22,16 +22,16 @@ RECHECKED_DAYS = 7
 
 
 async def close_books(database: Database, _: Settings) -> int:
-    """Close the days that are over; returns how many. Any number of processes may try at once."""
+    """Close the hours that are over; returns how many days that concerned. All processes may try at once."""
     async with database.own_connection() as connection:
         await connection.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-        until: date = await connection.fetchval(statements.CLOSABLE, CLOCKS_APART)
-        await _reopen(connection, until - timedelta(days=RECHECKED_DAYS))
+        until: datetime = await connection.fetchval(statements.CLOSABLE, CLOCKS_APART)
+        await _reopen(connection, (until - timedelta(days=RECHECKED_DAYS)).date())
         return await close_until(connection, until)
 
 
-async def close_until(connection: "asyncpg.Connection[asyncpg.Record]", until: date) -> int:
-    """Add up the days before that one; on none of them may anything be booked any more."""
+async def close_until(connection: "asyncpg.Connection[asyncpg.Record]", until: datetime) -> int:
+    """Add up what was booked before, to which nothing may be added any more."""
     closed = 0
     while days := await _close_some(connection, until):
         closed += days
@@ -41,16 +41,20 @@ async def close_until(connection: "asyncpg.Connection[asyncpg.Record]", until: d
 async def _reopen(connection: "asyncpg.Connection[asyncpg.Record]", since: date) -> None:
     """Somebody booked on a closed day: a clock is further off than allowed, or old rows were brought in."""
     if reopened := await connection.fetchval(statements.REOPEN, since):
-        log.warning("the ledger changed on a closed day", day=str(reopened))
+        log.warning("the ledger changed on a closed day", day=str(reopened.date()))
 
 
-async def _close_some(connection: "asyncpg.Connection[asyncpg.Record]", until: date) -> int:
+async def _close_some(connection: "asyncpg.Connection[asyncpg.Record]", until: datetime) -> int:
+    """Days are always written whole, as far as they go: to begin one anew is to do it once."""
     async with connection.transaction():
-        begin: date = await connection.fetchval(statements.LOCK_BOOKS, until)
-        end = min(until, begin + timedelta(days=DAYS_AT_ONCE))
-        if begin >= end:
+        found: datetime = await connection.fetchval(statements.LOCK_BOOKS, until)
+        if found >= until:
             return 0
-        for statement in (*statements.UNROLL, *statements.ROLL_UP):
+        begin = datetime.combine(found.astimezone(UTC).date(), time(), UTC)
+        end = min(until, begin + timedelta(days=DAYS_AT_ONCE))
+        for statement in statements.UNROLL:
+            await connection.execute(statement, begin)
+        for statement in statements.ROLL_UP:
             await connection.execute(statement, begin, end)
         await connection.execute(statements.CLOSE, end)
-    return (end - begin).days
+    return -((begin - end) // timedelta(days=1))

@@ -40,6 +40,7 @@ async def financial(database: Database, begin: date, end: date, currency: str | 
         database.connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
+        await connection.execute(statements.ALONE)
         daily = [Day(*row) for row in await connection.fetch(statements.DAILY, *bounds)]
         top = [TopItem(*row) for row in await connection.fetch(statements.TOP_ITEMS, *bounds)]
     return FinancialReport(begin, end, datetime.now(UTC), totals(daily), daily, top)

@@ -1,10 +1,11 @@
-"""What the ledger adds up to on days that are over: sums that never change any more, read instead of it."""
+"""What the ledger adds up to by day, as far as it is closed: read instead of it."""
 
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Date, Index, Numeric, Text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,8 +21,8 @@ class Books(Base):
     __table_args__ = (CheckConstraint("id", name="id"),)
 
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
-    closed_until: Mapped[date] = mapped_column(Date)
-    """Days (UTC) before this one are rolled up, and no transaction that could add to them is left."""
+    closed_until: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    """What was booked before this is in the sums, and no transaction that could add to it is left."""
 
 
 class DailySales(Base):

@@ -1,6 +1,6 @@
 """The SQL of reports: sums are numeric, days are those of UTC.
 
-Days before `books.closed_until` are read from their sums, the others from the ledger: one snapshot, no gap.
+What is before `books.closed_until` is read from its sums, the rest from the ledger: one snapshot, no gap.
 """
 
 from service.db import OLDEST_RUNNING
@@ -11,10 +11,6 @@ _DAY = "(created_at at time zone 'UTC')::date"
 def _midnight(day: str) -> str:
     """In UTC, whatever the time zone of the session."""
     return f"(({day})::timestamp at time zone 'UTC')"
-
-
-def _days(begin: str, end: str) -> str:
-    return f"created_at >= {_midnight(begin)} and created_at < {_midnight(end)}"
 
 
 def _booked(where: str) -> str:
@@ -39,17 +35,21 @@ def _sold(where: str, *groups: str) -> str:
 
 # The report, over the days from $1 up to but without $2, in the currency $3 or in all.
 _WANTED = "($3::text is null or currency = $3)"
-_CLOSED = "(select least(greatest(closed_until, $1::date), $2::date) from books)"
-_OPEN_DAYS = f"{_days(_CLOSED, '$2::date')} and {_WANTED}"
-_CLOSED_DAYS = f"date >= $1::date and date < {_CLOSED} and {_WANTED}"
+_END = _midnight("$2::date")
+_CLOSED = f"(select least(greatest(closed_until, {_midnight('$1::date')}), {_END}) from books)"
+_SUMMED = "(select ((closed_until at time zone 'UTC') + interval '1 day' - interval '1 us')::date from books)"
+"""The day after the last one that has sums, if only of its first hours."""
+_OPEN = f"created_at >= {_CLOSED} and created_at < {_END} and {_WANTED}"
+_CLOSED_DAYS = f"date >= $1::date and date < least($2::date, {_SUMMED})"
 
 DAILY = f"""
-select date, currency, orders, sales::text, refunds::text, (sales - refunds)::text as net
+select date, currency, sum(orders)::bigint as orders, sum(sales)::text as sales,
+  sum(refunds)::text as refunds, (sum(sales) - sum(refunds))::text as net
 from (
-  select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS}
-  union all {_booked(_OPEN_DAYS)}
-) days
-order by date, currency"""
+  select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS} and {_WANTED}
+  union all {_booked(_OPEN)}
+) parts
+group by date, currency order by date, currency"""
 
 TOP = 10
 _LEADERS = 30
@@ -58,11 +58,11 @@ _LEADERS = 30
 # Closed days are not added up item by item: in a month of a large shop that is a million rows. Each of the m
 # days has its items in the order of their amounts, so ("Efficient top-k query calculation", Cao, Wang 2004):
 # the leaders of the days together reach some tenth best sum; who is to reach it over all days has an m-th of
-# it on one of them. Only those are added up, exactly. All open days together are one of the m.
+# it on one of them. Only those are added up, exactly. What is open is one of the m.
 TOP_ITEMS = f"""
 with days as (
-  select date, currency from daily_sales where {_CLOSED_DAYS}
-), fresh as materialized ({_sold(_OPEN_DAYS)}
+  select date, currency from daily_sales where {_CLOSED_DAYS} and {_WANTED}
+), fresh as materialized ({_sold(_OPEN)}
 ), leaders as (
   select item_id, currency, amount from days cross join lateral (
     select item_id, amount from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
@@ -85,7 +85,7 @@ with days as (
     coalesce(closed.amount, 0) + coalesce(fresh.amount, 0) as amount
   from candidates c left join fresh using (item_id, currency) cross join lateral (
     select sum(quantity) as quantity, sum(amount) as amount from daily_item_sales s
-    where s.item_id = c.item_id and s.currency = c.currency and s.date >= $1::date and s.date < {_CLOSED}
+    where s.item_id = c.item_id and s.currency = c.currency and {_CLOSED_DAYS}
   ) closed
 )
 select i.id, i.sku, sold.quantity::bigint, sold.amount::text from sold join items i on i.id = sold.item_id
@@ -94,47 +94,47 @@ order by sold.amount desc, i.sku, sold.currency limit {TOP}"""
 UNHURRIED = "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
 """A report over years may take long, and so may whoever takes its rows."""
 
+ALONE = "set local max_parallel_workers_per_gather = 0"
+"""To start other processes takes longer than what they would do."""
+
 # Closing the books.
-CLOSABLE = f"select ((({OLDEST_RUNNING}) - $1::interval) at time zone 'UTC')::date"
-"""The first day that may still grow: what is running could have begun on it, by the clock $1 behind ours."""
+CLOSABLE = f"select date_trunc('hour', ({OLDEST_RUNNING}) - $1::interval, 'UTC')"
+"""Whatever is still running has begun later than this hour did, by the clock $1 behind ours."""
 
-LOCK_BOOKS = f"""
-select greatest(closed_until, (select coalesce({_DAY}, $1) from (select min(created_at) as created_at
-  from transactions) first))
+LOCK_BOOKS = """
+select greatest(closed_until, (select coalesce(min(created_at), $1) from transactions))
 from books for update"""
-"""The first day to roll up. Who comes second waits, and finds what the first one left."""
+"""Where to go on. Who comes second waits, and finds what the first one left."""
 
-UNROLL = (
-    "delete from daily_sales where date >= $1 and date < $2",
-    "delete from daily_item_sales where date >= $1 and date < $2",
-)
+_LATER = "date >= ($1::timestamptz at time zone 'UTC')::date"
+UNROLL = (f"delete from daily_sales where {_LATER}", f"delete from daily_item_sales where {_LATER}")
+
+_BETWEEN = "created_at >= $1::timestamptz and created_at < $2::timestamptz"
 ROLL_UP = (
-    f"""insert into daily_sales (date, currency, orders, sales, refunds)
-    {_booked(_days("$1::date", "$2::date"))}""",
+    f"insert into daily_sales (date, currency, orders, sales, refunds) {_booked(_BETWEEN)}",
     f"""insert into daily_item_sales (date, item_id, currency, quantity, amount)
-    {_sold(_days("$1::date", "$2::date"), _DAY)} order by 1, 3""",
+    {_sold(_BETWEEN, _DAY)} order by 1, 3""",
 )
 CLOSE = "update books set closed_until = $1"
 
+_SINCE = f"created_at >= {_midnight('$1::date')} and created_at < (select closed_until from books)"
 DIFFERENCES = f"""
 select date, currency, ledger.orders, ledger.sales, ledger.refunds, d.orders as rolled_orders,
   d.sales as rolled_sales, d.refunds as rolled_refunds
-from ({_booked(_days("$1::date", "(select closed_until from books)"))}) ledger
-full join (select * from daily_sales where date >= $1::date and date < (select closed_until from books)) d
-  using (date, currency)
+from ({_booked(_SINCE)}) ledger
+full join (select * from daily_sales where date >= $1::date and date < {_SUMMED}) d using (date, currency)
 where (ledger.orders, ledger.sales, ledger.refunds) is distinct from (d.orders, d.sales, d.refunds)"""
-"""Closed days since $1 on which their sums are not those of the ledger."""
+"""Days since $1 whose sums are not those of the ledger, as far as it is closed."""
 
 REOPEN = f"""
-update books set closed_until = wrong.date
+update books set closed_until = {_midnight("wrong.date")}
 from (select min(date) as date from ({DIFFERENCES}) found) wrong
 where wrong.date is not null returning closed_until"""
 
 ITEM_DIFFERENCES = f"""
 select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
   d.amount as rolled_amount
-from ({_sold(f"created_at < {_midnight('(select closed_until from books)')}", _DAY + " as date")}) ledger
-full join (select * from daily_item_sales where date < (select closed_until from books)) d
-  using (date, item_id, currency)
+from ({_sold("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
+full join (select * from daily_item_sales where date < {_SUMMED}) d using (date, item_id, currency)
 where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
-"""The same for what was sold of each item, on all closed days."""
+"""The same for what was sold of each item, since ever."""
