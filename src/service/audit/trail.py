@@ -14,18 +14,30 @@ from service.values import Timestamp
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
 TYPED = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
 
-COLUMNS = """id, type, split_part(type, '.', 1), subject, actor, request_id, payload->'changes',
-  payload - 'changes', created_at"""
+_ENTITY = "split_part(type, '.', 1)"
+COLUMNS = f"""id, type, {_ENTITY}, subject, actor, request_id, payload->'changes', payload - 'changes',
+  created_at"""
 
 FILTERS = {
-    "entity": "split_part(type, '.', 1) = ${}",
-    "entity_id": "subject = ${}",
-    "actor": "actor = ${}",
-    "since": "created_at >= ${}",
-    "since_id": "id >= ${}",
-    "until": "created_at < ${}",
-    "after": "id < ${}",
+    "entity": f"{_ENTITY} = ${{entity}}",
+    "entity_id": "subject = ${entity_id}",
+    "actor": "actor = ${actor}",
+    "since": "created_at >= ${since}",
+    "since_id": "id >= ${since_id}",
+    "until": "created_at < ${until}",
+    "after": "id < ${after}",
 }
+# Entities of one kind are read from their own index: this order and these bounds leave no other. The planner
+# would take the journal's, where the next entry most often is of a kind that is frequent, but for the oldest
+# ones: the last page of the orders among 20 million entries took 270 ms.
+OF_ONE_KIND = {
+    "actor": FILTERS["actor"],
+    "since": FILTERS["since"],
+    "until": FILTERS["until"],
+    "since_id": f"({_ENTITY}, id) >= (${{entity}}, ${{since_id}})",
+    "after": f"({_ENTITY}, id) < (${{entity}}, ${{after}})",
+}
+FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 
 class Entry(Struct):  # in the order of `COLUMNS`
@@ -45,9 +57,14 @@ class Entry(Struct):  # in the order of `COLUMNS`
 async def list_entries(database: Database, filters: Mapping[str, Any], limit: int) -> list[Entry]:
     """Newest first. Filters that are None do not filter."""
     given = {name: value for name, value in filters.items() if value is not None}
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(given, start=1)]
+    possible, order = FILTERS, "id desc"
+    if "entity" in given and "entity_id" not in given:
+        possible, order = OF_ONE_KIND, f"{_ENTITY} desc, id desc"
+        given = {"since_id": FIRST_ID, "after": LAST_ID} | given
+    positions = {name: position for position, name in enumerate(given, start=1)}
+    conditions = [condition.format(**positions) for name, condition in possible.items() if name in given]
     where = f"where {' and '.join(conditions)} " if conditions else ""
-    statement = f"select {COLUMNS} from events {where}order by id desc limit ${len(given) + 1}"
+    statement = f"select {COLUMNS} from events {where}order by {order} limit ${len(given) + 1}"
     return [Entry(*row) for row in await database.fetch(statement, *given.values(), limit)]
 
 
