@@ -3,8 +3,9 @@
 Under a load that lasts, whatever more is let in only makes all of it slower. It shows in two ways: the
 typical request takes longer than `delay_seconds`, or more requests wait for a connection to the database than
 there are. Once that was so for `BUSY_TICKS` in a row, no more are let in than can be served within that time
-(Little's law), and than find a connection soon, but never fewer than `in_flight_min`; as soon as it is so no
-longer, more are, until all are let in again.
+(Little's law), but as many as `in_flight_min`: orders are quicker together (a commit serves many), and a
+limit that takes that from them would have to sink ever further. Nor more than find a connection soon. As soon
+as it is so no longer, more are let in, until all are again.
 
 To refuse is work too. Clients that do as `Retry-After` says are refused once a second; those that come again
 at once could keep the service busy with nothing else. So when many were refused, their connections are not
@@ -131,7 +132,7 @@ class Admission:
         if self._busy_ticks >= BUSY_TICKS or (busy and self.limit < self._max):
             in_time = int(len(took) / seconds * self._delay_seconds) if slow else self._max
             connected = len(self) - surplus if surplus > 0 else self._max
-            self.limit = max(self._min, min(in_time, connected))
+            self.limit = min(max(self._min, in_time), connected)
         elif not busy:
             probe = 0 if self.refused > self._refused_before else self.limit * GROWTH
             self.limit = min(self._max, self.limit + int(probe) + 1)
