@@ -17,7 +17,7 @@ ITEMS = 1000
 """Numbered from 1; number 0 is the hot one."""
 STOCK = 10_000_000
 """Of every item: no load that ends in time can sell it out."""
-QUERY_SECONDS, SETTLE_SECONDS, LOOK_SECONDS = 60.0, 10.0, 0.05
+QUERY_SECONDS, SETTLE_SECONDS, LOOK_SECONDS = 600.0, 10.0, 0.05
 CALM = 3
 """How many looks in a row have to find the database idle."""
 
