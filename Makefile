@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz lint-api clients lock clean
+.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz guards mutation lint-api clients lock clean
 
 run: .venv/local
 	@exec $(BIN)/depot dev
@@ -46,6 +46,12 @@ slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
 fuzz: .venv/test # SECONDS=300 each; SEED=42 for the raw bytes
 	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/http/test_fuzz.py tests/http/test_raw.py
 
+guards: .venv/test # takes what keeps each promise away, and sees a test go red: 8 minutes
+	@$(BIN)/python .ci/mutation/guards.py
+
+mutation: .venv/test .venv-mutation # MODULES="http/merge errors" for some
+	@$(BIN)/python .ci/mutation --cosmic-ray .venv-mutation/bin $(MODULES)
+
 API := .ci/api/node_modules/.bin
 lint-api: .venv/local .ci/api/node_modules # needs Node 20 or newer
 	@$(BIN)/depot openapi > .ci/api/openapi.json
@@ -67,7 +73,7 @@ format: .venv/test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-clients .ci/api/node_modules .depot
+	rm -rf .venv .venv-clients .venv-mutation .ci/api/node_modules .depot
 
 lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 	./requirements/lock
@@ -90,6 +96,11 @@ lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 .venv-clients: requirements/clients.txt # apart: a generator's dependencies are none of the service's
 	@$(PYTHON) -m venv $@
 	@$@/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/clients.txt
+	@touch $@
+
+.venv-mutation: requirements/mutation.txt
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/mutation.txt
 	@touch $@
 
 .ci/api/node_modules: .ci/api/package-lock.json
