@@ -1,5 +1,6 @@
 """Every test has a real, migrated PostgreSQL database of its own, cloned from a template."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ AS_OWNER = "set session_replication_role = replica"
 """Past the triggers, as somebody could who owns the database."""
 
 Client = AsyncTestClient[Litestar]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for a deadline, or for a process that starts."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
