@@ -18,7 +18,9 @@ def explain(database: Database) -> str:
 
 
 async def _explain(url: str) -> str:
-    connection = await asyncpg.connect(url, server_settings={"timezone": "UTC", "max_parallel_workers_per_gather": "0"})
+    connection = await asyncpg.connect(
+        url, server_settings={"timezone": "UTC", "max_parallel_workers_per_gather": "0"}
+    )
     try:
         parts = [
             await _plan(connection, title, statement, *arguments)

@@ -25,7 +25,7 @@ TESTS = {
     "orders/placement": "tests/orders/test_placement.py tests/orders/test_orders.py",
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_items.py tests/items/test_stock.py "
-    "tests/items/test_search.py",
+    "tests/items/test_search.py tests/http/test_idempotency.py",
     "http/idempotency": "tests/http/test_idempotency.py",
     "events/journal": "tests/events/test_journal.py",
     "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",

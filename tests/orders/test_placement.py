@@ -22,12 +22,20 @@ from service.db import Database
 from service.errors import Overloaded
 from service.events.journal import CLI
 from service.items.statements import ADJUST
-from service.orders.placement import Placement
+from service.orders.placement import TRIES, Placement
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
 from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
 
 POISON = "alter table orders add constraint no_poison check (customer_id <> 'poison')"
+LOSES = """
+create sequence tries;
+create function lose() returns trigger language plpgsql as $$ begin
+  perform nextval('tries');  -- which no rollback takes back
+  raise deadlock_detected;
+end $$;
+create trigger lose before insert on orders for each row when (new.customer_id = 'loser')
+  execute function lose();"""
 SEED = 20
 
 
@@ -201,15 +209,16 @@ async def test_an_order_right_after_the_last_commit_is_not_forgotten(
 # Failures
 
 
+@pytest.mark.parametrize("size", [2, 20])
 async def test_a_poisoned_order_fails_alone(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str, size: int
 ) -> None:
     bolt = await item(crowd, 20)
     await database.pool.execute(POISON)
-    async with queue(database) as placement:
-        settled = await settle(placement, [new(bolt, "poison" if n == 7 else "c-1") for n in range(20)])
-    assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [7]
-    assert await stock(crowd, bolt) == 1
+    async with queue(database, flushes_max=1) as placement:
+        settled = await settle(placement, [new(bolt, "poison" if n == 1 else "c-1") for n in range(size)])
+    assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [1]
+    assert await stock(crowd, bolt) == 20 - (size - 1)
     assert await discrepancies(database_url) == []
 
 
@@ -261,6 +270,17 @@ async def test_an_order_that_loses_a_deadlock_is_tried_again(
         await rival.execute("update items set name = 'Screw' where id = $1", first["id"])
     assert outcomes([await buyer]) == {"placed": 1}
     assert await discrepancies(database_url, totals([await buyer])) == []
+
+
+async def test_an_order_that_loses_every_time_is_told_so(
+    crowd: httpx.AsyncClient, database: Database
+) -> None:
+    bolt = await item(crowd, 20)
+    await database.pool.execute(LOSES)
+    refused = await order(crowd, (bolt, 1), customer_id="loser")
+    assert refused.status_code >= 500
+    assert await database.fetchval("select last_value from tries") == TRIES
+    assert (await order(crowd, (bolt, 1))).status_code == 201
 
 
 async def test_orders_in_flight_when_the_application_ends_are_answered(
