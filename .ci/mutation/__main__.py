@@ -26,7 +26,7 @@ TESTS = {
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_items.py tests/items/test_stock.py "
     "tests/items/test_search.py tests/http/test_idempotency.py",
-    "http/idempotency": "tests/http/test_idempotency.py",
+    "http/idempotency": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
     "events/journal": "tests/events/test_journal.py",
     "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",
     "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
