@@ -3,8 +3,8 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from time import monotonic
 
 import httpx
@@ -14,7 +14,7 @@ import pytest
 from raw import PATIENCE_SECONDS, Served, contract, serving
 from replies import JSON, refused
 from service.http.admission import REFUSALS_PER_TICK, TICK_SECONDS
-from shop import item, locked, waiting_for_locks
+from shop import Json, item, locked, waiting_for_locks
 
 HASTY = {
     "DEPOT_READ_TIMEOUT_SECONDS": "0.5",
@@ -157,17 +157,25 @@ def test_only_so_many_connections_are_open_at_once(served: Served) -> None:
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "OVERLOADED"
 
 
+@asynccontextmanager
+async def full(
+    served: Served, client: httpx.AsyncClient
+) -> AsyncIterator[tuple[Json, list[asyncio.Task[httpx.Response]]]]:
+    """While as many requests as may be in flight wait for the lock of an item; they are given."""
+    bolt = await item(client)
+    async with locked(served.database_url, bolt) as lock:
+        waiting = [
+            asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name})) for name in "AB"
+        ]
+        await waiting_for_locks(lock, 2)
+        yield bolt, waiting
+
+
 async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
     served: Served, server_url: str
 ) -> None:
     async with served.server.client(served.key) as client:
-        bolt = await item(client)
-        async with locked(served.database_url, bolt) as lock:
-            waiting = [
-                asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name}))
-                for name in "AB"
-            ]
-            await waiting_for_locks(lock, 2)
+        async with full(served, client) as (bolt, waiting):
             with connected(served) as connection:
                 for request, found in (
                     (served.request("GET", "/items?limit=1", "X-Request-ID: a"), b'"request_id":"a"'),
@@ -189,17 +197,10 @@ async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
 
 
 async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -> None:
-    async with served.server.client(served.key) as client:
-        bolt = await item(client)
-        async with locked(served.database_url, bolt) as lock:
-            waiting = [
-                asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name}))
-                for name in "AB"
-            ]
-            await waiting_for_locks(lock, 2)
-            with connected(served) as connection:
-                refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
-            await asyncio.gather(*waiting)
+    async with served.server.client(served.key) as client, full(served, client) as (_, waiting):
+        with connected(served) as connection:
+            refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
+        await asyncio.gather(*waiting)
     assert 0 < refusals <= (REFUSALS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
