@@ -204,6 +204,24 @@ async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -
     assert 0 < refusals <= (REFUSALS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
+async def test_whatever_becomes_of_a_request_its_place_is_free_again(served: Served) -> None:
+    upgrade = served.request("GET", "/items", "Upgrade: websocket", "Connection: Upgrade")
+    for request in (
+        upgrade,
+        served.request("OPTIONS", "/items"),
+        served.request("GET", "/items"),
+        served.request("GET", "/items") * 5,
+        served.request("POST", "/items", "Content-Length: 50") + b"{",
+        served.request("GET", "/health/live"),
+    ):
+        for _ in range(3):
+            with connected(served) as connection:
+                connection.sendall(request)  # and leave
+    async with served.server.client(served.key) as client, asyncio.timeout(PATIENCE_SECONDS):
+        while (await client.get("/items")).status_code != 200:
+            pass
+
+
 def insist(connection: socket.socket, request: bytes, seconds: float) -> int:
     """How often it is answered when it is sent again as soon as it is."""
     begun, replies = monotonic(), 0
