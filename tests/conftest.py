@@ -51,9 +51,11 @@ def settings(depot_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def home(depot_scratch: Path) -> Iterator[Path]:
     """A folder for a `DEPOT_HOME` with an embedded server of its own, which other users have to reach."""
-    with tempfile.TemporaryDirectory(prefix="depot-home-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="depot-home-", dir=depot_scratch, ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 

@@ -41,7 +41,7 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
 
 
 async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(settings: Settings) -> None:
-    served = []
+    served, several_wait = [], asyncio.Event()
 
     async def ask(database: Database, number: int) -> None:
         async with database.connection():
@@ -51,11 +51,14 @@ async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(setti
         for number in range(100):  # one in every turn of the loop, so that some come while it is given back
             clients.create_task(ask(database, number))
             await asyncio.sleep(0)
+            if number == 10:
+                several_wait.set()
 
-    async with Database(replace(settings, pool_size=1)).open() as database, asyncio.TaskGroup() as clients:
-        async with database.connection():
-            clients.create_task(come(database, clients))
-            while database.waiting < 10:
-                await asyncio.sleep(0)
-    assert served == sorted(served)
-    assert len(served) == 100
+    async with (
+        Database(replace(settings, pool_size=1)).open() as database,
+        asyncio.TaskGroup() as clients,
+        database.connection(),
+    ):
+        clients.create_task(come(database, clients))
+        await several_wait.wait()
+    assert served == list(range(100))

@@ -27,13 +27,32 @@ from service.db import Database
 from service.embedded import postgres
 from service.settings import Settings
 
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "500"}
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "256MB",
+    "max_connections": "500",
+}
 """For a throw-away server: its durability is PostgreSQL's own business."""
+
+MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory, where Linux has one
+MEMORY_BYTES_MIN = 4 << 30
+"""How large it has to be. A database and its log take some hundred megabytes; containers often have 64."""
 
 
 def pytest_sessionfinish() -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(_shared_home(), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def depot_scratch() -> Path:
+    """Where throw-away servers live: in memory, where a database is cloned in 16 ms and not 100, or on disk.
+
+    Not in pytest's own folders: those are closed to other users, and a server started by root is one.
+    """
+    return _scratch()
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +78,7 @@ def depot_template(depot_server: str) -> Iterator[str]:
 def depot_database_url(depot_server: str, depot_template: str) -> Iterator[str]:
     """A database of the test's own, with the schema and nothing in it."""
     name = f"depot_test_{uuid4().hex[:12]}"
-    # 18 ms instead of 100, and more of several at once
+    # half as long as by its log, and less of a burden to the others
     execute(depot_server, f"create database {name} template {depot_template} strategy file_copy")
     yield at(depot_server, name)
     execute(depot_server, f"drop database {name} with (force)")
@@ -120,9 +139,10 @@ def _application(settings: Settings) -> Litestar:
 
 
 def _shared_home() -> Path:
-    """Where the embedded server lives.
-
-    Not in pytest's own folders: those are closed to other users, and a server started by root is one.
-    """
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    return Path(tempfile.gettempdir()) / f"depot-tests-{run}"
+    return _scratch() / f"depot-tests-{run}"
+
+
+def _scratch() -> Path:
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).total >= MEMORY_BYTES_MIN
+    return MEMORY if roomy else Path(tempfile.gettempdir())
