@@ -20,8 +20,9 @@ from service.app import create_app
 from service.auth.store import create_key
 from service.db import SCHEMA, Database
 from service.embedded import postgres
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Schedule, Worker, kinds
+from service.worker import Schedule, Worker
 from shop import Json, eventually, running
 from test_cli import assert_one_clear_line, depot
 from test_health import Server

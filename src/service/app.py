@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
@@ -29,6 +29,7 @@ from service.items import catalog
 from service.items.controller import ItemController
 from service.jobs.controller import JobController, ProcessController
 from service.jobs.streams import Streams
+from service.kinds import kinds
 from service.metrics import Figures, MetricsController, Scrapes
 from service.orders.controller import OrderController
 from service.orders.placement import Placement
@@ -41,7 +42,9 @@ from service.telemetry.traces import traces
 from service.users.controller import UserController
 from service.webhooks.controller import WebhookController
 from service.webhooks.courier import Courier
-from service.worker import Worker, kinds
+
+if TYPE_CHECKING:
+    from service.worker import Worker
 
 WORKER_GRACE_SECONDS = 0.5
 """What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
@@ -123,7 +126,10 @@ class Parts:
         ):
             yield
 
-    def worker(self) -> Worker:
+    def worker(self) -> "Worker":
+        # PgQueuer is 130 ms and 6 MiB that the API alone does without.
+        from service.worker import Worker  # noqa: PLC0415
+
         return Worker(
             self.settings,
             self.database,

@@ -16,17 +16,14 @@ from pgqueuer.domain.models import Schedule as Due
 from service.audit.chain import seal
 from service.blobs import blobs
 from service.db import SCHEMA, SERVER_LATE_SECONDS, Database
-from service.documents.inspect import inspection
 from service.documents.sweep import sweep_orphans
-from service.items.jobs import IMPORT
 from service.jobs import upkeep
 from service.jobs.kinds import Kinds
 from service.jobs.lifeline import Lifeline
-from service.jobs.queue import pull, queries
+from service.jobs.puller import pull, queries
 from service.jobs.runner import Runner
-from service.jobs.sleep import SLEEP
+from service.kinds import kinds
 from service.reports.books import close_books
-from service.reports.export import EXPORT
 from service.settings import Settings
 from service.telemetry.meters import Meters
 from service.telemetry.traces import OFF, Traces
@@ -60,11 +57,6 @@ SCHEDULES = (
     Schedule("37 * * * *", "queue.sweep", upkeep.sweep_queue),
     Schedule("47 3 * * *", "documents.sweep", sweep_orphans),
 )
-
-
-def kinds(settings: Settings) -> Kinds:
-    """The kinds of jobs there are."""
-    return Kinds([IMPORT, EXPORT, inspection(settings), *[SLEEP] * settings.job_test_kinds])
 
 
 async def work(settings: Settings, database: Database, meters: Meters, traces: Traces) -> None:

@@ -21,9 +21,10 @@ from service.db import Database
 from service.doctor import examine as doctor
 from service.doctor.checks import CHECKS
 from service.doctor.examine import CHAIN, KINDS, NO_BLOB, NO_ROW, NO_STORE, Finding, examine
+from service.kinds import kinds
 from service.reports.books import close_books
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import connected, item, order
 
 PNG = Path(__file__).parents[1] / "documents" / "files" / "netpbm.png"

@@ -30,8 +30,9 @@ from samples import (
 from labour import process, until
 from replies import refused, wrong_fields
 from service.db import Database
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import eventually, running
 
 CAT = sample("cat.png", picture(PNG, 640, 480))

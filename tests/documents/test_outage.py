@@ -8,8 +8,9 @@ from samples import PNG, picture, sample
 
 from labour import read, until
 from service.db import Database
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import eventually, running
 
 

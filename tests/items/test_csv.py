@@ -11,8 +11,9 @@ from conftest import Client
 from labour import process, until
 from service.db import Database
 from service.items.rows import _shielded, _unshielded
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import item
 
 CSV = {"Accept": "text/csv"}

@@ -16,8 +16,9 @@ from ledger import discrepancies
 from replies import everything, wrong_fields
 from service.db import Database
 from service.items.jobs import CSV_LENGTH_MAX
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import WAITING, eventually, item, locked, waiting_for_locks
 
 IMPORT = "catalog.import"

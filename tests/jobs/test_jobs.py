@@ -14,9 +14,10 @@ from labour import SLEEP, done, journal, process, read, until
 from replies import JSON, everything, refused, wrong_fields
 from service.blobs import blobs
 from service.db import Database
-from service.jobs.queue import queries
+from service.jobs.puller import queries
+from service.kinds import kinds
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import connected, running
 
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}

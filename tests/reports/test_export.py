@@ -24,9 +24,10 @@ from service.db import Database
 from service.events.journal import CLI
 from service.jobs.control import read_job, submit
 from service.jobs.schemas import NewJob
+from service.kinds import kinds
 from service.reports.export import asked_on
 from service.settings import Settings
-from service.worker import Worker, kinds
+from service.worker import Worker
 from shop import connected, eventually, item, order
 
 EXPORT = "report.export"

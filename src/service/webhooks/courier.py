@@ -9,9 +9,10 @@ import random
 from asyncio import Task
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
@@ -23,8 +24,11 @@ from service.events.journal import WORKER
 from service.settings import Settings
 from service.telemetry.meters import Meters
 from service.webhooks import statements
+from service.webhooks.parcel import Outcome, Parcel
 from service.webhooks.retries import SCHEDULE_SECONDS, pause_seconds
-from service.webhooks.sender import Outcome, Parcel, Sender
+
+if TYPE_CHECKING:
+    from service.webhooks.sender import Sender
 
 log = structlog.get_logger()
 
@@ -52,7 +56,9 @@ class Courier:
         self._database = database
         self._meters = meters or Meters()
         self._meters.watch(self._meters.attempts_in_flight, lambda: len(self._under_way))
-        self._sender = Sender(settings)
+        self._settings = settings
+        self._opened = AsyncExitStack()
+        self._sender: Sender | None = None
         self._schedule = schedule_seconds
         self._lane_max = settings.webhook_lane_max
         self._poll_seconds = settings.webhook_poll_seconds
@@ -67,8 +73,8 @@ class Courier:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """At the end nothing more is claimed; what is under way gets a moment, and is given back then."""
-        self._closing = False
-        async with self._sender.open():
+        self._closing, self._sender = False, None
+        async with self._opened:
             rounds = asyncio.create_task(self._run())
             try:
                 yield
@@ -110,8 +116,16 @@ class Courier:
         if polling:
             self._expecting = await self._database.fetchval(statements.ANY_ENABLED)
         if self._expecting:
+            sender = self._sender or await self._open_sender()
             for parcel in await self._claim():
-                self._under_way[parcel] = asyncio.create_task(self._deliver(parcel))
+                self._under_way[parcel] = asyncio.create_task(self._deliver(parcel, sender))
+
+    async def _open_sender(self) -> "Sender":
+        """Its HTTP client is 160 ms and 7 MiB that a process without webhooks does without."""
+        from service.webhooks.sender import Sender  # noqa: PLC0415
+
+        self._sender = await self._opened.enter_async_context(Sender(self._settings).open())
+        return self._sender
 
     async def _claim(self) -> list[Parcel]:
         busy = Counter(parcel.webhook_id for parcel in self._under_way)
@@ -122,9 +136,9 @@ class Courier:
         self._full = {webhook_id for webhook_id, places in busy.items() if places >= self._lane_max}
         return parcels
 
-    async def _deliver(self, parcel: Parcel) -> None:
+    async def _deliver(self, parcel: Parcel, sender: "Sender") -> None:
         try:
-            await self._record(parcel, await self._sender.send(parcel))
+            await self._record(parcel, await sender.send(parcel))
         except Exception:  # its lease lapses: it is sent again, by whoever comes first
             log.exception("attempt not recorded", delivery=str(parcel.id))
         finally:

@@ -5,16 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
-from uuid import UUID
 
 import aiohttp
 import structlog
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from msgspec import Struct
 
 from service.settings import Settings
 from service.webhooks.guard import NotPublic, public_socket
 from service.webhooks.names import Resolver
+from service.webhooks.parcel import Outcome, Parcel
 from service.webhooks.schemas import Attempt
 from service.webhooks.signing import signed_headers
 
@@ -23,36 +22,6 @@ log = structlog.get_logger()
 HEADERS = {"Content-Type": "application/json", "User-Agent": f"Depot/{version('depot')}"}
 REPLY_BYTES_MAX = 65_536
 """So much of a reply is read, to use its connection again; nothing in it matters but the status."""
-GONE = 410
-
-
-class Parcel(Struct, eq=False):
-    """A claimed delivery, in the order of `statements.CLAIM`."""
-
-    id: UUID
-    tries: int
-    """Which claim this is; whoever finds another number in the row has lost it."""
-    attempts: int
-    """How many were made before this one."""
-    webhook_id: UUID
-    url: str
-    secrets: list[str]
-    event_id: str
-    body: str
-
-
-class Outcome(Struct, frozen=True):
-    attempt: Attempt
-    retry_after: float = 0.0
-    """Seconds the receiver asked to be left alone for."""
-
-    @property
-    def delivered(self) -> bool:
-        return self.attempt.error is None
-
-    @property
-    def gone(self) -> bool:
-        return self.attempt.status_code == GONE
 
 
 class Sender:
@@ -63,7 +32,7 @@ class Sender:
         self._socket_factory = None if settings.webhook_allow_private else public_socket
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncIterator["Sender"]:
         connector = TCPConnector(
             limit=0,  # lanes are the limit
             resolver=Resolver(),
@@ -76,7 +45,7 @@ class Sender:
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
         ) as self._client:
-            yield
+            yield self
 
     async def send(self, parcel: Parcel) -> Outcome:
         """Never raises: whatever goes wrong is an attempt that failed."""
