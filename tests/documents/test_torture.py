@@ -222,6 +222,7 @@ async def test_curl_resumes_a_download_that_broke_off(
         url = f"{server.url}/documents/{document['id']}/content"
         options = ["--fail", "--silent", "--continue-at", "-", "--output", str(partial)]
         await anyio.run_process(["curl", *options, "--header", f"Authorization: Bearer {key}", url])
+        server.wait_for("request", 2)
         assert [event["status"] for event in server.events("request")] == [201, 206]
     assert partial.read_bytes() == whole
 

@@ -157,7 +157,7 @@ async def test_what_is_more_than_can_be_served_is_refused_and_health_never(
             await waiting_for_locks(connection, 2)
             reply = await client.get(f"/items/{bolt['id']}")
             refused(reply, 503, "OVERLOADED")
-            assert reply.headers["Retry-After"] == "1"
+            assert reply.headers["Retry-After"] in {"1", "2", "3"}
             for path in ("/health", "/health/live", "/health/ready"):
                 assert (await client.get(path)).status_code == 200
         assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200, 200]

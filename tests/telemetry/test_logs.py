@@ -126,6 +126,7 @@ async def test_every_line_of_a_request_has_its_ids(
             await client.post("/items", json={"sku": "A", "name": "no", "price": "1"}, headers=ids)
             await client.get("/resources", headers=ids)
             await client.get("/nowhere")
+        server.wait_for("request", 3)
         for name in ("crash", "unavailable"):
             (line,) = server.events(name)
             assert (line["request_id"], line["trace_id"]) == ("mine", TRACE)
