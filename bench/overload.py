@@ -3,14 +3,17 @@
 `make overload`. One `depot serve` with default limits, a durable PostgreSQL, and the clients on the same
 machine. 64 clients that ask as fast as they are answered take all it has: fewer get as much, only sooner.
 Then there are ten times as many of them: first such as wait when they are refused, as `Retry-After` tells
-them, then such as ask again at once, which is the worst they can do.
+them, then such as ask again at once, which is the worst they can do. Each figure is the median of several
+rounds: the machine's own speed changes by a tenth from one to the next.
 """
 
 import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +26,7 @@ from peer import HOST, PEERS, Running, running
 RESULTS = Path(__file__).with_name("results")
 CLIENTS = 64
 TIMES = 10
+ROUNDS = 3
 SECONDS_MAX = 60
 HOT = f'{{"customer_id": "c-1", "lines": [{{"item_id": "{item_id(0)}", "quantity": 1}}]}}'
 
@@ -59,13 +63,23 @@ def main() -> None:
             show(title, *measured(depot, path, body, seconds))
 
 
-def measured(depot: Running, path: str, body: str | None, seconds: int) -> tuple[Load, Load, Load]:
+def measured(depot: Running, path: str, body: str | None, seconds: int) -> list[Load]:
     """At capacity, and with ten times as many clients: patient ones, and others."""
+    loads = partial(drive, depot, path, body, seconds=seconds)
     drive(depot, path, body, clients=16, seconds=2)  # warms up
-    at_capacity = drive(depot, path, body, clients=CLIENTS, seconds=seconds)
-    patient = drive(depot, path, body, clients=CLIENTS * TIMES, seconds=seconds)
-    insistent = drive(depot, path, body, clients=CLIENTS * TIMES, seconds=seconds, patient=False)
-    return at_capacity, patient, insistent
+    rounds = [
+        (
+            loads(clients=CLIENTS),
+            loads(clients=CLIENTS * TIMES),
+            loads(clients=CLIENTS * TIMES, patient=False),
+        )
+        for _ in range(ROUNDS)
+    ]
+    return [median_load(same) for same in zip(*rounds, strict=True)]
+
+
+def median_load(loads: Sequence[Load]) -> Load:
+    return Load(*(median(getattr(load, field) for load in loads) for field in Load.__struct_fields__))
 
 
 def drive(

@@ -183,16 +183,17 @@ class Connection(HttpToolsProtocol):
     def _shed(self) -> None:
         """Refuse one request before it costs anything, at about a tenth of what serving it would."""
         self._admission.refused += 1
+        overloaded = Overloaded(headers=self._admission.retry_after())
         keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
         if keep_alive and self.parser.get_http_version() != "1.0":
-            self._answer(Overloaded(), close=False)
+            self._answer(overloaded, close=False)
             self.cycle = ANSWERED
             super().on_response_complete()
             if self._admission.tiring:
                 self.flow.pause_reading()
                 self._admission.rest(self._wake)
         else:
-            self._refusal, self.cycle = Overloaded(), ANSWERED
+            self._refusal, self.cycle = overloaded, ANSWERED
             self._write_refusal(self._refusal)
 
     def _wake(self) -> None:

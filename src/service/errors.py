@@ -1,6 +1,5 @@
 """Faults: what the service answers when it does not do what was asked, and their single renderer."""
 
-import random
 from collections.abc import Mapping, Sequence
 from http.client import responses
 from typing import Any, ClassVar
@@ -10,8 +9,6 @@ from litestar.datastructures.headers import Accept
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
-RETRY_SECONDS_MAX = 3
-"""Of an overload. On average those who obey ask again after two seconds, at an instant of their own."""
 
 
 class Fault(Exception):
@@ -141,13 +138,7 @@ class Unavailable(Fault):
 
 
 class Overloaded(Unavailable):
-    """Who was refused together should not come back together: they are told different seconds."""
-
     code, message = "OVERLOADED", "The service is busy"
-
-    def __init__(self, message: str | None = None) -> None:
-        after = random.randint(1, RETRY_SECONDS_MAX)  # noqa: S311  # keeps no secret
-        super().__init__(message, headers={"Retry-After": str(after)})
 
 
 class DatabaseUnavailable(Unavailable):

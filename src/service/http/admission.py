@@ -7,12 +7,14 @@ there are. Once that was so for `BUSY_TICKS` in a row, no more are let in than c
 limit that takes that from them would have to sink ever further. Nor more than find a connection soon. As soon
 as it is so no longer, more are let in, until all are again.
 
-To refuse is work too. Clients that do as `Retry-After` says are refused once a second; those that come again
-at once could keep the service busy with nothing else. So when many were refused, their connections are not
-read for a while: `REFUSALS_PER_TICK` of them are read again each tick, in turn.
+To refuse is work too, half of what a simple read is. So clients are told to come back after so many seconds
+that about `REFUSALS_PER_SECOND` do, and not all at the same instant. Those that come again at once all the
+same could keep the service busy with nothing else: when many were refused, their connections are not read for
+a while, and `REFUSALS_PER_TICK` of them are read again each tick, in turn.
 """
 
 import asyncio
+import random
 from asyncio import Task
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -29,9 +31,11 @@ TICK_SECONDS = 0.1
 BUSY_TICKS = 5
 GROWTH = 0.1
 """A tick, once nobody is refused any more. As long as somebody is, little by little."""
+REFUSALS_PER_SECOND = 100
+"""Of one process, by clients that obey `Retry-After`."""
+RETRY_SECONDS_MAX = 8
 REFUSALS_PER_TICK = 100
 """Of one process. Those who are read again may be refused as often within the tick."""
-LOG_SECONDS = 1.0
 
 
 class Admitted(Protocol):
@@ -68,6 +72,7 @@ class Admission:
         self._busy_ticks = 0
         self._resting: deque[Callable[[], None]] = deque()
         self._refused_before = 0
+        self._retry_seconds = 1.0
         self.refused = 0
         """Since the process began."""
         self.arriving = 0
@@ -88,6 +93,10 @@ class Admission:
     def rest(self, wake: Callable[[], None]) -> None:
         """Until its turn comes to be heard again."""
         self._resting.append(wake)
+
+    def retry_after(self) -> dict[str, str]:
+        """The header for one that is refused now."""
+        return {"Retry-After": str(random.randint(1, round(self._retry_seconds)))}  # noqa: S311  # no secret
 
     def enter(self, request: Admitted) -> None:
         self._in_flight.add(request)
@@ -110,17 +119,25 @@ class Admission:
             ticking.cancel()
 
     async def _tick_for_ever(self) -> None:
-        ticked, logged, told = perf_counter(), 0.0, 0
+        ticked = told = perf_counter()
+        refused = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = perf_counter()
             self.adapt(now - ticked)
             self._give_up(now)
             self.wake_some()
-            if self.refused > told and now - logged >= LOG_SECONDS:
-                log.warning("overloaded", refused=self.refused - told, limit=self.limit)
-                logged, told = now, self.refused
             ticked = now
+            if now - told >= 1:
+                self.spread((self.refused - refused) / (now - told))
+                if self.refused > refused:
+                    log.warning("overloaded", refused=self.refused - refused, limit=self.limit)
+                refused, told = self.refused, now
+
+    def spread(self, refused_per_second: float) -> None:
+        """Choose what those who are refused from now on are told."""
+        wanted = self._retry_seconds * refused_per_second / REFUSALS_PER_SECOND
+        self._retry_seconds = min(max(1.0, wanted), RETRY_SECONDS_MAX)
 
     def adapt(self, seconds: float) -> None:
         """Set the limit by what ended in the last `seconds`, and by what waits."""

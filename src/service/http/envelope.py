@@ -199,7 +199,7 @@ class Envelope:
         if not exchange.path.startswith(NEVER_REFUSED):
             if self._admission.full:
                 self._admission.refused += 1
-                return await exchange.refuse(Overloaded())
+                return await exchange.refuse(Overloaded(headers=self._admission.retry_after()))
             if not self._trust.knows(exchange.host):
                 return await exchange.refuse(BadRequest("This service does not go by that host name"))
             self._admission.enter(exchange)
