@@ -48,11 +48,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def depot_scratch() -> Path:
-    """Where throw-away servers live: in memory, where a database is cloned in 16 ms and not 100, or on disk.
-
-    Not in pytest's own folders: those are closed to other users, and a server started by root is one.
-    """
-    return _scratch()
+    return scratch()
 
 
 @pytest.fixture(scope="session")
@@ -134,15 +130,19 @@ def execute(url: str, statement: str) -> None:
     asyncio.run(run())
 
 
+def scratch() -> Path:
+    """Where throw-away servers live: in memory, where a database is cloned in 16 ms and not 100, or on disk.
+
+    Not in pytest's own folders: those are closed to other users, and a server started by root is one.
+    """
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).total >= MEMORY_BYTES_MIN
+    return MEMORY if roomy else Path(tempfile.gettempdir())
+
+
 def _application(settings: Settings) -> Litestar:
     return create_app(replace(settings, webhook_allow_private=True, job_test_kinds=True), worker=True)
 
 
 def _shared_home() -> Path:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    return _scratch() / f"depot-tests-{run}"
-
-
-def _scratch() -> Path:
-    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).total >= MEMORY_BYTES_MIN
-    return MEMORY if roomy else Path(tempfile.gettempdir())
+    return scratch() / f"depot-tests-{run}"
