@@ -30,7 +30,7 @@ TESTS = {
     "events/journal": "tests/events/test_journal.py",
     "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",
     "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
-    "errors": "tests/test_errors.py tests/http/test_errors.py tests/http/test_validation.py "
+    "errors": "tests/test_error_codes.py tests/http/test_errors.py tests/http/test_validation.py "
     "tests/auth/test_access.py tests/auth/test_quota.py",
 }
 CONFIGURATION = """
