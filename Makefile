@@ -10,20 +10,20 @@ run: .venv/local
 	@exec $(BIN)/depot dev
 
 test: .venv/test
-	@$(BIN)/pytest -n auto
+	@$(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 container: .venv/local # as root: builds the image and runs what is in deploy/, in namespaces of its own
 	@$(BIN)/python deploy/check
 
 coverage: .venv/test # half as long again as the tests alone
-	@$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 storm: .venv/local
 	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)

@@ -39,6 +39,8 @@ def install() -> None:
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
     if os.geteuid() != 0:
         raise CannotRunError("it needs root: for namespaces, mounts and packages")
+    if subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode != 0:
+        raise CannotRunError("this sandbox lets nobody make namespaces")
     if not missing:
         return
     if shutil.which("apt-get") is None:
