@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 from litestar import Litestar
 from litestar.testing import AsyncTestClient, TestClient
 from msgspec.structs import replace
@@ -39,6 +40,13 @@ FAST = {
 MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory, where Linux has one
 MEMORY_BYTES_MIN = 4 << 30
 """How large it has to be. A database and its log take some hundred megabytes; containers often have 64."""
+
+
+def pytest_configure() -> None:
+    """A crash is told plainly: to draw it with all local variables takes the event loop seconds."""
+    if not structlog.is_configured():
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 def pytest_sessionfinish() -> None:

@@ -17,12 +17,11 @@ from service.http.idempotency import (
 from service.users.schemas import Action, ActionCompleted, NewAction
 from service.values import encode_json
 
-RECORD = f"""
-with kept as ({keep(6)})
+ACTION = """
 insert into events (id, type, subject, actor, request_id, payload)
-select $1, 'user.action', $2, $3, $4, $5::jsonb
-where (select count(*) from kept) = cardinality($6::text[])
-returning 1"""
+select $1::uuid, 'user.action', $2, $3, $4, $5::jsonb"""
+
+ONCE = f"with kept as ({keep(6)}) {ACTION} where exists (select from kept) returning 1"
 """Returns nothing when the claim to do it once is taken."""
 
 LIST = """
@@ -36,11 +35,13 @@ async def record_action(
 ) -> ActionCompleted:
     """Raises `Replay` if the claim was answered before."""
     completed = ActionCompleted(uuid7())
-    kept = [] if claim is None else [Kept(claim, 201, {}, encode_json(completed))]
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
     row = (completed.id, user_id, author.actor, author.request_id, payload)
-    recorded = await database.fetchval(RECORD, *row, *columns(kept))
-    if claim is not None and not recorded:
+    if claim is None:  # an eighth less work than with the arrays of nothing to keep
+        await database.fetch(ACTION, *row)
+        return completed
+    kept = Kept(claim, 201, {}, encode_json(completed))
+    if not await database.fetchval(ONCE, *row, *columns([kept])):
         async with database.connection() as connection:
             raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
     return completed
