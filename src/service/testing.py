@@ -2,7 +2,8 @@
 
 `pytest_plugins = ["service.testing"]` in a `conftest.py` brings the fixtures; most tests need only `depot`.
 Databases are made on the server of `TEST_DATABASE_URL`, or on an embedded one that all processes of a run
-(pytest-xdist) share. To change a setting, override `depot_settings`. Needs the extra `testing`.
+(pytest-xdist) share; as copies of `TEST_DATABASE_TEMPLATE` there, or of one that is migrated for the run.
+To change a setting, override `depot_settings`. Needs the extra `testing`.
 """
 
 import asyncio
@@ -71,6 +72,9 @@ def depot_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def depot_template(depot_server: str) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
+    if given := os.environ.get("TEST_DATABASE_TEMPLATE"):
+        yield given
+        return
     name = f"depot_template_{uuid4().hex[:12]}"
     execute(depot_server, f"create database {name}")
     migrate.upgrade(Settings(database_url=at(depot_server, name)))
