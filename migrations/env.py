@@ -8,11 +8,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from service.models import Base
+from service.settings import StartError
 
 LOCK = 0x6465706F74  # "depot"
 
 
 def migrate(connection: Connection) -> None:
+    """Raises `StartError` for a database that counts bytes where the contract counts characters."""
     config = context.config
     context.configure(
         connection=connection,
@@ -21,6 +23,9 @@ def migrate(connection: Connection) -> None:
         compare_type=True,
     )
     with context.begin_transaction():
+        encoding = connection.scalar(text("show server_encoding"))
+        if encoding != "UTF8":
+            raise StartError(f"the database is encoded as {encoding}, and has to be UTF8")
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK})
         context.run_migrations()
 
@@ -31,9 +36,11 @@ async def run() -> None:
         async_creator=context.config.attributes["connect"],
         poolclass=NullPool,
     )
-    async with engine.connect() as connection:
-        await connection.run_sync(migrate)
-    await engine.dispose()
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
 
 
 asyncio.run(run())

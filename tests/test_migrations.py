@@ -21,7 +21,7 @@ from live import DEPOT
 from service import migrate
 from service.db import SCHEMA
 from service.models import Base
-from service.settings import Settings
+from service.settings import Settings, StartError
 from service.testing import at, execute
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +54,14 @@ def test_up_down_and_up_again(empty: Settings) -> None:
     assert asyncio.run(tables(empty)) == {migrate.VERSION_TABLE}
     migrate.upgrade(empty)
     assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+
+
+def test_a_database_that_would_count_bytes_is_refused(server_url: str) -> None:
+    name = f"depot_ascii_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
+    with pytest.raises(StartError, match="encoded as SQL_ASCII"):
+        migrate.upgrade(Settings(database_url=at(server_url, name)))
+    execute(server_url, f"drop database {name} with (force)")
 
 
 async def test_the_models_are_what_the_migrations_built(database_url: str) -> None:
