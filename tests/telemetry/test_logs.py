@@ -137,6 +137,15 @@ async def test_every_line_of_a_request_has_its_ids(
         assert "request_id" not in server.events("listening")[0]
 
 
+async def test_probes_that_find_all_well_leave_no_line(database_url: str, tmp_path: Path, key: str) -> None:
+    with live(database_url, tmp_path / "home") as server:
+        async with server.client(key) as client:
+            for path in ("/health", "/health/live", "/health/ready", "/metrics", "/health/else", "/items"):
+                await client.get(path)
+        server.wait_for("request", 2)
+        assert [line["path"] for line in server.events("request")] == ["/health/else", "/items"]
+
+
 async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
