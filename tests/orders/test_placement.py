@@ -241,6 +241,21 @@ async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database
         assert isinstance(await placement.place(new(bolt), None, CLI), Order)
 
 
+async def test_so_many_commits_are_under_way_and_no_more(
+    crowd: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(crowd, 20)
+    async with (
+        queue(database, batch_max=1, flushes_max=2) as placement,
+        asyncio.TaskGroup() as buyers,
+        locked(database_url, bolt) as connection,
+    ):
+        for _ in range(5):
+            buyers.create_task(placement.place(new(bolt), None, CLI))
+        await waiting_for_locks(connection, 2)
+        assert database.pool.get_size() - database.pool.get_idle_size() == 2
+
+
 async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
     settings: Settings, key: str, database_url: str
 ) -> None:
