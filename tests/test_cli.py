@@ -1,6 +1,7 @@
 """The `depot` command, as a person at a terminal meets it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -121,6 +122,18 @@ def test_an_unknown_scope_is_refused(database_url: str) -> None:
 
 def test_revoking_a_key_that_is_not_there_fails(database_url: str) -> None:
     assert depot("keys", "revoke", "nobody", DATABASE_URL=database_url).returncode != 0
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
+def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"postgresql://depot@127.0.0.1:{silent.getsockname()[1]}/depot"
+        process = subprocess.Popen([DEPOT, command], env={**os.environ, "DATABASE_URL": url})
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
 def test_help_needs_no_database_driver() -> None:

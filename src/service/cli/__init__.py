@@ -3,6 +3,7 @@
 Modules are imported where they are used: `--help` should not wait for a database driver.
 """
 
+import signal
 import sys
 
 import rich_click as click
@@ -24,6 +25,8 @@ for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys
 
 def main() -> None:
     """Entry point: what stops the start is one line and a non-zero exit."""
+    # Until a command has a handler of its own: what starts as process 1 of a container would not hear it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         depot()
     except StartError as error:
