@@ -12,9 +12,12 @@ from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
 import s3
+from own_server import Server
+from service import migrate
 from service.app import create_app
 from service.auth.store import create_key
 from service.db import Database
+from service.embedded import postgres
 from service.settings import Settings
 from shop import running
 
@@ -64,6 +67,13 @@ def home(depot_scratch: Path) -> Iterator[Path]:
         prefix="depot-home-", dir=depot_scratch, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def own_server(home: Path) -> Iterator[Server]:
+    with postgres(home, {"fsync": "off"}) as url:
+        migrate.upgrade(Settings(database_url=url))
+        yield Server(home, url)
 
 
 @pytest.fixture(scope="session")

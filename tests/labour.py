@@ -1,13 +1,26 @@
 """What tests of jobs have in common: asking for one, and waiting until it is where it should be."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
 from service.db import Database
+from service.kinds import kinds
+from service.settings import Settings
+from service.worker import Worker
 from shop import Json, eventually
 
 SLEEP = "system.sleep"
+
+
+@asynccontextmanager
+async def a_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+    """One that follows no schedule, and waits for nothing at its end."""
+    worker = Worker(settings, database, kinds(settings), schedules=(), grace_seconds=0)
+    async with worker.open():
+        yield worker
 
 
 async def process(client: httpx.AsyncClient, kind: str = SLEEP, **payload: Any) -> str:

@@ -1,25 +1,22 @@
 """Health: what load balancers and people on call are told, and how soon, whatever the database does."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from conftest import Client
+from own_server import Server
 from replies import LEAK, refused
-from service import migrate
 from service.app import create_app
 from service.auth.guard import STALE_SECONDS
 from service.auth.store import create_key
 from service.db import SCHEMA, Database
-from service.embedded import get_server, postgres
 from service.health import SEEN_FOR_SECONDS, VERSION, Probe
 from service.settings import Settings
 
@@ -104,59 +101,13 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         assert len(looks) == 2  # the schema, the queue
 
 
-# With a PostgreSQL of its own, since its processes are stopped.
-
-
-class Server:
-    """An embedded PostgreSQL, and its processes."""
-
-    def __init__(self, home: Path, url: str) -> None:
-        self.home = home
-        self.url = url
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Neither answers nor closes a connection, as behind a broken network."""
-        processes = self.processes()
-        for process in processes:
-            process.suspend()
-        try:
-            yield
-        finally:
-            for process in processes:
-                process.resume()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Shut down: connections are refused."""
-        postmaster, *_ = self.processes()
-        postmaster.send_signal(signal.SIGINT)
-        postmaster.wait(timeout=10)
-        try:
-            yield
-        finally:
-            get_server(self.home / "postgres", cleanup_mode=None, start=False).start()
-
-    def processes(self) -> list[psutil.Process]:
-        pid = int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        postmaster = psutil.Process(pid)
-        return [postmaster, *postmaster.children(recursive=True)]
-
-
-@pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    with postgres(home, {"fsync": "off"}) as url:
-        migrate.upgrade(Settings(database_url=url))
-        yield Server(home, url)
-
-
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
 async def test_health_answers_within_a_second_whatever_the_database_does(
-    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
+    own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
-    async with serving(Settings(database_url=server.url, home=tmp_path)) as (client, _):
+    async with serving(Settings(database_url=own_server.url, home=tmp_path)) as (client, _):
         await until(client, "/health/ready", 200)
-        with trouble(server):
+        with trouble(own_server):
             await until(client, "/health", 503)
             started = monotonic()
             for reply in await burst(client):
@@ -173,15 +124,15 @@ async def test_health_answers_within_a_second_whatever_the_database_does(
 @pytest.mark.parametrize("path", ["/items", "/resources"])
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
 async def test_without_the_database_requests_are_refused_within_a_second_and_work_again_soon(
-    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]], path: str
+    own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]], path: str
 ) -> None:
-    settings = Settings(database_url=server.url, home=tmp_path)
+    settings = Settings(database_url=own_server.url, home=tmp_path)
     async with Database(settings).open() as database, database.sessions() as session, session.begin():
         key = await create_key(session, name="test", scopes=["admin"])
     async with serving(settings) as (client, _):
         client.headers["Authorization"] = f"Bearer {key}"
         await until(client, path, 200)
-        with trouble(server):
+        with trouble(own_server):
             await asyncio.sleep(STALE_SECONDS)  # so long a known key is believed without asking
             started = monotonic()
             refused(await client.get(path), 503, "DATABASE_UNAVAILABLE")

@@ -1,7 +1,7 @@
 """`GET /metrics`: who may read it, and that what it says is so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
@@ -17,20 +17,19 @@ import service.metrics
 from conftest import Client
 from figures import Figures, scraped
 from labour import process, until
+from own_server import Server
 from replies import refused
-from service import migrate
 from service.app import create_app
 from service.auth.guard import STALE_SECONDS
 from service.auth.store import create_key, revoke_key
 from service.db import Database
 from service.docs import document
-from service.embedded import postgres
 from service.jobs.kinds import Kinds
 from service.metrics import TEXT, Scrapes
 from service.settings import Settings
 from service.telemetry.meters import Meters
 from shop import eventually, item, locked, order, running, waiting_for_locks
-from test_health import ANSWER_SECONDS, Server
+from test_health import ANSWER_SECONDS
 from webhooks.inbox import inbox, subscribe, tell
 
 Make = Callable[..., Awaitable[str]]
@@ -246,27 +245,17 @@ async def test_scrapes_at_once_share_their_work(settings: Settings, key: str) ->
         assert len(bodies) < 10
 
 
-# With a PostgreSQL of its own, since its processes are stopped.
-
-
-@pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    with postgres(home, {"fsync": "off"}) as url:
-        migrate.upgrade(Settings(database_url=url))
-        yield Server(home, url)
-
-
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
 async def test_without_the_database_it_answers_within_a_second(
-    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
+    own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
-    settings = Settings(database_url=server.url, home=tmp_path)
+    settings = Settings(database_url=own_server.url, home=tmp_path)
     async with Database(settings).open() as database, database.sessions() as session, session.begin():
         key = await create_key(session, name="test", scopes=["metrics:read"])
         stranger = await create_key(session, name="stranger", scopes=["metrics:read"])
     async with running(settings, key) as client:
         assert (await scraped(client)).sum("database_up") == 1
-        with trouble(server):
+        with trouble(own_server):
             await asyncio.sleep(STALE_SECONDS)  # so long a known key is believed without asking
 
             async def down() -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +15,15 @@ from msgspec.structs import replace
 
 from labour import SLEEP, done, process, read, until
 from live import Live, working
-from service import migrate
+from own_server import Server
 from service.app import create_app
 from service.auth.store import create_key
 from service.db import SCHEMA, Database
-from service.embedded import postgres
 from service.kinds import kinds
 from service.settings import Settings
 from service.worker import Schedule, Worker
 from shop import Json, eventually, running
 from test_cli import assert_one_clear_line, depot
-from test_health import Server
 
 ENTRIES = "select count(*) from queue.pgqueuer"
 ENDS = "select count(*) from events where type = 'job.finished'"
@@ -305,22 +303,12 @@ async def test_an_application_may_have_its_worker_with_it(settings: Settings, ke
     assert monotonic() - stopped_at < 1.5
 
 
-# With a PostgreSQL of its own, since its processes are stopped.
-
-
-@pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    with postgres(home, {"fsync": "off"}) as url:
-        migrate.upgrade(Settings(database_url=url))
-        yield Server(home, url)
-
-
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
 async def test_the_databases_absence_is_no_failure_of_a_job(
-    server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
+    own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
     settings = Settings(
-        database_url=server.url,
+        database_url=own_server.url,
         home=tmp_path,
         job_test_kinds=True,
         job_attempts_max=1,
@@ -331,11 +319,11 @@ async def test_the_databases_absence_is_no_failure_of_a_job(
             key = await create_key(session, name="test", scopes=["admin"])
         limits = {"DEPOT_JOB_ATTEMPTS_MAX": "1", "DEPOT_STATEMENT_TIMEOUT_SECONDS": "1"}
         async with running(settings, key) as client:
-            with working(server.url, tmp_path / "home", **limits) as worker:
+            with working(own_server.url, tmp_path / "home", **limits) as worker:
                 ids = [await process(client, seconds=seconds, steps=20) for seconds in (1, 4)]
                 long = await process(client, seconds=60, steps=1)
                 await begun(worker, 3)
-                with trouble(server):
+                with trouble(own_server):
                     await asyncio.sleep(2)
                 back_at = monotonic()
                 late = await insist(client)

@@ -11,12 +11,11 @@ import asyncpg
 import httpx
 import pytest
 
-from labour import done, journal, process, read, until
+from labour import a_worker, done, journal, process, read, until
 from ledger import discrepancies
 from replies import everything, wrong_fields
 from service.db import Database
 from service.items.jobs import CSV_LENGTH_MAX
-from service.kinds import kinds
 from service.settings import Settings
 from service.worker import Worker
 from shop import WAITING, eventually, item, locked, waiting_for_locks
@@ -25,13 +24,6 @@ IMPORT = "catalog.import"
 GOOD = "sku,name,price,quantity\nBOLT,Bolt,9.5,3\nNUT,Nut,0.05,0\n"
 BAD = "sku,name,price\nBOLT,Bolt,9.50\nN T,,free\nNUT,Nut,1\nBOLT,Bolt,2\n"
 TOLD = "select type, actor, request_id from events where type like 'item.%' order by id"
-
-
-@asynccontextmanager
-async def a_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, kinds(settings), schedules=(), grace_seconds=0)
-    async with worker.open():
-        yield worker
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import AS_OWNER
-from labour import done, process, read, until
+from labour import a_worker, done, process, read, until
 from replies import refused, wrong_fields
 from reports_ledger import DAYS, SALES, Sale, by_day, write
 from service.blobs import blobs
@@ -24,7 +24,6 @@ from service.db import Database
 from service.events.journal import CLI
 from service.jobs.control import read_job, submit
 from service.jobs.schemas import NewJob
-from service.kinds import kinds
 from service.reports.export import asked_on
 from service.settings import Settings
 from service.worker import Worker
@@ -33,13 +32,6 @@ from shop import connected, eventually, item, order
 EXPORT = "report.export"
 HEADER = "date,currency,orders,sales,refunds,net"
 FEBRUARY, APRIL = (day.date() for day in DAYS)
-
-
-@asynccontextmanager
-async def a_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, kinds(settings), schedules=(), grace_seconds=0)
-    async with worker.open():
-        yield worker
 
 
 @pytest.fixture

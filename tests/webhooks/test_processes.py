@@ -1,7 +1,7 @@
 """Deliveries and whole processes: killed ones, ended ones, several at once, and a database that goes away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -13,13 +13,11 @@ from inbox import SECRET, deliveries, inbox, subscribe, tell
 from structlog.testing import capture_logs
 
 from live import live
-from service import migrate
+from own_server import Server
 from service.db import Database
-from service.embedded import postgres
 from service.settings import Settings
 from service.webhooks.courier import AGAIN_SECONDS, Courier
 from shop import connected, eventually, item
-from test_health import Server
 
 ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
 RETURN_SECONDS = 2.0
@@ -118,35 +116,27 @@ async def attempted(database: Database) -> bool:
     return all(row["attempts"] for row in await deliveries(database))
 
 
-# With a PostgreSQL of its own, since it is shut down.
-
-
 @pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    with postgres(home, {"fsync": "off"}) as url:
-        migrate.upgrade(Settings(database_url=url))
-        yield Server(home, url)
-
-
-@pytest.fixture
-async def delivering(server: Server, tmp_path: Path) -> AsyncIterator[Database]:
-    """A courier on that server, and the database it uses."""
-    settings = Settings(database_url=server.url, home=tmp_path, webhook_allow_private=True)
+async def delivering(own_server: Server, tmp_path: Path) -> AsyncIterator[Database]:
+    """A courier on that own_server, and the database it uses."""
+    settings = Settings(database_url=own_server.url, home=tmp_path, webhook_allow_private=True)
     async with Database(settings).open() as database, Courier(database, settings).open():
         yield database
 
 
-async def test_deliveries_go_on_soon_after_the_database_returns(server: Server, delivering: Database) -> None:
+async def test_deliveries_go_on_soon_after_the_database_returns(
+    own_server: Server, delivering: Database
+) -> None:
     async with inbox() as local:
         await subscribe(delivering, local.url)
         await tell(delivering)
         await local.until(1)
         with capture_logs() as logs:
-            with server.away():
+            with own_server.away():
                 await eventually(partial(noticed, logs))
                 await asyncio.sleep(3 * AGAIN_SECONDS)  # several rounds find it away
             begun = monotonic()
-            async with connected(server.url) as connection:
+            async with connected(own_server.url) as connection:
                 await connection.execute(TELL)
             await local.until(2)
             assert monotonic() - begun < RETURN_SECONDS
@@ -154,19 +144,19 @@ async def test_deliveries_go_on_soon_after_the_database_returns(server: Server, 
 
 
 async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
-    server: Server, delivering: Database
+    own_server: Server, delivering: Database
 ) -> None:
     async with inbox() as local:
         local.answering.clear()
         await subscribe(delivering, local.url)
         await tell(delivering)
         await local.until(1)
-        with capture_logs() as logs, server.away():
+        with capture_logs() as logs, own_server.away():
             local.answering.set()
             await eventually(partial(noticed, logs))
 
         async def delivered() -> bool:
-            async with connected(server.url) as connection:
+            async with connected(own_server.url) as connection:
                 return bool(await connection.fetchval("select status = 'delivered' from deliveries"))
 
         await eventually(delivered)
