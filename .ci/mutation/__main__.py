@@ -26,7 +26,8 @@ TESTS = {
     "orders/allocation": "tests/orders/test_allocation.py tests/orders/test_orders.py",
     "orders/placement": "tests/orders/test_placement.py",
     "http/merge": "tests/http/test_merge.py",
-    "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py",
+    "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py "
+    "tests/http/test_idempotency.py tests/http/test_conditions.py",
     "http/idempotency": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
     "events/journal": "tests/events/test_journal.py",
     "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",
