@@ -126,6 +126,7 @@ async def test_a_crash_and_a_client_that_left_are_counted(client: Client, databa
 
 
 async def test_orders_under_way_are_seen(settings: Settings, key: str, database_url: str) -> None:
+    started = monotonic()
     async with running(replace(settings, placement_flushes_max=1), key) as client:
         bolt = await item(client, 100)
         async with locked(database_url, bolt) as connection:
@@ -144,6 +145,7 @@ async def test_orders_under_way_are_seen(settings: Settings, key: str, database_
     assert (figures.sum("placement_waiting"), figures.sum("http_requests_in_flight")) == (0, 1)
     assert figures.sum("placement_batch_orders_sum") == 5
     assert figures.sum("placement_batch_orders_count") == figures.sum("placement_flush_seconds_count") == 2
+    assert 0 < figures.sum("placement_flush_seconds_sum") < monotonic() - started
 
 
 async def test_a_scrape_is_never_shed(settings: Settings, key: str, database_url: str) -> None:

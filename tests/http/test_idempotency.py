@@ -136,6 +136,17 @@ async def test_the_key_is_gone_if_its_effect_is(client: Client, bolt: object, da
     assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
 
 
+@pytest.mark.parametrize("constraint", ["a_first", "z_last"])
+async def test_what_is_unique_besides_the_key_is_no_repetition(
+    client: Client, bolt: dict[str, Any], database: Database, constraint: str
+) -> None:
+    await database.fetch(f"alter table movements add constraint {constraint} unique (reason)")
+    path = f"/items/{bolt['id']}/stock"
+    assert (await client.post(path, json=STOCK, headers=once("k-1"))).status_code == 200
+    refused(await client.post(path, json=STOCK, headers=once("k-2")), 500, "INTERNAL_ERROR")
+    assert await database.fetchval("select count(*) from idempotency_keys where path = $1", path) == 1
+
+
 async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_replay(
     settings: Settings, key: str, bolt: dict[str, Any], database_url: str
 ) -> None:
