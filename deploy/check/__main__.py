@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import httpx
 import scenes
-from machine import CannotRunError, build_base, build_image, install
+from machine import CannotRunError, build_base, build_image, install, try_out
 from neighbours import LOGS, haproxy, nginx, postgres
 from network import network
 from stack import Stack, answers, until
@@ -24,10 +24,11 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
         timed("tools", install)
+        timed("a base image", build_base)
+        timed("a container on trial", try_out)
     except CannotRunError as error:
         print(f"container test: NOT RUN: {error}")
         return CANNOT_RUN
-    timed("a base image", build_base)
     timed("Depot's image", build_image)
     scenes.image()
     with (

@@ -27,6 +27,8 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "pg_lsclusters": "postgresql",
 }
+LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
+"""Podman's defaults are more than a machine may grant."""
 INDEX_SETTINGS = {"index-url", "extra-index-url", "trusted-host", "proxy"}
 
 
@@ -79,6 +81,20 @@ def build_base() -> None:
             "--dpkgopt=force-unsafe-io", *left_out, SUITE, archive,
         )  # fmt: skip
         podman("import", archive, BASE)
+
+
+def try_out() -> None:
+    """Raises `CannotRunError` unless images can be built and containers be run: some sandboxes forbid it."""
+    image = f"{BASE}-probe"
+    for command in (
+        ["buildah", *_storage(), "build", "--isolation=chroot", "--pull=never", f"--tag={image}", "-"],
+        ["podman", *_storage(), "--runtime", "runc", "run", "--rm", "--network=none", *LIMITS, image, "true"],
+    ):
+        done = subprocess.run(
+            command, input=f"FROM {BASE}\nRUN true\n", capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise CannotRunError(f"{command[0]} does not work here:\n{done.stderr[-2000:]}")
 
 
 def build_image() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import yaml
-from machine import IMAGE, podman
+from machine import IMAGE, LIMITS, podman
 from network import Hosts
 
 DEPLOY = Path(__file__).parents[1]
@@ -21,8 +21,7 @@ WAIT_SECONDS = 120.0
 SANDBOX = (
     "--health-interval=disable",  # podman leaves the timer to systemd
     "--log-driver=k8s-file",
-    "--ulimit=nofile=4096:4096",  # podman's defaults are more than a machine may grant
-    "--ulimit=nproc=4096:4096",
+    *LIMITS,
 )
 
 

@@ -225,6 +225,20 @@ async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local:
         refused(await shop.post(f"{path}/resend"), 404, "NOT_FOUND")
 
 
+async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(
+    shop: httpx.AsyncClient, local: Inbox
+) -> None:
+    webhook, other = await register(shop, local), await register(shop, local)
+    for owner in (webhook, other, webhook):
+        owed = (await shop.post(f"/webhooks/{owner['id']}/test")).json()
+    assert len(await finished(shop, other)) == 1
+    assert len(await finished(shop, webhook)) == 2
+    await shop.post(f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend")
+    sent = {delivery["id"]: len(delivery["attempts"]) for delivery in await finished(shop, webhook)}
+    assert sent.pop(owed["id"]) == 2
+    assert list(sent.values()) == [1]
+
+
 async def test_what_a_deleted_webhook_was_owed_is_not_sent(
     shop: httpx.AsyncClient, database: Database, local: Inbox
 ) -> None:
