@@ -37,7 +37,7 @@ async def record_action(
     completed = ActionCompleted(uuid7())
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
     row = (completed.id, user_id, author.actor, author.request_id, payload)
-    if claim is None:  # an eighth less work than with the arrays of nothing to keep
+    if claim is None:
         await database.fetch(ACTION, *row)
         return completed
     kept = Kept(claim, 201, {}, encode_json(completed))
