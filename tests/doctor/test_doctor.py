@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import AS_OWNER, Client
-from labour import done
+from labour import a_worker, done
 from ledger import discrepancies
 from live import DEPOT
 from reports_ledger import backdate
@@ -21,10 +21,8 @@ from service.db import Database
 from service.doctor import examine as doctor
 from service.doctor.checks import CHECKS
 from service.doctor.examine import CHAIN, KINDS, NO_BLOB, NO_ROW, NO_STORE, Finding, examine
-from service.kinds import kinds
 from service.reports.books import close_books
 from service.settings import Settings
-from service.worker import Worker
 from shop import connected, item, order
 
 PNG = Path(__file__).parents[1] / "documents" / "files" / "netpbm.png"
@@ -44,7 +42,7 @@ async def shop(client: Client, database: Database, settings: Settings) -> AsyncI
     (
         await client.post("/documents", files={"file": ("dot.png", PNG.read_bytes(), "image/png")})
     ).raise_for_status()
-    async with Worker(settings, database, kinds(settings)).open():
+    async with a_worker(settings, database):  # which does not seal what is backdated next
         await done(client, "report.export")
     await backdate(database, timedelta(days=3))
     await close_books(database, settings)
