@@ -181,7 +181,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _shed(self) -> None:
-        """Refuse one request before it costs anything, at about a tenth of what serving it would."""
+        """Refuse one request before it costs anything but its own parsing."""
         self._admission.refused += 1
         overloaded = Overloaded(headers=self._admission.retry_after())
         keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()

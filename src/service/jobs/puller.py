@@ -16,7 +16,7 @@ from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.core.qm import QueueManager
 from pgqueuer.domain.models import Context, Job
 from pgqueuer.domain.settings import DBSettings, Durability
-from pgqueuer.domain.types import Channel
+from pgqueuer.domain.types import Channel, JobId
 from pgqueuer.ports.driver import Driver
 
 from service.db import Connection
@@ -37,6 +37,8 @@ SETTINGS = DBSettings(
     widen_id=False,
 )
 """Every name is given, or stray environment variables (`CHANNEL`, `TRIGGER`, …) would choose them."""
+
+__all__ = ["ENTRYPOINT", "JobId", "OwnConnection", "pull", "queries"]
 
 ENTRYPOINT = "job"
 POLL_SECONDS = 1.0

@@ -1,29 +1,43 @@
 """What a process that only serves does with the queue.
 
-PgQueuer is imported when there is something to queue: it costs 130 ms and 6 MiB.
+PgQueuer is imported when there is something to queue: it costs 130 ms and 6 MiB. In a thread, since an event
+loop that stands still for so long may take the database for silent (see `service.pulse`).
 """
 
+import asyncio
 from collections.abc import Sequence
+from types import ModuleType
 from uuid import UUID
 
 from service.db import Connection
 
+_imported: ModuleType | None = None
+
 
 async def enqueue(connection: Connection, job_ids: Sequence[UUID]) -> list[int]:
     """In the transaction of `connection`: workers are told when it commits. Returns the entries' ids."""
-    from service.jobs.puller import ENTRYPOINT, OwnConnection, queries  # noqa: PLC0415  # see above
-
+    puller = await _puller()
     count = len(job_ids)
-    entries = await queries(OwnConnection(connection)).enqueue(
-        [ENTRYPOINT] * count, [job_id.bytes for job_id in job_ids], [0] * count
+    entries = await puller.queries(puller.OwnConnection(connection)).enqueue(
+        [puller.ENTRYPOINT] * count, [job_id.bytes for job_id in job_ids], [0] * count
     )
     return list(entries)
 
 
 async def call_off(connection: Connection, queue_id: int) -> None:
     """Tell the worker that may have begun an entry to stop, when the transaction commits."""
-    from pgqueuer.domain.types import JobId  # noqa: PLC0415  # see above
+    puller = await _puller()
+    await puller.queries(puller.OwnConnection(connection)).notify_job_cancellation([puller.JobId(queue_id)])
 
-    from service.jobs.puller import OwnConnection, queries  # noqa: PLC0415  # see above
 
-    await queries(OwnConnection(connection)).notify_job_cancellation([JobId(queue_id)])
+async def _puller() -> ModuleType:
+    global _imported  # noqa: PLW0603  # a module is imported once
+    if _imported is None:
+        _imported = await asyncio.to_thread(_import)
+    return _imported
+
+
+def _import() -> ModuleType:
+    from service.jobs import puller  # noqa: PLC0415  # see above
+
+    return puller

@@ -121,10 +121,9 @@ class Courier:
                 self._under_way[parcel] = asyncio.create_task(self._deliver(parcel, sender))
 
     async def _open_sender(self) -> "Sender":
-        """Its HTTP client is 160 ms and 7 MiB that a process without webhooks does without."""
-        from service.webhooks.sender import Sender  # noqa: PLC0415
-
-        self._sender = await self._opened.enter_async_context(Sender(self._settings).open())
+        """Its HTTP client is 160 ms, in which the loop must not stand still, and 7 MiB."""
+        sender = (await asyncio.to_thread(_import_sender))(self._settings)
+        self._sender = await self._opened.enter_async_context(sender.open())
         return self._sender
 
     async def _claim(self) -> list[Parcel]:
@@ -194,3 +193,9 @@ class Courier:
         with suppress(*FAILURES):  # then their leases lapse
             async with asyncio.timeout(1.0):
                 await self._database.fetch(statements.GIVE_BACK, ids, tries)
+
+
+def _import_sender() -> "type[Sender]":
+    from service.webhooks.sender import Sender  # noqa: PLC0415  # most processes have no webhook to serve
+
+    return Sender
