@@ -101,6 +101,15 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         assert len(looks) == 2  # the schema, the queue
 
 
+async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_answers(settings: Settings) -> None:
+    async with serving(settings) as (_, probe):
+        assert await probe.stores()
+        asked = asyncio.create_task(probe.stores())
+        await asyncio.sleep(0)  # it has found the look young enough
+        probe._stored_at -= SEEN_FOR_SECONDS
+        assert await asyncio.gather(asked, probe.stores()) == [True, True]
+
+
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
 async def test_health_answers_within_a_second_whatever_the_database_does(
     own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]

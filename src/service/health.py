@@ -113,24 +113,25 @@ class Probe:
 
         A look that hangs is waited for by those who come next too: its thread cannot be stopped.
         """
-        if self._storing is None or (
-            self._storing.done() and monotonic() - self._stored_at >= SEEN_FOR_SECONDS
-        ):
-            self._storing = asyncio.create_task(self._ask_storage())
-        done, _ = await asyncio.wait({self._storing}, timeout=self._timeout_seconds)
-        return bool(done) and self._storing.result()
+        look = self._storing
+        if look is None or (look.done() and monotonic() - self._stored_at >= SEEN_FOR_SECONDS):
+            look = self._storing = asyncio.create_task(self._ask_storage())
+        done, _ = await asyncio.wait({look}, timeout=self._timeout_seconds)
+        return bool(done) and look.result()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         seen = await self.seen()
         if seen.reachable and not seen.current:
             log.warning(BEHIND, found=seen.schema, needed=SCHEMA)
-        yield
-        if self._look is not None:
-            await self._look
-        if self._storing is not None:
-            self._storing.cancel()
-        self._disconnect()
+        try:
+            yield
+        finally:
+            if self._look is not None:
+                await self._look
+            if self._storing is not None:
+                self._storing.cancel()
+            self._disconnect()
 
     async def _ask_storage(self) -> bool:
         try:
