@@ -3,11 +3,14 @@
 import asyncio
 from pathlib import Path
 
+import asyncpg
+import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
 from replies import refused
 from service.db import Database
+from service.hosts import Connection
 from service.settings import Settings
 from service.testing import at
 from shop import connected, running
@@ -38,6 +41,45 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
         assert await database.fetchval(name) == await session.scalar(text(name)) != "postgres"
         async with database.own_connection() as connection:
             assert await connection.fetchval(name) == "postgres"
+
+
+async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(settings: Settings) -> None:
+    async with Database(settings).open() as database, database.connection():  # the only one there is so far
+        for turns in range(1000):
+            asking = asyncio.create_task(database.fetchval("select 1"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not asking.cancel():
+                break
+            await asyncio.wait({asking})
+            in_use = [connection for connection in database._connections if not connection.is_closed()]
+            assert len(in_use) <= 2  # this one, and the pulse's
+            assert database.pool.lent == 1
+        assert await asking == 1
+
+
+async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Connection] = []
+
+    async def give_up(connection: Connection, *_: object, **__: object) -> None:
+        made.append(connection)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", give_up)
+    async with database.connection():  # the only one there is so far
+        with pytest.raises(asyncio.CancelledError):
+            await database.fetchval("select 1")
+    assert [connection.is_closed() for connection in made] == [True]
+
+
+async def test_what_does_not_end_is_cut_off_when_the_service_ends(settings: Settings) -> None:
+    async with Database(replace(settings, connect_timeout_seconds=0.5)).open() as database:
+        sleeper = asyncio.create_task(database.fetchval("select pg_sleep(60)"))
+        await asyncio.sleep(0)
+    with pytest.raises(asyncpg.PostgresConnectionError):
+        await sleeper
 
 
 async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(settings: Settings) -> None:

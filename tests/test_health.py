@@ -52,13 +52,13 @@ async def test_a_store_that_is_gone_is_told_and_does_not_take_the_service_down(
 
 async def test_work_that_nobody_does_is_told(client: Client, database: Database) -> None:
     assert (await client.get("/health")).json()["dependencies"]["queue"] == "connected"
-    await database.pool.execute(
+    await database.fetch(
         """insert into queue.pgqueuer (priority, status, entrypoint, execute_after)
            values (0, 'queued', 'job', now() - interval '61 seconds')"""
     )
     health = await until_told(client, "queue", "delayed")
     assert health["status"] == "degraded"
-    await database.pool.execute("update queue.pgqueuer set execute_after = now() + interval '1 hour'")
+    await database.fetch("update queue.pgqueuer set execute_after = now() + interval '1 hour'")
     await until_told(client, "queue", "connected")
 
 
@@ -72,19 +72,19 @@ async def test_a_service_whose_schema_is_behind_is_not_ready_until_it_is_migrate
     client: Client, database: Database, schema: str
 ) -> None:
     assert (await client.get("/health/ready")).status_code == 200
-    await database.pool.execute(schema)
+    await database.fetch(schema)
     behind = await until(client, "/health/ready", 503)
     assert "depot migrate" in refused(behind, 503, "DATABASE_UNAVAILABLE")["message"]
     assert behind.headers["Retry-After"] == "1"
     assert (await client.get("/health")).json()["status"] == "healthy"
-    await database.pool.execute("create table if not exists schema_version (version_num varchar(32))")
-    await database.pool.execute("delete from schema_version")
-    await database.pool.execute("insert into schema_version values ($1)", SCHEMA)
+    await database.fetch("create table if not exists schema_version (version_num varchar(32))")
+    await database.fetch("delete from schema_version")
+    await database.fetch("insert into schema_version values ($1)", SCHEMA)
     await until(client, "/health/ready", 200)
 
 
 async def test_a_schema_that_is_ahead_is_ready(client: Client, database: Database) -> None:
-    await database.pool.execute("update schema_version set version_num = '9999'")
+    await database.fetch("update schema_version set version_num = '9999'")
     assert (await client.get("/health/ready")).status_code == 200
 
 
@@ -101,7 +101,9 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         assert len(looks) == 2  # the schema, the queue
 
 
-async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_answers(settings: Settings) -> None:
+async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_answers(
+    settings: Settings,
+) -> None:
     async with serving(settings) as (_, probe):
         assert await probe.stores()
         asked = asyncio.create_task(probe.stores())

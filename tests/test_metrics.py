@@ -117,7 +117,7 @@ async def test_labels_are_of_few_values_whatever_is_sent(client: Client) -> None
 
 
 async def test_a_crash_and_a_client_that_left_are_counted(client: Client, database: Database) -> None:
-    await database.pool.execute("alter table items add check (name <> 'no') not valid")
+    await database.fetch("alter table items add check (name <> 'no') not valid")
     reply = await client.post("/items", json={"sku": "A", "name": "no", "price": "1"})
     refused(reply, 500, "INTERNAL_ERROR")
     figures = await scraped(client)
@@ -229,7 +229,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
         assert figures.sum("webhook_attempts_total", outcome="delivered") == 1
         assert figures.sum("webhook_attempts_total", outcome="retried") == 1
         assert figures.sum("webhook_attempt_seconds_count") == 2
-    await database.pool.execute(
+    await database.fetch(
         "update deliveries set due_at = now() - interval '90 seconds' where due_at is not null"
     )
     scrapes = Scrapes(Meters(), service.metrics.Figures(database, Kinds([])))  # no courier takes it meanwhile

@@ -25,8 +25,10 @@ SOME_BEATS = 5 * (BEAT_SECONDS + SILENCES * SILENCE_SECONDS)
 CUT = "select pg_terminate_backend($1, 5000)"
 
 
-async def test_slow_statements_on_every_connection_are_no_outage(database: Database) -> None:
-    slow = [database.fetchval("select pg_sleep($1)", SOME_BEATS) for _ in range(database.pool.get_max_size())]
+async def test_slow_statements_on_every_connection_are_no_outage(
+    database: Database, settings: Settings
+) -> None:
+    slow = [database.fetchval("select pg_sleep($1)", SOME_BEATS) for _ in range(settings.pool_size)]
     with capture_logs() as logs:
         await asyncio.gather(*slow)
     assert logs == []

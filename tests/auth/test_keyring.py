@@ -35,7 +35,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
     keyring = Keyring(narrow, secret=None, cache_max=10)
     await keyring.authenticate(f"Bearer {key}")
     queries: list[str] = []
-    async with narrow.pool.acquire() as connection:
+    async with narrow.connection() as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
     started = monotonic()
     while monotonic() - started < 0.2:
@@ -52,7 +52,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
 async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, key: str) -> None:
     keyring = Keyring(narrow, secret=None, cache_max=10)
     queries: list[str] = []
-    async with narrow.pool.acquire() as connection:
+    async with narrow.connection() as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
     await asyncio.gather(*(keyring.authenticate(f"Bearer {key}") for _ in range(50)))
     assert len([query for query in queries if "api_keys" in query]) == 1

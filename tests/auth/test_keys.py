@@ -33,16 +33,14 @@ async def test_of_a_key_only_a_hash_is_in_the_database(database: Database, make_
     match = FORM.fullmatch(key)
     assert match
     identity, secret, _ = match.groups()
-    tables = await database.pool.fetch("select tablename from pg_tables where schemaname = 'public'")
-    rows = [
-        row for (table,) in tables for (row,) in await database.pool.fetch(f"select t::text from {table} t")
-    ]
+    tables = await database.fetch("select tablename from pg_tables where schemaname = 'public'")
+    rows = [row for (table,) in tables for (row,) in await database.fetch(f"select t::text from {table} t")]
     assert any(identity in row for row in rows)
     for row in rows:
         assert secret not in row
         assert secret.encode().hex() not in row
-    pepper = await database.pool.fetchval("select value from secrets where name = 'pepper'")
-    stored = await database.pool.fetchval("select hash from api_keys where id = $1", identity)
+    pepper = await database.fetchval("select value from secrets where name = 'pepper'")
+    stored = await database.fetchval("select hash from api_keys where id = $1", identity)
     assert stored == digest(key, pepper)
 
 

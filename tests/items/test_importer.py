@@ -78,7 +78,7 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 async def stored(database: Database) -> list[dict[str, Any]]:
-    return [dict(row) for row in await database.pool.fetch("select * from items order by sku")]
+    return [dict(row) for row in await database.fetch("select * from items order by sku")]
 
 
 # Ten thousand rows, with the command
@@ -107,11 +107,9 @@ async def test_ten_thousand_rows_are_created_then_unchanged_then_updated(
         ANY,
     )
 
-    versions = await database.pool.fetch(
-        "select version, price, count(*) from items group by 1, 2 order by 1"
-    )
+    versions = await database.fetch("select version, price, count(*) from items group by 1, 2 order by 1")
     assert [tuple(row) for row in versions] == [(1, Decimal("9.99"), 9000), (2, Decimal("8.49"), 1000)]
-    causes = await database.pool.fetch("select cause, count(*) from movements group by 1")
+    causes = await database.fetch("select cause, count(*) from movements group by 1")
     assert [tuple(row) for row in causes] == [("import", MANY - 1)]  # one of the items has no pieces
     assert await discrepancies(database_url) == []
 
@@ -155,7 +153,7 @@ async def test_an_import_killed_half_way_leaves_nothing_behind(
         importing.send_signal(signal.SIGKILL)
         await importing.communicate()
     await nothing_under_way(database_url)
-    assert await database.pool.fetchval("select count(*) from items") == 1
+    assert await database.fetchval("select count(*) from items") == 1
     assert (await crowd.get(f"/items/{bolt['id']}")).json() == bolt
     assert await discrepancies(database_url) == []
     assert (await depot_import(database_url, file))[:2] == (
@@ -203,7 +201,7 @@ async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_tur
         async with asyncio.timeout(3):
             assert (await order(crowd, (second, 1))).status_code == 201
     assert (await importing).updated == 2
-    moved = await database.pool.fetch("select delta from movements where cause = 'import' order by item_id")
+    moved = await database.fetch("select delta from movements where cause = 'import' order by item_id")
     assert [delta for (delta,) in moved] == [5, 6]
     assert await discrepancies(database_url) == []
 
@@ -355,7 +353,7 @@ async def test_a_new_quantity_is_booked_as_a_movement(
     for quantity in ("5", "0", "7", "7"):
         write(file, "sku,name,price,quantity", ["A", "Bolt", "1", quantity])
         await load(database, file)
-    moved = await database.pool.fetch(
+    moved = await database.fetch(
         "select cause, delta, resulting_quantity, version from movements order by version"
     )
     assert [tuple(row) for row in moved] == [("import", 5, 5, 1), ("import", -5, 0, 2), ("import", 7, 7, 3)]

@@ -158,11 +158,11 @@ async def test_the_ledger_is_never_changed(
     placed: dict[str, Any], database: Database, statement: str
 ) -> None:
     with pytest.raises(asyncpg.RestrictViolationError):
-        await database.pool.execute(statement)
+        await database.fetch(statement)
 
 
 async def test_webhooks_would_be_told(client: Client, placed: dict[str, Any], database: Database) -> None:
-    await database.pool.execute(
+    await database.fetch(
         """insert into webhooks (id, url, events, enabled, secret, version)
            values (gen_random_uuid(), 'https://example.org', '{order.cancelled}', true, 'whsec_', 1)"""
     )

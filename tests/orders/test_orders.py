@@ -220,9 +220,7 @@ async def test_an_order_books_sale_movement_and_event_with_it(client: Client, da
 
 async def test_the_event_tells_the_order_as_the_reply_did(client: Client, database: Any) -> None:
     placed = (await order(client, (await item(client, 5), 2))).json()
-    assert (
-        await database.pool.fetchval("select payload from events where subject = $1", placed["id"]) == placed
-    )
+    assert await database.fetchval("select payload from events where subject = $1", placed["id"]) == placed
 
 
 async def test_an_order_is_a_movement_of_its_items(client: Client) -> None:

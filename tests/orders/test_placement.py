@@ -214,7 +214,7 @@ async def test_a_poisoned_order_fails_alone(
     crowd: httpx.AsyncClient, database: Database, database_url: str, size: int
 ) -> None:
     bolt = await item(crowd, 20)
-    await database.pool.execute(POISON)
+    await database.fetch(POISON)
     async with queue(database, flushes_max=1) as placement:
         settled = await settle(placement, [new(bolt, "poison" if n == 1 else "c-1") for n in range(size)])
     assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [1]
@@ -226,7 +226,7 @@ async def test_a_poisoned_order_is_an_error_that_says_nothing_of_the_database(
     crowd: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(crowd, 20)
-    await database.pool.execute(POISON)
+    await database.fetch(POISON)
     refused = await order(crowd, (bolt, 1), customer_id="poison")
     assert (refused.status_code, refused.headers["X-Error-Code"]) == (500, "INTERNAL_ERROR")
     assert "poison" not in refused.text
@@ -253,7 +253,7 @@ async def test_so_many_commits_are_under_way_and_no_more(
         for _ in range(5):
             buyers.create_task(placement.place(new(bolt), None, CLI))
         await waiting_for_locks(connection, 2)
-        assert database.pool.get_size() - database.pool.get_idle_size() == 2
+        assert database.pool.lent == 2
 
 
 async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
@@ -291,7 +291,8 @@ async def test_an_order_that_loses_every_time_is_told_so(
     crowd: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(crowd, 20)
-    await database.pool.execute(LOSES)
+    async with database.connection() as connection:
+        await connection.execute(LOSES)
     refused = await order(crowd, (bolt, 1), customer_id="loser")
     assert refused.status_code >= 500
     assert await database.fetchval("select last_value from tries") == 3

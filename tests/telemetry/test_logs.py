@@ -118,8 +118,8 @@ def test_ordinary_texts_stay_as_they_are() -> None:
 async def test_every_line_of_a_request_has_its_ids(
     database_url: str, tmp_path: Path, key: str, database: Database
 ) -> None:
-    await database.pool.execute("alter table items add check (name <> 'no') not valid")
-    await database.pool.execute("alter table resources rename to gone")
+    await database.fetch("alter table items add check (name <> 'no') not valid")
+    await database.fetch("alter table resources rename to gone")
     with live(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             ids = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -159,9 +159,7 @@ async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
             )
             assert made.status_code == 201, made.text
             secrets = [made.json()["secret"], key, SECRET, PASSWORD]
-            await database.pool.execute(
-                "alter table webhooks add constraint odd check (version < 1) not valid"
-            )
+            await database.fetch("alter table webhooks add constraint odd check (version < 1) not valid")
             crashed = await client.post(
                 "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
             )
@@ -175,7 +173,7 @@ async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
                 server,
                 f"GET /%0d%0aforged%1b[31m?{key} HTTP/1.1\r\nHost: a\r\nUser-Agent: {key}\x1b\r\n\r\n",
             )
-            await database.pool.execute(OFFLINE)
+            await database.fetch(OFFLINE)
             await client.get("/items")
         log = server.log.read_text()
     assert len([line for line in log.splitlines() if '"crash"' in line]) == 2

@@ -127,7 +127,7 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
 async def test_a_crash_is_a_failed_span_without_the_row_that_failed(
     database_url: str, tmp_path: Path, key: str, database: Any
 ) -> None:
-    await database.pool.execute("alter table items add check (name <> 'hunter2') not valid")
+    await database.fetch("alter table items add check (name <> 'hunter2') not valid")
     async with collecting() as collector:
         with live(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
             async with server.client(key) as client:

@@ -17,8 +17,8 @@ from sqlalchemy import func, literal, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db import Connection
 from service.errors import Detail, Fault, ValidationFailed
+from service.hosts import Connection
 from service.http.body import StrictRequest
 from service.http.models import IdempotencyKey
 from service.http.reply import Versioned, reply_headers

@@ -8,8 +8,8 @@ from typing import TextIO
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
-from service.db import Connection
 from service.events.journal import Author
+from service.hosts import Connection
 from service.items.rows import OPTIONAL, REQUIRED, BadRow, Row, read_rows
 from service.items.schemas import ItemCreate
 from service.items.statements import FACTS, SHOWN, record_changed

@@ -7,9 +7,10 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
-from service.db import Connection, Database
+from service.db import Database
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
+from service.hosts import Connection
 from service.http.idempotency import Claim, IdempotencyInProgress, Kept, answers, columns
 from service.jobs import statements
 from service.jobs.queue import call_off, enqueue

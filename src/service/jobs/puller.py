@@ -3,9 +3,8 @@
 from asyncio import Event
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-import asyncpg
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
 from pgqueuer.adapters.persistence.qb import (
     QueryBuilderEnvironment,
@@ -19,7 +18,6 @@ from pgqueuer.domain.settings import DBSettings, Durability
 from pgqueuer.domain.types import Channel, JobId
 from pgqueuer.ports.driver import Driver
 
-from service.db import Connection
 from service.values import decode_json
 
 SETTINGS = DBSettings(
@@ -90,9 +88,6 @@ class Puller(QueueManager):
 
 class OwnConnection(AsyncpgDriver):
     """For a connection of `Database`, where jsonb takes values: PgQueuer passes the text of the headers."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(cast("asyncpg.Connection[asyncpg.Record]", connection))
 
     async def fetch(self, query: str, *args: Any) -> list[dict[str, object]]:
         *rest, headers = args

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from uuid import UUID
 
-from service.db import Connection
+from service.hosts import Connection
 
 _imported: ModuleType | None = None
 

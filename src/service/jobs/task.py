@@ -10,8 +10,9 @@ import structlog
 from anyio import CancelScope, CapacityLimiter, to_process
 
 from service.blobs import Blobs
-from service.db import Connection, Database
+from service.db import Database
 from service.events.journal import WORKER
+from service.hosts import Connection
 from service.jobs import statements
 from service.jobs.outage import AWAY
 from service.jobs.process import modestly

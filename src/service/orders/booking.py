@@ -4,8 +4,8 @@ from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
-from service.db import Connection
 from service.events.journal import Author
+from service.hosts import Connection
 from service.http.idempotency import Claim, Kept, Taken, columns, kept_creation
 from service.orders import statements
 from service.orders.allocation import Allocated, Allocation

@@ -19,9 +19,10 @@ import asyncpg
 import structlog
 from msgspec import Struct
 
-from service.db import Connection, Database
+from service.db import Database
 from service.errors import Fault, Overloaded
 from service.events.journal import Author
+from service.hosts import Connection
 from service.http.idempotency import Claim, Taken, answers
 from service.orders import statements
 from service.orders.allocation import Shelf, Stock, allocate, named, shelve

@@ -8,8 +8,8 @@ from uuid import UUID
 import asyncpg
 from msgspec import Meta, Struct
 
-from service.db import Connection
 from service.errors import ValidationFailed
+from service.hosts import Connection
 from service.jobs.kinds import Kind
 from service.jobs.schemas import Output
 from service.jobs.task import Task

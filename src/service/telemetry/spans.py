@@ -89,7 +89,8 @@ class Spans(Traces):
             yield span
 
     def statement(self, record: Any) -> None:
-        if not trace.get_current_span().is_recording():
+        """Comes late: the span it belongs to may have ended."""
+        if not trace.get_current_span().get_span_context().trace_flags.sampled:
             return  # what the house does by itself: polling, health
         ended, text = time.time_ns(), " ".join(record.query.split())
         span = self._tracer.start_span(
