@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-ALWAYS: Callable[[], int] = lambda: 200  # noqa: E731  # reads as the default it is
+NEVER: Callable[[], bool] = lambda: False  # noqa: E731  # reads as the default it is
 
 
 class Witness:
-    """What came in. `answer` chooses the status of each reply."""
+    """What came in. `fails`: whether what comes for the first time is refused; the second time it is not."""
 
-    def __init__(self, answer: Callable[[], int] = ALWAYS) -> None:
+    def __init__(self, fails: Callable[[], bool] = NEVER) -> None:
         self.url = ""
         self.secret = ""
         self.received: dict[str, dict[str, Any]] = {}
@@ -23,7 +23,7 @@ class Witness:
         """How often each `webhook-id` came."""
         self.forged: list[str] = []
         self.contradictions: list[str] = []
-        self._answer = answer
+        self._fails = fails
 
     async def receive(self, request: web.Request) -> web.Response:
         body = await request.text()
@@ -34,15 +34,16 @@ class Witness:
         except WebhookVerificationError:
             self.forged.append(webhook_id)
             return web.Response(status=400)
-        status = self._answer()
-        if status == 200 and self.received.setdefault(webhook_id, event) != event:
+        if self.times[webhook_id] == 1 and self._fails():
+            return web.Response(status=500)
+        if self.received.setdefault(webhook_id, event) != event:
             self.contradictions.append(webhook_id)
-        return web.Response(status=status)
+        return web.Response()
 
 
 @asynccontextmanager
-async def witnessing(answer: Callable[[], int] = ALWAYS) -> AsyncIterator[Witness]:
-    witness = Witness(answer)
+async def witnessing(fails: Callable[[], bool] = NEVER) -> AsyncIterator[Witness]:
+    witness = Witness(fails)
     application = web.Application()
     application.router.add_post("/", witness.receive)
     runner = web.AppRunner(application, access_log=None)
