@@ -136,6 +136,18 @@ def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
             assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
+def test_it_ends_soon_even_if_something_swallows_the_order_to() -> None:
+    code = """
+import contextlib, os, signal, time
+from service import cli
+signal.signal(signal.SIGTERM, cli.end)
+with contextlib.suppress(SystemExit):
+    os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 128 + signal.SIGTERM
+
+
 def test_help_needs_no_database_driver() -> None:
     code = "import sys, service.cli; sys.exit(any(name in sys.modules for name in ('asyncpg', 'litestar')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -3,6 +3,7 @@
 Modules are imported where they are used: `--help` should not wait for a database driver.
 """
 
+import os
 import signal
 import sys
 
@@ -11,6 +12,10 @@ from rich.console import Console
 
 from service.cli import client, data, keys, processes
 from service.settings import StartError
+
+TERMINATED = 128 + signal.SIGTERM
+END_SECONDS = 3
+"""Whatever is still running then is ended without a word."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,10 +28,19 @@ for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys
     depot.add_command(command)
 
 
+def end(*_: object) -> None:
+    """What SIGTERM does until a command has a handler of its own. Process 1 of a container has no default.
+
+    An exception out of nowhere can be lost, or leave an event loop waiting for ever: so not only that.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(TERMINATED))
+    signal.alarm(END_SECONDS)
+    sys.exit(TERMINATED)
+
+
 def main() -> None:
     """Entry point: what stops the start is one line and a non-zero exit."""
-    # Until a command has a handler of its own: what starts as process 1 of a container would not hear it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, end)
     try:
         depot()
     except StartError as error:
