@@ -31,7 +31,7 @@ storm: .venv/local
 chaos: .venv/test # ROUNDS=20 SEED=42
 	@$(BIN)/python bench/chaos.py --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
-outage: .venv/test # SECONDS=60, each of four times
+outage: .venv/test # SECONDS=60, each way it goes away
 	@$(BIN)/python bench/outage.py --seconds $(or $(SECONDS),60)
 
 rolling: .venv/test # ROUNDS=20 RATE=300; needs haproxy

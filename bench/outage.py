@@ -1,4 +1,4 @@
-"""PostgreSQL goes away for as long as you like, in four ways: what do clients see, and is anything lost?
+"""PostgreSQL goes away for as long as you like, in several ways: what do clients see, and is anything lost?
 
 `make outage SECONDS=60` (or `.venv/bin/python bench/outage.py --seconds 60`). Everything is real and local:
 PostgreSQL servers in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver.
@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from bouncer import PROGRAM
 from outage_proof import OutageVerdict
-from outages import OUTAGES
+from outages import BEHIND_PGBOUNCER, OUTAGES
 
 SECONDS_MAX = 600.0
+PROOFS = {**OUTAGES, **(BEHIND_PGBOUNCER if PROGRAM else {})}
 
 console = Console()
 
@@ -31,10 +33,10 @@ def main() -> int:
     options.add_argument(
         "--seconds", type=float, default=60, help=f"how long each time (default: 60, at most {SECONDS_MAX:g})"
     )
-    options.add_argument("--only", choices=OUTAGES, help="one of them")
+    options.add_argument("--only", choices=PROOFS, help="one of them")
     given = options.parse_args()
     seconds = min(given.seconds, SECONDS_MAX)
-    verdicts = {name: prove(name, seconds) for name in OUTAGES if given.only in {None, name}}
+    verdicts = {name: prove(name, seconds) for name in PROOFS if given.only in {None, name}}
     console.print(table(verdicts, seconds))
     wrong = [f"{name}: {problem}" for name, verdict in verdicts.items() for problem in verdict.wrong]
     for problem in wrong[:20]:
@@ -46,7 +48,7 @@ def main() -> int:
 def prove(name: str, seconds: float) -> OutageVerdict:
     console.print(f"PostgreSQL {name}: {seconds:g} s …")
     with temporary() as home, temporary() as depot_home:
-        return asyncio.run(OUTAGES[name](home, depot_home, seconds))
+        return asyncio.run(PROOFS[name](home, depot_home, seconds))
 
 
 def table(verdicts: dict[str, OutageVerdict], seconds: float) -> Table:

@@ -31,6 +31,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {SERVERS}
 max_client_conn = 200
+server_login_retry = 1
 ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeout
 """)
     process = subprocess.Popen(
@@ -41,3 +42,8 @@ ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeo
     finally:
         process.kill()
         process.wait()
+
+
+def settings_behind(node: Node) -> dict[str, str]:
+    """Of Depot, in its environment."""
+    return {"DEPOT_DIRECT_DATABASE_URL": node.url, "DEPOT_STATEMENT_CACHE_SIZE": "0"}

@@ -215,12 +215,13 @@ async def prove_outage(
     mend: Callable[[], None],
     seconds: float,
     judged_url: str,
+    **settings: str,
 ) -> OutageVerdict:
     """Load, an outage of so many seconds in the middle of it, and a comparison of what was said and is.
 
-    `judged_url` names the server that has the data in the end.
+    `judged_url` names the server that has the data in the end; `settings` are Depot's, of the environment.
     """
-    with cluster(database_url, home) as (service, worker, key):
+    with cluster(database_url, home, **settings) as (service, worker, key):
         async with witnessing() as witness, client(service.url, key) as session:
             item = await prepare(session, witness)
             load, memory = Load(session, item), Memory(service.process.pid)

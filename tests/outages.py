@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+from bouncer import bouncer, settings_behind
 from nodes import Node, node, standby
 from outage_proof import OutageVerdict, prove_outage
 from service.testing import execute
@@ -23,6 +24,21 @@ async def _returns(strike: Act, mend: Act, home: Path, depot_home: Path, seconds
             mend=lambda: mend(database),
             seconds=seconds,
             judged_url=database.url,
+        )
+
+
+async def _returns_to_pgbouncer(
+    strike: Act, mend: Act, home: Path, depot_home: Path, seconds: float
+) -> OutageVerdict:
+    with node(home) as database, bouncer(home, database) as url:
+        return await prove_outage(
+            url,
+            depot_home,
+            strike=lambda: strike(database),
+            mend=lambda: mend(database),
+            seconds=seconds,
+            judged_url=database.url,
+            **settings_behind(database),
         )
 
 
@@ -51,4 +67,9 @@ OUTAGES: dict[str, Prove] = {
     "killed": partial(_returns, Node.kill, Node.start),
     "killed, its standby promoted": partial(_is_replaced, Node.kill),
     "silent, its standby promoted": partial(_is_replaced, Node.suspend),
+}
+
+BEHIND_PGBOUNCER: dict[str, Prove] = {
+    "silent, behind PgBouncer": partial(_returns_to_pgbouncer, Node.suspend, Node.resume),
+    "killed, behind PgBouncer": partial(_returns_to_pgbouncer, Node.kill, Node.start),
 }

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bouncer import PROGRAM, bouncer
+from bouncer import PROGRAM, bouncer, settings_behind
 from events_proof import UNTOLD
 from jobs_proof import UNENDED
 from nodes import node
 from outage_proof import KINDS, Load, client, cluster, judge_books, prepare, unhealthy
+from outages import BEHIND_PGBOUNCER
 from unrest import until_none
 from witness import witnessing
 
@@ -22,8 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:
     with node(home) as server, bouncer(home, server) as url:
-        limits = {"DEPOT_DIRECT_DATABASE_URL": server.url, "DEPOT_STATEMENT_CACHE_SIZE": "0"}
-        with cluster(url, tmp_path / "depot", **limits) as (service, worker, key):
+        with cluster(url, tmp_path / "depot", **settings_behind(server)) as (service, worker, key):
             async with witnessing() as witness, client(service.url, key) as session:
                 load = Load(session, await prepare(session, witness))
                 async with load.running():
@@ -34,3 +34,12 @@ async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_pat
         assert [attempt for attempt in load.attempts if not attempt.succeeded] == []
         assert {attempt.kind for attempt in load.attempts} == KINDS.keys()
         assert await judge_books(server.url, witness, load) == []
+
+
+@pytest.mark.parametrize("outage", BEHIND_PGBOUNCER)
+async def test_when_the_database_behind_pgbouncer_goes_away_requests_are_refused_at_once_until_it_is_back(
+    home: Path, tmp_path: Path, outage: str
+) -> None:
+    verdict = await BEHIND_PGBOUNCER[outage](home, tmp_path / "depot", SECONDS)
+    assert verdict.wrong == []
+    assert verdict.failed == 0
