@@ -12,15 +12,10 @@ from typing import Any
 from weakref import WeakSet
 
 import asyncpg
-from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
-from advanced_alchemy.exceptions import RepositoryError
 from litestar.di import Provide
-from sqlalchemy import AsyncAdaptedQueuePool, event
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from service import errors
+from service import errors, records
 from service.hosts import Connection, Hosts
 from service.pool import Pool
 from service.pulse import LOOK_SECONDS, Pulse
@@ -47,12 +42,6 @@ where datname = current_database() and backend_type = 'client backend'"""
 """Transactions that began before this have ended: a later query sees all they did."""
 
 
-class Base(CommonTableAttributes, AdvancedDeclarativeBase):
-    """The base of all models; constraint names follow advanced-alchemy's convention."""
-
-    __abstract__ = True
-
-
 class Database:
     """A pool of asyncpg connections for statements, and a small SQLAlchemy pool for records."""
 
@@ -75,19 +64,7 @@ class Database:
         }
         self._connections: WeakSet[Connection] = WeakSet()
         self.pulse = Pulse(lambda: self._connect(self._hosts, LOOK_SECONDS), self._cut)
-        self._engine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=self._connect_for_records,
-            connect_args={"prepared_statement_cache_size": settings.statement_cache_size},
-            pool_size=settings.records_pool_size,
-            max_overflow=0,
-            pool_timeout=settings.pool_wait_seconds,
-            hide_parameters=True,  # its errors would bring secrets into the log
-            json_serializer=lambda value: encode_json(value).decode(),
-            json_deserializer=decode_json,
-        )
-        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
-        event.listen(self._engine.sync_engine, "handle_error", _give_up_read_only)
+        self._engine = records.engine(self._connect_for_records, settings)
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         if meters is not None:
             self._measure(meters)
@@ -220,13 +197,11 @@ class Database:
             connection.add_query_logger(self._traces.statement)
 
     def _measure(self, meters: Meters) -> None:
-        records = self._engine.pool
-        assert isinstance(records, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
-        connections = meters.pool.labels
+        connections, kept = meters.pool.labels, records.pool_of(self._engine)
         meters.watch(connections("statements", "idle"), lambda: self.pool.idle)
         meters.watch(connections("statements", "in_use"), lambda: self.pool.lent)
-        meters.watch(connections("records", "idle"), records.checkedin)
-        meters.watch(connections("records", "in_use"), records.checkedout)
+        meters.watch(connections("records", "idle"), kept.checkedin)
+        meters.watch(connections("records", "in_use"), kept.checkedout)
         meters.pool_max.labels("statements").set(self._settings.pool_size)
         meters.pool_max.labels("records").set(self._settings.records_pool_size)
         meters.watch(meters.pool_waiting, lambda: self.waiting)
@@ -274,33 +249,12 @@ def direct_dsn(settings: Settings) -> str:
     return _plain(settings.direct_database_url or dsn(settings))
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The driver's error, out of what advanced-alchemy and SQLAlchemy wrap it in."""
-    if isinstance(error, RepositoryError):
-        error = error.__cause__ or error
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
-    return error
-
-
 def session_dependency(database: Database) -> dict[str, Provide]:
     """The ONE generator dependency a route may have.
 
     The cleanups of two would run concurrently, and a failed commit would not reach the error handlers.
     """
     return {"session": Provide(database.session)}
-
-
-def _refuse_closed(connection: Any, *_: object) -> None:
-    """For SQLAlchemy's pool, which gets another connection then. It could ask each, in three round trips."""
-    if connection.driver_connection.is_closed():
-        raise DisconnectionError
-
-
-def _give_up_read_only(context: ExceptionContext) -> None:
-    """For SQLAlchemy's pool: connections to a server that is a standby now are not kept."""
-    if isinstance(context.original_exception.__cause__, asyncpg.ReadOnlySQLTransactionError):
-        context.is_disconnect = True
 
 
 def _plain(url: str) -> str:

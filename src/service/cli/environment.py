@@ -53,7 +53,7 @@ def reachable_database() -> Iterator[None]:
     from advanced_alchemy.exceptions import RepositoryError
     from sqlalchemy.exc import SQLAlchemyError
 
-    from service.db import root_cause
+    from service.records import root_cause
 
     failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     try:

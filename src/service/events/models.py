@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db import Base
 from service.events.journal import Author
+from service.records import Base
 
 
 class Event(Base):

@@ -10,10 +10,10 @@ from litestar.exceptions import HTTPException, ValidationException
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import errors
-from service.db import root_cause
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
 from service.http.envelope import Exchange, with_head
 from service.http.idempotency import Kept, Replay
+from service.records import root_cause
 
 log = structlog.get_logger()
 AnyRequest = Request[Any, Any, Any]

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db import Base
+from service.records import Base
 
 CAUSES = ("order", "cancel", "adjust", "set", "import")
 

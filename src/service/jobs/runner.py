@@ -16,13 +16,14 @@ from pgqueuer.domain.models import Context
 from pgqueuer.domain.models import Job as Entry
 
 from service.blobs import Blobs
-from service.db import Database, root_cause
+from service.db import Database
 from service.errors import Fault, ValidationFailed
 from service.http.body import decode
 from service.jobs import statements
 from service.jobs.kinds import Kinds
 from service.jobs.outage import AWAY, LOST, PAUSE_SECONDS
 from service.jobs.task import JobFailed, Superseded, Task
+from service.records import root_cause
 from service.telemetry.meters import Meters, Outcome
 from service.telemetry.traces import OFF, Traces
 

@@ -7,7 +7,7 @@ from sqlalchemy import CheckConstraint, Integer, Text, func
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db import Base
+from service.records import Base
 
 
 class Resource(Base):
