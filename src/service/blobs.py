@@ -82,7 +82,9 @@ class Blobs:
                 async for chunk in _once(chunks) if isinstance(chunks, bytes) else chunks:
                     size += await in_thread(writer.write, chunk)
             except BaseException as error:
-                await in_thread(writer.__exit__, type(error), error, None)
+                # not to be cancelled before it begins, however often this is
+                left = thread.submit(writer.__exit__, type(error), error, None)
+                await asyncio.shield(asyncio.wrap_future(left))
                 raise
             await in_thread(writer.close)
             await in_thread(self._flush, key)
@@ -181,9 +183,10 @@ class Blobs:
     def _sweep_unfinished(self, before: float) -> int:
         removed = 0
         for path in self._directory.rglob("*#*") if self._directory is not None else ():
-            if UNFINISHED.search(path.name) and path.stat().st_mtime < before:
-                path.unlink(missing_ok=True)
-                removed += 1
+            with suppress(FileNotFoundError):  # it has been finished meanwhile
+                if UNFINISHED.search(path.name) and path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
         return removed
 
     def _check(self) -> None:

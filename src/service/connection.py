@@ -5,17 +5,23 @@ what never gets as far as the application: what is no HTTP, and what is more tha
 """
 
 import os
+import re
+import sys
 from asyncio import Event, TimerHandle, Transport
 from typing import Any, cast
 from urllib.parse import unquote
 
 import uvicorn
+from httptools import HttpParserInvalidMethodError, HttpRequestParser
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.envelope import NEVER_REFUSED, REQUEST_ID
 
+METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
+"""Any at all (RFC 9110 §9.1); the parser knows those that are registered."""
+STAND_IN, OTHER = b"PROPFIND ", "_OTHER"
 NEVER_REFUSED_TARGETS = tuple(path.encode() for path in NEVER_REFUSED)
 PATH_LENGTH_SHOWN = 2048
 """Of a target that may be what is too large."""
@@ -38,6 +44,9 @@ class Connection(HttpToolsProtocol):
         """Of a head, or of whatever else the parser keeps to itself."""
         self._may_be_large = False
         self._refusal: Fault | None = None
+        self._first = b""
+        """What came last, if it is the beginning of a request whose head is not understood yet."""
+        self._unknown_method = False
         self._under_way: RequestResponseCycle | None = None
         """Unlike `cycle`, which is the latest of what a client has pipelined."""
         self._reading: TimerHandle | None = None
@@ -59,6 +68,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        self._first = b"" if self._incomplete else data
         self._held_bytes += len(data)
         self._may_be_large = self._held_bytes > self._settings.head_bytes_max
         super().data_received(data)
@@ -78,15 +88,19 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._first = b""
         if self._may_be_large and self._head_bytes() > self._settings.head_bytes_max:
             self._refuse(HeadTooLarge())
             raise ValueError  # which stops the parser
-        self._in_head, self._held_bytes = False, 0
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._admission.full and not self.url.startswith(NEVER_REFUSED_TARGETS):
+            self._in_head, self._held_bytes = False, 0
             self._shed()
             return
-        super().on_headers_complete()
+        super().on_headers_complete()  # which raises if the target is none: then there is no cycle of its own
+        if self._unknown_method:
+            self.scope["method"], self._unknown_method = OTHER, False
+        self._in_head, self._held_bytes = False, 0
         if self.parser.should_upgrade():  # to nothing we know: what follows in the same packet would be lost
             self.cycle.keep_alive = False
 
@@ -105,7 +119,13 @@ class Connection(HttpToolsProtocol):
             self._write_refusal(self._refusal)
 
     def send_400_response(self, msg: str) -> None:
-        if self._refusal is None:
+        """What the parser does not understand. A method it does not know is none here either: 405."""
+        method = METHOD.match(self._first)
+        if method and isinstance(sys.exc_info()[1], HttpParserInvalidMethodError):
+            self.parser, self._unknown_method = HttpRequestParser(self), True
+            self._incomplete, self._held_bytes = False, 0
+            self.data_received(STAND_IN + self._first[method.end() :])
+        elif self._refusal is None:
             self._refuse(BadRequest(msg))
 
     def timeout_keep_alive_handler(self) -> None:

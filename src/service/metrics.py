@@ -10,7 +10,6 @@ from time import monotonic
 
 import asyncpg
 from litestar import Controller, Response, get
-from litestar.datastructures.headers import Accept
 from litestar.di import NamedDependency
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Metric, generate_latest, start_http_server
@@ -19,7 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from service.db import Database
-from service.errors import Unavailable
+from service.errors import Unavailable, preferred
 from service.http.body import StrictRequest
 from service.jobs.kinds import Kinds
 from service.settings import Settings, StartError
@@ -187,7 +186,7 @@ class MetricsController(Controller):
 
         Without the database it tells what the processes know. Counters begin at 0 with the service.
         """
-        wanted = Accept(request.headers.get("accept", TEXT)).best_match(list(ENCODERS), default=TEXT)
+        wanted = preferred(request.headers.get("accept", ""), *ENCODERS)
         return Response(await scrapes.text(wanted), media_type=VERSIONED[wanted], headers={"Vary": "Accept"})
 
 

@@ -98,8 +98,9 @@ def bind(settings: Settings) -> socket.socket:
         )
         family, *_, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # the latter: it can be no host's name
+        why = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+        raise StartError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
 
 
 def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], None] | None = None) -> None:

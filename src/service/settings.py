@@ -21,7 +21,9 @@ PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 
 HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=2**40)]
+Connections = Annotated[int, Meta(ge=1, le=1000)]
 Names = tuple[Annotated[str, Meta(pattern=r"^[^\s,]+$")], ...]
 Networks = tuple[Annotated[str, Meta(description="An address or a network")], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -66,8 +68,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100
     """Prepared statements kept per connection; 0 behind a PgBouncer that cannot keep them (before 1.21)."""
-    pool_size: Count = 16
-    records_pool_size: Count = 4
+    pool_size: Connections = 16
+    records_pool_size: Connections = 4
     """Connections of SQLAlchemy's own pool, which serves the plain records (resources, keys)."""
     pool_wait_seconds: Seconds = 1.0
     connect_timeout_seconds: Seconds = 3.0
@@ -78,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_seconds: Seconds = 5.0
     shutdown_timeout_seconds: Seconds = 25.0
     """How long requests in flight may take to end once draining is over."""
-    keepalive_seconds: Annotated[int, Meta(ge=1)] = 75
+    keepalive_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 75
     """Longer than the load balancer's idle time (60 s for most), or it meets closed connections."""
 
     in_flight_max: Count = 1024
@@ -95,11 +97,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """For a client to take what is ready to be sent, 64 KiB at most."""
     connections_max: Count = 8192
     """Connections open at once in one process."""
-    head_bytes_max: Annotated[int, Meta(ge=1024)] = 32_768
+    head_bytes_max: Annotated[int, Meta(ge=1024, le=2**30)] = 32_768
     """Of a request's target and headers; twice what load balancers let through."""
     rate_limit: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")] | None = None
     """What one API key may ask of one process, such as `600/minute`; unset: no limit."""
-    body_bytes_max: Count = 262_144
+    body_bytes_max: Bytes = 262_144
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
     placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2
@@ -109,17 +111,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Unset: `file://$DEPOT_HOME/blobs`."""
     blob_puts_max: Annotated[int, Meta(ge=1, le=100)] = 4
     """Documents put into the store at once by one process; on S3 each is in memory meanwhile."""
-    orphan_kept_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 86_400.0
-    """A blob that nothing names is deleted once it is older."""
+    orphan_kept_seconds: Annotated[float, Meta(ge=600, le=31_536_000)] = 86_400.0
+    """A blob that nothing names is deleted once it is older; that of an upload under way has no name yet."""
 
-    document_bytes_max: Count = 5_242_880
-    upload_bytes_max: Count = 5_000_000
+    document_bytes_max: Bytes = 5_242_880
+    upload_bytes_max: Bytes = 5_000_000
     """The same for `POST /upload`."""
     uploads_max: Count = 200
     """Uploads under way at once in one process; each is on its disk, in the folder for temporary files."""
     upload_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120.0
-    document_pixels_max: Count = 50_000_000
-    document_memory_bytes_max: Count = 805_306_368
+    document_pixels_max: Annotated[int, Meta(ge=1, le=2**31)] = 50_000_000
+    document_memory_bytes_max: Bytes = 805_306_368
     document_cpu_seconds_max: Annotated[int, Meta(ge=1, le=3600)] = 20
     """What looking into one document may take, or it is rejected."""
 

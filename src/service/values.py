@@ -38,6 +38,7 @@ Currency = Literal[
 # fmt: on
 """ISO 4217 codes of circulating currencies, as of 2026."""
 
+NUMBER_MAX = 10**308
 NUMBER_RULE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
 
 
@@ -73,5 +74,8 @@ def storable_number(text: str) -> Decimal:
     return number
 
 
-def is_storable(number: Decimal) -> bool:
-    return number.is_finite() and abs(number.adjusted()) <= 308 and len(number.as_tuple().digits) <= 4300
+def is_storable(number: Decimal | int) -> bool:
+    if isinstance(number, int):
+        return abs(number) <= NUMBER_MAX
+    within = number.is_finite() and abs(number) <= NUMBER_MAX and abs(number.adjusted()) <= 308
+    return within and len(number.as_tuple().digits) <= 4300

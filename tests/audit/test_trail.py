@@ -62,6 +62,9 @@ async def test_entries_of_a_time(client: Client) -> None:
     until = {"entity": "item", "to": times[after["id"]]}
     assert [entry["entity_id"] for entry in await everything(client, "/audit", **until)] == [before["id"]]
     assert await everything(client, "/audit", **{"from": "2999-01-01"}) == []
+    assert await everything(client, "/audit", to="0001-01-01") == []
+    for first in ("0001-01-01", "2000-01-01t00:00:00z"):
+        assert len(await everything(client, "/audit", **{"from": first})) == 3
     assert len(await everything(client, "/audit", **{"from": "2000-01-01T00:00:00+02:00"})) == 3
 
 

@@ -25,6 +25,9 @@ def asked(header: str, size_bytes: int = 1000, **more: str) -> Range | None:
         ("bytes=0-5000", 0, 1000),
         ("Bytes= 1-2", 1, 3),
         ("bytes=0-999999999999999999", 0, 1000),
+        ("bytes=0-" + "9" * 5000, 0, 1000),
+        ("bytes=-" + "9" * 5000, 0, 1000),
+        ("bytes=" + "0" * 5000 + "1-2", 1, 3),
     ],
 )
 def test_a_range_is_found(header: str, start: int, end: int) -> None:
@@ -35,7 +38,7 @@ def test_a_range_is_found(header: str, start: int, end: int) -> None:
     "header",
     [
         *("", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-4", "items=0-5", "bytes=0-1,5-6"),
-        *("bytes=1.5-2", "bytes=--1", "bytes=+1-2", "bytes=0x1-2", "bytes=" + "9" * 400 + "-", "bytes=１-２"),
+        *("bytes=1.5-2", "bytes=--1", "bytes=+1-2", "bytes=0x1-2", "bytes=１-２"),
     ],
 )
 def test_what_is_no_single_range_is_ignored(header: str) -> None:
@@ -43,7 +46,10 @@ def test_what_is_no_single_range_is_ignored(header: str) -> None:
     assert asked_range({}, ETAG, 1000) is None
 
 
-@pytest.mark.parametrize("header", ["bytes=1000-", "bytes=1000-1001", "bytes=5000-6000", "bytes=-0"])
+@pytest.mark.parametrize(
+    "header",
+    ["bytes=1000-", "bytes=1000-1001", "bytes=5000-6000", "bytes=-0", "bytes=" + "9" * 5000 + "-"],
+)
 def test_a_range_outside_of_the_file_is_refused_with_its_size(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable) as refused:
         asked(header)

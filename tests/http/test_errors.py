@@ -123,6 +123,9 @@ async def test_every_layer_knows_problems(client: Client, path: str) -> None:
         "text/html",
         "application/json, application/problem+json",
         f"{PROBLEM};q=0.1, application/json",
+        f"{PROBLEM};q=0",
+        f"{PROBLEM};q=inf",
+        "a/b," * 10_000 + PROBLEM,
     ],
 )
 async def test_who_does_not_prefer_problems_gets_the_contract(client: Client, accept: str) -> None:

@@ -95,9 +95,11 @@ async def story_of_jobs(ask: Ask) -> None:
     sleep = {"kind": "system.sleep", "payload": {"seconds": 60}}
     job = {"job_id": (await ask("POST", "/process", 202, sleep))["id"]}
     assert (await ask("DELETE", "/jobs/{job_id}", 200, **job))["status"] == "cancelled"
+    no_items = {"kind": "catalog.import", "payload": {"csv": "colour\nred\n"}}
+    job = {"job_id": (await ask("POST", "/process", 202, no_items))["id"]}
+    assert '"status":"failed"' in await ask("GET", "/jobs/{job_id}/events", 200, **job)
     assert (await ask("POST", "/jobs/{job_id}/retry", 202, **job))["status"] == "queued"
-    assert len((await ask("GET", "/jobs", 200))["data"]) == 2
-    await ask("DELETE", "/jobs/{job_id}", 200, **job)
+    assert len((await ask("GET", "/jobs", 200))["data"]) == 3
 
 
 async def story_of_documents(ask: Ask) -> None:

@@ -83,7 +83,8 @@ async def test_numbers_in_attributes_keep_every_digit(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [b"1e309", b"-1e131071", b"1e-400", b"1e999999", b"1e" + b"9" * 30, b"0." + b"9" * 5000]
+    "number",
+    [b"1e309", b"-1e131071", b"1e-400", b"1e999999", b"1e" + b"9" * 30, b"0." + b"9" * 5000, b"9" * 309],
 )
 @pytest.mark.parametrize("path", ["/items", "/resources/printer"])
 async def test_a_number_no_double_could_hold_is_refused(client: Client, path: str, number: bytes) -> None:
@@ -95,7 +96,7 @@ async def test_a_number_no_double_could_hold_is_refused(client: Client, path: st
 
 
 async def test_the_largest_numbers_and_the_deepest_nesting_that_are_taken_can_be_read(client: Client) -> None:
-    attributes = b'{"a": 1e308, "b": 1e-308, "c": %s, "d": %s}' % (b"9" * 4300, b"[" * 126 + b"]" * 126)
+    attributes = b'{"a": 1e308, "b": 1e-308, "c": %s, "d": %s}' % (b"9" * 308, b"[" * 126 + b"]" * 126)
     created = await client.post("/items", content=BOLT % (b', "attributes": ' + attributes), headers=JSON)
     assert created.status_code == 201, created.text
     assert (await client.get("/items")).json()["data"] == [created.json()]

@@ -1,5 +1,6 @@
 """The same contract over a real socket: what only the server below ASGI could get wrong."""
 
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,8 @@ GARBAGE = {
     "two lengths": b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     "a length that is no number": b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
     "a length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a host in place of a target": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a port that is no number": b"GET http://x:abc/ HTTP/1.1\r\nHost: x\r\n\r\n",
     "a path beyond ASCII": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
@@ -52,6 +55,33 @@ async def test_garbage_is_answered_in_the_error_contract(served: Served, sent: b
     status, headers, body = served.exchange(sent)
     assert contract(status, headers, body)["code"] == "BAD_REQUEST"
     assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_a_bad_target_takes_nothing_from_the_request_before_it(served: Served) -> None:
+    sent = served.request("GET", "/items") + b"GET http://x:abc/ HTTP/1.1\r\nHost: x\r\n\r\n"
+    statuses = [reply[:3] for reply in received_until_the_end(served, sent).split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200", b"400"]
+
+
+async def test_a_method_nobody_knows_is_not_allowed(served: Served) -> None:
+    problem = ("Accept: application/problem+json", "X-Request-ID: mine")
+    status, headers, body = served.exchange(served.request("BREW", "/items", *problem))
+    assert (status, json.loads(body)["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert (headers["allow"], headers["x-request-id"]) == ("GET, HEAD, OPTIONS, POST", "mine")
+    assert "connection" not in headers
+    status, headers, body = served.exchange(served.request("get", "/nope"))
+    assert (status, contract(status, headers, body)["code"]) == (404, "NOT_FOUND")
+
+
+async def test_of_two_such_methods_in_one_packet_the_second_ends_the_connection(served: Served) -> None:
+    replies = received_until_the_end(served, 2 * served.request("BREW", "/items")).split(b"HTTP/1.1 ")[1:]
+    assert [reply[:3] for reply in replies] == [b"405", b"400"]
+
+
+def received_until_the_end(served: Served, sent: bytes) -> bytes:
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 async def test_the_refusals_are_the_error_contract(socketed: httpx.AsyncClient) -> None:

@@ -2,19 +2,25 @@
 
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Client
-from replies import wrong_fields
+from replies import refused, wrong_fields
 from service.errors import ValidationFailed
 from service.http.body import decode
 from service.items.schemas import ItemCreate
 from service.orders.schemas import NewOrder
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
+
+
+def located(reply: httpx.Response) -> set[str]:
+    details = refused(reply, 422, "VALIDATION_FAILED")["details"]
+    return {detail["source"] + detail["field"] for detail in details}
 
 
 async def test_every_missing_field_is_listed(client: Client) -> None:
@@ -68,6 +74,32 @@ async def test_every_wrong_query_parameter_is_listed(client: Client) -> None:
     query = {"limit": "0", "in_stock": "maybe", "q": "a\0b", "sku": "x" * 65}
     reply = await client.get("/items", params=query)
     assert wrong_fields(reply, "query") == {"/limit", "/in_stock", "/q", "/sku"}
+
+
+async def test_what_is_wrong_in_the_path_and_the_headers_is_listed_beside_a_wrong_body(
+    client: Client,
+) -> None:
+    bad_key = {"Idempotency-Key": "k" * 256}
+    reply = await client.post("/users/a b/actions", json={"action": 1}, headers=bad_key)
+    assert located(reply) == {"body/action", "path/user_id", "header/Idempotency-Key"}
+    reply = await client.post("/users/a b/actions", json={"action": "login"}, headers=bad_key)
+    assert located(reply) == {"path/user_id", "header/Idempotency-Key"}
+    assert located(await client.patch("/items/x", json={"name": ""})) == {"path/item_id", "body/name"}
+    assert located(await client.get("/users/a b/actions?limit=0")) == {"path/user_id", "query/limit"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/reports/financial?from=x&to=2026-02-30&currency=z", {"/from", "/to", "/currency"}),
+        ("/audit?limit=999&from=x&to=2026-02-30&entity=%00", {"/limit", "/from", "/to", "/entity"}),
+        ("/orders?status=null&limit=1.0", {"/status", "/limit"}),
+    ],
+)
+async def test_what_only_we_can_parse_is_listed_with_the_rest(
+    client: Client, path: str, fields: set[str]
+) -> None:
+    assert wrong_fields(await client.get(path), "query") == fields
 
 
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "abc", "", "+5", "5_0", "99999999999999999999", "\0"])
@@ -135,7 +167,7 @@ def listed(document: object, kind: type) -> list[str]:
     try:
         decode(msgspec.json.encode(document), kind)
     except ValidationFailed as fault:
-        return sorted(detail.field for detail in fault.details)  # type: ignore[attr-defined]
+        return sorted(detail.field for detail in fault.details)
     return []
 
 
@@ -153,6 +185,6 @@ def test_exactly_the_wrong_fields_of_the_lines_are_listed(
     wrong = [
         f"/lines/{index}{field}"
         for index, (line, fields) in enumerate(drawn)
-        for field in fields or ([] if "sku" in line else [""])  # neither item_id nor sku: the line is wrong
+        for field in [*fields, *([] if "sku" in line else [""])]  # neither item_id nor sku: the line is wrong
     ]
     assert listed({"customer_id": "c-1", "lines": lines}, NewOrder) == sorted(wrong)

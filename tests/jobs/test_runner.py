@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from replies import LEAK
 from service.db import Database
 from service.errors import NotFound
 from service.events.journal import CLI
-from service.jobs.control import cancel, read_job, retry, submit
+from service.jobs.control import cancel, read_job, submit
 from service.jobs.kinds import Kind, Kinds
 from service.jobs.process import NICENESS
 from service.jobs.queue import enqueue
@@ -215,24 +215,29 @@ async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
 
 
 async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> None:
-    taken, refused = asyncio.Event(), asyncio.Event()
+    taken, ours_over, kept = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work(task: Task, _: Wish) -> str:
         if task.attempt == 2:
             taken.set()
-            await refused.wait()
+            await kept.wait()
             return "theirs"
         await taken.wait()
         await asyncio.sleep(PROGRESS_SECONDS)
         await assert_superseded(task)
-        refused.set()
+        ours_over.set()
         return "ours"
 
-    async with workshop.doing(work):
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(workshop.doing(work))
         job_id = await workshop.wish()
         await workshop.until(job_id, "running")
         await workshop.database.fetch("update queue.pgqueuer set heartbeat = now() - interval '1 hour'")
         async with workshop.doing(work):  # another worker, which believes the first one dead
+            await ours_over.wait()
+            await first.aclose()
+            assert await workshop.entries() == 1  # the other's
+            kept.set()
             job = await workshop.until(job_id, "succeeded")
     assert (job.attempts, job.result) == (2, "theirs")
     assert await workshop.ends() == ["succeeded"]
@@ -271,30 +276,6 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
             await superseded.wait()
         assert (await read_job(workshop.database, job_id)).status == "cancelled"
     assert await workshop.ends() == ["cancelled"]
-
-
-async def test_a_job_that_was_cancelled_and_tried_again_is_not_its_old_runs(workshop: Workshop) -> None:
-    """Both are the first attempt: the entries in the queue tell them apart."""
-    begun: list[Task] = []
-    over = asyncio.Event()
-
-    async def work(task: Task, _: Wish) -> str:
-        begun.append(task)
-        await (over.wait() if len(begun) == 2 else asyncio.sleep(3600))
-        return "new"
-
-    async with workshop.doing(work):
-        job_id = await workshop.wish()
-        await eventually(lambda: have(begun, 1))
-        await cancel(workshop.database, job_id, CLI)
-        await retry(workshop.database, job_id, CLI)
-        await eventually(lambda: have(begun, 2))
-        assert [task.attempt for task in begun] == [1, 1]
-        await asyncio.sleep(PROGRESS_SECONDS)
-        await assert_superseded(begun[0])
-        over.set()
-        assert (await workshop.until(job_id, "succeeded")).result == "new"
-    assert await workshop.ends() == ["cancelled", "succeeded"]
 
 
 async def test_a_job_whose_workers_die_is_not_begun_for_ever(workshop: Workshop) -> None:

@@ -10,19 +10,31 @@ from litestar.params import QueryParameter
 
 from service.audit.trail import Entry, first_id, list_entries, named
 from service.db import CLOCKS_APART, Database
-from service.errors import Detail, InvalidCursor, ValidationFailed
+from service.errors import InvalidCursor
 from service.http.body import StrictRequest
 from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
 
 MOMENT = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
 Moment = "RFC 3339, such as 2026-11-23T12:00:00Z; a date is its first moment (UTC)."
+FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nothing is older. A moment just above the least Python knows could not be reckoned with."""
+
+
+def moment(text: str) -> datetime:
+    """Raises `ValueError`, in words for clients. What has no offset is UTC."""
+    try:
+        found = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
+        utc = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected an RFC 3339 time or date") from None
+    return max(utc, FIRST)
 
 
 class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
 
-    @get(scope="admin", faults=[InvalidCursor])
+    @get(scope="admin", faults=[InvalidCursor], parsers={"from": moment, "to": moment})
     async def list_audit(
         self,
         database: NamedDependency[Database],
@@ -50,24 +62,13 @@ class AuditController(Controller):
     ) -> Page[Entry]:
         """List every change any endpoint made, newest first: who, what, when, in which request."""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        begin = moment("from", since)
+        begin = None if since is None else moment(since)
         filters: dict[str, Any] = {
             **named(entity),
             "actor": actor,
             "since": begin,
             "since_id": begin and first_id(begin - CLOCKS_APART),
-            "until": moment("to", until),
+            "until": None if until is None else moment(until),
             "after": pager.after,
         }
         return pager.page(await list_entries(database, filters, pager.fetch), lambda entry: entry.id)
-
-
-def moment(name: str, text: str | None) -> datetime | None:
-    """Raises `ValidationFailed`. What has no offset is UTC."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text.replace(" ", "+"))  # a + in a query means a space
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValidationFailed([Detail(f"/{name}", "Expected an RFC 3339 time or date", "query")]) from None

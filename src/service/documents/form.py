@@ -42,6 +42,7 @@ class Form:
             raise UnsupportedMediaType(
                 f"The request body has to be {MULTIPART}", headers={"Accept": MULTIPART}
             )
+        request.refuse_coding()
         if not boundary.isascii() or not 1 <= len(boundary) <= BOUNDARY_LENGTH_MAX:
             raise MalformedMultipart("The boundary is missing, or is none")
         self._parser = PushMultipartParser(
@@ -65,7 +66,10 @@ class Form:
     def _begin(self, segment: MultipartSegment) -> Part:
         name = segment.name or ""
         if name != PART:
-            raise _wrong(escape(name), f"there is no such part, only {PART}")
+            details = [Detail(escape(name), f"there is no such part, only {PART}")]
+            if not self._begun:
+                details.append(Detail(f"/{PART}", "the part has to be the first, and the only one"))
+            raise ValidationFailed(details)
         if self._begun:
             raise _wrong(f"/{PART}", "the part is there twice")
         if segment.filename is None:

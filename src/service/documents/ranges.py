@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from service.errors import Fault
 
-RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.ASCII | re.IGNORECASE)
+DIGITS_MAX = 19
+"""No file is so large; nor need Python read the thirty thousand digits that a header may have."""
 
 
 class RangeNotSatisfiable(Fault):
@@ -41,11 +43,15 @@ def asked_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> Range
     if not first and not last:
         return None
     if not first:
-        start, end = max(0, size_bytes - int(last)), size_bytes
+        start, end = max(0, size_bytes - _offset(last)), size_bytes
     else:
-        start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
-        if last and int(last) < start:
+        start, end = _offset(first), min(size_bytes, _offset(last) + 1 if last else size_bytes)
+        if last and _offset(last) < start:
             return None
     if start >= size_bytes or start >= end:
         raise RangeNotSatisfiable(size_bytes)
     return Range(start, end)
+
+
+def _offset(digits: str) -> int:
+    return int(digits.lstrip("0")[:DIGITS_MAX] or 0)

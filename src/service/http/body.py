@@ -1,6 +1,7 @@
 """Strict, exact JSON in: one decode from the socket's bytes to the handler's Struct, no coercion."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
@@ -26,6 +27,8 @@ from service.values import decode_json, storable_number
 
 MERGE_PATCH = "application/merge-patch+json"
 ESCAPED_NUL = b"\\u0000"
+NUMBER_DIGITS_MAX = 308
+LONG_NUMBER = re.compile(rb"[0-9]{%d}" % NUMBER_DIGITS_MAX)
 DEPTH_MAX = 128
 """Far from Python's limit: what is stored has to be readable from any depth of the stack."""
 
@@ -39,6 +42,7 @@ class StrictRequest(Request[Key, None, State]):
             declared = self.header(b"content-type")
             if declared is not None and declared != "application/json":
                 self._check_media_type()
+            self.refuse_coding()
             body = await self._receive()
             if not body:
                 raise MalformedJson("The request body is empty")
@@ -83,6 +87,13 @@ class StrictRequest(Request[Key, None, State]):
     def is_merge_patch(self) -> bool:
         return self.header(b"content-type") != "application/json" and self.content_type[0] == MERGE_PATCH
 
+    def refuse_coding(self) -> None:
+        """Raises `UnsupportedMediaType` unless the body comes as it is (RFC 9110 §8.4)."""
+        if (self.header(b"content-encoding") or "identity").strip().lower() not in {"identity", ""}:
+            raise UnsupportedMediaType(
+                "The request body must not be compressed", headers={"Accept-Encoding": "identity"}
+            )
+
     def _check_media_type(self) -> None:
         media_type, options = self.content_type
         allowed = ["application/json"] + [MERGE_PATCH] * (self.method == "PATCH")
@@ -97,7 +108,8 @@ def decode(body: bytes, kind: Any) -> Any:
         if body.count(b"[") + body.count(b"{") > DEPTH_MAX and depth(decode_json(body)) > DEPTH_MAX:
             raise MalformedJson(f"The request body is nested more than {DEPTH_MAX} levels deep")
         value = _decoder(kind)(body)
-        if ESCAPED_NUL in body and (details := unstorable(decode_json(body))):
+        suspicious = ESCAPED_NUL in body or (len(body) > NUMBER_DIGITS_MAX and LONG_NUMBER.search(body))
+        if suspicious and (details := unstorable(decode_json(body))):
             raise ValidationFailed(details)
     except msgspec.ValidationError as error:
         raise ValidationFailed(_all_wrong(body, kind) or [located(error)]) from None

@@ -24,7 +24,7 @@ def explain(value: object, kind: Any) -> list[Detail]:
     """List the wrong fields of `value`, decoded JSON, against the type `kind`. Empty: it fits.
 
     What no bound can say is a type's rule, `Meta(extra={"rule": …})`: a function that returns what is wrong,
-    and that `__post_init__` asks as well.
+    and that `__post_init__` asks as well; or, of several fields, a Struct's own `problem_of`.
     """
     return list(islice(_explain(value, kind, ""), DETAILS_MAX))
 
@@ -66,7 +66,7 @@ def _explain(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
 def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
     if isinstance(value, str) and "\0" in value:
         yield Detail(pointer, "NUL characters are not allowed")
-    elif isinstance(value, Decimal) and not is_storable(value):
+    elif isinstance(value, Decimal | int) and not is_storable(value):
         yield Detail(pointer, NUMBER_RULE)
     elif isinstance(value, dict):
         for name, child in value.items():
@@ -116,6 +116,9 @@ def _in_struct(value: dict[str, object], struct: type[msgspec.Struct], pointer: 
     for name in value:
         if name not in expected:
             yield Detail(pointer + escape(name), "This field is not known")
+    rule = getattr(struct, "problem_of", None)
+    if rule is not None and (problem := rule(value)):
+        yield Detail(pointer, problem)
 
 
 def _required(field: FieldInfo) -> bool:

@@ -13,6 +13,7 @@ from service import errors
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
 from service.http.envelope import Exchange, with_head
 from service.http.idempotency import Kept, Replay
+from service.http.parameters import with_all_parameters
 from service.records import root_cause
 
 log = structlog.get_logger()
@@ -38,6 +39,8 @@ def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exc
             return _replayed(error.kept)
         exchange = Exchange.of(request.scope)
         fault = _fault(error, by_constraint)
+        if isinstance(fault, ValidationFailed):
+            fault = with_all_parameters(request, fault)
         if fault.status >= 500:
             _report(error, fault, exchange)
         accept = request.headers.get("accept", "")

@@ -112,6 +112,13 @@ async def claimed(request: StrictRequest) -> AsyncIterator[Claim | None]:
         running.discard(claim.identity)
 
 
+def key_problem(key: str | None) -> str | None:
+    """What is wrong with an `Idempotency-Key`, if there is one."""
+    if key is None or PRINTABLE.fullmatch(key):
+        return None
+    return "It has to be 1 to 255 printable ASCII characters"
+
+
 def kept_creation(claim: Claim, created: Versioned, location: str) -> Kept:
     """What the reply to a creation will be."""
     return Kept(claim, 201, reply_headers(created.version, location), encode_json(created))
@@ -161,15 +168,17 @@ async def once(connection: Connection, claim: Claim, statement: str, *arguments:
     Raises `Replay` if the claim was answered before.
     """
     for _ in range(2):
+        taken = False
         try:
             if row := await connection.fetchrow(statement, *arguments, *astuple(claim)):
                 return row
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != TAKEN:
                 raise
+            taken = True
         if answered := await answers(connection, [claim]):
             raise answered[claim]
-        if not await connection.fetchval(FORGET, *claim.identity):
+        if not await connection.fetchval(FORGET, *claim.identity) and not taken:
             return None
     raise IdempotencyInProgress
 
@@ -206,8 +215,7 @@ async def _claim(request: StrictRequest) -> Claim | None:
     key = request.header(RAW_HEADER)
     if key is None:
         return None
-    if not PRINTABLE.fullmatch(key):
-        problem = "It has to be 1 to 255 printable ASCII characters"
+    if problem := key_problem(key):
         raise ValidationFailed([Detail(f"/{HEADER}", problem, "header")])
     body = b"" if request.route_handler.parsed_data_field is None else await request.body()
     fingerprint = hashlib.blake2b(body, digest_size=16).digest()

@@ -4,11 +4,10 @@ import re
 from typing import Any, Protocol, TypeVar
 
 from litestar import Response
-from litestar.datastructures.headers import Accept
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send, Serializer
 
-from service.errors import JSON
+from service import errors
 from service.http.body import StrictRequest
 from service.values import encode_json
 
@@ -46,7 +45,7 @@ class Reply(Response[T]):
         **_: Any,
     ) -> ASGIResponse:
         status = self.status_code or status_code or 200
-        media_type = str(self.media_type or media_type or JSON)
+        media_type = str(self.media_type or media_type or errors.JSON)
         body, raw = b"", {}
         if status not in EMPTY:
             body = self.render(self.content, media_type)
@@ -79,9 +78,7 @@ def versioned(request: StrictRequest, content: V, *, location: str | None = None
 
 
 def preferred(request: StrictRequest, *offered: str) -> str:
-    """The media type the client likes best (RFC 9110 §12.5.1); the first if it does not say."""
-    accept = request.header(b"accept") or ""
-    return Accept(accept).best_match(list(offered), default=offered[0]) if "text/" in accept else offered[0]
+    return errors.preferred(request.header(b"accept") or "", *offered)
 
 
 def reply_headers(version: int, location: str | None = None) -> dict[str, str]:

@@ -154,6 +154,8 @@ async def _leave_out_repeated(connection: Connection, report: Report) -> None:
 
 async def _merge(connection: Connection, columns: list[str], author: Author, report: Report) -> None:
     by = (author.actor, author.request_id)
+    # Before anything of ours is in the way of who holds one of them, such as a PATCH to a SKU of ours.
+    await connection.fetchval(LOCK_OLD, timeout=PATIENCE_SECONDS)
     report.created = await connection.fetchval(INSERT_NEW, *by, timeout=PATIENCE_SECONDS)
     report.unchanged = await connection.fetchval(LOCK_OLD, timeout=PATIENCE_SECONDS)
     kept = [name for name in columns if name != "sku"]

@@ -62,14 +62,14 @@ async def cancel(database: Database, job_id: UUID, author: Author) -> Job:
 
 
 async def retry(database: Database, job_id: UUID, author: Author) -> Job:
-    """Queue a failed or cancelled job again, as if it were new."""
+    """Queue a failed job again, as if it were new."""
     async with database.transaction() as connection:
         (queue_id,) = await enqueue(connection, [job_id])
         row = (job_id, queue_id, author.actor, author.request_id)
         retried = await connection.fetchrow(statements.RETRY, *row)
         job = await read_job(connection, job_id)
         if retried is None:
-            raise InvalidState(f"The job is {job.status}: only failed and cancelled ones can be tried again")
+            raise InvalidState(f"The job is {job.status}: only failed ones can be tried again")
     return job
 
 

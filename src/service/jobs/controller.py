@@ -143,7 +143,7 @@ class JobController(Controller):
     async def retry_job(
         self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
-        """Queue a failed or cancelled job again."""
+        """Queue a failed job again."""
         return await control.retry(database, job_id, request.author)
 
 

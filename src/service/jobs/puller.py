@@ -13,9 +13,9 @@ from pgqueuer.adapters.persistence.qb import (
 )
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.core.qm import QueueManager
-from pgqueuer.domain.models import Context, Job
+from pgqueuer.domain.models import Context, Job, TracebackRecord
 from pgqueuer.domain.settings import DBSettings, Durability
-from pgqueuer.domain.types import Channel, JobId
+from pgqueuer.domain.types import JOB_STATUS, Channel, JobId
 from pgqueuer.ports.driver import Driver
 
 from service.values import decode_json
@@ -44,8 +44,14 @@ POLL_SECONDS = 1.0
 BATCH_MAX = 10
 
 
+OWN = f"""
+select q.id from {SETTINGS.db_schema}.{SETTINGS.queue_table} q
+join unnest($1::bigint[], $2::uuid[]) as mine (id, owner)
+  on q.id = mine.id and q.queue_manager_id = mine.owner"""
+
+
 def queries(driver: Driver) -> Queries:
-    return Queries(
+    return OwnQueries(
         driver,
         qbe=QueryBuilderEnvironment(SETTINGS),
         qbq=QueryQueueBuilder(SETTINGS),
@@ -73,6 +79,17 @@ async def pull(
         heartbeat_timeout=timedelta(seconds=heartbeat_seconds),
         log_aggregation_interval=timedelta(0),  # nobody here reads its statistics
     )
+
+
+class OwnQueries(Queries):
+    """PgQueuer's own deletes the entry of a job that has ended, also if another worker has taken it over."""
+
+    async def log_jobs(self, job_status: list[tuple[Job, JOB_STATUS, TracebackRecord | None]]) -> None:
+        jobs = [job for job, *_ in job_status]
+        rows = await self.driver.fetch(OWN, [job.id for job in jobs], [job.queue_manager_id for job in jobs])
+        own = {row["id"] for row in rows}
+        if ended := [entry for entry in job_status if entry[0].id in own]:
+            await super().log_jobs(ended)
 
 
 class Puller(QueueManager):

@@ -170,7 +170,7 @@ def _fitting(payload: bytes, kind: Any) -> Any:
     try:
         return decode(payload, kind)
     except ValidationFailed as fault:  # an upgrade changed the kind since the job was accepted
-        wrong = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)  # type: ignore[attr-defined]
+        wrong = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)
         raise JobFailed(f"The payload does not fit this kind of job any more: {wrong}") from None
 
 

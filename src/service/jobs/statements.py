@@ -69,7 +69,7 @@ select queue_id, {TELL} from finished"""
 
 RETRY = f"""
 with before as (
-  select id, status from jobs where id = $1 and status in ('failed', 'cancelled') for no key update
+  select id, status from jobs where id = $1 and status = 'failed' for no key update
 ), retried as (
   update jobs j set status = 'queued', queue_id = $2, attempts = 0, progress = 0, result = null, error = null,
     started_at = null, finished_at = null

@@ -95,11 +95,11 @@ class Streams:
         try:
             await read_job(self._database, job_id)
             self._start(job_id)
-            while not follower.over:
+            over = False
+            while not over:  # once at least: the process may have begun to drain meanwhile
                 job = await follower.next()
                 yield job
-                if job is not None and job.ended:
-                    break
+                over = follower.over or (job is not None and job.ended)
         finally:
             self._leave(job_id, follower)
 

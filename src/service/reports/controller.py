@@ -9,9 +9,8 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from service.db import Database
-from service.errors import Detail, ValidationFailed
 from service.http.body import StrictRequest
-from service.http.page import refuse_null
+from service.http.parameters import refuse_wrong_query
 from service.http.reply import Reply, preferred
 from service.reports.financial import as_csv, financial, period
 from service.reports.page import page
@@ -23,11 +22,21 @@ DAY = {"format": "date", "pattern": rf"^{DATE.pattern}$"}
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
 
+def day(text: str) -> date:
+    """Raises `ValueError`, in words for clients."""
+    try:
+        if DATE.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:  # there is no such day
+        pass
+    raise ValueError("Expected a date such as 2026-11-23")
+
+
 class ReportController(Controller):
     path = "/reports"
     tags = ["Reports"]
 
-    @get("/financial", scope="reports:read", media=[CSV, HTML])
+    @get("/financial", scope="reports:read", media=[CSV, HTML], parsers={"from": day, "to": day})
     async def get_financial_report(
         self,
         database: NamedDependency[Database],
@@ -44,24 +53,12 @@ class ReportController(Controller):
 
         `Accept: text/csv` gets the days as a file, `text/html` a page with a chart.
         """
-        refuse_null(request)
+        refuse_wrong_query(request)
         today = datetime.now(UTC).date()
-        first, after = period(day("from", begin), day("to", end), today)
+        first, after = period(None if begin is None else day(begin), None if end is None else day(end), today)
         report = await financial(database, first, after, currency)
         reply: Reply[Financial] = _negotiated(request, report)
         return reply
-
-
-def day(name: str, text: str | None) -> date | None:
-    """Raises `ValidationFailed`."""
-    if text is None:
-        return None
-    try:
-        if DATE.fullmatch(text):
-            return date.fromisoformat(text)
-    except ValueError:  # there is no such day
-        pass
-    raise ValidationFailed([Detail(f"/{name}", "Expected a date such as 2026-11-23", "query")])
 
 
 def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
