@@ -206,6 +206,19 @@ async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_tur
     assert await discrepancies(database_url) == []
 
 
+async def test_an_item_may_be_renamed_to_a_sku_of_the_file_while_an_import_waits_for_it(
+    crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
+) -> None:
+    bolt = await item(crowd, 5)
+    write(file, "sku,name,price", [bolt["sku"], "Bolt", "1"], ["NEW", "Bolt", "1"])
+    async with locked(database_url, bolt) as holder:
+        importing = asyncio.create_task(load(database, file))
+        await waiting_for_locks(holder, 1)
+        await holder.execute("update items set sku = 'NEW' where id = $1", bolt["id"])
+    report = await importing
+    assert (report.created, report.updated) == (1, 1)
+
+
 # Bad rows
 
 

@@ -16,9 +16,14 @@ from msgspec.structs import replace
 from labour import process
 from live import Live, live, working
 from replies import refused
+from service.db import Database
+from service.events.journal import CLI
 from service.jobs import streams
+from service.jobs.control import submit
+from service.jobs.schemas import NewJob
+from service.jobs.streams import Streams
 from service.settings import Settings
-from shop import Json, connected, eventually, running
+from shop import Json, connected, eventually, running, waiting_for_locks
 
 EARS = "from pg_stat_activity where datname = current_database() and query like 'LISTEN \"depot_jobs\"%'"
 LISTENING = f"select count(*) {EARS}"
@@ -186,6 +191,26 @@ async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
             pass
         reply = await socketed.get(f"/jobs/{job_id}/events")
     assert reply.text.count('"status":"queued"') == 1
+
+
+async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_same(
+    database: Database, database_url: str
+) -> None:
+    draining = asyncio.Event()
+    streams = Streams(database, streams_max=2, draining=draining.is_set)
+    job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
+    async with streams.open(), connected(database_url) as holder:
+        first, second = streams.follow(job_id), streams.follow(job_id)
+        assert await anext(first) is not None
+        async with holder.transaction():
+            await holder.execute("lock table jobs")
+            beginning = asyncio.create_task(anext(second))
+            await waiting_for_locks(holder, 1)
+            draining.set()
+            async with asyncio.timeout(SOON_SECONDS):
+                assert [job async for job in first] == [None]
+        await beginning
+        assert [job async for job in second] == []
 
 
 async def test_silence_is_filled_with_comments(
