@@ -94,14 +94,7 @@ class Parts:
             waiting=lambda: self.database.waiting,
             waiting_max=settings.pool_size * WAITING_PER_CONNECTION,
         )
-        self.placement = Placement(
-            self.database,
-            queue_max=settings.placement_queue_max,
-            batch_max=settings.placement_batch_max,
-            flushes_max=settings.placement_flushes_max,
-            meters=self.meters,
-            traces=self.traces,
-        )
+        self.placement = Placement(self.database, settings, meters=self.meters, traces=self.traces)
         self.intake = Intake(self.blobs, settings, self.meters)
         self.archive = Archive(self.database, self.blobs, settings)
         self.courier = Courier(self.database, settings, meters=self.meters)

@@ -105,6 +105,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
     placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2
+    placement_lock_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 0.25
+    """So long a commit of orders waits for an item; whoever ordered one that is held longer waits apart."""
     key_cache_max: Count = 10_000
 
     blob_url: Annotated[str, Meta(pattern=r"^(file|s3)://.+")] | None = None

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from random import Random
@@ -22,7 +23,8 @@ from service.db import Database
 from service.errors import Overloaded
 from service.events.journal import CLI
 from service.items.statements import ADJUST
-from service.orders.placement import Placement
+from service.orders.allocation import UnknownItem
+from service.orders.placement import ANSWERS_AT_ONCE, Placement
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
 from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
@@ -41,9 +43,12 @@ SEED = 20
 
 @asynccontextmanager
 async def queue(
-    database: Database, *, queue_max: int = 2048, batch_max: int = 256, flushes_max: int = 2
+    database: Database, *, lock_seconds: float = 60, held_seconds: float = 60, **limits: int
 ) -> AsyncIterator[Placement]:
-    placement = Placement(database, queue_max=queue_max, batch_max=batch_max, flushes_max=flushes_max)
+    """By default with all patience for items that others hold."""
+    named = {f"placement_{name}": value for name, value in limits.items()}
+    seconds = {"placement_lock_seconds": lock_seconds, "statement_timeout_seconds": held_seconds}
+    placement = Placement(database, Settings(**seconds, **named))  # type: ignore[arg-type]  # as the names say
     async with placement.open():
         yield placement
 
@@ -195,6 +200,19 @@ async def test_under_load_there_are_far_fewer_commits_than_orders(
     assert len(await commits(database_url)) <= 100
 
 
+async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
+    crowd: httpx.AsyncClient, database: Database
+) -> None:
+    bolt = await item(crowd, 200)
+    async with queue(database) as placement:
+        orders = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(200)]
+        answered = [0]
+        while answered[-1] < len(orders):
+            await asyncio.sleep(0)
+            answered.append(sum(order.done() for order in orders))
+    assert max(after - before for before, after in pairwise(answered)) == ANSWERS_AT_ONCE
+
+
 @pytest.mark.parametrize("flushes_max", [1, 2])
 async def test_an_order_right_after_the_last_commit_is_not_forgotten(
     flushes_max: int, crowd: httpx.AsyncClient, database: Database
@@ -204,6 +222,60 @@ async def test_an_order_right_after_the_last_commit_is_not_forgotten(
         for _ in range(20):
             await placement.place(new(bolt), None, CLI)
     assert await stock(crowd, bolt) == 80
+
+
+# Items that others hold for long
+
+
+async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waiting(
+    crowd: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    held, free = await item(crowd, 9), await item(crowd, 9)
+    by_sku = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku=held["sku"])])
+    unknown = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku="no-such-item")])
+    async with queue(database, lock_seconds=0.01, flushes_max=1) as placement:
+        async with locked(database_url, held):
+            waiting = asyncio.create_task(settle(placement, [new(held), by_sku]))
+            others = await asyncio.wait_for(settle(placement, [new(free), unknown, new(free)]), 5)
+            assert [type(outcome) for outcome in others] == [Order, UnknownItem, Order]
+            again = asyncio.create_task(settle(placement, [new(held)]))
+            for _ in range(5):
+                assert await asyncio.wait_for(settle(placement, [new(free)]), 5) != []
+            assert not waiting.done()
+            assert not again.done()
+        placed = [*await waiting, *await again]
+    assert [type(outcome) for outcome in placed] == [Order] * 3
+    assert await discrepancies(database_url) == []
+
+
+async def test_patience_for_an_item_that_is_held_ends(
+    crowd: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(crowd, 9)
+    async with (
+        queue(database, lock_seconds=0.01, held_seconds=0.2, queue_max=2) as placement,
+        locked(database_url, bolt),
+        asyncio.timeout(5),
+    ):
+        outcomes = asyncio.create_task(settle(placement, [new(bolt)] * 2))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded):  # those who wait apart are counted too
+            await placement.place(new(bolt), None, CLI)
+        assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
+    assert await stock(crowd, bolt) == 9
+
+
+async def test_what_befalls_the_database_meanwhile_is_their_answer(
+    crowd: httpx.AsyncClient, database: Database, database_url: str
+) -> None:
+    bolt = await item(crowd, 9)
+    async with queue(database, lock_seconds=0.01) as placement:
+        async with locked(database_url, bolt) as holder:
+            outcomes = asyncio.create_task(settle(placement, [new(bolt)]))
+            await asyncio.sleep(0.1)
+            await holder.execute("alter table items rename column sku to was_sku")
+        [outcome] = await asyncio.wait_for(outcomes, 5)
+    assert isinstance(outcome, asyncpg.PostgresError)
 
 
 # Failures
@@ -299,13 +371,14 @@ async def test_an_order_that_loses_every_time_is_told_so(
     assert (await order(crowd, (bolt, 1))).status_code == 201
 
 
+@pytest.mark.parametrize("lock_seconds", [0.1, 60])
 async def test_orders_in_flight_when_the_application_ends_are_answered(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str, lock_seconds: float
 ) -> None:
     bolt = await item(crowd, 20)
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
-        async with queue(database, batch_max=4) as placement:
+        async with queue(database, batch_max=4, lock_seconds=lock_seconds) as placement:
             buyers = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(20)]
             await asyncio.sleep(0)  # their turn to get into the queue
         return buyers

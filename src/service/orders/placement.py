@@ -5,29 +5,28 @@ up to `batch_max` orders. See docs/decisions/0003-group-commit.md for the reason
 """
 
 import asyncio
-from asyncio import Future, Task
+from asyncio import Task
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any
-from uuid import UUID
 
 import asyncpg
 import structlog
-from msgspec import Struct
 
 from service.db import Database
 from service.errors import Fault, Overloaded
 from service.events.journal import Author
-from service.hosts import Connection
 from service.http.idempotency import Claim, Taken, answers
 from service.orders import statements
-from service.orders.allocation import Shelf, Stock, allocate, named, shelve
+from service.orders.allocation import Stock, allocate, shelve
+from service.orders.aside import Aside
 from service.orders.booking import Booking
 from service.orders.schemas import NewOrder, Order
+from service.orders.ticket import Ticket, names
+from service.settings import Settings
 from service.telemetry.meters import Meters
 from service.telemetry.traces import OFF, Traces
 
@@ -40,22 +39,13 @@ LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, Taken)
 TRIES = 3
 PAUSE_SECONDS = 0.05
 """Lets the winner of a deadlock have its lock: without it the loser can be back before, and lose again."""
+ANSWERS_AT_ONCE = 16
+"""A reply takes a fifth of a millisecond; whoever asks for something else waits for no more than so many."""
 GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
 )
-
-
-class Ticket(Struct, eq=False):
-    """An order waiting for its commit."""
-
-    order: NewOrder
-    claim: Claim | None
-    author: Author
-    outcome: "Future[Order]"
-    span: Any
-    """Of its request, in a trace."""
 
 
 class Placement:
@@ -64,44 +54,62 @@ class Placement:
     def __init__(
         self,
         database: Database,
+        settings: Settings,
         *,
-        queue_max: int,
-        batch_max: int,
-        flushes_max: int,
         meters: Meters | None = None,
         traces: Traces = OFF,
     ) -> None:
         self._database = database
         self._meters = meters or Meters()
-        self._meters.watch(self._meters.placement_waiting, lambda: len(self._waiting))
+        self._meters.watch(self._meters.placement_waiting, lambda: self._unsettled)
         self._traces = traces
-        self._queue_max = queue_max
-        self._batch_max = batch_max
-        self._flushes_max = flushes_max
+        self._queue_max = settings.placement_queue_max
+        self._batch_max = settings.placement_batch_max
+        self._flushes_max = settings.placement_flushes_max
+        self._lock_timeout = f"{round(settings.placement_lock_seconds * 1000)}ms"
         self._waiting: deque[Ticket] = deque()
         self._flushes: set[Task[None]] = set()
+        self._aside = Aside(
+            database, patience_seconds=settings.statement_timeout_seconds, give_back=self._wait_again
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """At the end, every order that was accepted into the queue gets its answer."""
         yield
-        while self._flushes:
-            await asyncio.wait(self._flushes)
+        while under_way := [*self._flushes, *filter(None, [self._aside.looking])]:
+            await asyncio.wait(under_way)
 
     async def place(self, order: NewOrder, claim: Claim | None, author: Author) -> Order:
         """Returns the order once it is committed.
 
         Raises the `Fault` that refuses it, or `Replay` if the claim was answered before.
         """
-        if len(self._waiting) >= self._queue_max:
+        if self._unsettled >= self._queue_max:
             raise Overloaded
         outcome = asyncio.get_running_loop().create_future()
         ticket = Ticket(order, claim, author, outcome, self._traces.here())
-        self._waiting.append(ticket)
+        if self._aside.concerns(ticket):
+            self._aside.put([ticket])
+        else:
+            self._waiting.append(ticket)
+            self._begin_flush()
+        return await ticket.outcome
+
+    @property
+    def _unsettled(self) -> int:
+        return len(self._waiting) + len(self._aside)
+
+    def _wait_again(self, tickets: Sequence[Ticket]) -> None:
+        """They have waited longer than those who are in the queue now."""
+        self._waiting.extendleft(reversed(tickets))
+        if tickets:
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
         if len(self._flushes) < self._flushes_max:
             # in a context of its own: it serves others than the one that happened to begin it
             self._flushes.add(asyncio.create_task(self._flush(), context=Context()))
-        return await ticket.outcome
 
     async def _flush(self) -> None:
         """Settle what waits, until nothing does.
@@ -122,6 +130,8 @@ class Placement:
         try:
             with self._traces.work("place orders", {"depot.orders": len(batch)}, [t.span for t in batch]):
                 outcomes = await self._commit(batch)
+        except asyncpg.LockNotAvailableError:
+            self._aside.put(batch)
         except Exception as error:  # whatever it is, it is the answer to these orders
             if tries > 1 and isinstance(error, LOST):
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -131,18 +141,17 @@ class Placement:
                 for ticket in batch:
                     await self._settle([ticket])
             else:
-                for ticket in batch:
-                    _resolve(ticket, error)
+                _answer([(ticket, error) for ticket in batch])
         else:
             self._meters.placement_orders.observe(len(batch))
             self._meters.placement_seconds.observe(perf_counter() - begun)
-            for ticket, outcome in outcomes.items():
-                _resolve(ticket, outcome)
+            _answer(list(outcomes.items()))
 
     async def _commit(self, batch: Sequence[Ticket]) -> dict[Ticket, Order | Exception]:
         async with self._database.transaction() as connection:
             # The same claim names the same items: whoever gets their locks second sees the first one's reply.
-            shelf = await _lock(connection, [ticket.order for ticket in batch])
+            rows = await connection.fetch(statements.LOCK_STOCK, *names(batch), self._lock_timeout)
+            shelf = shelve(Stock(*row) for row in rows)
             answered = await answers(connection, [ticket.claim for ticket in batch if ticket.claim])
             fresh = [ticket for ticket in batch if ticket.claim not in answered]
             orders = [ticket.order for ticket in fresh]
@@ -157,18 +166,9 @@ class Placement:
         return outcomes | {ticket: answered[ticket.claim] for ticket in batch if ticket.claim in answered}
 
 
-async def _lock(connection: Connection, orders: Sequence[NewOrder]) -> Shelf:
-    names = {named(line) for order in orders for line in order.lines}
-    ids = [name for name in names if isinstance(name, UUID)]
-    skus = [name for name in names if isinstance(name, str)]
-    rows = await connection.fetch(statements.LOCK_STOCK, ids, skus)
-    return shelve(Stock(*row) for row in rows)
-
-
-def _resolve(ticket: Ticket, outcome: Order | BaseException) -> None:
-    if ticket.outcome.done():
-        return  # whoever asked has been cancelled; the order stands all the same
-    if isinstance(outcome, Order):
-        ticket.outcome.set_result(outcome)
-    else:
-        ticket.outcome.set_exception(outcome)
+def _answer(outcomes: Sequence[tuple[Ticket, Order | Exception]]) -> None:
+    """Some now, the others in the next turns of the event loop, which sees to its sockets in between."""
+    for ticket, outcome in outcomes[:ANSWERS_AT_ONCE]:
+        ticket.resolve(outcome)
+    if others := outcomes[ANSWERS_AT_ONCE:]:
+        asyncio.get_running_loop().call_soon(_answer, others)
