@@ -14,6 +14,7 @@ from service.db import Database
 from service.settings import Settings
 from shop import eventually, item, order, running, stock
 
+ONCE = {"Idempotency-Key": "k-1"}
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 
 
@@ -107,6 +108,34 @@ async def test_a_refusal_is_no_event(client: Client, placed: dict[str, Any], dat
     assert await database.fetchval("select count(*) from events") == before
 
 
+@pytest.mark.parametrize("step", ["cancel", "fulfil"])
+async def test_what_is_repeated_under_a_key_is_answered_as_the_first_time(
+    client: Client, placed: dict[str, Any], step: str
+) -> None:
+    first = await client.post(f"/orders/{placed['id']}/{step}", headers=ONCE)
+    again = await client.post(f"/orders/{placed['id']}/{step}", headers=ONCE)
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    assert (again.headers["ETag"], again.headers["Idempotent-Replayed"]) == ('"2"', "true")
+    assert (first.status_code, "Idempotent-Replayed" in first.headers) == (200, False)
+    other = await client.post(f"/orders/{placed['id']}/fulfil", headers={"Idempotency-Key": "another"})
+    refused(other, 409, "INVALID_STATE")
+
+
+@pytest.mark.parametrize("step", ["cancel", "fulfil"])
+async def test_twenty_repeats_at_two_replicas_at_once_get_one_answer(
+    settings: Settings, key: str, placed: dict[str, Any], step: str
+) -> None:
+    path = f"/orders/{placed['id']}/{step}"
+    async with running(settings, key) as one, running(settings, key) as other:
+        replies = await asyncio.gather(*(client.post(path, headers=ONCE) for client in [one, other] * 10))
+    answered = [reply for reply in replies if reply.status_code == 200]
+    for reply in replies:
+        if reply.status_code != 200:
+            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+    assert len({reply.content for reply in answered}) == 1
+    assert sum("Idempotent-Replayed" not in reply.headers for reply in answered) == 1
+
+
 async def test_of_twenty_who_cancel_and_fulfil_at_once_one_kind_wins_once(
     crowd: httpx.AsyncClient, database_url: str
 ) -> None:
@@ -149,6 +178,7 @@ async def test_stock_without_room_for_the_pieces_keeps_the_order_placed(
 ) -> None:
     await client.patch(f"/items/{bolt['id']}", json={"quantity": 2_147_483_647})
     refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
+    refused(await client.post(f"/orders/{placed['id']}/cancel", headers=ONCE), 409, "INVALID_STATE")
     assert (await client.get(f"/orders/{placed['id']}")).json() == placed
     assert await discrepancies(database_url) == []
 

@@ -21,7 +21,7 @@ from service.documents.ranges import Range
 from service.documents.schemas import Document
 from service.errors import NotFound
 from service.events.journal import Author
-from service.http.idempotency import Claim, IdempotencyInProgress, Kept, answers, columns
+from service.http.idempotency import Claim, IdempotencyInProgress, Kept, columns, raise_answer
 from service.jobs import statements as jobs
 from service.jobs.queue import enqueue
 from service.settings import Settings
@@ -96,8 +96,7 @@ class Archive:
         """Of a claim that was answered before."""
         if claim is not None:
             async with self._database.connection() as connection:
-                for answer in (await answers(connection, [claim])).values():
-                    raise answer
+                await raise_answer(connection, claim)
 
     async def _put(self, key: str, received: Received) -> None:
         """A few at once: on S3 all of a file is in memory while it is put."""

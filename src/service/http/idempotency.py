@@ -133,6 +133,12 @@ async def answers(connection: Connection, claims: Sequence[Claim]) -> dict[Claim
     return {claim: _answer(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
 
 
+async def raise_answer(connection: Connection, claim: Claim | None) -> None:
+    """Raises what answers the claim now, if it was answered before."""
+    if claim is not None and (answer := (await answers(connection, [claim])).get(claim)):
+        raise answer
+
+
 def keep(first: int) -> str:
     """A statement's part that stores the replies in its arguments from `$first` on (see `columns`).
 
@@ -181,6 +187,13 @@ async def once(connection: Connection, claim: Claim, statement: str, *arguments:
         if not await connection.fetchval(FORGET, *claim.identity) and not taken:
             return None
     raise IdempotencyInProgress
+
+
+async def keep_or_raise(connection: Connection, kept: Kept) -> None:
+    """Store a reply in the transaction of its effect. Raises what answers the claim now if it is taken."""
+    if not await connection.fetchval(keep(1), *columns([kept])):
+        await raise_answer(connection, kept.claim)
+        raise IdempotencyInProgress
 
 
 async def keep_in(session: AsyncSession, kept: Kept) -> None:

@@ -9,12 +9,13 @@ import msgspec
 
 from service.db import Database
 from service.errors import NotFound
+from service.hosts import Connection
 from service.orders import statements
 from service.orders.schemas import Line, Order
 
 
-async def read_order(database: Database, order_id: UUID) -> Order:
-    row = await database.fetchrow(statements.READ, order_id)
+async def read_order(source: "Database | Connection", order_id: UUID) -> Order:
+    row = await source.fetchrow(statements.READ, order_id)
     if row is None:
         raise NotFound
     return order_from(row)

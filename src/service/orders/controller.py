@@ -41,7 +41,7 @@ class OrderController(Controller):
         "/{order_id:str}/cancel",
         scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed],
+        faults=[NotFound, InvalidState, PreconditionFailed, *ONCE],
     )
     async def cancel_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
@@ -50,24 +50,28 @@ class OrderController(Controller):
 
         Cancelling a cancelled order changes nothing.
         """
-        order = await lifecycle.cancel_order(
-            database, order_id, request.author, versions=expected_versions(request)
-        )
+        versions = expected_versions(request)
+        async with claimed(request) as claim:
+            order = await lifecycle.once(
+                lifecycle.cancel_order, database, order_id, request.author, versions, claim
+            )
         return versioned(request, order)
 
     @post(
         "/{order_id:str}/fulfil",
         scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed],
+        faults=[NotFound, InvalidState, PreconditionFailed, *ONCE],
     )
     async def fulfil_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Mark a placed order as fulfilled. It cannot be cancelled any more."""
-        order = await lifecycle.fulfil_order(
-            database, order_id, request.author, versions=expected_versions(request)
-        )
+        versions = expected_versions(request)
+        async with claimed(request) as claim:
+            order = await lifecycle.once(
+                lifecycle.fulfil_order, database, order_id, request.author, versions, claim
+            )
         return versioned(request, order)
 
     @get("/{order_id:str}", scope="orders:read", faults=[NotFound])

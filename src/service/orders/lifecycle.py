@@ -1,5 +1,7 @@
 """What becomes of a placed order: it is fulfilled or cancelled, once, whatever races it."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -7,34 +9,59 @@ import asyncpg
 from service.db import Database
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
+from service.hosts import Connection
+from service.http.idempotency import Claim, Kept, keep_or_raise, raise_answer
+from service.http.reply import reply_headers
 from service.orders import statements
 from service.orders.archive import order_from, read_order
 from service.orders.schemas import Order
+from service.values import encode_json
+
+Source: TypeAlias = "Database | Connection"
+Change = Callable[[Source, UUID, Author, list[int] | None], Awaitable[Order]]
 
 
-async def cancel_order(
-    database: Database, order_id: UUID, author: Author, *, versions: list[int] | None
-) -> Order:
+async def cancel_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
     """Give the pieces back and book the refund. A cancelled order is returned as it is."""
     try:
-        row = await database.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
+        row = await source.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
     except asyncpg.NumericValueOutOfRangeError:
         raise InvalidState("The stock of an item has no room for the pieces of this order") from None
     if row is not None:
         return order_from(row)
-    order = await read_order(database, order_id)
+    order = await read_order(source, order_id)
     if order.status == "cancelled" and (versions is None or order.version in versions):
         return order
     raise _why_not(order, versions)
 
 
-async def fulfil_order(
-    database: Database, order_id: UUID, author: Author, *, versions: list[int] | None
-) -> Order:
-    row = await database.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
+async def fulfil_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
+    row = await source.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
     if row is not None:
         return order_from(row)
-    raise _why_not(await read_order(database, order_id), versions)
+    raise _why_not(await read_order(source, order_id), versions)
+
+
+async def once(
+    change: Change,
+    database: Database,
+    order_id: UUID,
+    author: Author,
+    versions: list[int] | None,
+    claim: Claim | None,
+) -> Order:
+    """Either change. Raises `Replay` if the claim was answered before."""
+    if claim is None:
+        return await change(database, order_id, author, versions)
+    async with database.transaction() as connection:
+        try:
+            async with connection.transaction():  # a savepoint: after an error there is something to look up
+                order = await change(connection, order_id, author, versions)
+        except Fault:  # that it cannot be done again is no news to whoever did it
+            await raise_answer(connection, claim)
+            raise
+        await keep_or_raise(connection, Kept(claim, 200, reply_headers(order.version), encode_json(order)))
+    return order
 
 
 def _why_not(order: Order, versions: list[int] | None) -> Fault:
