@@ -75,8 +75,9 @@ def test_the_contract_has_details_only_where_there_are_any() -> None:
 def test_it_is_rendered_in_the_form_that_is_preferred() -> None:
     plain = render(errors.NoFields(), path="/a", request_id="r", accept="application/json")
     assert (plain.status, plain.headers) == (
-        400, {"Content-Type": "application/json", "X-Error-Code": "NO_FIELDS"},
-    )  # fmt: skip
+        400,
+        {"Content-Type": "application/json", "X-Error-Code": "NO_FIELDS", "Vary": "Accept"},
+    )
     assert plain.body.startswith(b'{"error":{"code":"NO_FIELDS","message":"No fields provided for update"')
     problem = render(errors.NoFields(), path="/a", request_id="r", accept="application/problem+json")
     assert problem.headers["Content-Type"] == "application/problem+json"
