@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = {
     "orders/allocation": "tests/orders/test_allocation.py tests/orders/test_orders.py",
     "orders/placement": "tests/orders/test_placement.py tests/test_metrics.py",
+    "orders/aside": "tests/orders/test_placement.py",
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py "
     "tests/http/test_idempotency.py tests/http/test_conditions.py",

@@ -82,7 +82,7 @@ GUARDS = [
         "a 2xx means committed",
         "orders/placement.py",
         "            await booking.write(connection)",
-        "            for ticket, outcome in outcomes.items():\n                _resolve(ticket, outcome)\n"
+        "            for ticket, outcome in outcomes.items():\n                ticket.resolve(outcome)\n"
         "            await booking.write(connection)",
         "orders/test_placement.py orders/test_kill.py",
     ),
@@ -103,9 +103,23 @@ GUARDS = [
     Guard(
         "nobody else sells an item between the look at its stock and the commit",
         "orders/statements.py",
-        "for no key update",
-        "",
+        "order by id for no key update of items",
+        "order by id",
         "orders/test_placement.py",
+    ),
+    Guard(
+        "an item that somebody holds for long keeps nobody else's orders waiting",
+        "orders/placement.py",
+        "*names(batch), self._lock_timeout",
+        '*names(batch), "0"',
+        "orders/test_placement.py",
+    ),
+    Guard(
+        "a superseded worker leaves the queue's entry to the one that took over",
+        "jobs/puller.py",
+        "return OwnQueries(",
+        "return Queries(",
+        "jobs/test_runner.py",
     ),
     Guard(
         "stock is the sum of its movements",
