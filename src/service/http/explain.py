@@ -38,7 +38,7 @@ def located(error: msgspec.ValidationError) -> Detail:
     """msgspec's own error, which knows the place as `$.lines[0].quantity`."""
     place = PLACE.search(str(error))
     steps = re.findall(r"\w+", place[1]) if place else []
-    return Detail("".join(f"/{step}" for step in steps), _message(error))
+    return Detail("".join(f"/{step}" for step in steps), message(error))
 
 
 def depth(value: object) -> int:
@@ -54,7 +54,7 @@ def _explain(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         within = _within(value, kind, pointer)
-        itself = Detail(pointer, _message(error))
+        itself = Detail(pointer, message(error))
         yield from chain([next(within, itself)], within)
     else:
         rule = _find(kind, lambda t: isinstance(t, Meta) and t.extra and "rule" in t.extra)
@@ -79,7 +79,7 @@ def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
             yield from _unstorable(child, f"{pointer}/{index}")
 
 
-def _message(error: msgspec.ValidationError) -> str:
+def message(error: msgspec.ValidationError) -> str:
     """msgspec's words without the place, and with JSON's name for what is a Decimal only here."""
     return WHERE.sub("", str(error)).replace("`decimal`", "`float`")
 

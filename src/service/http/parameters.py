@@ -4,7 +4,6 @@ Litestar stops at a body that does not fit, and at a query whose types do not; a
 numbers and nulls that are none.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,13 +11,13 @@ import msgspec
 from litestar import Request
 
 from service.errors import Detail, ValidationFailed
+from service.http.explain import message
 from service.http.idempotency import HEADER, IdempotencyMismatch, key_problem
 
 AnyRequest = Request[Any, Any, Any]
 
 WORDS = ("status", "in_stock", "currency")
 """Filters that are no texts."""
-WHERE = re.compile(r" - at `.*`$")
 
 
 def refuse_wrong_query(request: AnyRequest) -> None:
@@ -41,7 +40,7 @@ def _path(request: AnyRequest) -> Iterator[Detail]:
         try:
             msgspec.convert(text, kinds[name], strict=False)
         except msgspec.ValidationError as error:
-            yield Detail(f"/{name}", WHERE.sub("", str(error)), "path")
+            yield Detail(f"/{name}", message(error), "path")
 
 
 def _query(request: AnyRequest) -> Iterator[Detail]:

@@ -66,7 +66,8 @@ class Aside:
         self._held = {name for row in rows for name in row}
         late = {ticket for ticket in asked if (ticket.patient_until or 0) < monotonic()}
         free = [ticket for ticket in asked if ticket not in late and not self.concerns(ticket)]
-        self._tickets = [ticket for ticket in self._tickets if ticket not in late.union(free)]
+        settled = late.union(free)
+        self._tickets = [ticket for ticket in self._tickets if ticket not in settled]
         for ticket in late:
             ticket.resolve(Overloaded(TOO_LONG))
         self._give_back(free)
