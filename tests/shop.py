@@ -13,7 +13,8 @@ from service.app import create_app
 from service.settings import Settings
 
 Json = dict[str, Any]
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
+"""Decoders let others go first: beside a busy suite they get a tenth of a core."""
 
 
 @asynccontextmanager

@@ -238,6 +238,5 @@ async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
         victim.kill()
     job = await until(client, job["id"], "succeeded")
     assert job["result"]["status"] == "ready"
-    # 1: the kill came while the decoder was being handed its work, which is an interruption and no try
-    assert job["attempts"] in {1, 2}
+    assert job["attempts"] == 2
     assert (await thumbnail(client, document)).status_code == 200

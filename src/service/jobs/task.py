@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import structlog
-from anyio import CancelScope, CapacityLimiter, to_process
+from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
 
 from service.blobs import Blobs
 from service.db import Database
@@ -75,15 +75,18 @@ class Task:
         """Call a function that keeps a core busy, in a process of the pool: as many as there are cores.
 
         It has to be importable, and what it takes and gives picklable. If the job is cancelled the process
-        is killed.
+        is killed. Raises `BrokenWorkerProcess` if it dies.
         """
         async with to_process.current_default_process_limiter():
             of_its_own = CapacityLimiter(1)
-            with CancelScope(shield=True):  # one that is cancelled while it starts would be left behind
-                await to_process.run_sync(os.getpid, limiter=of_its_own)
-            return await to_process.run_sync(
-                modestly, function, *arguments, cancellable=True, limiter=of_its_own
-            )
+            try:
+                with CancelScope(shield=True):  # one that is cancelled while it starts would be left behind
+                    await to_process.run_sync(os.getpid, limiter=of_its_own)
+                return await to_process.run_sync(
+                    modestly, function, *arguments, cancellable=True, limiter=of_its_own
+                )
+            except (ConnectionError, ProcessLookupError) as error:  # it died before it had its work
+                raise BrokenWorkerProcess from error
 
     async def finish(self, connection: Connection, result: Any) -> None:
         """End the job as succeeded in the caller's transaction: its effect and its end commit together.
