@@ -228,8 +228,9 @@ async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> 
         ours_over.set()
         return "ours"
 
-    async with AsyncExitStack() as first:
-        await first.enter_async_context(workshop.doing(work))
+    async with AsyncExitStack() as first, asyncio.timeout(PATIENCE_SECONDS):
+        # its one place is taken, so it cannot take the lapsed job over itself
+        await first.enter_async_context(workshop.doing(work, worker_concurrency=1))
         job_id = await workshop.wish()
         await workshop.until(job_id, "running")
         await workshop.database.fetch("update queue.pgqueuer set heartbeat = now() - interval '1 hour'")
