@@ -11,7 +11,10 @@ from msgspec.structs import replace
 
 from replies import everything, refused, wrong_fields
 from service.db import Database
+from service.errors import InvalidState
+from service.events.journal import CLI
 from service.settings import Settings
+from service.webhooks.deliveries import resend
 from shop import eventually, item, running
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
@@ -197,6 +200,20 @@ async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
     resent = await database.fetchrow("select * from events where type = 'delivery.resent'")
     assert resent
     assert resent["subject"] == owed["id"]
+
+
+async def test_whoever_asks_in_vain_does_not_hold_up_the_courier(
+    shop: httpx.AsyncClient, database: Database
+) -> None:
+    webhook = await subscribe(database, "http://127.0.0.1:1/")
+    await tell(database)
+    (owed,) = await deliveries(database)
+    async with database.sessions() as session, session.begin():
+        with pytest.raises(InvalidState):
+            await resend(session, webhook, owed["id"], CLI)
+        assert (
+            await database.fetchval("select count(*) from (select from deliveries for update nowait) _") == 1
+        )
 
 
 async def test_a_disabled_webhook_is_neither_tested_nor_told_again(

@@ -48,13 +48,13 @@ async def resend(session: AsyncSession, webhook_id: UUID, delivery_id: UUID, aut
     It has the retries it has not used up: one that used all of them is tried once.
     """
     await _enabled(session, webhook_id)
-    chosen = _of(webhook_id).where(Delivery.id == delivery_id).with_for_update(of=Delivery)
-    found = (await session.execute(chosen)).one_or_none()
-    if found is None:
-        raise NotFound
+    chosen = _of(webhook_id).where(Delivery.id == delivery_id)
+    finished = chosen.where(Delivery.status != "pending").with_for_update(of=Delivery)
+    found = (await session.execute(finished)).one_or_none()
+    if found is None:  # what is pending is not locked: the courier would pass it over
+        pending = (await session.execute(chosen)).one_or_none()
+        raise InvalidState("The delivery is pending already") if pending else NotFound
     owed, told = found
-    if owed.status == "pending":
-        raise InvalidState("The delivery is pending already")
     owed.status, owed.due_at, owed.finished_at = "pending", func.now(), None
     resent = {"id": owed.id, "webhook_id": webhook_id, "event_id": owed.event_id}
     session.add(event("delivery.resent", owed.id, author, resent))
