@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 from msgspec import Struct
@@ -139,6 +139,12 @@ async def raise_answer(connection: Connection, claim: Claim | None) -> None:
         raise answer
 
 
+async def raise_taken(connection: Connection, claim: Claim) -> NoReturn:
+    """Raises what answers a claim that turned out to be taken."""
+    await raise_answer(connection, claim)
+    raise IdempotencyInProgress
+
+
 def keep(first: int) -> str:
     """A statement's part that stores the replies in its arguments from `$first` on (see `columns`).
 
@@ -192,8 +198,7 @@ async def once(connection: Connection, claim: Claim, statement: str, *arguments:
 async def keep_or_raise(connection: Connection, kept: Kept) -> None:
     """Store a reply in the transaction of its effect. Raises what answers the claim now if it is taken."""
     if not await connection.fetchval(keep(1), *columns([kept])):
-        await raise_answer(connection, kept.claim)
-        raise IdempotencyInProgress
+        await raise_taken(connection, kept.claim)
 
 
 async def keep_in(session: AsyncSession, kept: Kept) -> None:

@@ -13,14 +13,7 @@ from uuid_utils.compat import uuid7
 from service.db import Database
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author
-from service.http.idempotency import (
-    Claim,
-    IdempotencyInProgress,
-    answers,
-    columns,
-    kept_creation,
-    once,
-)
+from service.http.idempotency import Claim, columns, kept_creation, once, raise_taken
 from service.http.merge import merge_patch
 from service.items import statements
 from service.items.schemas import (
@@ -57,7 +50,7 @@ async def create_item(database: Database, new: ItemCreate, claim: Claim | None, 
     )
     if claim is not None and not created:
         async with database.connection() as connection:
-            raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+            await raise_taken(connection, claim)
     return item
 
 

@@ -11,7 +11,7 @@ from service.db import Database
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
 from service.hosts import Connection
-from service.http.idempotency import Claim, IdempotencyInProgress, Kept, answers, columns
+from service.http.idempotency import Claim, Kept, columns, raise_taken
 from service.jobs import statements
 from service.jobs.queue import call_off, enqueue
 from service.jobs.schemas import Job, NewJob, Output, Queued
@@ -27,7 +27,7 @@ async def submit(database: Database, new: NewJob, author: Author, claim: Claim |
         row = (queued.id, new.kind, new.payload, queue_id, author.actor, author.request_id)
         created = await connection.fetchval(statements.CREATE, *row, *columns(kept))
         if claim is not None and not created:
-            raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+            await raise_taken(connection, claim)
     return queued
 
 

@@ -6,14 +6,7 @@ from uuid_utils.compat import uuid7
 
 from service.db import Database
 from service.events.journal import Author
-from service.http.idempotency import (
-    Claim,
-    IdempotencyInProgress,
-    Kept,
-    answers,
-    columns,
-    keep,
-)
+from service.http.idempotency import Claim, Kept, columns, keep, raise_taken
 from service.users.schemas import Action, ActionCompleted, NewAction
 from service.values import encode_json
 
@@ -43,7 +36,7 @@ async def record_action(
     kept = Kept(claim, 201, {}, encode_json(completed))
     if not await database.fetchval(ONCE, *row, *columns([kept])):
         async with database.connection() as connection:
-            raise (await answers(connection, [claim])).get(claim, IdempotencyInProgress())
+            await raise_taken(connection, claim)
     return completed
 
 
