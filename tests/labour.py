@@ -10,7 +10,7 @@ from service.db import Database
 from service.kinds import kinds
 from service.settings import Settings
 from service.worker import Worker
-from shop import Json, eventually
+from shop import PATIENCE_SECONDS, Json, eventually
 
 SLEEP = "system.sleep"
 
@@ -35,7 +35,13 @@ async def read(client: httpx.AsyncClient, job_id: str) -> Json:
     return job
 
 
-async def until(client: httpx.AsyncClient, job_id: str, status: str, **facts: Any) -> Json:
+async def until(
+    client: httpx.AsyncClient,
+    job_id: str,
+    status: str,
+    patience_seconds: float = PATIENCE_SECONDS,
+    **facts: Any,
+) -> Json:
     """The job, once it is in that state."""
     job: Json = {}
 
@@ -45,7 +51,7 @@ async def until(client: httpx.AsyncClient, job_id: str, status: str, **facts: An
         return job["status"] == status and facts.items() <= job.items()
 
     try:
-        await eventually(there)
+        await eventually(there, patience_seconds)
     except TimeoutError:
         raise AssertionError(job) from None
     return job

@@ -13,8 +13,7 @@ from service.app import create_app
 from service.settings import Settings
 
 Json = dict[str, Any]
-PATIENCE_SECONDS = 60.0
-"""Decoders let others go first: beside a busy suite they get a tenth of a core."""
+PATIENCE_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -107,8 +106,10 @@ async def nothing_under_way(database_url: str) -> None:
         await eventually(idle)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], patience_seconds: float = PATIENCE_SECONDS
+) -> None:
+    async with asyncio.timeout(patience_seconds):
         while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
             await asyncio.sleep(0.01)
 

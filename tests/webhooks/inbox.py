@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from service.db import Database
 from service.events.journal import CLI, RECORD, recorded
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 15.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SUBSCRIBE = """
 insert into webhooks (id, url, events, enabled, secret, version) values ($1, $2, $3, true, $4, 1)
