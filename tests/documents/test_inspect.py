@@ -26,6 +26,7 @@ from samples import (
     sample,
     valid,
 )
+from structlog.testing import capture_logs
 
 from labour import process, until
 from replies import refused, wrong_fields
@@ -39,6 +40,8 @@ CAT = sample("cat.png", picture(PNG, 640, 480))
 NOBODY = "00000000-0000-7000-8000-000000000000"
 GPS = 0x8825
 ORIENTATION, ARTIST = 0x0112, 0x013B
+DECODING_SECONDS = 60.0
+"""Decoders let others go first: beside a busy suite they get a tenth of a core."""
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ async def inspected(client: httpx.AsyncClient, sent: Sample) -> Json:
     async def over() -> bool:
         return bool((await client.get(path)).json()["status"] != "stored")
 
-    await eventually(over)
+    await eventually(over, DECODING_SECONDS)
     document: Json = (await client.get(path)).json()
     return document
 
@@ -215,7 +218,8 @@ async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
     (job,) = (await client.get("/jobs")).json()["data"]
     await until(client, job["id"], "running")
     await client.delete(f"/documents/{document['id']}")
-    assert (await until(client, job["id"], "failed"))["error"] == "There is no such document"
+    failed = await until(client, job["id"], "failed", DECODING_SECONDS)
+    assert failed["error"] == "There is no such document"
     assert await database.fetchval("select count(*) from documents") == 0
     assert {key.split("/")[0] for key in await kept(settings)} <= {"thumbnails"}  # and that one is swept
 
@@ -236,7 +240,25 @@ async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
     await eventually(decoding)
     for victim in victims:
         victim.kill()
-    job = await until(client, job["id"], "succeeded")
+    job = await until(client, job["id"], "succeeded", DECODING_SECONDS)
     assert job["result"]["status"] == "ready"
-    assert job["attempts"] == 2
+    assert job["attempts"] in {1, 2}  # 1: it died before it had its work, which is no try
+    assert (await thumbnail(client, document)).status_code == 200
+
+
+async def test_a_host_that_can_start_no_decoder_is_not_held_against_the_document(
+    client: httpx.AsyncClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that begins now dies at once
+    with capture_logs() as logs:
+        document = await stored(client, CAT)
+
+        async def tried_often() -> bool:
+            return sum(log["event"] == "job interrupted" for log in logs) > 2
+
+        await eventually(tried_often)
+    monkeypatch.delenv("PYTHONHOME")
+    (job,) = (await client.get("/jobs")).json()["data"]
+    job = await until(client, job["id"], "succeeded", DECODING_SECONDS)
+    assert (job["attempts"], job["result"]["status"]) == (1, "ready")
     assert (await thumbnail(client, document)).status_code == 200

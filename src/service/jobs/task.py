@@ -1,7 +1,8 @@
 """A job as the function that does it sees it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Literal, TypeVar, TypeVarTuple
 from uuid import UUID
@@ -11,6 +12,7 @@ from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
 
 from service.blobs import Blobs
 from service.db import Database
+from service.errors import Overloaded
 from service.events.journal import WORKER
 from service.hosts import Connection
 from service.jobs import statements
@@ -75,18 +77,18 @@ class Task:
         """Call a function that keeps a core busy, in a process of the pool: as many as there are cores.
 
         It has to be importable, and what it takes and gives picklable. If the job is cancelled the process
-        is killed. Raises `BrokenWorkerProcess` if it dies.
+        is killed. Raises `BrokenWorkerProcess` if it dies at work; if it dies before, `Overloaded`: that
+        says nothing of the job.
         """
         async with to_process.current_default_process_limiter():
             of_its_own = CapacityLimiter(1)
-            try:
-                with CancelScope(shield=True):  # one that is cancelled while it starts would be left behind
-                    await to_process.run_sync(os.getpid, limiter=of_its_own)
+            with _before_work(BrokenWorkerProcess, OSError), CancelScope(shield=True):
+                # in a shield: one that is cancelled while it starts would be left behind
+                await to_process.run_sync(os.getpid, limiter=of_its_own)
+            with _before_work(ConnectionError, ProcessLookupError):
                 return await to_process.run_sync(
                     modestly, function, *arguments, cancellable=True, limiter=of_its_own
                 )
-            except (ConnectionError, ProcessLookupError) as error:  # it died before it had its work
-                raise BrokenWorkerProcess from error
 
     async def finish(self, connection: Connection, result: Any) -> None:
         """End the job as succeeded in the caller's transaction: its effect and its end commit together.
@@ -107,3 +109,11 @@ class Task:
         """Tells whether the job was still this run's to end."""
         ended = await source.fetchrow(statements.FINISH, *self.identity, status, result, error, WORKER.actor)
         return ended is not None
+
+
+@contextmanager
+def _before_work(*failures: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except failures as error:
+        raise Overloaded("There is no process to be had") from error
