@@ -1,5 +1,6 @@
 """Deliveries over HTTP: what a webhook was told, how that went, and telling it again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -212,6 +213,22 @@ async def test_whoever_asks_in_vain_does_not_hold_up_the_courier(
         with pytest.raises(InvalidState):
             await resend(session, webhook, owed["id"], CLI)
         assert len(await database.fetch("select from deliveries for update nowait")) == 1
+
+
+async def test_of_many_who_ask_at_once_one_is_heard_and_the_courier_at_once(
+    settings: Settings, key: str, shop: httpx.AsyncClient, local: Inbox
+) -> None:
+    webhook = await register(shop, local)
+    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
+    await finished(shop, webhook)
+    path = f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend"
+    async with running(settings, key) as replica:
+        for round_ in range(2, 7):
+            replies = await asyncio.gather(*(client.post(path) for client in [shop, replica] * 4))
+            assert {reply.status_code for reply in replies} <= {202, 409}
+            assert len(await local.until(round_)) >= round_
+            await finished(shop, webhook)
+    assert set(local.ids) == {owed["event_id"]}
 
 
 async def test_a_disabled_webhook_is_neither_tested_nor_told_again(

@@ -51,7 +51,7 @@ async def resend(session: AsyncSession, webhook_id: UUID, delivery_id: UUID, aut
     chosen = _of(webhook_id).where(Delivery.id == delivery_id)
     finished = chosen.where(Delivery.status != "pending").with_for_update(of=Delivery)
     found = (await session.execute(finished)).one_or_none()
-    if found is None:  # what is pending is not locked: the courier would pass it over
+    if found is None:
         pending = (await session.execute(chosen)).one_or_none()
         raise InvalidState("The delivery is pending already") if pending else NotFound
     owed, told = found
@@ -72,7 +72,11 @@ def _of(webhook_id: UUID) -> Select[Delivery, Event]:
 
 
 async def _enabled(session: AsyncSession, webhook_id: UUID) -> Webhook:
-    webhook = await WebhookService(session).read(webhook_id)
+    """The webhook, locked: so it stays enabled, and who sends the same again waits here.
+
+    Who waited for a delivery's row would hold it once it is pending, and the courier skips what is locked.
+    """
+    webhook = await WebhookService(session).locked(webhook_id)
     if not webhook.enabled:
         raise InvalidState("The webhook is disabled")
     return webhook
