@@ -31,6 +31,8 @@ CUT = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where datname = current_database() and query ilike '%from queue.pgqueuer%' and pid <> pg_backend_pid()"""
 LAG_SECONDS = 0.05
+BURNING_SECONDS = 60.0
+"""Of a process that gives way to all others."""
 SHORT = {"DEPOT_JOB_HEARTBEAT_SECONDS": "1"}
 STRAY = {
     "CHANNEL": "elsewhere",
@@ -86,7 +88,7 @@ async def test_a_job_of_a_killed_worker_is_taken_over_and_ends_once(
     client: httpx.AsyncClient, database: Database, begin: Begin
 ) -> None:
     with begin(**SHORT) as one, begin(**SHORT) as another:
-        job_id = await process(client, seconds=1, steps=100)
+        job_id = await process(client, seconds=3, steps=100)
         await until(client, job_id, "running")
         victim, other = (one, another) if one.events("job begun") else (another, one)
         victim.kill()
@@ -100,7 +102,7 @@ async def test_a_job_of_a_killed_worker_is_taken_over_and_ends_once(
 async def test_work_ends_with_the_worker_that_was_killed(client: httpx.AsyncClient, begin: Begin) -> None:
     with begin() as worker:
         job_id = await process(client, seconds=60, burn=True, steps=1)
-        await eventually(lambda: burning(worker))
+        await eventually(lambda: burning(worker), BURNING_SECONDS)
         burners = busy(worker)
         worker.kill()
     _, alive = psutil.wait_procs(burners, timeout=10)
@@ -117,7 +119,7 @@ async def test_a_cancelled_burn_is_killed(
 ) -> None:
     with begin() as worker:
         job_id = await process(client, seconds=60, burn=True, steps=1)
-        await eventually(lambda: burning(worker))
+        await eventually(lambda: burning(worker), BURNING_SECONDS)
         (burner,) = busy(worker)
         assert burner.nice() >= 10
         assert (await client.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
@@ -144,7 +146,7 @@ async def test_what_outlasts_the_shutdown_is_queued_again_at_once(
     client: httpx.AsyncClient, database: Database, begin: Begin
 ) -> None:
     with begin(DEPOT_SHUTDOWN_TIMEOUT_SECONDS="0.2") as worker:
-        ids = [await process(client, seconds=1, steps=1, burn=burn) for burn in (True, False)]
+        ids = [await process(client, seconds=2, steps=1, burn=burn) for burn in (True, False)]
         await begun(worker, 2)
         worker.process.send_signal(signal.SIGTERM)
         stopped_at = monotonic()
@@ -178,10 +180,10 @@ async def test_one_at_a_time_is_possible(client: httpx.AsyncClient, begin: Begin
 
 
 async def test_many_at_a_time_are_possible(client: httpx.AsyncClient, begin: Begin) -> None:
-    ids = [await process(client, seconds=1, steps=1) for _ in range(20)]
+    ids = [await process(client, seconds=60) for _ in range(20)]
     with begin("--concurrency", "20"):
-        jobs = [await until(client, job_id, "succeeded") for job_id in ids]
-    assert max(job["started_at"] for job in jobs) < min(job["finished_at"] for job in jobs)
+        for job_id in ids:
+            await until(client, job_id, "running")
 
 
 async def test_stray_environment_variables_do_not_choose_the_names(

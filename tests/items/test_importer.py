@@ -23,7 +23,7 @@ from service.events.journal import CLI
 from service.items.importer import BadRows, Report, import_items
 from service.items.rows import ENCODING, BadFile, BadRow
 from service.values import encode_json
-from shop import item, locked, nothing_under_way, order, waiting_for_locks
+from shop import PATIENCE_SECONDS, item, locked, nothing_under_way, order, waiting_for_locks
 
 MANY = 10_000
 
@@ -198,7 +198,7 @@ async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_tur
     async with locked(database_url, first) as holder:
         importing = asyncio.create_task(load(database, file))
         await waiting_for_locks(holder, 1)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await order(crowd, (second, 1))).status_code == 201
     assert (await importing).updated == 2
     moved = await database.fetch("select delta from movements where cause = 'import' order by item_id")

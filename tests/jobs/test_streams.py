@@ -11,29 +11,23 @@ from typing import Any
 
 import httpx
 import pytest
-from msgspec.structs import replace
 
 from labour import process
 from live import Live, live, working
 from replies import refused
 from service.db import Database
 from service.events.journal import CLI
-from service.jobs import streams
-from service.jobs.control import submit
+from service.jobs import streams as module
+from service.jobs.control import cancel, submit
+from service.jobs.controller import events
 from service.jobs.schemas import NewJob
 from service.jobs.streams import Streams
-from service.settings import Settings
-from shop import Json, connected, eventually, running, waiting_for_locks
+from shop import PATIENCE_SECONDS, Json, connected, eventually, waiting_for_locks
 
 EARS = "from pg_stat_activity where datname = current_database() and query like 'LISTEN \"depot_jobs\"%'"
 LISTENING = f"select count(*) {EARS}"
 DEAFEN = f"select pg_terminate_backend(pid) {EARS}"
 SOON_SECONDS = 3.0
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, job_test_kinds=True)
 
 
 @pytest.fixture
@@ -213,15 +207,16 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
         assert [job async for job in second] == []
 
 
-async def test_silence_is_filled_with_comments(
-    settings: Settings, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.01)
-    async with running(settings, key) as client:
-        job_id = await process(client, seconds=0)
-        following = asyncio.create_task(client.get(f"/jobs/{job_id}/events"))
-        await asyncio.sleep(0.3)
-        await client.delete(f"/jobs/{job_id}")
-        reply = await following
-    assert reply.text.count("event: job") == 2
-    assert reply.text.count(": keep-alive") > 2
+async def test_silence_is_filled_with_comments(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
+    streams = Streams(database, streams_max=1, draining=lambda: False)
+    job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
+    async with streams.open(), asyncio.timeout(PATIENCE_SECONDS):
+        changes = streams.follow(job_id)
+        sent = events(await anext(changes), changes)
+        while b'"status":"queued"' not in await anext(sent):
+            pass
+        assert [await anext(sent) for _ in range(3)] == [b": keep-alive\n\n"] * 3
+        await cancel(database, job_id, CLI)
+        states = [event async for event in sent if b"event: job" in event]
+    assert [b'"status":"cancelled"' in state for state in states] == [True]
