@@ -40,7 +40,7 @@ TEMPLATE = "depot_template"
 CONFIGURATION = """
 [cosmic-ray]
 module-path = "src/service/{module}.py"
-timeout = 60.0
+timeout = 150.0
 excluded-modules = []
 test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
 [cosmic-ray.distributor]
@@ -69,13 +69,14 @@ def main() -> int:
     options.add_argument("modules", nargs="*", default=list(TESTS), metavar="MODULE", help=" ".join(TESTS))
     options.add_argument("--cosmic-ray", type=Path, required=True, help="the bin directory it is in")
     given = options.parse_args()
+    tools = given.cosmic_ray.absolute()
     with TemporaryDirectory(prefix="depot-mutation-", dir=scratch()) as folder:
         home = Path(folder)
         home.chmod(0o755)
         with postgres(home, FAST) as url, ThreadPoolExecutor(AT_ONCE) as pool:
             execute(url, f"create database {TEMPLATE}")
             migrate.upgrade(Settings(database_url=at(url, TEMPLATE)))
-            scores = list(pool.map(lambda module: scored(module, home, url, given.cosmic_ray), given.modules))
+            scores = list(pool.map(lambda module: scored(module, home, url, tools), given.modules))
     killed, survived = sum(score.killed for score in scores), sum(len(score.survivors) for score in scores)
     print(f"all: {killed} of {killed + survived} killed, {killed / (killed + survived):.1%}")
     return 0
