@@ -33,6 +33,15 @@ SERVER_LATE_SECONDS = 1.0
 CLOCKS_APART = timedelta(minutes=5)
 """No two clocks of a deployment differ by more than this: rows carry the time of whoever made them."""
 
+FAILURES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg may make of a connection that ends just now
+    errors.Unavailable,
+)
+"""What a statement may fail with while the database is away, restarts or is overloaded."""
+
 UNFIT = (asyncio.CancelledError, TimeoutError, asyncpg.ReadOnlySQLTransactionError)
 """After these a connection is not kept: its statement may be under way, or its server is a standby now."""
 

@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from service.blobs import FAILURES as STORAGE_FAILURES
 from service.blobs import Blobs
-from service.db import SCHEMA, Database
+from service.db import FAILURES, SCHEMA, Database
 from service.errors import DatabaseUnavailable, Draining
 from service.http.body import StrictRequest
 from service.http.envelope import Exchange
@@ -35,13 +35,6 @@ WAITING = """
 select exists (select from queue.pgqueuer where status = 'queued'
   and execute_after < now() - interval '60 seconds')"""
 """Whether work has been due for so long that no worker can be at it."""
-FAILURES = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    DatabaseUnavailable,
-)
 
 Connectivity = Literal["connected", "unreachable"]
 

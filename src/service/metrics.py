@@ -17,8 +17,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from service.db import Database
-from service.errors import Unavailable, preferred
+from service.db import FAILURES, Database
+from service.errors import preferred
 from service.http.body import StrictRequest
 from service.jobs.kinds import Kinds
 from service.settings import Settings, StartError
@@ -117,7 +117,7 @@ class Figures:
                 jobs = [tuple(row) for row in await connection.fetch(JOBS)]
                 row = await connection.fetchrow(DELIVERIES)
                 found = Seen(monotonic(), True, jobs, tuple(row or (0, None)))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable):
+        except FAILURES:
             self.disconnect()
         return found
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -10,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from inbox import SECRET, deliveries, inbox, subscribe, tell
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from live import live
 from own_server import Server
 from service.db import Database
 from service.settings import Settings
+from service.webhooks import courier as module
 from service.webhooks.courier import AGAIN_SECONDS, Courier
 from shop import connected, eventually, item
 
@@ -116,24 +119,31 @@ async def attempted(database: Database) -> bool:
     return all(row["attempts"] for row in await deliveries(database))
 
 
-@pytest.fixture
-async def delivering(own_server: Server, tmp_path: Path) -> AsyncIterator[Database]:
-    """A courier on that own_server, and the database it uses."""
-    settings = Settings(database_url=own_server.url, home=tmp_path, webhook_allow_private=True)
-    async with Database(settings).open() as database, Courier(database, settings).open():
-        yield database
+@asynccontextmanager
+async def delivering(
+    own_server: Server, home: Path, inbox_url: str, **limits: float
+) -> AsyncIterator[tuple[Database, Courier]]:
+    """A courier on that server which looks for deliveries when it is woken, and the database it uses."""
+    settings = Settings(
+        database_url=own_server.url, home=home, webhook_allow_private=True, webhook_poll_seconds=60
+    )
+    settings = replace(settings, **limits)
+    async with Database(settings).open() as database:
+        await subscribe(database, inbox_url)
+        courier = Courier(database, settings)
+        async with courier.open():
+            yield database, courier
 
 
-async def test_deliveries_go_on_soon_after_the_database_returns(
-    own_server: Server, delivering: Database
-) -> None:
-    async with inbox() as local:
-        await subscribe(delivering, local.url)
-        await tell(delivering)
+async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Server, tmp_path: Path) -> None:
+    async with inbox() as local, delivering(own_server, tmp_path, local.url) as (database, courier):
+        await tell(database)
+        courier.wake()
         await local.until(1)
         with capture_logs() as logs:
             with own_server.away():
-                await eventually(partial(noticed, logs))
+                courier.wake()
+                await eventually(partial(told, logs, WAITING))
                 await asyncio.sleep(3 * AGAIN_SECONDS)  # several rounds find it away
             begun = monotonic()
             async with connected(own_server.url) as connection:
@@ -144,24 +154,46 @@ async def test_deliveries_go_on_soon_after_the_database_returns(
 
 
 async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
-    own_server: Server, delivering: Database
+    own_server: Server, tmp_path: Path
 ) -> None:
-    async with inbox() as local:
+    async with inbox() as local, delivering(own_server, tmp_path, local.url) as (database, courier):
         local.answering.clear()
-        await subscribe(delivering, local.url)
-        await tell(delivering)
+        await tell(database)
+        courier.wake()
         await local.until(1)
         with capture_logs() as logs, own_server.away():
             local.answering.set()
-            await eventually(partial(noticed, logs))
-
-        async def delivered() -> bool:
-            async with connected(own_server.url) as connection:
-                return bool(await connection.fetchval("select status = 'delivered' from deliveries"))
-
-        await eventually(delivered)
+            courier.wake()
+            await eventually(partial(told, logs, WAITING))
+        await eventually(partial(settled_on, own_server))
     assert len(local.received) == 1
 
 
-async def noticed(logs: list[Any]) -> bool:
-    return any(line["event"] == WAITING for line in logs)
+async def test_an_answer_that_cannot_be_recorded_before_its_lease_lapses_is_asked_for_again(
+    own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    async with (
+        inbox() as local,
+        delivering(own_server, tmp_path, local.url, webhook_timeout_seconds=1) as (database, courier),
+    ):
+        local.answering.clear()
+        await tell(database)
+        courier.wake()
+        await local.until(1)
+        with capture_logs() as logs, own_server.away():
+            local.answering.set()
+            await eventually(partial(told, logs, "attempt not recorded"))
+        courier.wake()
+        await eventually(partial(settled_on, own_server))
+    assert len(set(local.ids)) == 1
+    assert len(local.ids) == 2
+
+
+async def settled_on(own_server: Server) -> bool:
+    async with connected(own_server.url) as connection:
+        return bool(await connection.fetchval("select bool_and(status = 'delivered') from deliveries"))
+
+
+async def told(logs: list[Any], event: str) -> bool:
+    return any(line["event"] == event for line in logs)

@@ -6,15 +6,14 @@ from asyncio import Task
 from datetime import UTC, datetime
 from time import monotonic
 
-import asyncpg
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from service.auth.keys import Key, digest, key_id, pepper_from
 from service.auth.quota import Quota
-from service.db import Database
-from service.errors import Forbidden, Overloaded, Unauthenticated, Unavailable
+from service.db import FAILURES, Database
+from service.errors import Forbidden, Overloaded, Unauthenticated
 
 FRESH_SECONDS = 0.4
 """A cached key older than this is looked up again beside the request that uses it."""
@@ -24,7 +23,6 @@ LOOKUP_SECONDS = 0.9
 """Longer, and the pool is too busy. An outage ends the look-up sooner (see `service.pulse`)."""
 BRIEF_LOOKUP_SECONDS = 0.3
 """The same for what has to be answered within a second besides."""
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)
 
 FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
 PEPPER = "select value from secrets where name = 'pepper'"
@@ -98,7 +96,7 @@ class Keyring:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS if last is None else BRIEF_LOOKUP_SECONDS):
                 return await asyncio.shield(self._look_up(token))
-        except AWAY as error:
+        except FAILURES as error:
             if last is not None:
                 return last
             if isinstance(error, TimeoutError):

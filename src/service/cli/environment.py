@@ -53,12 +53,12 @@ def reachable_database() -> Iterator[None]:
     from advanced_alchemy.exceptions import RepositoryError
     from sqlalchemy.exc import SQLAlchemyError
 
+    from service.db import FAILURES
     from service.records import root_cause
 
-    failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     try:
         yield
-    except (*failures, SQLAlchemyError, RepositoryError) as error:
+    except (*FAILURES, SQLAlchemyError, RepositoryError) as error:
         cause = root_cause(error)
         if isinstance(cause, asyncpg.UndefinedTableError):
             raise StartError("the database has no schema yet: run `depot migrate`") from None

@@ -15,11 +15,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import asyncpg
 import structlog
 
-from service.db import Database
-from service.errors import Unavailable
+from service.db import FAILURES, Database
 from service.events.journal import WORKER
 from service.settings import Settings
 from service.telemetry.meters import Meters
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)
-"""What happens while the database is away, restarts or is overloaded."""
 AGAIN_SECONDS = 0.5
 """How soon the database is asked again after it failed."""
 LEASE_SECONDS = 5.0
