@@ -213,6 +213,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
     settings: Settings, key: str, database: Database
 ) -> None:
     allowing = replace(settings, webhook_allow_private=True)
+    started = monotonic()
     async with running(allowing, key) as client:
         async with inbox() as taking, inbox(status=500) as failing:
             await subscribe(database, taking.url)
@@ -229,6 +230,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
         assert figures.sum("webhook_attempts_total", outcome="delivered") == 1
         assert figures.sum("webhook_attempts_total", outcome="retried") == 1
         assert figures.sum("webhook_attempt_seconds_count") == 2
+        assert 0 < figures.sum("webhook_attempt_seconds_sum") < 2 * (monotonic() - started)
     await database.fetch(
         "update deliveries set due_at = now() - interval '90 seconds' where due_at is not null"
     )

@@ -23,7 +23,9 @@ from service.db import Database
 from service.errors import Overloaded
 from service.events.journal import CLI
 from service.items.statements import ADJUST
+from service.orders import statements
 from service.orders.allocation import UnknownItem
+from service.orders.aside import LOOK_SECONDS
 from service.orders.placement import ANSWERS_AT_ONCE, Placement
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
@@ -249,19 +251,30 @@ async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waitin
 
 
 async def test_patience_for_an_item_that_is_held_ends(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    crowd: httpx.AsyncClient, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bolt = await item(crowd, 9)
+    fetch, looks, looked = database.fetch, 0, asyncio.Event()
+
+    async def counted(statement: str, *arguments: object) -> list[asyncpg.Record]:
+        nonlocal looks
+        if statement == statements.HELD:
+            looks += 1
+            looked.set()
+        return await fetch(statement, *arguments)
+
+    monkeypatch.setattr(database, "fetch", counted)
     async with (
         queue(database, lock_seconds=0.01, held_seconds=0.2, queue_max=2) as placement,
         locked(database_url, bolt),
         asyncio.timeout(5),
     ):
         outcomes = asyncio.create_task(settle(placement, [new(bolt)] * 2))
-        await asyncio.sleep(0.1)
+        await looked.wait()
         with pytest.raises(Overloaded):  # those who wait apart are counted too
             await placement.place(new(bolt), None, CLI)
         assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
+    assert looks <= 0.2 / LOOK_SECONDS + 2
     assert await stock(crowd, bolt) == 9
 
 
