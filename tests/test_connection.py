@@ -148,6 +148,14 @@ def test_what_is_refused_before_the_application_names_no_other_request(served: S
         assert b"/nope" not in reply
 
 
+def test_whitespace_behind_a_value_is_no_part_of_it(served: Served) -> None:
+    status, headers, _ = served.exchange(served.request("GET", "/items", "X-Request-ID: mine \t"))
+    assert (status, headers["x-request-id"]) == (200, "mine")
+    key = f"Authorization:  Bearer   {served.key}  \r\n"
+    status, _, _ = served.exchange(f"GET /items HTTP/1.1\r\nHost: depot\r\n{key}\r\n".encode())
+    assert status == 200
+
+
 def test_only_so_many_connections_are_open_at_once(served: Served) -> None:
     with ExitStack() as stack:
         for _ in range(41):

@@ -85,7 +85,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 §6.5.1)
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # which the parser leaves there (§5.5)
 
     def on_headers_complete(self) -> None:
         self._first = b""
@@ -227,7 +227,7 @@ class Connection(HttpToolsProtocol):
             if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 request_id = value.decode()
             elif name == b"accept":
-                accept = value.decode("latin-1")
+                accept += ("," if accept else "") + value.decode("latin-1")
         request_id = request_id or os.urandom(16).hex()
         self._meters.refuse(fault.code, fault.status)
         rendered = render(fault, path=path, request_id=request_id, accept=accept)

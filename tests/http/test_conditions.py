@@ -86,6 +86,16 @@ async def test_what_the_client_does_not_have_is_sent(client: Client, path: str, 
     assert (reply.status_code, reply.json()["version"]) == (200, 2)
 
 
+async def test_a_list_may_come_in_several_lines(client: Client, path: str) -> None:
+    for tags in (('"1"', '"2"'), ('"2"', '"1"')):
+        known = await client.get(path, headers=[("If-None-Match", tag) for tag in tags])
+        assert known.status_code == 304
+    stale = await client.delete(path, headers=[("If-Match", '"1"'), ("If-Match", '"3"')])
+    refused(stale, 412, "PRECONDITION_FAILED")
+    deleted = await client.delete(path, headers=[("If-Match", '"1"'), ("If-Match", '"2"')])
+    assert deleted.status_code == 204
+
+
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
 async def test_a_hostile_entity_tag_costs_no_time(client: Client, header: str) -> None:
     item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()

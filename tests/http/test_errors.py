@@ -5,7 +5,7 @@ from litestar import get
 from litestar.testing import AsyncTestClient
 
 from conftest import Client
-from replies import LEAK, refused
+from replies import JSON, LEAK, refused
 from service.app import create_app
 from service.settings import Settings
 
@@ -130,6 +130,11 @@ async def test_every_layer_knows_problems(client: Client, path: str) -> None:
 )
 async def test_who_does_not_prefer_problems_gets_the_contract(client: Client, accept: str) -> None:
     refused(await client.get("/nope", headers={"Accept": accept}), 404, "NOT_FOUND")
+
+
+async def test_accept_may_come_in_several_lines(client: Client) -> None:
+    lines = [("Accept", f"{JSON};q=0.5"), ("Accept", PROBLEM)]
+    assert (await client.get("/nope", headers=lines)).headers["Content-Type"] == PROBLEM
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/nope", "/items?limit=0"])

@@ -79,6 +79,7 @@ class Keyring:
 
         With `outlives_database`, a key that was known last is believed while the database does not answer."""
         scheme, _, token = authorization.partition(" ")
+        token = token.lstrip(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
         cached = self._cache.get(token)

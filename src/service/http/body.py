@@ -52,11 +52,9 @@ class StrictRequest(Request[Key, None, State]):
         return self._body
 
     def header(self, name: bytes) -> str | None:
-        """The first header of that name. Litestar's `headers` indexes all of them first (20 µs)."""
-        for known, value in self.scope["headers"]:
-            if known == name:
-                return value.decode("latin-1")
-        return None
+        """All lines of that name as one (RFC 9110 §5.3). Litestar's `headers` indexes them first (20 µs)."""
+        lines = [value for known, value in self.scope["headers"] if known == name]
+        return b", ".join(lines).decode("latin-1") if lines else None
 
     async def _receive(self) -> bytes:
         """Raises `TooLarge` or `ClientClosedRequest`. Litestar's way is three generators long (30 µs)."""

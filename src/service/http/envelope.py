@@ -127,7 +127,7 @@ class Exchange:
             elif name == b"traceparent" and (match := TRACEPARENT.fullmatch(value)):
                 self.trace_id = match[1].decode()
             elif name == b"accept":
-                self.accept = value.decode("latin-1")
+                self.accept += ("," if self.accept else "") + value.decode("latin-1")
             elif name == b"host":
                 self.host = value
             elif name == b"x-forwarded-for":

@@ -48,8 +48,8 @@ class ResourceController(Controller):
             data,
             request.author,
             versions=expected_versions(request),
-            must_exist="if-match" in request.headers,
-            only_new=request.headers.get("if-none-match") == "*",
+            must_exist=request.header(b"if-match") is not None,
+            only_new=request.header(b"if-none-match") == "*",
         )
         reply = versioned(request, wire(record), location=f"/resources/{record.id}" if created else None)
         reply.status_code = 201 if created else 200
