@@ -87,8 +87,6 @@ async def test_an_empty_ledger_is_a_header(crowd: httpx.AsyncClient, worker: Wor
     [
         ({"from": "2026-01-02", "to": "2026-01-02"}, "/payload"),
         ({"from": "2026-01-02", "to": "2026-01-01"}, "/payload"),
-        ({"from": "2015-01-01", "to": "2026-01-01"}, "/payload"),
-        ({"from": "2015-01-01"}, "/payload"),
         ({"to": "0001-01-02"}, "/payload"),
         ({"from": "9999-12-31"}, "/payload"),
         ({"from": "2026-02-30"}, "/payload/from"),
@@ -106,7 +104,7 @@ async def test_a_period_that_cannot_be_is_refused_at_once(
 
 
 async def test_the_longest_period_there_is(crowd: httpx.AsyncClient, worker: Worker) -> None:
-    await done(crowd, EXPORT, **{"from": "2016-01-01", "to": "2026-01-08"})  # 3660 days
+    await done(crowd, EXPORT, **{"from": "0001-01-01", "to": "9999-12-31"})
 
 
 def test_the_file_is_what_brute_force_makes_of_the_ledger(settings: Settings, database_url: str) -> None:

@@ -17,7 +17,7 @@ from service.reports.page import page
 from service.reports.schemas import Financial, FinancialReport
 from service.values import Currency
 
-DATE = re.compile(r"(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 DAY = {"format": "date", "pattern": rf"^{DATE.pattern}$"}
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 

@@ -14,7 +14,7 @@ from service.jobs.kinds import Kind
 from service.jobs.schemas import Output
 from service.jobs.task import Task
 from service.reports import statements
-from service.reports.financial import COLUMNS, DAYS_MAX, period
+from service.reports.financial import COLUMNS, period
 from service.values import Currency
 
 ROWS_AT_ONCE = 1000
@@ -34,8 +34,9 @@ class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         try:
             period(self.from_, self.to, datetime.now(UTC).date())
-        except (ValidationFailed, OverflowError):
-            raise ValueError(f"`from` has to be before `to`, by at most {DAYS_MAX} days") from None
+        except ValidationFailed as fault:
+            (wrong,) = fault.details
+            raise ValueError(f"`{wrong.field[1:]}`: {wrong.message}") from None
 
 
 class Exported(Struct):

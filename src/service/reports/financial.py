@@ -15,7 +15,6 @@ from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
 from service.values import Currency
 
 DEFAULT_DAYS = 30
-DAYS_MAX = 3660
 COLUMNS = ("date", "currency", "orders", "sales", "refunds", "net")
 
 
@@ -25,12 +24,14 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
     Raises `ValidationFailed`.
     """
     tomorrow = today + timedelta(days=1)
-    end = end or (tomorrow if begin is None else max(tomorrow, begin + timedelta(days=1)))
-    begin = begin or end - timedelta(days=DEFAULT_DAYS)
+    try:
+        end = end or (tomorrow if begin is None else max(tomorrow, begin + timedelta(days=1)))
+        begin = begin or end - timedelta(days=DEFAULT_DAYS)
+    except OverflowError:
+        field = "/from" if end is None else "/to"
+        raise ValidationFailed([Detail(field, "The calendar has no room for the period", "query")]) from None
     if begin >= end:
         raise ValidationFailed([Detail("/from", "It has to be before `to`", "query")])
-    if (end - begin).days > DAYS_MAX:
-        raise ValidationFailed([Detail("/from", f"At most {DAYS_MAX} days can be reported at once", "query")])
     return begin, end
 
 

@@ -1,6 +1,6 @@
 """The financial report as one HTML page: bars per day, no script, no outside asset, dark and light."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
@@ -12,6 +12,7 @@ from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
 HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 280, 48, 12, 28, 12
 TICKS = 4
 BAR_WIDTH_MAX = 56.0
+DAYS_WITHOUT_YEAR = 366
 
 
 class Frame(NamedTuple):
@@ -82,25 +83,23 @@ def _currency(report: FinancialReport, total: CurrencyTotal) -> str:
 <p class="faint"><span class="key net"></span>sales<span class="key refund"></span>refunds</p></section>"""
 
 
-def _chart(frame: Frame, begin: date, end: date, days: Iterable[Day]) -> str:
+def _chart(frame: Frame, begin: date, end: date, days: Sequence[Day]) -> str:
     """Sales go up from the line, refunds down."""
-    by_date = {day.date: day for day in days}
     count = (end - begin).days
-    shown = [begin + timedelta(days=number) for number in range(count)]
-    high = max((Decimal(day.sales) for day in by_date.values()), default=Decimal(0))
-    low = max((Decimal(day.refunds) for day in by_date.values()), default=Decimal(0))
+    high = max((Decimal(day.sales) for day in days), default=Decimal(0))
+    low = max((Decimal(day.refunds) for day in days), default=Decimal(0))
     step = _step(float(max(high, low, Decimal("0.01"))))
     top, bottom = step * ceil(float(high) / step), step * ceil(float(low) / step)
     scale = (HEIGHT - TOP - BOTTOM) / ((top + bottom) or step)
     zero = TOP + top * scale
     slot = (frame.width - LEFT - RIGHT) / count
     parts = [*_grid(frame, step, top, bottom, zero, scale)]
-    for number, day in enumerate(shown):
-        middle = LEFT + (number + 0.5) * slot
-        if day in by_date:
-            parts += _bars(by_date[day], middle, slot, zero, scale)
-        if (count - 1 - number) % max(1, ceil(count / frame.labels_max)) == 0:
-            parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" class="day">{day:%b} {day.day}</text>')
+    for number in range(count - 1, -1, -max(1, ceil(count / frame.labels_max))):
+        x, marked = LEFT + (number + 0.5) * slot, begin + timedelta(days=number)
+        label = marked.day if count <= DAYS_WITHOUT_YEAR else marked.year
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" class="day">{marked:%b} {label}</text>')
+    for day in days:
+        parts += _bars(day, LEFT + ((day.date - begin).days + 0.5) * slot, slot, zero, scale)
     return (
         f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {HEIGHT}" role="img" '
         f'aria-label="Sales and refunds">{"".join(parts)}</svg>'
