@@ -108,9 +108,18 @@ def test_a_revoked_key_is_listed_as_such(database_url: str) -> None:
     identity = key_id(key)
     assert identity
     assert depot("keys", "revoke", identity, DATABASE_URL=database_url).returncode == 0
-    listed = depot("keys", "list", DATABASE_URL=database_url, COLUMNS="200").stdout
+    listed = depot("keys", "list", DATABASE_URL=database_url).stdout
     assert "revoked" in next(line for line in listed.splitlines() if identity in line)
     assert key.removeprefix(f"depot_{identity}_") not in listed
+
+
+def test_a_listing_for_a_pipe_is_whole(database_url: str) -> None:
+    name, scopes = "backend of the shop " * 5, ("items:read", "items:write", "orders:read", "orders:write")
+    chosen = [argument for scope in scopes for argument in ("--scope", scope)]
+    key = depot("keys", "create", "--name", name, *chosen, DATABASE_URL=database_url).stdout.strip()
+    (line,) = depot("keys", "list", DATABASE_URL=database_url, COLUMNS="40").stdout.splitlines()
+    identity, listed, granted, _, state = line.split("\t")
+    assert (identity, listed, granted.split(), state) == (key_id(key), name, [*scopes], "valid")
 
 
 def test_an_unknown_scope_is_refused(database_url: str) -> None:

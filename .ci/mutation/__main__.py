@@ -31,7 +31,8 @@ TESTS = {
     "tests/http/test_idempotency.py tests/http/test_conditions.py",
     "http/idempotency": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
     "events/journal": "tests/events/test_journal.py",
-    "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py",
+    "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py "
+    "tests/test_metrics.py",
     "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
     "errors": "tests/test_error_codes.py tests/http/test_errors.py",
 }

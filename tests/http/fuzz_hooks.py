@@ -18,7 +18,7 @@ STATE = {
 RULES = (
     *("must not be larger than", "must have a valid host", "must be a valid URL"),
     *("NUL characters are not allowed", "numbers have to be between"),
-    *("It has to be before `to`", "The calendar has no room for the period"),
+    *("`from` has to be before `to`", "The calendar has no room for the period"),
     "The quantity would exceed 2147483647",
     "Expected `int`, got `float`",  # 5.0, which is an integer to JSON Schema
 )

@@ -42,8 +42,8 @@ def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None)
 
 @keys.command("list")
 def keys_list() -> None:
-    """List the keys: id, name, scopes, state."""
-    from rich.table import Table
+    """List the keys: id, name, scopes, when made, state. In a pipe: a line each, with tabs between."""
+    from rich.table import Column, Table
 
     from service.auth.store import list_keys
 
@@ -51,10 +51,17 @@ def keys_list() -> None:
         async with database.sessions() as session:
             return await list_keys(session)
 
-    table = Table("id", "name", "scopes", "created", "state")
-    for row in run(required_database(settings_from_environment("json")), read):
-        table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    rows = run(required_database(settings_from_environment("json")), read)
+    if console.is_terminal:
+        titles = ("id", "name", "scopes", "created", "state")
+        table = Table(*(Column(title, overflow="fold") for title in titles))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        for row in rows:
+            click.echo("\t".join(row))
 
 
 @keys.command("revoke")

@@ -36,7 +36,7 @@ class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True)
             period(self.from_, self.to, datetime.now(UTC).date())
         except ValidationFailed as fault:
             (wrong,) = fault.details
-            raise ValueError(f"`{wrong.field[1:]}`: {wrong.message}") from None
+            raise ValueError(wrong.message) from None
 
 
 class Exported(Struct):

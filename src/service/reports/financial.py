@@ -31,7 +31,7 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
         field = "/from" if end is None else "/to"
         raise ValidationFailed([Detail(field, "The calendar has no room for the period", "query")]) from None
     if begin >= end:
-        raise ValidationFailed([Detail("/from", "It has to be before `to`", "query")])
+        raise ValidationFailed([Detail("/from", "`from` has to be before `to`", "query")])
     return begin, end
 
 
