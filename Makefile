@@ -26,28 +26,28 @@ coverage: .venv/test # half as long again as the tests alone
 	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 storm: .venv/local
-	@$(BIN)/python bench/storm.py --seconds $(or $(SECONDS),30)
+	@$(BIN)/python -m bench.storm --seconds $(or $(SECONDS),30)
 
 chaos: .venv/test # ROUNDS=20 SEED=42
-	@$(BIN)/python bench/chaos.py --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m bench.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
 outage: .venv/test # SECONDS=60, each way it goes away
-	@$(BIN)/python bench/outage.py --seconds $(or $(SECONDS),60)
+	@$(BIN)/python -m bench.outage --seconds $(or $(SECONDS),60)
 
 rolling: .venv/test # ROUNDS=20 RATE=300; needs haproxy
-	@$(BIN)/python bench/rolling.py --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)
+	@$(BIN)/python -m bench.rolling --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)
 
 overload: .venv/test # SECONDS=8; needs h2load (nghttp2-client)
-	@$(BIN)/python bench/overload.py --seconds $(or $(SECONDS),8)
+	@$(BIN)/python -m bench.overload --seconds $(or $(SECONDS),8)
 
 slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
-	@$(BIN)/python bench/slow.py --seconds $(or $(SECONDS),20)
+	@$(BIN)/python -m bench.slow --seconds $(or $(SECONDS),20)
 
 fuzz: .venv/test # SECONDS=300 each; SEED=42 for the raw bytes
 	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/http/test_fuzz.py tests/http/test_raw.py
 
 guards: .venv/test # takes what keeps each promise away, and sees a test go red: 8 minutes
-	@$(BIN)/python .ci/mutation/guards.py
+	@$(BIN)/python .ci/mutation/safeguards.py
 
 mutation: .venv/test .venv-mutation # MODULES="http/merge errors" for some
 	@$(BIN)/python .ci/mutation --cosmic-ray .venv-mutation/bin $(MODULES)
@@ -63,10 +63,10 @@ clients: .venv/test .venv-clients .ci/api/node_modules # needs Node 20 or newer
 	@$(BIN)/pytest tests/test_clients.py
 
 bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
 
 scale: .venv/bench # ten million rows; ARGS="--items 10000 --orders 100000" for fewer
-	@$(BIN)/python bench/scale.py $(ARGS)
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 format: .venv/test
 	$(BIN)/ruff check --fix-only .

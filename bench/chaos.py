@@ -1,6 +1,6 @@
 """Kill -9 for as long as you like: is an acknowledged change ever lost, or anything done twice?
 
-`make chaos` (or `.venv/bin/python bench/chaos.py --rounds 20 --seed 42`). Everything is real and local: an
+`make chaos` (or `.venv/bin/python -m bench.chaos --rounds 20 --seed 42`). Everything is real and local: an
 embedded PostgreSQL in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver
 that verifies signatures. The exit status is the verdict. The short form is part of `make test`.
 """
@@ -15,13 +15,11 @@ from pathlib import Path
 from msgspec import structs
 from rich.console import Console
 
-from service.embedded import postgres
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from buyers import depot
-from database import Database
-from events_proof import Verdict, prove_events
-from jobs_proof import JobsVerdict, prove_jobs
+from bench.database import Database
+from service.database.embedded import postgres
+from tests.support.chaos_events import Verdict, prove_events
+from tests.support.chaos_jobs import JobsVerdict, prove_jobs
+from tests.support.order_load import depot
 
 ROUNDS_MAX = 10_000
 A_ROUND = 1000

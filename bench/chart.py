@@ -1,7 +1,7 @@
 """The figures as a picture: one group of bars a kind of request, each group to a scale of its own."""
 
-from load import WORKS, Work
-from measure import Row
+from bench.load import WORKS, Work
+from bench.measure import Row
 
 PEERS = {"fastapi": "#d97706", "bare": "#94a3b8", "depot": "#2563eb"}
 WIDTH, LEFT, RIGHT = 760, 170, 150

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 from msgspec import Struct
 
-from faults import BenchError
-from service.embedded import postgres
+from bench.errors import BenchError
+from service.database.embedded import postgres
 
 ITEMS = 1000
 """Numbered from 1; number 0 is the hot one."""

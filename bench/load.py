@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from faults import BenchError
-from peer import Running
+from bench.errors import BenchError
+from bench.peer import Running
 
 SCRIPTS = Path(__file__).with_name("wrk")
 TIMEOUT_SECONDS = 10

@@ -2,10 +2,10 @@
 
 from msgspec import Struct
 
-import gauge
-from faults import BenchError
-from load import Figures, Work, drive
-from peer import Running
+from bench import process_usage
+from bench.errors import BenchError
+from bench.load import Figures, Work, drive
+from bench.peer import Running
 
 WARM_UP_SECONDS = 2
 
@@ -69,14 +69,14 @@ def measure(peer: Running, workers: int, work: Work, seconds: int) -> Row:
         non_2xx=figures.non_2xx,
         service_cpu_us=round(service / done * 1e6, 1),
         postgres_cpu_us=round(postgres / done * 1e6, 1),
-        peak_rss_mib=round(gauge.peak_rss_mib(peer.pid), 1),
+        peak_rss_mib=round(process_usage.peak_rss_mib(peer.pid), 1),
     )
 
 
 def _read(peer: Running, work: Work, postmaster: int) -> Reading:
     return Reading(
-        gauge.cpu_seconds(peer.pid),
-        gauge.cpu_seconds(postmaster),
+        process_usage.cpu_seconds(peer.pid),
+        process_usage.cpu_seconds(postmaster),
         peer.database.value(work.effects) if work.effects else 0,
     )
 

@@ -1,6 +1,6 @@
 """PostgreSQL goes away for as long as you like, in several ways: what do clients see, and is anything lost?
 
-`make outage SECONDS=60` (or `.venv/bin/python bench/outage.py --seconds 60`). Everything is real and local:
+`make outage SECONDS=60` (or `.venv/bin/python -m bench.outage --seconds 60`). Everything is real and local:
 PostgreSQL servers in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver.
 The exit status is the verdict. The short form is part of `make test`.
 """
@@ -17,10 +17,9 @@ from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from bouncer import PROGRAM
-from outage_proof import OutageVerdict
-from outages import BEHIND_PGBOUNCER, OUTAGES
+from tests.support.outage_load import OutageVerdict
+from tests.support.outage_scenarios import BEHIND_PGBOUNCER, OUTAGES
+from tests.support.pgbouncer import PROGRAM
 
 SECONDS_MAX = 600.0
 PROOFS = {**OUTAGES, **(BEHIND_PGBOUNCER if PROGRAM else {})}

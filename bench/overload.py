@@ -20,8 +20,8 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from database import item_id, server
-from peer import HOST, PEERS, Running, running
+from bench.database import item_id, server
+from bench.peer import HOST, PEERS, Running, running
 
 RESULTS = Path(__file__).with_name("results")
 CLIENTS = 64

@@ -10,9 +10,9 @@ from uuid import UUID
 from litestar import Request
 from msgspec import Struct
 
-from faults import BenchError
-from peer import HOST, REPLY_SECONDS, Running
-from service.http.page import Pager
+from bench.errors import BenchError
+from bench.peer import HOST, REPLY_SECONDS, Running
+from service.http.pagination import Pager
 
 TRIES = 60
 REPORTS = 400

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-import gauge
-from database import Database, item_id
-from faults import BenchError
+from bench import process_usage
+from bench.database import Database, item_id
+from bench.errors import BenchError
 from service.settings import PREFIX, UNPREFIXED, Settings
 
 HOST = "127.0.0.1"
@@ -102,7 +102,7 @@ def serving(
     with _process(command, environment, log) as process:
         try:
             _wait(peer.name, port, key, process)
-            ready_seconds, rest_rss_mib = monotonic() - begun, gauge.rss_mib(process.pid)
+            ready_seconds, rest_rss_mib = monotonic() - begun, process_usage.rss_mib(process.pid)
             yield Running(peer.name, port, key, database, process.pid, ready_seconds, rest_rss_mib)
         except BenchError as error:
             raise BenchError(f"{error}\nEnd of its log:\n{log.read_text()[-LOG_SHOWN:]}") from error

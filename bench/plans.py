@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
-from database import Database
+from bench.database import Database
 from service.items.statements import list_items
 from service.orders.statements import LOCK_STOCK, list_orders
 from service.reports.statements import DAILY, TOP_ITEMS

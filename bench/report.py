@@ -12,8 +12,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from load import WORKS, Work
-from measure import Row, Start
+from bench.load import WORKS, Work
+from bench.measure import Row, Start
 
 MEASURED = ("litestar", "msgspec", "asyncpg", "uvicorn", "uvloop", "fastapi", "pydantic", "sqlalchemy")
 SUBJECT = "depot"

@@ -13,12 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service.embedded import postgres
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from chaos import prepared
-from database import Database
-from rolling_proof import HAPROXY, Verdict, balanced, prove_rolling
+from bench.chaos import prepared
+from bench.database import Database
+from service.database.embedded import postgres
+from tests.support.rolling_restart import HAPROXY, Verdict, balanced, prove_rolling
 
 ROUNDS_MAX, RATE_MAX = 1000, 1000
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from chart import chart
-from database import Database, server
-from faults import BenchError
-from load import WORKS, Work, wrk_is_missing
-from measure import Row, Start, measure
-from peer import PEERS, Peer, running
-from proof import audit, prove
-from report import save, show
+from bench.chart import chart
+from bench.database import Database, server
+from bench.errors import BenchError
+from bench.load import WORKS, Work, wrk_is_missing
+from bench.measure import Row, Start, measure
+from bench.peer import PEERS, Peer, running
+from bench.report import save, show
+from bench.verify_work import audit, prove
 
 RESULTS = Path(__file__).with_name("results")
 SECONDS_MAX = 600

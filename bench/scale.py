@@ -17,13 +17,13 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-import gauge
-from faults import BenchError
-from load import Figures, Work, drive, wrk_is_missing
-from pages import Cost, Reports, page_costs, report_times
-from peer import PEERS, Running, depot, serving
-from plans import explain
-from warehouse import Size, Warehouse, close, stocked, warehouse
+from bench import process_usage
+from bench.errors import BenchError
+from bench.load import Figures, Work, drive, wrk_is_missing
+from bench.pages import Cost, Reports, page_costs, report_times
+from bench.peer import PEERS, Running, depot, serving
+from bench.plans import explain
+from bench.warehouse import Size, Warehouse, close, stocked, warehouse
 
 RESULTS = Path(__file__).with_name("results")
 ROUNDS = 3
@@ -142,7 +142,11 @@ def placing(peer: Running, items: int, seconds: int) -> Placing:
 def _spent(peer: Running) -> tuple[float, float, int]:
     """CPU seconds of the service and of PostgreSQL, and orders, so far."""
     postmaster = peer.database.postmaster()
-    return gauge.cpu_seconds(peer.pid), gauge.cpu_seconds(postmaster), peer.database.value(ORDERED)
+    return (
+        process_usage.cpu_seconds(peer.pid),
+        process_usage.cpu_seconds(postmaster),
+        peer.database.value(ORDERED),
+    )
 
 
 ORDERED = "select n_tup_ins from pg_stat_user_tables where relname = 'orders'"

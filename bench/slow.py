@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from database import item_id, server
-from overload import RESULTS, SECONDS_MAX, Load, drive
-from peer import PEERS, Running, running
+from bench.database import item_id, server
+from bench.overload import RESULTS, SECONDS_MAX, Load, drive
+from bench.peer import PEERS, Running, running
 
 ATTACKERS = 1000
 """Connections; as many more are opened every second until so many are."""

@@ -1,6 +1,6 @@
 """A storm of orders to watch: 64 buyers on 20 items while others change their names and prices.
 
-`make storm` (or `.venv/bin/python bench/storm.py --seconds 30`). Everything is real and local: embedded
+`make storm` (or `.venv/bin/python -m bench.storm --seconds 30`). Everything is real and local: embedded
 PostgreSQL in a temporary home, `depot items import` for 10,000 items, `depot serve`, HTTP over loopback.
 Afterwards stock, movements, orders, lines, ledger and events are compared; the exit status is the verdict.
 """
@@ -19,11 +19,9 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.table import Table
 
-from service.embedded import postgres
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from buyers import Tally, depot, storm, verdict, write_catalogue
-from live import live
+from service.database.embedded import postgres
+from tests.support.depot_process import live
+from tests.support.order_load import Tally, depot, storm, verdict, write_catalogue
 
 ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
 PIECES_PER_SECOND = 400

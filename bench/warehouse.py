@@ -11,10 +11,10 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
-import service.db
-from database import Database
-from peer import DEPOT, depot, environment_of
-from service.embedded import postgres
+import service.database.database
+from bench.database import Database
+from bench.peer import DEPOT, depot, environment_of
+from service.database.embedded import postgres
 from service.reports.books import close_books
 from service.settings import Settings
 
@@ -89,7 +89,7 @@ def close(shop: Warehouse) -> None:
 
     async def closing() -> None:
         settings = Settings(database_url=shop.database.url)
-        async with service.db.Database(settings).open() as database:
+        async with service.database.database.Database(settings).open() as database:
             await close_books(database, settings)
 
     asyncio.run(closing())

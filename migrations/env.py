@@ -8,13 +8,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from service.models import Base
-from service.settings import StartError
+from service.settings import StartupError
 
 LOCK = 0x6465706F74  # "depot"
 
 
 def migrate(connection: Connection) -> None:
-    """Raises `StartError` for a database that counts bytes where the contract counts characters."""
+    """Raises `StartupError` for a database that counts bytes where the contract counts characters."""
     config = context.config
     context.configure(
         connection=connection,
@@ -25,7 +25,7 @@ def migrate(connection: Connection) -> None:
     with context.begin_transaction():
         encoding = connection.scalar(text("show server_encoding"))
         if encoding != "UTF8":
-            raise StartError(f"the database is encoded as {encoding}, and has to be UTF8")
+            raise StartupError(f"the database is encoded as {encoding}, and has to be UTF8")
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK})
         context.run_migrations()
 

@@ -11,15 +11,15 @@ import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-import s3
-from own_server import Server
-from service import migrate
 from service.app import create_app
 from service.auth.store import create_key
-from service.db import Database
-from service.embedded import postgres
+from service.database import migrate
+from service.database.database import Database
+from service.database.embedded import postgres
 from service.settings import Settings
-from shop import running
+from tests.support import s3_server as s3
+from tests.support.app_helpers import running
+from tests.support.embedded_server import Server
 
 pytest_plugins = ["service.testing"]
 

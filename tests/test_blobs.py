@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.blobs import CHUNK_BYTES, FAILURES, Blobs, blobs
+from service.blobs import CHUNK_BYTES, STORAGE_ERRORS, BlobStore, open_blob_store
 from service.errors import NotFound
-from service.settings import Settings, StartError
+from service.settings import Settings, StartupError
 
 KEY = "exports/report.csv"
 
@@ -22,8 +22,8 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(directory: Path) -> Blobs:
-    return Blobs(directory.as_uri())
+def store(directory: Path) -> BlobStore:
+    return BlobStore(directory.as_uri())
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def make_way(directory: Path) -> Callable[[], None]:
     return directory.unlink
 
 
-async def content(store: Blobs, key: str = KEY) -> bytes:
+async def content(store: BlobStore, key: str = KEY) -> bytes:
     size, chunks = await store.get(key)
     found = b"".join([chunk async for chunk in chunks])
     assert len(found) == size
@@ -52,27 +52,27 @@ def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-async def test_what_is_put_can_be_got(store: Blobs) -> None:
+async def test_what_is_put_can_be_got(store: BlobStore) -> None:
     assert await store.put(KEY, chunks()) == 4_000_000
     assert await content(store) == b"".join([chunk async for chunk in chunks()])
     assert await store.put("exports/small", b"abc") == 3
     assert await content(store, "exports/small") == b"abc"
 
 
-async def test_nothing_is_a_blob_too(store: Blobs) -> None:
+async def test_nothing_is_a_blob_too(store: BlobStore) -> None:
     assert await store.put(KEY, chunks(0)) == 0
     assert await content(store) == b""
     assert await store.put(KEY, b"") == 0
     assert await content(store) == b""
 
 
-async def test_a_put_replaces_what_is_there(store: Blobs) -> None:
+async def test_a_put_replaces_what_is_there(store: BlobStore) -> None:
     await store.put(KEY, chunks())
     await store.put(KEY, b"new")
     assert await content(store) == b"new"
 
 
-async def test_what_is_being_read_is_not_changed_by_a_put(store: Blobs) -> None:
+async def test_what_is_being_read_is_not_changed_by_a_put(store: BlobStore) -> None:
     await store.put(KEY, chunks())
     size, reading = await store.get(KEY)
     begun = await anext(reading)
@@ -81,7 +81,7 @@ async def test_what_is_being_read_is_not_changed_by_a_put(store: Blobs) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
-async def test_if_the_chunks_break_off_nothing_is_left(store: Blobs, directory: Path, count: int) -> None:
+async def test_if_the_chunks_break_off_nothing_is_left(store: BlobStore, directory: Path, count: int) -> None:
     with pytest.raises(ConnectionError):
         await store.put(KEY, chunks(count, then=ConnectionError()))
     with pytest.raises(NotFound):
@@ -89,7 +89,7 @@ async def test_if_the_chunks_break_off_nothing_is_left(store: Blobs, directory: 
     assert files(directory) == set()
 
 
-async def test_if_the_chunks_break_off_the_old_ones_stay(store: Blobs, directory: Path) -> None:
+async def test_if_the_chunks_break_off_the_old_ones_stay(store: BlobStore, directory: Path) -> None:
     await store.put(KEY, b"old")
     with pytest.raises(ConnectionError):
         await store.put(KEY, chunks(then=ConnectionError()))
@@ -98,7 +98,7 @@ async def test_if_the_chunks_break_off_the_old_ones_stay(store: Blobs, directory
 
 
 async def test_until_all_is_there_nothing_is_seen_and_a_cancelled_put_leaves_nothing(
-    store: Blobs, directory: Path
+    store: BlobStore, directory: Path
 ) -> None:
     waiting = asyncio.Event()
 
@@ -119,7 +119,7 @@ async def test_until_all_is_there_nothing_is_seen_and_a_cancelled_put_leaves_not
     assert files(directory) == set()
 
 
-async def test_many_at_once_do_not_mix(store: Blobs) -> None:
+async def test_many_at_once_do_not_mix(store: BlobStore) -> None:
     numbers = range(1, 30)
     await asyncio.gather(*(store.put(f"exports/{number}", chunks(number)) for number in numbers))
     found = await asyncio.gather(*(content(store, f"exports/{number}") for number in numbers))
@@ -127,20 +127,20 @@ async def test_many_at_once_do_not_mix(store: Blobs) -> None:
     assert all(each[-1] == number - 1 for each, number in zip(found, numbers, strict=True))
 
 
-async def test_of_many_puts_under_one_key_one_is_seen_whole(store: Blobs, directory: Path) -> None:
+async def test_of_many_puts_under_one_key_one_is_seen_whole(store: BlobStore, directory: Path) -> None:
     await asyncio.gather(*(store.put(KEY, chunks(number)) for number in range(1, 20)))
     assert (await content(store))[:100_000] == bytes(100_000)
     assert files(directory) == {KEY}
 
 
-async def test_what_is_not_there_is_not_found_and_deleted_already(store: Blobs) -> None:
+async def test_what_is_not_there_is_not_found_and_deleted_already(store: BlobStore) -> None:
     for key in (KEY, "exports"):
         with pytest.raises(NotFound):
             await store.get(key)
         await store.delete(key)
 
 
-async def test_a_deleted_blob_is_gone(store: Blobs, directory: Path) -> None:
+async def test_a_deleted_blob_is_gone(store: BlobStore, directory: Path) -> None:
     await store.put(KEY, b"abc")
     await store.delete(KEY)
     with pytest.raises(NotFound):
@@ -149,7 +149,7 @@ async def test_a_deleted_blob_is_gone(store: Blobs, directory: Path) -> None:
 
 
 async def test_a_blob_is_on_the_disk_before_anybody_is_told(
-    store: Blobs, directory: Path, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
     fsync = os.fsync
@@ -163,36 +163,36 @@ async def test_a_blob_is_on_the_disk_before_anybody_is_told(
     assert synced == [directory / KEY, directory / "exports", directory]
 
 
-async def test_a_store_that_can_be_used_is_well(store: Blobs) -> None:
+async def test_a_store_that_can_be_used_is_well(store: BlobStore) -> None:
     await store.check()
 
 
-async def test_a_store_whose_directory_is_gone_is_not(store: Blobs, directory: Path) -> None:
+async def test_a_store_whose_directory_is_gone_is_not(store: BlobStore, directory: Path) -> None:
     await store.check()
     os.rmdir(directory)  # noqa: PTH106  # a disk that is not mounted any more
-    with pytest.raises(FAILURES):
+    with pytest.raises(STORAGE_ERRORS):
         await store.check()
 
 
 async def test_a_store_that_cannot_be_made_is_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    store = Blobs((tmp_path / "file" / "blobs").as_uri())
+    store = BlobStore((tmp_path / "file" / "blobs").as_uri())
     for use in (store.check(), store.put(KEY, b"abc"), store.get(KEY), store.delete(KEY)):
-        with pytest.raises(FAILURES):
+        with pytest.raises(STORAGE_ERRORS):
             await use
 
 
 def test_blobs_are_in_the_home_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    asyncio.run(blobs(Settings(home=Path("a home"))).put(KEY, b"abc"))
+    asyncio.run(open_blob_store(Settings(home=Path("a home"))).put(KEY, b"abc"))
     assert files(tmp_path) == {f"a home/blobs/{KEY}"}
     elsewhere = (tmp_path / "else").as_uri()
-    asyncio.run(blobs(Settings(home=Path("a home"), blob_url=elsewhere)).put(KEY, b"abc"))
+    asyncio.run(open_blob_store(Settings(home=Path("a home"), blob_url=elsewhere)).put(KEY, b"abc"))
     assert files(tmp_path) == {f"a home/blobs/{KEY}", f"else/{KEY}"}
 
 
 def test_nothing_is_made_before_it_is_used(tmp_path: Path) -> None:
-    blobs(Settings(home=tmp_path / "home"))
+    open_blob_store(Settings(home=tmp_path / "home"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,15 +200,15 @@ def test_nothing_is_made_before_it_is_used(tmp_path: Path) -> None:
     "url", ["file://relative/blobs", "s3://", "s3:///prefix", "https://example.org/blobs"]
 )
 def test_an_address_that_is_none_stops_the_start(url: str) -> None:
-    with pytest.raises(StartError, match="DEPOT_BLOB_URL"):
-        Blobs(url)
+    with pytest.raises(StartupError, match="DEPOT_BLOB_URL"):
+        BlobStore(url)
 
 
 # In a process of its own
 
 MEMORY = f"""
 import asyncio, resource, sys
-from service.blobs import Blobs
+from service.blobs import BlobStore
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -222,7 +222,7 @@ async def there_and_back(count):
     async for _ in (await store.get("blob"))[1]:
         pass
 
-store = Blobs(sys.argv[1])
+store = BlobStore(sys.argv[1])
 asyncio.run(there_and_back(8))
 before = peak()
 asyncio.run(there_and_back(512))
@@ -236,11 +236,11 @@ def test_memory_does_not_grow_with_the_size(directory: Path) -> None:
     assert grown_mib < 16  # of the 128 it has put and got
 
 
-async def test_a_staged_file_is_no_blob_until_it_is_put(store: Blobs, directory: Path) -> None:
+async def test_a_staged_file_is_no_blob_until_it_is_put(store: BlobStore, directory: Path) -> None:
     with store.staged() as file:
         file.write(b"x" * 600_000)
         assert KEY not in files(directory)
-        await store.put_staged(KEY, file)
+        await store.commit_staging_file(KEY, file)
     assert await content(store) == b"x" * 600_000
     assert files(directory) == {KEY}
 
@@ -248,16 +248,16 @@ async def test_a_staged_file_is_no_blob_until_it_is_put(store: Blobs, directory:
 async def test_a_file_that_cannot_be_staged_beside_the_blobs_is_copied(
     directory: Path, make_way: Callable[[], None]
 ) -> None:
-    store = Blobs(directory.as_uri())
+    store = BlobStore(directory.as_uri())
     with store.staged() as file:
         file.write(b"x" * 600_000)
         make_way()
-        await store.put_staged(KEY, file)
+        await store.commit_staging_file(KEY, file)
     assert await content(store) == b"x" * 600_000
     assert files(directory) == {KEY}
 
 
-async def test_a_staged_file_that_is_not_put_is_gone(store: Blobs, directory: Path) -> None:
+async def test_a_staged_file_that_is_not_put_is_gone(store: BlobStore, directory: Path) -> None:
     with pytest.raises(ValueError, match="no good"), store.staged() as file:
         file.write(b"x")
         raise ValueError("no good")

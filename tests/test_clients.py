@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from live import DEPOT, Live, live
+from tests.support.depot_process import DEPOT, Live, live
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / ".ci" / "api"

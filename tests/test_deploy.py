@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.docs import encoded
-from service.settings import Settings, load
+from service.docs import encode_document
+from service.settings import Settings, load_settings
 
 CHECKOUT = Path(__file__).parents[1]
 DEPLOY = CHECKOUT / "deploy"
@@ -48,7 +48,7 @@ def test_every_variable_of_depot_in_deploy_is_a_setting() -> None:
 
 def test_the_settings_of_the_config_map_are_valid() -> None:
     [config] = manifests("config")
-    assert load(config["data"]).blob_url == config["data"]["DEPOT_BLOB_URL"]
+    assert load_settings(config["data"]).blob_url == config["data"]["DEPOT_BLOB_URL"]
 
 
 def test_what_is_probed_exists() -> None:
@@ -108,7 +108,7 @@ def test_the_balancer_closes_idle_connections_before_a_replica_does(file: str) -
 
 
 def test_posts_are_sent_again_where_a_key_is_kept_and_only_there() -> None:
-    paths = json.loads(encoded(create_app(Settings(database_url="postgresql://unused"))))["paths"]
+    paths = json.loads(encode_document(create_app(Settings(database_url="postgresql://unused"))))["paths"]
     keep = {path for path, item in paths.items() if "IdempotencyKey" in json.dumps(item.get("post"))}
     found = re.search(r"acl keeps_keys path_reg (\S+)", (DEPLOY / "haproxy.cfg").read_text())
     assert found

@@ -10,11 +10,11 @@ import anyio
 import pytest
 
 from conftest import Client
-from live import DEPOT
 from service.app import create_app
 from service.auth.keys import SCOPES
-from service.docs import document
+from service.docs import build_document
 from service.settings import Settings
+from tests.support.depot_process import DEPOT
 
 Json = dict[str, Any]
 METHODS = {"get", "put", "post", "patch", "delete"}
@@ -22,7 +22,7 @@ METHODS = {"get", "put", "post", "patch", "delete"}
 
 @pytest.fixture(scope="module")
 def described() -> Json:
-    return document(create_app(Settings(database_url="postgresql://unused")))
+    return build_document(create_app(Settings(database_url="postgresql://unused")))
 
 
 def operations(described: Json) -> Iterator[tuple[str, Json]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import service.app  # which knows all features, and so all faults  # noqa: F401
 from service import errors
-from service.errors import Detail, Fault, facts, render
+from service.errors import Detail, Fault, error_fields, render
 
 CONTRACT = {
     400: "MALFORMED_JSON MALFORMED_MULTIPART NO_FIELDS INVALID_TYPE INVALID_CURSOR BAD_REQUEST",
@@ -66,9 +66,9 @@ def test_a_stale_version_is_told_the_current_one() -> None:
 
 def test_the_contract_has_details_only_where_there_are_any() -> None:
     known = {"code": "NOT_FOUND", "message": "Not found", "path": "/a", "request_id": "r"}
-    assert facts(errors.NotFound(), path="/a", request_id="r") == known
+    assert error_fields(errors.NotFound(), path="/a", request_id="r") == known
     wrong = [Detail("/name", "too long")]
-    invalid = facts(errors.ValidationFailed(wrong), path="/a", request_id="r")
+    invalid = error_fields(errors.ValidationFailed(wrong), path="/a", request_id="r")
     assert (invalid["message"], invalid["details"]) == ("Request payload validation failed", wrong)
 
 

@@ -5,8 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from live import live
 from service.settings import PREFIX, UNPREFIXED, Settings
+from tests.support.depot_process import live
 
 README = Path(__file__).parents[1] / "README.md"
 VOLATILE = [

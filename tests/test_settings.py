@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, load
+from service.settings import Settings, SettingsError, load_settings
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
-    assert load({}) == Settings()
+    assert load_settings({}) == Settings()
 
 
 def test_names_of_the_contract_are_read() -> None:
-    settings = load(
+    settings = load_settings(
         {
             "PORT": "9000",
             "HOST": "::1",
@@ -39,11 +39,11 @@ def test_names_of_the_contract_are_read() -> None:
     ],
 )
 def test_addresses_of_many_forms_are_taken(url: str) -> None:
-    assert load({"DATABASE_URL": url}).database_url == url
+    assert load_settings({"DATABASE_URL": url}).database_url == url
 
 
 def test_an_empty_value_is_no_value() -> None:
-    assert load({"PORT": "", "DEPOT_POOL_SIZE": ""}) == Settings()
+    assert load_settings({"PORT": "", "DEPOT_POOL_SIZE": ""}) == Settings()
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_an_empty_value_is_no_value() -> None:
 )
 def test_a_bad_or_unknown_value_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name) as refusal:
-        load({name: value})
+        load_settings({name: value})
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET"])
 def test_a_bad_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(SettingsError) as refusal:
-        load({name: "hunter2"})
+        load_settings({name: "hunter2"})
     assert "hunter2" not in str(refusal.value)

@@ -16,23 +16,23 @@ from sqlite3 import connect
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from service import migrate
-from service.embedded import postgres
+from service.database import migrate
+from service.database.embedded import postgres
 from service.settings import Settings
-from service.testing import FAST, at, execute, scratch
+from service.testing import FAST_OPTIONS, database_url_for, execute, scratch_directory
 
 ROOT = Path(__file__).parents[2]
 TESTS = {
     "orders/allocation": "tests/orders/test_allocation.py tests/orders/test_orders.py",
-    "orders/placement": "tests/orders/test_placement.py tests/test_metrics.py",
-    "orders/aside": "tests/orders/test_placement.py",
+    "orders/placement": "tests/orders/test_placement.py tests/health/test_metrics_endpoint.py",
+    "orders/deferred": "tests/orders/test_placement.py",
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py "
     "tests/http/test_idempotency.py tests/http/test_conditions.py",
     "http/idempotency": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
     "events/journal": "tests/events/test_journal.py",
-    "webhooks/courier": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py "
-    "tests/test_metrics.py",
+    "webhooks/dispatcher": "tests/webhooks/test_courier.py tests/webhooks/test_processes.py "
+    "tests/health/test_metrics_endpoint.py",
     "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
     "errors": "tests/test_error_codes.py tests/http/test_errors.py",
 }
@@ -71,12 +71,12 @@ def main() -> int:
     options.add_argument("--cosmic-ray", type=Path, required=True, help="the bin directory it is in")
     given = options.parse_args()
     tools = given.cosmic_ray.absolute()
-    with TemporaryDirectory(prefix="depot-mutation-", dir=scratch()) as folder:
+    with TemporaryDirectory(prefix="depot-mutation-", dir=scratch_directory()) as folder:
         home = Path(folder)
         home.chmod(0o755)
-        with postgres(home, FAST) as url, ThreadPoolExecutor(AT_ONCE) as pool:
+        with postgres(home, FAST_OPTIONS) as url, ThreadPoolExecutor(AT_ONCE) as pool:
             execute(url, f"create database {TEMPLATE}")
-            migrate.upgrade(Settings(database_url=at(url, TEMPLATE)))
+            migrate.upgrade(Settings(database_url=database_url_for(url, TEMPLATE)))
             scores = list(pool.map(lambda module: scored(module, home, url, tools), given.modules))
     killed, survived = sum(score.killed for score in scores), sum(len(score.survivors) for score in scores)
     print(f"all: {killed} of {killed + survived} killed, {killed / (killed + survived):.1%}")

@@ -9,50 +9,50 @@ from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from service.audit.controller import AuditController
-from service.auth.guard import Guard, Keyring
-from service.auth.quota import Quota
-from service.blobs import blobs
-from service.db import Database, session_dependency
+from service.auth.middleware import AuthMiddleware, KeyAuthenticator
+from service.auth.rate_limit import RateLimiter
+from service.blobs import open_blob_store
+from service.database.database import Database, session_dependency
 from service.docs import DocsController, openapi_config
-from service.documents.archive import Archive
 from service.documents.controller import DocumentController, UploadController
-from service.documents.intake import Intake
-from service.health import HealthController, Probe
-from service.http.admission import Admission
-from service.http.body import StrictRequest
-from service.http.cors import Cors
-from service.http.envelope import Envelope
-from service.http.faults import exception_handlers
+from service.documents.intake import UploadReceiver
+from service.documents.store import DocumentStore
+from service.health.controller import HealthController, Probe
+from service.health.metrics_endpoint import DatabaseMetrics, MetricsController, ScrapeCache
+from service.http.admission import AdmissionControl
+from service.http.cors import CorsMiddleware
+from service.http.error_handlers import exception_handlers
+from service.http.middleware import RequestMiddleware
 from service.http.reply import Reply
-from service.http.trust import Trust
+from service.http.request import StrictRequest
+from service.http.trust import TrustPolicy
 from service.items import catalog
 from service.items.controller import ItemController
+from service.job_kinds import build_registry
 from service.jobs.controller import JobController, ProcessController
-from service.jobs.streams import Streams
-from service.kinds import kinds
-from service.metrics import Figures, MetricsController, Scrapes
+from service.jobs.streams import JobStreams
+from service.observability.logs import access_log
+from service.observability.metrics import Metrics
+from service.observability.tracing import create_tracer
 from service.orders.controller import OrderController
-from service.orders.placement import Placement
+from service.orders.placement import PlacementQueue
 from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
 from service.settings import Settings
-from service.telemetry.logs import access_log
-from service.telemetry.meters import Meters
-from service.telemetry.traces import traces
 from service.users.controller import UserController
 from service.webhooks.controller import WebhookController
-from service.webhooks.courier import Courier
+from service.webhooks.dispatcher import WebhookDispatcher
 
 if TYPE_CHECKING:
     from service.worker import Worker
 
 WORKER_GRACE_SECONDS = 0.5
 """What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
-WAITING_PER_CONNECTION = 3
+POOL_WAITERS_PER_CONNECTION = 3
 """More requests than this that wait for one of the pool's are overload, if it lasts."""
-METRICS: dict[str, dict[str, Any]] = {
+METRICS_ACCESS: dict[str, dict[str, Any]] = {
     "open": {"public": True},
-    "key": {"scope": "metrics:read", "outlives_database": True},
+    "key": {"scope": "metrics:read", "allow_stale_key": True},
 }
 """Who may read `GET /metrics`."""
 
@@ -74,31 +74,31 @@ CONTROLLERS = [
 ]
 
 
-class Parts:
+class Components:
     """What the application is made of. Nothing is connected before they are opened."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.meters = Meters()
-        self.traces = traces(settings.traces_url, settings.traces_ratio)
+        self.meters = Metrics()
+        self.traces = create_tracer(settings.traces_url, settings.traces_ratio)
         self.database = Database(settings, self.meters, self.traces)
-        self.blobs = blobs(settings)
-        self.kinds = kinds(settings)
+        self.blobs = open_blob_store(settings)
+        self.kinds = build_registry(settings)
         self.probe = Probe(self.database, self.blobs, timeout_seconds=settings.health_timeout_seconds)
-        self.scrapes = Scrapes(self.meters, Figures(self.database, self.kinds))
-        self.admission = Admission(
+        self.scrapes = ScrapeCache(self.meters, DatabaseMetrics(self.database, self.kinds))
+        self.admission = AdmissionControl(
             in_flight_min=settings.in_flight_min,
             in_flight_max=settings.in_flight_max,
             delay_seconds=settings.overload_delay_seconds,
             timeout_seconds=settings.request_timeout_seconds,
             waiting=lambda: self.database.waiting,
-            waiting_max=settings.pool_size * WAITING_PER_CONNECTION,
+            waiting_max=settings.pool_size * POOL_WAITERS_PER_CONNECTION,
         )
-        self.placement = Placement(self.database, settings, meters=self.meters, traces=self.traces)
-        self.intake = Intake(self.blobs, settings, self.meters)
-        self.archive = Archive(self.database, self.blobs, settings)
-        self.courier = Courier(self.database, settings, meters=self.meters)
-        self.streams = Streams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
+        self.placement = PlacementQueue(self.database, settings, meters=self.meters, traces=self.traces)
+        self.intake = UploadReceiver(self.blobs, settings, self.meters)
+        self.archive = DocumentStore(self.database, self.blobs, settings)
+        self.courier = WebhookDispatcher(self.database, settings, meters=self.meters)
+        self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.meters.watch(self.meters.streams, lambda: len(self.streams))
 
     def draining(self) -> bool:
@@ -155,27 +155,27 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
 
     Nothing is connected before the application's lifespan begins.
     """
-    parts = Parts(settings)
+    parts = Components(settings)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with parts.open(), parts.worker().open() if worker else nullcontext():
             yield
 
-    async def deliver_at_once(request: Request[Any, Any, Any]) -> None:
+    async def wake_dispatcher(request: Request[Any, Any, Any]) -> None:
         """Must never raise: the server would close the client's connection."""
         if request.method != "GET":
             parts.courier.wake()
 
-    keyring = Keyring(parts.database, secret=settings.secret, cache_max=settings.key_cache_max)
-    quota = Quota(settings.rate_limit) if settings.rate_limit else None
-    metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS[settings.metrics])
+    keyring = KeyAuthenticator(parts.database, secret=settings.secret, cache_max=settings.key_cache_max)
+    quota = RateLimiter(settings.rate_limit) if settings.rate_limit else None
+    metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])
     app = Litestar(
         route_handlers=[*CONTROLLERS, metrics],
         dependencies=parts.dependencies(),
-        middleware=[Guard(keyring, quota)],
-        exception_handlers=exception_handlers(catalog.FAULTS),
-        after_response=deliver_at_once,
+        middleware=[AuthMiddleware(keyring, quota)],
+        exception_handlers=exception_handlers(catalog.FAULT_BY_CONSTRAINT),
+        after_response=wake_dispatcher,
         lifespan=[lifespan],
         request_class=StrictRequest,
         response_class=Reply,
@@ -190,23 +190,23 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app.state.kinds = parts.kinds
     # No dependency: with two of them, Litestar starts a task for each (100 µs a request).
     app.state.claims = set()
-    app.asgi_handler = _envelope(app, parts)
+    app.asgi_handler = _wrap_asgi_handler(app, parts)
     return app
 
 
-def _envelope(app: Litestar, parts: Parts) -> ASGIApp:
+def _wrap_asgi_handler(app: Litestar, parts: Components) -> ASGIApp:
     """Around all of Litestar: what it would not answer by the contract, or would answer too late."""
     settings = parts.settings
-    envelope = Envelope(
+    envelope = RequestMiddleware(
         app,
         parts.admission,
-        Trust(settings.allowed_hosts, settings.trusted_proxies),
+        TrustPolicy(settings.allowed_hosts, settings.trusted_proxies),
         draining=parts.draining,
         log_access=access_log(settings.log),
         meters=parts.meters,
         traces=parts.traces,
     )
-    return Cors(envelope, settings.cors_origins) if settings.cors_origins else envelope
+    return CorsMiddleware(envelope, settings.cors_origins) if settings.cors_origins else envelope
 
 
 def _provide(part: Any) -> Provide:

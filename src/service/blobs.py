@@ -24,9 +24,9 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from service.errors import NotFound
-from service.settings import Settings, StartError
+from service.settings import Settings, StartupError
 
-FAILURES = (OSError, BaseError)
+STORAGE_ERRORS = (OSError, BaseError)
 """What all methods may raise when the store cannot be used."""
 
 CHUNK_BYTES = 262_144
@@ -35,35 +35,35 @@ PART_BYTES = 5_242_880
 
 STAGING = "staging"
 """A folder of its own: what comes and goes in one makes the next flush of that folder wait."""
-LISTED_MAX = 1000
-UNFINISHED = re.compile(r"#\d+$")
+LIST_PAGE_SIZE = 1000
+PARTIAL_FILE_SUFFIX = re.compile(r"#\d+$")
 """What obstore appends to a file's name until all of it is there, and what it does not list."""
 
-CLIENT: "obstore.store.ClientConfig" = {
+CLIENT_OPTIONS: "obstore.store.ClientConfig" = {
     "allow_http": True,  # who gives an endpoint as http:// means it
     "connect_timeout": "3s",
     "read_timeout": "10s",
     "timeout": "1h",
 }
 """A transfer may take long, but not without a byte."""
-RETRIES: "obstore.store.RetryConfig" = {"max_retries": 3}
+RETRY_OPTIONS: "obstore.store.RetryConfig" = {"max_retries": 3}
 
 
-def blobs(settings: Settings) -> "Blobs":
-    """The store of this deployment. Raises `StartError`."""
-    return Blobs(settings.blob_url or (settings.home.resolve() / "blobs").as_uri())
+def open_blob_store(settings: Settings) -> "BlobStore":
+    """The store of this deployment. Raises `StartupError`."""
+    return BlobStore(settings.blob_url or (settings.home.resolve() / "blobs").as_uri())
 
 
-class Blobs:
+class BlobStore:
     """Keys are ours, such as `exports/0199….csv`, never a client's text. Nothing is touched before the first
     use. Memory: a few chunks of a local file, two parts on S3, whatever the size.
     """
 
     def __init__(self, url: str) -> None:
-        """`file:///directory`, or `s3://bucket/prefix` with AWS_* variables. Raises `StartError`."""
+        """`file:///directory`, or `s3://bucket/prefix` with AWS_* variables. Raises `StartupError`."""
         place = urlsplit(url)
         if place.scheme not in {"file", "s3"} or (place.scheme == "s3") != bool(place.netloc):
-            raise StartError(f"DEPOT_BLOB_URL: {url!r} is neither file:///directory nor s3://bucket/prefix")
+            raise StartupError(f"DEPOT_BLOB_URL: {url!r} is neither file:///directory nor s3://bucket/prefix")
         self._url = url
         self._directory = Path(unquote(place.path)) if place.scheme == "file" else None
 
@@ -79,7 +79,7 @@ class Blobs:
         try:
             writer = await in_thread(self._writer, key)
             try:
-                async for chunk in _once(chunks) if isinstance(chunks, bytes) else chunks:
+                async for chunk in _single_chunk(chunks) if isinstance(chunks, bytes) else chunks:
                     size += await in_thread(writer.write, chunk)
             except BaseException as error:
                 # not to be cancelled before it begins, however often this is
@@ -98,14 +98,14 @@ class Blobs:
 
         It is beside the blobs if it can be, so that it need not be copied (2 ms for 5 MiB, and two threads).
         """
-        with self._staged_beside() or tempfile.TemporaryFile() as file:
+        with self._open_staging_file() or tempfile.TemporaryFile() as file:
             try:
                 yield file
             finally:
                 if isinstance(file.name, str):
                     Path(file.name).unlink(missing_ok=True)
 
-    async def put_staged(self, key: str, file: BinaryIO) -> None:
+    async def commit_staging_file(self, key: str, file: BinaryIO) -> None:
         """As `put`. If the call is cancelled, it may be done all the same."""
         await asyncio.to_thread(self._put_staged, key, file)
 
@@ -128,25 +128,25 @@ class Blobs:
 
     async def keys(self, prefix: str, before: datetime) -> AsyncIterator[list[str]]:
         """The keys in a folder that were put before a time, in batches."""
-        found = await asyncio.to_thread(lambda: self._store.list(prefix, chunk_size=LISTED_MAX))
+        found = await asyncio.to_thread(lambda: self._store.list(prefix, chunk_size=LIST_PAGE_SIZE))
         while batch := await asyncio.to_thread(next, found, ()):
             yield [blob["path"] for blob in batch if blob["last_modified"] < before]
 
-    async def sweep_unfinished(self, before: datetime) -> int:
+    async def delete_partial_files(self, before: datetime) -> int:
         """Delete what killed processes had begun to put; returns how much. S3 has lifecycle rules for it."""
         return await asyncio.to_thread(self._sweep_unfinished, before.timestamp())
 
     async def check(self) -> None:
-        """Ask the store for little. Raises one of `FAILURES` if it cannot be used."""
+        """Ask the store for little. Raises one of `STORAGE_ERRORS` if it cannot be used."""
         await asyncio.to_thread(self._check)
 
     @cached_property
     def _store(self) -> ObjectStore:
         if self._directory is None:
-            return S3Store.from_url(self._url, client_options=CLIENT, retry_config=RETRIES)
+            return S3Store.from_url(self._url, client_options=CLIENT_OPTIONS, retry_config=RETRY_OPTIONS)
         return LocalStore(self._directory, mkdir=True)
 
-    def _staged_beside(self) -> BinaryIO | None:
+    def _open_staging_file(self) -> BinaryIO | None:
         if self._directory is None:
             return None
         with suppress(OSError):  # whoever puts it is told
@@ -184,7 +184,7 @@ class Blobs:
         removed = 0
         for path in self._directory.rglob("*#*") if self._directory is not None else ():
             with suppress(FileNotFoundError):  # it has been finished meanwhile
-                if UNFINISHED.search(path.name) and path.stat().st_mtime < before:
+                if PARTIAL_FILE_SUFFIX.search(path.name) and path.stat().st_mtime < before:
                     path.unlink()
                     removed += 1
         return removed
@@ -195,7 +195,7 @@ class Blobs:
             raise PermissionError("the directory of the blobs is gone or closed")
 
 
-async def _once(chunk: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(chunk: bytes) -> AsyncIterator[bytes]:
     yield chunk
 
 

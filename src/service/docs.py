@@ -13,9 +13,9 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.params import FromPath
 
 from service.errors import NotFound
-from service.http.openapi import polish
-from service.http.wire import REF, name
-from service.jobs.kinds import Kind, Kinds
+from service.http.json_schema import REF, schema_name
+from service.http.openapi import complete_document
+from service.jobs.kinds import Kind, KindRegistry
 
 DESCRIPTION = """Inventory and orders: stock never oversold, changes that overwrite nothing that was not sent.
 
@@ -37,7 +37,7 @@ ASSETS = {
 }
 
 
-class Unrouted(Router):
+class NoRoutes(Router):
     """Takes the routes Litestar would serve the document at: their 404 is HTML, not the error contract."""
 
     def register(self, value: Any) -> list[Any]:  # the signature is Litestar's
@@ -50,8 +50,8 @@ def openapi_config() -> OpenAPIConfig:
         version=version("depot"),
         description=DESCRIPTION,
         use_handler_docstrings=True,
-        operation_id_creator=lambda handler, _method, _path: camel(handler.handler_name),
-        openapi_router=Unrouted("/unrouted", route_handlers=[]),
+        operation_id_creator=lambda handler, _method, _path: camel_case(handler.handler_name),
+        openapi_router=NoRoutes("/unrouted", route_handlers=[]),
         components=Components(
             security_schemes={
                 "apiKey": SecurityScheme(
@@ -83,7 +83,7 @@ class DocsController(Controller):
 
     @get("/openapi.json", media_type="application/json", sync_to_thread=False)
     def document(self, request: Request[Any, Any, Any]) -> bytes:
-        return encoded(request.app)
+        return encode_document(request.app)
 
     @get("/docs", media_type="text/html", sync_to_thread=False)
     def ui(self) -> bytes:
@@ -98,30 +98,30 @@ class DocsController(Controller):
 
 
 @cache
-def encoded(app: Litestar) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(document(app)), indent=1)
+def encode_document(app: Litestar) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(build_document(app)), indent=1)
 
 
-def document(app: Litestar) -> dict[str, Any]:
-    kinds: Kinds = app.state.kinds
-    described = polish(app, app.openapi_schema.to_schema(), [kind.payload for kind in kinds])
-    described["components"]["schemas"] |= jobs(kinds)
+def build_document(app: Litestar) -> dict[str, Any]:
+    kinds: KindRegistry = app.state.kinds
+    described = complete_document(app, app.openapi_schema.to_schema(), [kind.payload for kind in kinds])
+    described["components"]["schemas"] |= job_request_schemas(kinds)
     return described
 
 
-def jobs(kinds: Kinds) -> dict[str, Any]:
+def job_request_schemas(kinds: KindRegistry) -> dict[str, Any]:
     """The body that asks for a job: one of as many as there are kinds, told apart by `kind`."""
-    requests = {kind.name: f"New{name(kind.payload)}Job" for kind in kinds}
+    requests = {kind.name: f"New{schema_name(kind.payload)}Job" for kind in kinds}
     references = {kind: REF + request for kind, request in requests.items()}
     new_job = {
         "oneOf": [{"$ref": reference} for reference in references.values()],
         "discriminator": {"propertyName": "kind", "mapping": references},
     }
-    return {"NewJob": new_job, **{requests[kind.name]: job(kind) for kind in kinds}}
+    return {"NewJob": new_job, **{requests[kind.name]: job_request_schema(kind) for kind in kinds}}
 
 
-def job(kind: Kind) -> dict[str, Any]:
-    payload = {"$ref": REF + name(kind.payload)}
+def job_request_schema(kind: Kind) -> dict[str, Any]:
+    payload = {"$ref": REF + schema_name(kind.payload)}
     return {
         "type": "object",
         "properties": {"kind": {"type": "string", "enum": [kind.name]}, "payload": payload},
@@ -139,6 +139,6 @@ def read_asset(name: str) -> tuple[bytes, str]:
     return (package.parent / "swagger-ui" / folder / name).read_bytes(), media_type
 
 
-def camel(name: str) -> str:
+def camel_case(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(word.capitalize() for word in rest)

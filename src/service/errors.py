@@ -13,7 +13,7 @@ PROBLEM = "application/problem+json"
 
 ACCEPT_LENGTH_MAX = 1024
 """Of an `Accept`; the rest of a longer one is not read. To sort one of 28 kB takes 80 ms."""
-REFUSED = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
+ZERO_WEIGHT = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
 
 
 class Fault(Exception):
@@ -155,19 +155,19 @@ class Draining(Unavailable):
     code, message = "DRAINING", "This process is shutting down"
 
 
-def preferred(accept: str, *offered: str) -> str:
+def negotiate_media_type(accept: str, *offered: str) -> str:
     """The media type a client likes best (RFC 9110 §12.5.1); the first unless it says so sensibly."""
     if accept in {"", "*/*", offered[0]}:
         return offered[0]
     ranges = accept[:ACCEPT_LENGTH_MAX].lower().split(",")
     try:
-        wanted = Accept(",".join(part for part in ranges if not REFUSED.search(part)))
+        wanted = Accept(",".join(part for part in ranges if not ZERO_WEIGHT.search(part)))
         return wanted.best_match(list(offered), default=offered[0])
     except (ValueError, OverflowError):  # it weighs one with `inf`
         return offered[0]
 
 
-class Rendered(msgspec.Struct, frozen=True):
+class RenderedError(msgspec.Struct, frozen=True):
     """A fault as bytes, ready for ASGI."""
 
     status: int
@@ -175,10 +175,10 @@ class Rendered(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> Rendered:
+def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> RenderedError:
     """The one place where an error becomes bytes: the error contract, or RFC 9457 if asked for."""
-    problem = preferred(accept, JSON, PROBLEM) == PROBLEM
-    contract = facts(fault, path=path, request_id=request_id)
+    problem = negotiate_media_type(accept, JSON, PROBLEM) == PROBLEM
+    contract = error_fields(fault, path=path, request_id=request_id)
     content = _problem(fault, contract) if problem else {"error": contract}
     headers = {
         **fault.headers,
@@ -186,10 +186,10 @@ def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> Ren
         "X-Error-Code": fault.code,
         "Vary": "Accept",
     }
-    return Rendered(fault.status, headers, msgspec.json.encode(content))
+    return RenderedError(fault.status, headers, msgspec.json.encode(content))
 
 
-def facts(fault: Fault, *, path: str, request_id: str) -> dict[str, Any]:
+def error_fields(fault: Fault, *, path: str, request_id: str) -> dict[str, Any]:
     """The body of the error contract."""
     known = {"code": fault.code, "message": str(fault), "path": path, "request_id": request_id}
     return {**known, "details": fault.details} if fault.details else known

@@ -1,14 +1,14 @@
 """All models, imported so that the metadata is whole: migrations compare it with the database."""
 
-from service.audit.models import Seal, Sealing
+from service.audit.models import SealedEvent, SealingState
 from service.auth.models import ApiKey, Secret
+from service.database.orm import Base
 from service.documents.models import Content, Document
 from service.events.models import Event
 from service.http.models import IdempotencyKey
 from service.items.models import Item, Movement
 from service.jobs.models import Job
 from service.orders.models import Order, OrderLine, Transaction
-from service.records import Base
 from service.reports.models import Books, DailyItemSales, DailySales
 from service.resources.models import Resource
 from service.webhooks.models import Delivery, Webhook
@@ -30,8 +30,8 @@ __all__ = [
     "Order",
     "OrderLine",
     "Resource",
-    "Seal",
-    "Sealing",
+    "SealedEvent",
+    "SealingState",
     "Secret",
     "Transaction",
     "Webhook",

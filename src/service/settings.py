@@ -14,12 +14,12 @@ from msgspec.structs import fields
 PREFIX = "DEPOT_"
 DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")]
 DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
-SECRET = {*DATABASE_URLS, "DEPOT_SECRET"}
+SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
-PASSWORDS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
+PASSWORD_PATTERNS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """In a URL, which may be a bad one: with a character in its password that should have been encoded."""
 
-HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
+HOST_PATTERN = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=2**40)]
@@ -29,11 +29,11 @@ Networks = tuple[Annotated[str, Meta(description="An address or a network")], ..
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
-class StartError(Exception):
+class StartupError(Exception):
     """Why the service could not start; its text is one line for the person at the terminal."""
 
 
-class SettingsError(StartError):
+class SettingsError(StartupError):
     """A bad or unknown setting."""
 
 
@@ -151,11 +151,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     def secrets(self) -> set[str]:
         """What must never be shown, in the forms in which it may turn up."""
         urls = [url for url in (self.database_url, self.direct_database_url) if url]
-        given = {self.secret or ""}.union(*(re.findall(form, url) for form in PASSWORDS for url in urls))
+        given = {self.secret or ""}.union(
+            *(re.findall(form, url) for form in PASSWORD_PATTERNS for url in urls)
+        )
         return (given | {unquote(text) for text in given}) - {""}
 
 
-def load(environ: Mapping[str, str]) -> Settings:
+def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the environment. Raises `SettingsError` for the first bad or unknown value."""
     known = {UNPREFIXED.get(f.name, PREFIX + f.name.upper()): f for f in fields(Settings)}
     given = {name: value for name, value in environ.items() if name in known and value != ""}
@@ -175,7 +177,7 @@ def _check_url(name: str, url: str) -> None:
         hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
     except ValueError:
         hosts = [":"]
-    if not all(HOST.fullmatch(host) for host in hosts):
+    if not all(HOST_PATTERN.fullmatch(host) for host in hosts):
         raise SettingsError(
             f"{name}: its value is not valid: host and port cannot be told (a password is %-encoded)"
         )
@@ -191,5 +193,5 @@ def _convert(name: str, text: str, kind: Any) -> Any:
             return msgspec.convert([part.strip() for part in text.split(",")], kind)
         return msgspec.convert(text, kind, strict=False)
     except ValueError as error:
-        shown = "its value" if name in SECRET else repr(text)
+        shown = "its value" if name in SECRET_SETTINGS else repr(text)
         raise SettingsError(f"{name}: {shown} is not valid: {error}") from None

@@ -22,14 +22,14 @@ from litestar import Litestar
 from litestar.testing import AsyncTestClient, TestClient
 from msgspec.structs import replace
 
-from service import migrate
 from service.app import create_app
 from service.auth.store import create_key
-from service.db import Database
-from service.embedded import postgres
+from service.database import migrate
+from service.database.database import Database
+from service.database.embedded import postgres
 from service.settings import Settings
 
-FAST = {
+FAST_OPTIONS = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -38,7 +38,7 @@ FAST = {
 }
 """For a throw-away server: its durability is PostgreSQL's own business."""
 
-MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory, where Linux has one
+MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  # a file system in memory, where Linux has one
 MEMORY_BYTES_MIN = 4 << 30
 """How large it has to be. A database and its log take some hundred megabytes; containers often have 64."""
 
@@ -57,14 +57,16 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def depot_scratch() -> Path:
-    return scratch()
+    return scratch_directory()
 
 
 @pytest.fixture(scope="session")
 def depot_server() -> Iterator[str]:
     """The URL of the server that the databases are made on."""
     given = os.environ.get("TEST_DATABASE_URL")
-    server: AbstractContextManager[str] = nullcontext(given) if given else postgres(_shared_home(), FAST)
+    server: AbstractContextManager[str] = (
+        nullcontext(given) if given else postgres(_shared_home(), FAST_OPTIONS)
+    )
     with server as url:
         yield url
 
@@ -77,7 +79,7 @@ def depot_template(depot_server: str) -> Iterator[str]:
         return
     name = f"depot_template_{uuid4().hex[:12]}"
     execute(depot_server, f"create database {name}")
-    migrate.upgrade(Settings(database_url=at(depot_server, name)))
+    migrate.upgrade(Settings(database_url=database_url_for(depot_server, name)))
     yield name
     execute(depot_server, f"drop database {name} with (force)")
 
@@ -88,7 +90,7 @@ def depot_database_url(depot_server: str, depot_template: str) -> Iterator[str]:
     name = f"depot_test_{uuid4().hex[:12]}"
     # half as long as by its log, and less of a burden to the others
     execute(depot_server, f"create database {name} template {depot_template} strategy file_copy")
-    yield at(depot_server, name)
+    yield database_url_for(depot_server, name)
     execute(depot_server, f"drop database {name} with (force)")
 
 
@@ -125,7 +127,7 @@ async def mint(settings: Settings, *scopes: str) -> str:
         return await create_key(session, name="test", scopes=list(scopes), secret=settings.secret)
 
 
-def at(server_url: str, name: str) -> str:
+def database_url_for(server_url: str, name: str) -> str:
     """The URL of another database on the same server."""
     head, _, query = server_url.partition("?")
     return f"{head.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
@@ -142,13 +144,13 @@ def execute(url: str, statement: str) -> None:
     asyncio.run(run())
 
 
-def scratch() -> Path:
+def scratch_directory() -> Path:
     """Where throw-away servers live: in memory, where a database is cloned in 16 ms and not 100, or on disk.
 
     Not in pytest's own folders: those are closed to other users, and a server started by root is one.
     """
-    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).total >= MEMORY_BYTES_MIN
-    return MEMORY if roomy else Path(tempfile.gettempdir())
+    roomy = MEMORY_DIRECTORY.is_dir() and shutil.disk_usage(MEMORY_DIRECTORY).total >= MEMORY_BYTES_MIN
+    return MEMORY_DIRECTORY if roomy else Path(tempfile.gettempdir())
 
 
 def _application(settings: Settings) -> Litestar:
@@ -157,4 +159,4 @@ def _application(settings: Settings) -> Litestar:
 
 def _shared_home() -> Path:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    return scratch() / f"depot-tests-{run}"
+    return scratch_directory() / f"depot-tests-{run}"

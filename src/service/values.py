@@ -39,10 +39,10 @@ Currency = Literal[
 """ISO 4217 codes of circulating currencies, as of 2026."""
 
 NUMBER_MAX = 10**308
-NUMBER_RULE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
+NUMBER_RANGE_MESSAGE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
 
 
-def exact_number(text: str) -> Decimal:
+def parse_exact_number(text: str) -> Decimal:
     """A JSON number with a fraction or an exponent: every digit, and as long as it will be once stored."""
     try:
         number = Decimal(text)
@@ -52,7 +52,7 @@ def exact_number(text: str) -> Decimal:
 
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
-decode_json = msgspec.json.Decoder(float_hook=exact_number).decode
+decode_json = msgspec.json.Decoder(float_hook=parse_exact_number).decode
 """JSON documents keep every digit on their way through: 1.10 stays 1.10."""
 
 
@@ -63,14 +63,14 @@ def size_problem(document: object, bytes_max: int) -> str | None:
     return None
 
 
-def storable_number(text: str) -> Decimal:
+def parse_client_number(text: str) -> Decimal:
     """The same from a client. Raises `ValueError` where a double would end.
 
     1e99999 is seven bytes here, but a hundred thousand digits in PostgreSQL and in every reply.
     """
-    number = exact_number(text)
+    number = parse_exact_number(text)
     if not is_storable(number):
-        raise ValueError(NUMBER_RULE)
+        raise ValueError(NUMBER_RANGE_MESSAGE)
     return number
 
 

@@ -14,28 +14,28 @@ from pgqueuer.core.sm import SchedulerManager
 from pgqueuer.domain.models import Schedule as Due
 
 from service.audit.chain import seal
-from service.blobs import blobs
-from service.db import SCHEMA, SERVER_LATE_SECONDS, Database
-from service.documents.sweep import sweep_orphans
-from service.jobs import upkeep
-from service.jobs.kinds import Kinds
-from service.jobs.lifeline import Lifeline
-from service.jobs.puller import pull, queries
+from service.blobs import open_blob_store
+from service.database.database import CLIENT_TIMEOUT_MARGIN_SECONDS, SCHEMA, Database
+from service.documents.orphans import sweep_orphans
+from service.job_kinds import build_registry
+from service.jobs import maintenance
+from service.jobs.driver import ReconnectingDriver
+from service.jobs.kinds import KindRegistry
+from service.jobs.pgqueuer_adapter import consume, queries
 from service.jobs.runner import Runner
-from service.kinds import kinds
+from service.observability.metrics import Metrics
+from service.observability.tracing import NO_TRACER, Tracer
 from service.reports.books import close_books
 from service.settings import Settings
-from service.telemetry.meters import Meters
-from service.telemetry.traces import OFF, Traces
-from service.webhooks.courier import Courier
+from service.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger()
 
 BEHIND = "The database schema is behind: run `depot migrate`"
-SCHEMA_FOUND = "select version_num from schema_version"
+READ_SCHEMA_VERSION = "select version_num from schema_version"
 
 RESTART_SECONDS = 1.0
-GIVE_BACK_SECONDS = 2.0
+REQUEUE_SECONDS = 2.0
 """How long jobs may take to be put back into the queue when the worker has to end."""
 
 
@@ -49,20 +49,22 @@ class Schedule(NamedTuple):
 
 SCHEDULES = (
     Schedule("* * * * * */10", "audit.seal", seal),
-    Schedule("* * * * *", "jobs.recover", upkeep.recover),
+    Schedule("* * * * *", "jobs.recover", maintenance.requeue_orphans),
     Schedule("6 * * * *", "books.close", close_books),
-    Schedule("7 * * * *", "idempotency_keys.sweep", upkeep.sweep_idempotency_keys),
-    Schedule("17 * * * *", "deliveries.sweep", upkeep.sweep_deliveries),
-    Schedule("27 * * * *", "jobs.sweep", upkeep.sweep_jobs),
-    Schedule("37 * * * *", "queue.sweep", upkeep.sweep_queue),
+    Schedule("7 * * * *", "idempotency_keys.sweep", maintenance.sweep_idempotency_keys),
+    Schedule("17 * * * *", "deliveries.sweep", maintenance.sweep_deliveries),
+    Schedule("27 * * * *", "jobs.sweep", maintenance.sweep_jobs),
+    Schedule("37 * * * *", "queue.sweep", maintenance.sweep_queue),
     Schedule("47 3 * * *", "documents.sweep", sweep_orphans),
 )
 
 
-async def work(settings: Settings, database: Database, meters: Meters, traces: Traces) -> None:
+async def run_worker(settings: Settings, database: Database, meters: Metrics, traces: Tracer) -> None:
     """Until a signal ends it; a second one hurries."""
-    courier = Courier(database, settings, meters=meters)
-    worker = Worker(settings, database, kinds(settings), on_end=courier.wake, meters=meters, traces=traces)
+    courier = WebhookDispatcher(database, settings, meters=meters)
+    worker = Worker(
+        settings, database, build_registry(settings), on_end=courier.wake, meters=meters, traces=traces
+    )
     for sig in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sig, worker.stop)
     async with traces.open(), meters.open(), courier.open():
@@ -76,13 +78,13 @@ class Worker:
         self,
         settings: Settings,
         database: Database,
-        kinds: Kinds,
+        kinds: KindRegistry,
         *,
         on_end: Callable[[], None] = lambda: None,
         schedules: Sequence[Schedule] = SCHEDULES,
         grace_seconds: float | None = None,
-        meters: Meters | None = None,
-        traces: Traces = OFF,
+        meters: Metrics | None = None,
+        traces: Tracer = NO_TRACER,
     ) -> None:
         """`on_end` is called after every job. `grace_seconds`: how long jobs may take to end at a stop."""
         self._settings = settings
@@ -91,11 +93,11 @@ class Worker:
         self._grace_seconds = settings.shutdown_timeout_seconds if grace_seconds is None else grace_seconds
         self._runner = Runner(
             database,
-            blobs(settings),
+            open_blob_store(settings),
             kinds,
             attempts_max=settings.job_attempts_max,
             on_end=on_end,
-            meters=meters or Meters(),
+            meters=meters or Metrics(),
             traces=traces,
         )
         self._stopping = Event()
@@ -118,9 +120,9 @@ class Worker:
 
     async def run(self) -> None:
         """Until `stop`. What does not end in time then is put back into the queue for others."""
-        timeout_seconds = self._settings.statement_timeout_seconds + SERVER_LATE_SECONDS
-        lifeline = Lifeline(self._database, timeout_seconds=timeout_seconds)
-        working = asyncio.create_task(self._work(lifeline))
+        timeout_seconds = self._settings.statement_timeout_seconds + CLIENT_TIMEOUT_MARGIN_SECONDS
+        lifeline = ReconnectingDriver(self._database, timeout_seconds=timeout_seconds)
+        working = asyncio.create_task(self._run_all(lifeline))
         hurried = asyncio.create_task(self._hurried.wait())
         try:
             await self._stopping.wait()
@@ -129,7 +131,7 @@ class Worker:
                 {working, hurried}, timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED
             )
             self._runner.interrupt()
-            await asyncio.wait({working}, timeout=GIVE_BACK_SECONDS)
+            await asyncio.wait({working}, timeout=REQUEUE_SECONDS)
         finally:
             lifeline.cut()
             for task in (working, hurried):
@@ -137,11 +139,15 @@ class Worker:
             await asyncio.wait({working, hurried})
         log.info("stopped")
 
-    async def _work(self, lifeline: Lifeline) -> None:
-        await self._keep(self._wait_for_schema, lifeline)
-        await asyncio.gather(self._keep(self._do_jobs, lifeline), self._keep(self._keep_house, lifeline))
+    async def _run_all(self, lifeline: ReconnectingDriver) -> None:
+        await self._supervise(self._wait_for_schema, lifeline)
+        await asyncio.gather(
+            self._supervise(self._run_jobs, lifeline), self._supervise(self._run_schedules, lifeline)
+        )
 
-    async def _keep(self, part: Callable[[Lifeline], Awaitable[None]], lifeline: Lifeline) -> None:
+    async def _supervise(
+        self, part: Callable[[ReconnectingDriver], Awaitable[None]], lifeline: ReconnectingDriver
+    ) -> None:
         """Do a part of the work to its end, and begin anew should it fail."""
         while not self._stopping.is_set():
             try:
@@ -151,7 +157,7 @@ class Worker:
             await self._pause()
         return None
 
-    async def _wait_for_schema(self, lifeline: Lifeline) -> None:
+    async def _wait_for_schema(self, lifeline: ReconnectingDriver) -> None:
         found = await _schema(lifeline)
         if found < SCHEMA:
             log.warning(BEHIND, found=found, needed=SCHEMA)
@@ -159,10 +165,10 @@ class Worker:
             await self._pause()
             found = await _schema(lifeline)
 
-    async def _do_jobs(self, lifeline: Lifeline) -> None:
-        await upkeep.recover(self._database, self._settings)
+    async def _run_jobs(self, lifeline: ReconnectingDriver) -> None:
+        await maintenance.requeue_orphans(self._database, self._settings)
         log.info("working", concurrency=self._settings.worker_concurrency)
-        await pull(
+        await consume(
             lifeline,
             self._runner.execute,
             concurrency=self._settings.worker_concurrency,
@@ -170,14 +176,14 @@ class Worker:
             stopping=self._stopping,
         )
 
-    async def _keep_house(self, lifeline: Lifeline) -> None:
+    async def _run_schedules(self, lifeline: ReconnectingDriver) -> None:
         manager = SchedulerManager(queries(lifeline))
         manager.shutdown = self._stopping
         for schedule in self._schedules:
-            manager.schedule(schedule.name, schedule.cron)(partial(self._follow, schedule))
+            manager.schedule(schedule.name, schedule.cron)(partial(self._run_schedule, schedule))
         await manager.run()
 
-    async def _follow(self, schedule: Schedule, _: Due) -> None:
+    async def _run_schedule(self, schedule: Schedule, _: Due) -> None:
         if count := await schedule.run(self._database, self._settings):
             log.info(schedule.name, count=count)
 
@@ -186,9 +192,9 @@ class Worker:
             await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
 
 
-async def _schema(lifeline: Lifeline) -> str:
+async def _schema(lifeline: ReconnectingDriver) -> str:
     try:
-        rows = await lifeline.fetch(SCHEMA_FOUND)
+        rows = await lifeline.fetch(READ_SCHEMA_VERSION)
     except asyncpg.UndefinedTableError:
         return ""
     return str(rows[0]["version_num"]) if rows else ""

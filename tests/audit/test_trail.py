@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from conftest import Client
-from replies import everything, refused, walk, wrong_fields
-from service.db import Database
-from shop import item, order
+from service.database.database import Database
+from tests.support.app_helpers import item, order
+from tests.support.reply_assertions import everything, refused, walk, wrong_fields
 
 MakeKey = Callable[..., Awaitable[str]]
 

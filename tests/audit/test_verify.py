@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from conftest import AS_OWNER, Client
-from live import DEPOT
 from service.audit import chain
-from service.audit.chain import GENESIS, Head, link, seal
+from service.audit.chain import GENESIS, Head, link_hash, seal
 from service.audit.verify import verify
-from service.db import Database
-from service.jobs.kinds import Kinds
+from service.database.database import Database
+from service.jobs.kinds import KindRegistry
 from service.settings import Settings
 from service.worker import SCHEDULES, Worker
-from shop import connected, eventually, item
+from tests.support.app_helpers import connected, eventually, item
+from tests.support.depot_process import DEPOT
 
 PLAIN = Settings()
 """Without a secret: the key is the database's own."""
@@ -166,7 +166,7 @@ async def test_only_one_process_seals_at_a_time(settings: Settings) -> None:
 async def test_what_commits_late_is_sealed_late(
     sealed: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "CLOCKS_APART", timedelta(0))
+    monkeypatch.setattr(chain, "MAX_CLOCK_SKEW", timedelta(0))
     async with connected(database_url) as slow:
         transaction = slow.transaction()
         await transaction.start()
@@ -214,7 +214,7 @@ def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObje
     def head(chain: list[bytes]) -> bytes:
         end = GENESIS
         for digest in chain:
-            end = link(b"key", end, digest)
+            end = link_hash(b"key", end, digest)
         return end
 
     shuffled = data.draw(st.permutations(digests))
@@ -225,7 +225,7 @@ def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObje
 async def test_a_worker_seals_what_happens(database: Database, settings: Settings) -> None:
     await database.fetchval(FILL, 3)
     (schedule,) = [schedule for schedule in SCHEDULES if schedule.name == "audit.seal"]
-    worker = Worker(settings, database, Kinds([]), schedules=[schedule._replace(cron="* * * * * *")])
+    worker = Worker(settings, database, KindRegistry([]), schedules=[schedule._replace(cron="* * * * * *")])
 
     async def sealed() -> bool:
         return (await verify(database, settings)).head.position >= 3

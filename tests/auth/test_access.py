@@ -9,10 +9,10 @@ from litestar.routes import HTTPRoute
 from litestar.testing import AsyncTestClient
 
 from conftest import Client
-from replies import refused
 from service.app import create_app
 from service.auth.keys import SCOPES, _checksum, key_id, mint
 from service.settings import Settings
+from tests.support.reply_assertions import refused
 
 Mint = Callable[..., Awaitable[str]]
 NAMED = {"audit": "admin", "process": "jobs:write", "upload": "documents:write"}

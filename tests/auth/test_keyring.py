@@ -11,14 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import Client
-from live import live
-from replies import refused
-from service.auth.guard import Keyring
 from service.auth.keys import key_id, mint
+from service.auth.middleware import KeyAuthenticator
 from service.auth.store import create_key, revoke_key
-from service.db import Database
+from service.database.database import Database
 from service.errors import Unauthenticated
 from service.settings import Settings
+from tests.support.depot_process import live
+from tests.support.reply_assertions import refused
 
 Mint = Callable[..., Awaitable[str]]
 WITHIN_SECONDS = 1.0
@@ -32,7 +32,7 @@ async def narrow(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database, key: str) -> None:
-    keyring = Keyring(narrow, secret=None, cache_max=10)
+    keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
     await keyring.authenticate(f"Bearer {key}")
     queries: list[str] = []
     async with narrow.connection() as connection:
@@ -50,7 +50,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
 
 
 async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, key: str) -> None:
-    keyring = Keyring(narrow, secret=None, cache_max=10)
+    keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
     queries: list[str] = []
     async with narrow.connection() as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
@@ -59,7 +59,7 @@ async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, ke
 
 
 async def test_many_bad_keys_take_no_room(database: Database) -> None:
-    keyring = Keyring(database, secret=None, cache_max=10)
+    keyring = KeyAuthenticator(database, secret=None, cache_max=10)
     for key in [mint() for _ in range(200)] + [f"nonsense {number}" for number in range(200)]:
         with pytest.raises(Unauthenticated):
             await keyring.authenticate(f"Bearer {key}")
@@ -68,7 +68,7 @@ async def test_many_bad_keys_take_no_room(database: Database) -> None:
 
 
 async def test_many_good_keys_take_bounded_room_and_all_work(database: Database, make_key: Mint) -> None:
-    keyring = Keyring(database, secret=None, cache_max=3)
+    keyring = KeyAuthenticator(database, secret=None, cache_max=3)
     keys = [await make_key("items:read") for _ in range(8)]
     for key in keys * 2:
         assert (await keyring.authenticate(f"Bearer {key}")).id == key_id(key)
@@ -76,7 +76,7 @@ async def test_many_good_keys_take_bounded_room_and_all_work(database: Database,
 
 
 async def test_keys_hashed_with_another_secret_are_refused(database: Database, key: str) -> None:
-    keyring = Keyring(database, secret="another secret, of 32 characters", cache_max=3)
+    keyring = KeyAuthenticator(database, secret="another secret, of 32 characters", cache_max=3)
     with pytest.raises(Unauthenticated):
         await keyring.authenticate(f"Bearer {key}")
 
@@ -113,7 +113,7 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(
 async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(
     database: Database, key: str
 ) -> None:
-    keyring = Keyring(database, secret=None, cache_max=3)
+    keyring = KeyAuthenticator(database, secret=None, cache_max=3)
     await keyring.authenticate(f"Bearer {key}")
     async with database.sessions() as session, session.begin():
         assert await revoke_key(session, str(key_id(key)))

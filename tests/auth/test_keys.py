@@ -3,8 +3,8 @@
 import string
 from collections.abc import Awaitable, Callable
 
-from service.auth.keys import FORM, digest, key_id, mint
-from service.db import Database
+from service.auth.keys import KEY_PATTERN, hash_key, key_id, mint
+from service.database.database import Database
 
 Mint = Callable[..., Awaitable[str]]
 
@@ -30,7 +30,7 @@ def test_what_is_not_a_key_is_told_without_a_look_up() -> None:
 
 async def test_of_a_key_only_a_hash_is_in_the_database(database: Database, make_key: Mint) -> None:
     key = await make_key("items:read")
-    match = FORM.fullmatch(key)
+    match = KEY_PATTERN.fullmatch(key)
     assert match
     identity, secret, _ = match.groups()
     tables = await database.fetch("select tablename from pg_tables where schemaname = 'public'")
@@ -41,9 +41,9 @@ async def test_of_a_key_only_a_hash_is_in_the_database(database: Database, make_
         assert secret.encode().hex() not in row
     pepper = await database.fetchval("select value from secrets where name = 'pepper'")
     stored = await database.fetchval("select hash from api_keys where id = $1", identity)
-    assert stored == digest(key, pepper)
+    assert stored == hash_key(key, pepper)
 
 
 def test_the_hash_depends_on_the_pepper() -> None:
     key = mint()
-    assert digest(key, b"a" * 32) != digest(key, b"b" * 32)
+    assert hash_key(key, b"a" * 32) != hash_key(key, b"b" * 32)

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from replies import refused
 from service.settings import Settings
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import refused
 
 Make = Callable[..., Awaitable[str]]
 

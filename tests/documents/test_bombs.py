@@ -5,7 +5,6 @@ from pathlib import Path
 
 import httpx
 import psutil
-from desk import Json, stored
 from samples import (
     PNG,
     bomb_of_forms,
@@ -17,8 +16,9 @@ from samples import (
     picture,
     sample,
 )
+from upload_helpers import Json, stored
 
-from live import live, working
+from tests.support.depot_process import live, working
 
 PATIENCE_SECONDS = 90.0
 

@@ -9,14 +9,14 @@ from uuid import UUID
 
 import httpx
 import pytest
-from desk import END, content, in_chunks, kept, part, post, send, stored
 from msgspec.structs import replace
 from samples import JPEG, PDF, PNG, TYPES, Sample, picture, png_of, sample, valid
+from upload_helpers import END, content, in_chunks, kept, part, post, send, stored
 
-from replies import everything, refused, wrong_fields
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import everything, refused, wrong_fields
 
 Client = httpx.AsyncClient
 Json = dict[str, Any]

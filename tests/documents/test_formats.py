@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from format_checks import cut, problem
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import cut, problem
 from samples import (
     FILES,
     JPEG,

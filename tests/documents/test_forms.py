@@ -6,15 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
-from desk import BOUNDARY, END, content, in_chunks, kept, part, post, send, stored
 from msgspec.structs import replace
 from samples import OF_SIZE, PNG, TYPES, Sample, chunk, picture, png_of, sample, truncations
+from upload_helpers import BOUNDARY, END, content, in_chunks, kept, part, post, send, stored
 
-from replies import refused, wrong_fields
 from service.app import create_app
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import refused, wrong_fields
 
 Client = httpx.AsyncClient
 Json = dict[str, Any]

@@ -7,7 +7,6 @@ from io import BytesIO
 import httpx
 import psutil
 import pytest
-from desk import Json, content, kept, stored
 from msgspec.structs import replace
 from PIL import Image
 from samples import (
@@ -27,14 +26,15 @@ from samples import (
     valid,
 )
 from structlog.testing import capture_logs
+from upload_helpers import Json, content, kept, stored
 
-from labour import process, until
-from replies import refused, wrong_fields
-from service.db import Database
-from service.kinds import kinds
+from service.database.database import Database
+from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
-from shop import eventually, running
+from tests.support.app_helpers import eventually, running
+from tests.support.job_helpers import process, until
+from tests.support.reply_assertions import refused, wrong_fields
 
 CAT = sample("cat.png", picture(PNG, 640, 480))
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -57,7 +57,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, kinds(settings), grace_seconds=0)
+    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
     async with worker.open():
         yield worker
 

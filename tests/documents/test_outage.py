@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import httpx
-from desk import stored
 from samples import PNG, picture, sample
+from upload_helpers import stored
 
-from labour import read, until
-from service.db import Database
-from service.kinds import kinds
+from service.database.database import Database
+from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
-from shop import eventually, running
+from tests.support.app_helpers import eventually, running
+from tests.support.job_helpers import read, until
 
 
 async def test_a_document_is_looked_at_once_the_store_is_back(
@@ -23,7 +23,7 @@ async def test_a_document_is_looked_at_once_the_store_is_back(
         (job,) = (await client.get("/jobs")).json()["data"]
         directory.rename(away)
         directory.write_text("in the way")
-        worker = Worker(settings, database, kinds(settings), grace_seconds=0)
+        worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
         async with worker.open():
             await eventually(lambda: given_back(client, job["id"]))
             directory.unlink()

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from samples import JPEG, PNG, bomb_of_pixels, bomb_of_rows, bomb_of_scans, bomb_of_text, picture
 
-from service.documents.picture import look
-from service.documents.seen import Limits, Seen, Unfit
+from service.documents.decoding import inspect_file
+from service.documents.inspection_types import DecodingLimits, DocumentRejected, InspectionResult
 
-LIMITS = Limits(pixels=50_000_000, memory_bytes=805_306_368, cpu_seconds=20)
+LIMITS = DecodingLimits(pixels=50_000_000, memory_bytes=805_306_368, cpu_seconds=20)
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
@@ -31,9 +31,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def seen(file: Path, content: bytes, content_type: str = "image/png", limits: Limits = LIMITS) -> Seen:
+def seen(
+    file: Path, content: bytes, content_type: str = "image/png", limits: DecodingLimits = LIMITS
+) -> InspectionResult:
     file.write_bytes(content)
-    return look(str(file), content_type, limits)
+    return inspect_file(str(file), content_type, limits)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_small_picture_stays_as_small_as_it_is(file: Path) -> None:
 
 def test_a_picture_is_decoded_only_as_what_it_was_declared(file: Path) -> None:
     for content, content_type in ((picture(PNG), "image/jpeg"), (picture(JPEG), "image/png")):
-        with pytest.raises(Unfit, match="cannot be decoded"):
+        with pytest.raises(DocumentRejected, match="cannot be decoded"):
             seen(file, content, content_type)
 
 
@@ -73,24 +75,24 @@ def test_a_picture_is_decoded_only_as_what_it_was_declared(file: Path) -> None:
         (bomb_of_text(), LIMITS, "it cannot be decoded"),
     ],
 )
-def test_what_takes_too_much_is_unfit(file: Path, bomb: bytes, limits: Limits, problem: str) -> None:
-    with pytest.raises(Unfit) as unfit:
+def test_what_takes_too_much_is_unfit(file: Path, bomb: bytes, limits: DecodingLimits, problem: str) -> None:
+    with pytest.raises(DocumentRejected) as unfit:
         seen(file, bomb, limits=limits)
     assert unfit.value.problem == problem
 
 
 def test_no_limit_stays_behind(file: Path) -> None:
     seen(file, picture(PNG))
-    with pytest.raises(Unfit):
+    with pytest.raises(DocumentRejected):
         seen(file, b"x")
     assert limits_now() == AT_FIRST
 
 
 LOOK = """
 import sys
-from service.documents.picture import look
-from service.documents.seen import Limits
-look(sys.argv[1], "image/jpeg", Limits(50_000_000, 805_306_368, cpu_seconds=1))
+from service.documents.decoding import inspect_file
+from service.documents.inspection_types import DecodingLimits
+inspect_file(sys.argv[1], "image/jpeg", DecodingLimits(50_000_000, 805_306_368, cpu_seconds=1))
 """
 
 
@@ -101,7 +103,7 @@ def test_what_takes_too_much_time_ends_its_process(file: Path) -> None:
 
 
 def test_the_process_that_looks_has_little_to_import() -> None:
-    code = "import service.documents.picture, sys; print(sorted(m for m in sys.modules if 'service.' in m))"
+    code = "import service.documents.decoding, sys; print(sorted(m for m in sys.modules if 'service.' in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    needed = ["service.documents", "service.documents.picture", "service.documents.seen"]
+    needed = ["service.documents", "service.documents.decoding", "service.documents.inspection_types"]
     assert done.stdout.strip() == str(needed)

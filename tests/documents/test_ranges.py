@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.documents.ranges import Range, RangeNotSatisfiable, asked_range
+from service.documents.ranges import Range, RangeNotSatisfiable, requested_range
 
 ETAG = '"now"'
 
 
 def asked(header: str, size_bytes: int = 1000, **more: str) -> Range | None:
-    return asked_range({"range": header, **more}, ETAG, size_bytes)
+    return requested_range({"range": header, **more}, ETAG, size_bytes)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_range_is_found(header: str, start: int, end: int) -> None:
 )
 def test_what_is_no_single_range_is_ignored(header: str) -> None:
     assert asked(header) is None
-    assert asked_range({}, ETAG, 1000) is None
+    assert requested_range({}, ETAG, 1000) is None
 
 
 @pytest.mark.parametrize(

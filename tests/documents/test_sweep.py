@@ -6,17 +6,17 @@ from pathlib import Path
 
 import anyio
 import pytest
-from desk import kept, send, stored
 from msgspec.structs import replace
 from samples import PNG, picture, png_of, sample
+from upload_helpers import kept, send, stored
 
-from replies import refused
-from service.blobs import blobs
-from service.db import Database
-from service.documents.sweep import sweep_orphans
+from service.blobs import open_blob_store
+from service.database.database import Database
+from service.documents.orphans import sweep_orphans
 from service.settings import Settings
 from service.worker import SCHEDULES
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import refused
 
 CAT = sample("cat.png", picture(PNG))
 BREAK = """
@@ -39,7 +39,7 @@ async def test_what_nothing_names_is_swept_once_it_is_old(
 ) -> None:
     keys = {"documents/a", "documents/b", "thumbnails/c"}
     for key in keys:
-        await blobs(settings).put(key, b"x")
+        await open_blob_store(settings).put(key, b"x")
     assert await sweep_orphans(database, settings) == 0
     assert await kept(settings) == keys
     assert await sweep_orphans(database, at_once) == 3
@@ -55,7 +55,7 @@ async def test_what_is_named_stays(
         other = await stored(client, sample("x.png", png_of(2000)))
     await database.fetchval("update documents set thumbnail = 'thumbnails/x' where id = $1", document["id"])
     for path in ("thumbnails/x", "thumbnails/y", "exports/z"):
-        await blobs(settings).put(path, b"x")
+        await open_blob_store(settings).put(path, b"x")
     assert await sweep_orphans(database, at_once) == 1
     assert await kept(settings) == {
         f"documents/{document['id']}",
@@ -86,20 +86,20 @@ async def test_there_may_be_nothing_to_sweep(at_once: Settings, database: Databa
 
 DIES = """
 import asyncio, os, sys
-from service.blobs import Blobs
+from service.blobs import BlobStore
 
 async def half():
     yield bytes(1_000_000)
     os._exit(9)
 
-asyncio.run(Blobs(sys.argv[1]).put("exports/b", half()))
+asyncio.run(BlobStore(sys.argv[1]).put("exports/b", half()))
 """
 
 
 async def test_half_files_of_killed_processes_are_swept(tmp_path: Path, database: Database) -> None:
     directory = tmp_path / "blobs"
     settings = Settings(blob_url=directory.as_uri())
-    await blobs(settings).put("exports/a", b"x")
+    await open_blob_store(settings).put("exports/a", b"x")
     died = await anyio.run_process([sys.executable, "-c", DIES, directory.as_uri()], check=False)
     assert died.returncode == 9
     (half,) = (path for path in files(directory) if path.name != "a")

@@ -13,7 +13,6 @@ import anyio
 import httpx
 import psutil
 import pytest
-from desk import BOUNDARY, END, content, kept, part, stored
 from samples import (
     ARCHIVE_END,
     FILES,
@@ -30,10 +29,11 @@ from samples import (
     truncations,
     valid,
 )
+from upload_helpers import BOUNDARY, END, content, kept, part, stored
 
-from live import Live, live
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
+from tests.support.depot_process import Live, live
 
 MIB_5 = 5 * 1024 * 1024
 AT_ONCE = 4

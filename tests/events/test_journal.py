@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Client
-from replies import refused
-from service.db import Database
-from service.events.journal import changes
-from shop import item, order
+from service.database.database import Database
+from service.events.journal import diff
+from tests.support.app_helpers import item, order
+from tests.support.reply_assertions import refused
 
 NAMED = {"X-Request-ID": "r-7"}
 
@@ -155,7 +155,7 @@ FACTS = st.fixed_dictionaries({"a": VALUES, "b": VALUES, "c": VALUES})
 
 @given(FACTS, FACTS)
 def test_changes_lead_from_before_to_after(before: dict[str, Any], after: dict[str, Any]) -> None:
-    found = changes(before, after)
+    found = diff(before, after)
     assert {**before, **{name: change["to"] for name, change in found.items()}} == after
     assert {**after, **{name: change["from"] for name, change in found.items()}} == before
     assert all(change["from"] != change["to"] for change in found.values())

@@ -8,7 +8,7 @@ import schemathesis
 from hypothesis import strategies
 from samples import TYPES, valid
 
-from replies import LEAK
+from tests.support.reply_assertions import LEAK
 
 STATE = {
     *("INVALID_CURSOR", "PRECONDITION_FAILED", "IDEMPOTENCY_MISMATCH", "RANGE_NOT_SATISFIABLE"),

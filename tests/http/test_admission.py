@@ -7,10 +7,16 @@ from time import perf_counter
 import pytest
 from msgspec.structs import replace
 
-from replies import refused
-from service.http.admission import BUSY_TICKS, REFUSALS_PER_SECOND, REFUSALS_PER_TICK, TICK_SECONDS, Admission
+from service.http.admission import (
+    BUSY_TICKS,
+    REFUSALS_PER_SECOND,
+    REFUSALS_PER_TICK,
+    TICK_SECONDS,
+    AdmissionControl,
+)
 from service.settings import Settings
-from shop import item, locked, running, waiting_for_locks
+from tests.support.app_helpers import item, locked, running, waiting_for_locks
+from tests.support.reply_assertions import refused
 
 DELAY_SECONDS = 0.05
 
@@ -26,13 +32,13 @@ class Request:
 
 
 @pytest.fixture
-def admission() -> Admission:
+def admission() -> AdmissionControl:
     return admitting(waiting=0)
 
 
-def admitting(waiting: int) -> Admission:
+def admitting(waiting: int) -> AdmissionControl:
     """So many wait for a connection all the time."""
-    return Admission(
+    return AdmissionControl(
         in_flight_min=10,
         in_flight_max=1000,
         delay_seconds=DELAY_SECONDS,
@@ -42,7 +48,7 @@ def admitting(waiting: int) -> Admission:
     )
 
 
-def tick(admission: Admission, requests: int, seconds: float) -> None:
+def tick(admission: AdmissionControl, requests: int, seconds: float) -> None:
     """A tick in which so many requests end, each of which took so long."""
     for request in [Request(seconds) for _ in range(requests)]:
         admission.enter(request)
@@ -50,13 +56,15 @@ def tick(admission: Admission, requests: int, seconds: float) -> None:
     admission.adapt(TICK_SECONDS)
 
 
-def test_a_burst_is_let_in(admission: Admission) -> None:
+def test_a_burst_is_let_in(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS - 1):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 1000
 
 
-def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(admission: Admission) -> None:
+def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(
+    admission: AdmissionControl,
+) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 50  # 1,000 a second, for 0.05 s
@@ -73,7 +81,7 @@ def test_a_queue_for_the_database_that_lasts_is_cut_to_what_is_served_soon() -> 
     assert admission.limit == 50  # the 150 in flight, but for 100 of those that wait
 
 
-def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: Admission) -> None:
+def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     tick(admission, 100, seconds=0.01)
@@ -82,7 +90,7 @@ def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: Admission
     assert admission.limit == 40
 
 
-def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission: Admission) -> None:
+def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     admission.refused += 1
@@ -90,29 +98,29 @@ def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission:
     assert admission.limit == 51
 
 
-def test_what_the_server_has_read_counts_before_the_application_has_it(admission: Admission) -> None:
+def test_what_the_server_has_read_counts_before_the_application_has_it(admission: AdmissionControl) -> None:
     admission.arriving = 1000
     assert admission.full
 
 
-def test_who_is_refused_again_and_again_rests_and_is_heard_in_turn(admission: Admission) -> None:
+def test_who_is_refused_again_and_again_rests_and_is_heard_in_turn(admission: AdmissionControl) -> None:
     admission.refused += REFUSALS_PER_TICK
-    assert not admission.tiring
+    assert not admission.should_pause
     admission.refused += 1
-    assert admission.tiring
+    assert admission.should_pause
     heard: list[int] = []
     for number in range(REFUSALS_PER_TICK + 1):
         admission.rest(partial(heard.append, number))
-    admission.wake_some()
+    admission.resume_some()
     assert heard == list(range(REFUSALS_PER_TICK))
-    assert admission.tiring  # somebody rests still
-    admission.wake_some()
+    assert admission.should_pause  # somebody rests still
+    admission.resume_some()
     assert heard == list(range(REFUSALS_PER_TICK + 1))
-    assert not admission.tiring
+    assert not admission.should_pause
 
 
 def test_the_more_are_refused_the_later_they_are_told_to_come_back_and_not_all_at_once(
-    admission: Admission,
+    admission: AdmissionControl,
 ) -> None:
     def told() -> set[str]:
         return {admission.retry_after()["Retry-After"] for _ in range(1000)}
@@ -128,13 +136,13 @@ def test_the_more_are_refused_the_later_they_are_told_to_come_back_and_not_all_a
     assert told() == {"1"}
 
 
-def test_some_are_let_in_however_slow_it_gets(admission: Admission) -> None:
+def test_some_are_let_in_however_slow_it_gets(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 1, seconds=5)
     assert admission.limit == 10
 
 
-def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admission) -> None:
+def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: AdmissionControl) -> None:
     for _ in range(2 * BUSY_TICKS):
         for _ in range(40):
             admission.enter(Request(9))
@@ -142,7 +150,7 @@ def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admissi
     assert admission.limit == 1000
 
 
-def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: Admission) -> None:
+def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     for _ in range(40):
@@ -150,7 +158,7 @@ def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: Admission) -> N
     assert admission.limit == 1000
 
 
-def test_what_takes_long_by_its_nature_does_not_count(admission: Admission) -> None:
+def test_what_takes_long_by_its_nature_does_not_count(admission: AdmissionControl) -> None:
     upload = Request(100)
     admission.enter(upload)
     admission.leave(upload)

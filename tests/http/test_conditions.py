@@ -5,7 +5,7 @@ from time import monotonic
 import pytest
 
 from conftest import Client
-from replies import refused
+from tests.support.reply_assertions import refused
 
 STALE = [
     '"1"',

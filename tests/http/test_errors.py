@@ -5,9 +5,9 @@ from litestar import get
 from litestar.testing import AsyncTestClient
 
 from conftest import Client
-from replies import JSON, LEAK, refused
 from service.app import create_app
 from service.settings import Settings
+from tests.support.reply_assertions import JSON, LEAK, refused
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 PROBLEM = "application/problem+json"

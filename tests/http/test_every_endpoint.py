@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from live import live, working
-from shop import eventually
-from witness import witnessing
+from tests.support.app_helpers import eventually
+from tests.support.depot_process import live, working
+from tests.support.recording_receiver import witnessing
 
 Ask = Callable[..., Awaitable[Any]]
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}

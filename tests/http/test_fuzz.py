@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from live import live, working
+from tests.support.depot_process import live, working
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -44,7 +44,7 @@ async def test_every_reply_is_what_the_document_says(
 
 async def fuzzed(url: str, key: str, phases: str, report: Path) -> str:
     """What schemathesis has to say in the end."""
-    path = os.pathsep.join(str(HERE.parent / folder) for folder in ("", "http", "documents"))
+    path = os.pathsep.join(str(HERE.parent / folder) for folder in ("..", "", "http", "documents"))
     asked = await anyio.run_process(
         [
             *(

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from conftest import Client
-from replies import refused
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import locked, running, waiting_for_locks
+from tests.support.app_helpers import locked, running, waiting_for_locks
+from tests.support.reply_assertions import refused
 
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.5", "quantity": 5}
 ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}

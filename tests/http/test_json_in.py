@@ -3,8 +3,8 @@
 import pytest
 
 from conftest import Client
-from replies import JSON, MERGE_PATCH, refused, wrong_fields
 from service.settings import Settings
+from tests.support.reply_assertions import JSON, MERGE_PATCH, refused, wrong_fields
 
 BOLT = b'{"sku": "BOLT", "name": "Bolt", "price": "9.99"%s}'
 

@@ -4,9 +4,9 @@ import pytest
 from litestar.routes import HTTPRoute
 
 from conftest import Client
-from replies import refused
 from service.app import create_app
 from service.settings import Settings
+from tests.support.reply_assertions import refused
 
 VOLATILE = {"x-request-id", "date"}
 PATHS = [

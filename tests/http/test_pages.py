@@ -7,7 +7,7 @@ import string
 import pytest
 
 from conftest import Client
-from replies import everything, refused, walk
+from tests.support.reply_assertions import everything, refused, walk
 
 
 @pytest.fixture

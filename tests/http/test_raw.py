@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from mangled import SMUGGLED, Mangler, Stream
+from malformed_http import SMUGGLED, Mangler, Stream
 
-from live import Live, live
-from unrest import free_port
+from tests.support.depot_process import Live, live
+from tests.support.fault_injection import free_port
 
 SEED = os.environ.get("SEED", "42")
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from raw import PATIENCE_SECONDS, Served, contract, serving
-from replies import JSON, everything, refused, wrong_fields
+from tests.support.raw_http import PATIENCE_SECONDS, Served, contract, serving
+from tests.support.reply_assertions import JSON, everything, refused, wrong_fields
 
 GARBAGE = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

@@ -5,11 +5,11 @@ import pytest
 from litestar.testing import AsyncTestClient
 from msgspec.structs import replace
 
-from replies import refused
 from service.app import create_app
-from service.http.trust import Trust
-from service.settings import Settings, SettingsError, load
-from shop import running
+from service.http.trust import TrustPolicy
+from service.settings import Settings, SettingsError, load_settings
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import refused
 
 PEER = ("10.1.2.3", 4711)
 
@@ -33,17 +33,17 @@ PEER = ("10.1.2.3", 4711)
 def test_a_client_is_who_a_trusted_proxy_says_it_is(
     proxies: list[str], forwarded_for: bytes, client: str
 ) -> None:
-    assert Trust([], proxies).client(PEER, forwarded_for) == client
+    assert TrustPolicy([], proxies).client(PEER, forwarded_for) == client
 
 
 @pytest.mark.parametrize("host", [b"shop.example", b"SHOP.example", b"shop.example:8000", b"[::1]:80"])
 def test_a_host_of_ours_is_known_with_and_without_a_port(host: bytes) -> None:
-    assert Trust(["Shop.example", "[::1]"], []).knows(host)
+    assert TrustPolicy(["Shop.example", "[::1]"], []).knows(host)
 
 
 @pytest.mark.parametrize("host", [b"", b"evil.example", b"shop.example.evil.example", b"\xff"])
 def test_another_host_is_not(host: bytes) -> None:
-    assert not Trust(["shop.example"], []).knows(host)
+    assert not TrustPolicy(["shop.example"], []).knows(host)
 
 
 async def test_a_request_for_another_host_is_refused_but_for_health(settings: Settings, key: str) -> None:
@@ -94,10 +94,10 @@ async def test_pages_of_a_named_origin_may_call_and_read_refusals(settings: Sett
 )
 def test_what_is_no_list_of_such_is_refused_at_the_start(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
-        load({name: value})
+        load_settings({name: value})
 
 
 def test_lists_are_separated_by_commas() -> None:
-    settings = load({"DEPOT_TRUSTED_PROXIES": "10.0.0.0/8, ::1", "DEPOT_ALLOWED_HOSTS": "a,b"})
+    settings = load_settings({"DEPOT_TRUSTED_PROXIES": "10.0.0.0/8, ::1", "DEPOT_ALLOWED_HOSTS": "a,b"})
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
     assert settings.allowed_hosts == ("a", "b")

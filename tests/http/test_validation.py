@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Client
-from replies import refused, wrong_fields
 from service.errors import ValidationFailed
-from service.http.body import decode
+from service.http.request import decode
 from service.items.schemas import ItemCreate
 from service.orders.schemas import NewOrder
+from tests.support.reply_assertions import refused, wrong_fields
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Client
-from labour import process, until
-from service.db import Database
-from service.items.rows import _shielded, _unshielded
-from service.kinds import kinds
+from service.database.database import Database
+from service.items.csv_rows import _escape_formula, _unescape_formula
+from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
-from shop import item
+from tests.support.app_helpers import item
+from tests.support.job_helpers import process, until
 
 CSV = {"Accept": "text/csv"}
 COLUMNS = ["sku", "name", "price", "description", "currency", "quantity", "attributes"]
@@ -68,7 +68,7 @@ async def test_what_was_written_can_be_imported_again(
     await item(client, 0, sku="B", name="'=1", description="@x", currency="EUR", price="0.10")
     written = (await client.get("/items", headers=CSV)).text
     before = (await client.get("/items")).json()["data"]
-    async with Worker(settings, database, kinds(settings)).open():
+    async with Worker(settings, database, build_registry(settings)).open():
         job = await until(client, await process(client, "catalog.import", csv=written), "succeeded")
     assert (job["result"]["unchanged"], job["result"]["updated"], job["result"]["bad"]) == (2, 0, 0)
     assert (await client.get("/items")).json()["data"] == before
@@ -76,5 +76,5 @@ async def test_what_was_written_can_be_imported_again(
 
 @given(st.text(alphabet="'=+-@\t\r\nabc\uff1d") | st.text())
 def test_a_shield_comes_off_again(text: str) -> None:
-    assert _unshielded(_shielded(text)) == text
-    assert not _shielded(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
+    assert _unescape_formula(_escape_formula(text)) == text
+    assert not _escape_formula(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))

@@ -16,14 +16,21 @@ from unittest.mock import ANY
 import httpx
 import pytest
 
-from ledger import discrepancies
-from live import DEPOT
-from service.db import Database
+from service.database.database import Database
 from service.events.journal import CLI
-from service.items.importer import BadRows, Report, import_items
-from service.items.rows import ENCODING, BadFile, BadRow
+from service.items.csv_rows import ENCODING, InvalidFile, InvalidRow
+from service.items.importer import ImportReport, InvalidRows, import_items
 from service.values import encode_json
-from shop import PATIENCE_SECONDS, item, locked, nothing_under_way, order, waiting_for_locks
+from tests.support.app_helpers import (
+    PATIENCE_SECONDS,
+    item,
+    locked,
+    nothing_under_way,
+    order,
+    waiting_for_locks,
+)
+from tests.support.consistency import discrepancies
+from tests.support.depot_process import DEPOT
 
 MANY = 10_000
 
@@ -47,7 +54,7 @@ async def depot_import(database_url: str, file: Path, *options: str) -> Outcome:
     return Outcome(process.returncode or 0, out.decode().strip(), err.decode())
 
 
-async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Report:
+async def load(database: Database, file: Path, *, skip_bad: bool = False) -> ImportReport:
     """The same without a process for it."""
 
     async def on_progress(bytes_read: int) -> None:
@@ -57,7 +64,7 @@ async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Rep
         with file.open(encoding=ENCODING, newline="") as text:
             async with database.transaction() as connection:
                 return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
-    except BadRows as refused:
+    except InvalidRows as refused:
         return refused.report
 
 
@@ -318,8 +325,8 @@ async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Databa
     )
     refused = await load(database, file)
     assert refused.bad_rows == [
-        BadRow(4, ["sku: A is in line 2 already"]),
-        BadRow(5, ["sku: A is in line 2 already"]),
+        InvalidRow(4, ["sku: A is in line 2 already"]),
+        InvalidRow(5, ["sku: A is in line 2 already"]),
     ]
     assert await stored(database) == []
     assert (await load(database, file, skip_bad=True)).created == 2
@@ -451,7 +458,7 @@ async def test_a_byte_order_mark_and_crlf_are_fine(database: Database, file: Pat
 
 async def test_a_header_alone_imports_nothing(database: Database, file: Path) -> None:
     write(file, "sku,name,price")
-    assert await load(database, file) == Report()
+    assert await load(database, file) == ImportReport()
 
 
 NO_CSV_OF_ITEMS = {
@@ -474,6 +481,6 @@ async def test_what_is_no_csv_of_items_is_refused_as_a_whole(
     content: bytes, why: str, database: Database, file: Path
 ) -> None:
     write_bytes(file, content)
-    with pytest.raises(BadFile, match=why):
+    with pytest.raises(InvalidFile, match=why):
         await load(database, file, skip_bad=True)
     assert await stored(database) == []

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import Client
-from replies import JSON, MERGE_PATCH, refused, wrong_fields
+from tests.support.reply_assertions import JSON, MERGE_PATCH, refused, wrong_fields
 
 FULL = {
     "sku": "BOLT",

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from conftest import Client
-from replies import everything, refused
+from tests.support.reply_assertions import everything, refused
 
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}
 NOWHERE = "00000000-0000-7000-8000-000000000000"

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.db import Database
+from service.database.database import Database
 from service.items.catalog import list_items
 from service.items.statements import FILTERS
 from service.settings import Settings
-from shop import connected
+from tests.support.app_helpers import connected
 
 TEXT = st.text(alphabet="aAbBcC %_\\'ßéÉİ中", min_size=1, max_size=12)
 FILL = """

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import Client
-from replies import everything, refused, wrong_fields
+from tests.support.reply_assertions import everything, refused, wrong_fields
 
 MOST = 2_147_483_647
 

@@ -12,14 +12,14 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from labour import a_worker, done, journal, process, read, until
-from ledger import discrepancies
-from replies import everything, wrong_fields
-from service.db import Database
-from service.items.jobs import CSV_LENGTH_MAX
+from service.database.database import Database
+from service.items.import_job import CSV_LENGTH_MAX
 from service.settings import Settings
 from service.worker import Worker
-from shop import WAITING, eventually, item, locked, waiting_for_locks
+from tests.support.app_helpers import WAITING, eventually, item, locked, waiting_for_locks
+from tests.support.consistency import discrepancies
+from tests.support.job_helpers import a_worker, done, journal, process, read, until
+from tests.support.reply_assertions import everything, wrong_fields
 
 IMPORT = "catalog.import"
 GOOD = "sku,name,price,quantity\nBOLT,Bolt,9.5,3\nNUT,Nut,0.05,0\n"

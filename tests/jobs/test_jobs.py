@@ -10,15 +10,15 @@ from msgspec.structs import replace
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
 
 from conftest import Client
-from labour import SLEEP, done, journal, process, read, until
-from replies import JSON, everything, refused, wrong_fields
-from service.blobs import blobs
-from service.db import Database
-from service.jobs.puller import queries
-from service.kinds import kinds
+from service.blobs import open_blob_store
+from service.database.database import Database
+from service.job_kinds import build_registry
+from service.jobs.pgqueuer_adapter import queries
 from service.settings import Settings
 from service.worker import Worker
-from shop import connected, running
+from tests.support.app_helpers import connected, running
+from tests.support.job_helpers import SLEEP, done, journal, process, read, until
+from tests.support.reply_assertions import JSON, everything, refused, wrong_fields
 
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -32,7 +32,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, kinds(settings), grace_seconds=0)
+    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
     async with worker.open():
         yield worker
 
@@ -230,7 +230,7 @@ async def test_a_failed_job_is_tried_again_as_if_it_were_new(
     client: Client, database: Database, settings: Settings
 ) -> None:
     only_once = replace(settings, job_attempts_max=1)
-    async with Worker(only_once, database, kinds(settings)).open():
+    async with Worker(only_once, database, build_registry(settings)).open():
         job_id = await process(client, seconds=0, fail_times=1)
         failed = await until(client, job_id, "failed")
         assert (failed["attempts"], failed["error"]) == (1, "Unexpected RuntimeError")
@@ -240,7 +240,7 @@ async def test_a_failed_job_is_tried_again_as_if_it_were_new(
     *_, (type_, _, request_id, told) = await journal(database, job_id)
     assert (type_, request_id) == ("job.retried", "again")
     assert told["changes"] == {"status": {"from": "failed", "to": "queued"}}
-    async with Worker(settings, database, kinds(settings)).open():
+    async with Worker(settings, database, build_registry(settings)).open():
         assert (await until(client, job_id, "succeeded"))["attempts"] == 2
 
 
@@ -250,7 +250,7 @@ async def test_what_has_not_failed_is_not_tried_again(
     job_id = await process(client, seconds=0)
     refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
     assert await database.fetchval(ENTRIES) == 1
-    async with Worker(settings, database, kinds(settings)).open():
+    async with Worker(settings, database, build_registry(settings)).open():
         await until(client, job_id, "succeeded")
     refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
     called_off = await process(client, seconds=0)
@@ -264,7 +264,7 @@ async def test_the_file_a_job_made_is_downloaded(
 ) -> None:
     job_id = await process(client, seconds=0)
     refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
-    size = await blobs(settings).put("exports/1.csv", b"a,b\n1,2\n")
+    size = await open_blob_store(settings).put("exports/1.csv", b"a,b\n1,2\n")
     output = {"key": "exports/1.csv", "filename": 'Zürich "1".csv', "content_type": "text/csv"}
     await database.fetch("update jobs set result = $1::jsonb", {"output": {**output, "size_bytes": size}})
     reply = await client.get(f"/jobs/{job_id}/output")
@@ -275,7 +275,7 @@ async def test_the_file_a_job_made_is_downloaded(
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     head = await client.head(f"/jobs/{job_id}/output")
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "8")
-    await blobs(settings).delete("exports/1.csv")
+    await open_blob_store(settings).delete("exports/1.csv")
     refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
 
 

@@ -16,20 +16,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from replies import LEAK
-from service.db import Database
+from service.database.database import Database
 from service.errors import NotFound
 from service.events.journal import CLI
-from service.jobs.control import cancel, read_job, submit
-from service.jobs.kinds import Kind, Kinds
+from service.jobs.context import PROGRESS_SECONDS, JobContext, JobFailed, JobSuperseded
+from service.jobs.kinds import Kind, KindRegistry
+from service.jobs.operations import cancel, read_job, submit
 from service.jobs.process import NICENESS
 from service.jobs.queue import enqueue
 from service.jobs.runner import _backoff_seconds
 from service.jobs.schemas import Job, NewJob
-from service.jobs.task import PROGRESS_SECONDS, JobFailed, Superseded, Task
 from service.settings import Settings
 from service.worker import Worker
-from shop import PATIENCE_SECONDS, eventually
+from tests.support.app_helpers import PATIENCE_SECONDS, eventually
+from tests.support.reply_assertions import LEAK
 
 ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
 ENTRIES = "select count(*) from queue.pgqueuer"
@@ -39,7 +39,7 @@ class Wish(Struct, forbid_unknown_fields=True):
     pieces: int = 1
 
 
-Run = Callable[[Task, Wish], Awaitable[Any]]
+Run = Callable[[JobContext, Wish], Awaitable[Any]]
 
 
 class Workshop:
@@ -51,7 +51,7 @@ class Workshop:
 
     @asynccontextmanager
     async def doing(self, run: Run, **settings: Any) -> AsyncIterator[Worker]:
-        kinds = Kinds([Kind("test.wish", Wish, run)])
+        kinds = KindRegistry([Kind("test.wish", Wish, run)])
         worker = Worker(
             replace(self.settings, **settings), self.database, kinds, schedules=(), grace_seconds=0
         )
@@ -96,12 +96,12 @@ def workshop(settings: Settings, database: Database) -> Workshop:
     return Workshop(settings, database)
 
 
-async def fail(task: Task, _: Wish) -> None:
+async def fail(task: JobContext, _: Wish) -> None:
     raise RuntimeError("select * from secrets at /tmp/secret.py said asyncpg")
 
 
 async def test_what_it_returns_is_its_result(workshop: Workshop) -> None:
-    async def make(task: Task, wish: Wish) -> Wish:
+    async def make(task: JobContext, wish: Wish) -> Wish:
         return wish
 
     job = await workshop.outcome(make)
@@ -149,7 +149,7 @@ def test_pauses_between_tries_double_up_to_five_minutes_with_jitter() -> None:
 
 
 async def test_a_job_may_say_that_it_has_failed_for_good(workshop: Workshop) -> None:
-    async def refuse(task: Task, _: Wish) -> None:
+    async def refuse(task: JobContext, _: Wish) -> None:
         raise JobFailed("Row 3 is bad", {"row": 3})
 
     job = await workshop.outcome(refuse)
@@ -157,14 +157,14 @@ async def test_a_job_may_say_that_it_has_failed_for_good(workshop: Workshop) -> 
 
 
 async def test_a_fault_may_be_told_as_it_is(workshop: Workshop) -> None:
-    async def miss(task: Task, _: Wish) -> None:
+    async def miss(task: JobContext, _: Wish) -> None:
         raise NotFound("There is no such report")
 
     assert (await workshop.outcome(miss, job_attempts_max=1)).error == "There is no such report"
 
 
 async def test_a_result_that_cannot_be_stored_is_an_error_too(workshop: Workshop) -> None:
-    async def make(task: Task, _: Wish) -> object:
+    async def make(task: JobContext, _: Wish) -> object:
         return object()
 
     job = await workshop.outcome(make, job_attempts_max=1)
@@ -189,7 +189,7 @@ async def test_a_kind_that_is_gone_fails_visibly(workshop: Workshop) -> None:
 async def test_progress_is_written_now_and_then_and_never_goes_back(workshop: Workshop) -> None:
     seen: list[int] = []
 
-    async def go(task: Task, _: Wish) -> None:
+    async def go(task: JobContext, _: Wish) -> None:
         for percent in (10, 20, 90, 50):
             await task.progress(percent)
             seen.append((await read_job(task.database, task.id)).progress)
@@ -201,7 +201,7 @@ async def test_progress_is_written_now_and_then_and_never_goes_back(workshop: Wo
 
 
 async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         async with task.database.transaction() as connection:
             await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
             await task.finish(connection, {"made": 1})
@@ -217,7 +217,7 @@ async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
 async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> None:
     taken, ours_over, kept = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def work(task: Task, _: Wish) -> str:
+    async def work(task: JobContext, _: Wish) -> str:
         if task.attempt == 2:
             taken.set()
             await kept.wait()
@@ -244,11 +244,11 @@ async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> 
     assert await workshop.ends() == ["succeeded"]
 
 
-async def assert_superseded(task: Task) -> None:
+async def assert_superseded(task: JobContext) -> None:
     """A run that lost its job while the job goes on can write nothing."""
-    with pytest.raises(Superseded):
+    with pytest.raises(JobSuperseded):
         await task.progress(50)
-    with pytest.raises(Superseded):
+    with pytest.raises(JobSuperseded):
         async with task.database.transaction() as connection:
             await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
             await task.finish(connection, "ours")
@@ -264,7 +264,7 @@ async def have(found: list[Any], count: int) -> bool:
 async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
     superseded = asyncio.Event()
 
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         await asyncio.sleep(PROGRESS_SECONDS)
         with CancelScope(shield=True):  # the worker may hear of it before `cancel` returns
             await cancel(task.database, task.id, CLI)
@@ -303,7 +303,7 @@ async def empty(workshop: Workshop) -> bool:
 async def test_an_entry_that_is_not_the_jobs_any_more_does_nothing(workshop: Workshop) -> None:
     begun: list[UUID] = []
 
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         begun.append(task.id)
 
     ids = [await workshop.wish() for _ in range(3)]
@@ -316,7 +316,7 @@ async def test_an_entry_that_is_not_the_jobs_any_more_does_nothing(workshop: Wor
 
 
 async def test_a_bug_of_ours_does_not_lose_the_job(workshop: Workshop) -> None:
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         pass
 
     await workshop.database.fetch("alter table jobs add constraint bug check (status <> 'running')")
@@ -332,7 +332,7 @@ async def test_an_outage_is_no_try(workshop: Workshop) -> None:
     """Here only as the driver tells of it; a real one is in tests/test_worker.py."""
     begun: list[int] = []
 
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         begun.append(task.attempt)
         if len(begun) < 4:
             raise asyncpg.CannotConnectNowError("the database system is shutting down")
@@ -342,8 +342,11 @@ async def test_an_outage_is_no_try(workshop: Workshop) -> None:
 
 
 async def test_a_core_is_kept_busy_elsewhere(workshop: Workshop) -> None:
-    async def work(task: Task, _: Wish) -> list[int]:
-        return [await task.in_process(os.getpid), await task.in_process(os.getpriority, os.PRIO_PROCESS, 0)]
+    async def work(task: JobContext, _: Wish) -> list[int]:
+        return [
+            await task.run_in_process(os.getpid),
+            await task.run_in_process(os.getpriority, os.PRIO_PROCESS, 0),
+        ]
 
     (process, niceness) = (await workshop.outcome(work)).result
     assert process != os.getpid()
@@ -351,8 +354,8 @@ async def test_a_core_is_kept_busy_elsewhere(workshop: Workshop) -> None:
 
 
 async def test_as_many_cores_are_kept_busy_as_there_are(workshop: Workshop) -> None:
-    async def work(task: Task, _: Wish) -> None:
-        await asyncio.gather(*(task.in_process(time.sleep, 0.05) for _ in range(10)))
+    async def work(task: JobContext, _: Wish) -> None:
+        await asyncio.gather(*(task.run_in_process(time.sleep, 0.05) for _ in range(10)))
 
     assert (await workshop.outcome(work)).status == "succeeded"
     assert 1 <= len(pool()) <= (os.cpu_count() or 1)
@@ -364,13 +367,13 @@ def pool() -> list[psutil.Process]:
 
 
 async def test_a_process_that_was_cancelled_while_it_started_is_not_left_behind(workshop: Workshop) -> None:
-    async def work(task: Task, _: Wish) -> None:
+    async def work(task: JobContext, _: Wish) -> None:
         for seconds in (0.01, 0.02, 0.04, 0.08):
             with CancelScope() as scope:
                 asyncio.get_running_loop().call_later(seconds, scope.cancel)
-                await task.in_process(time.sleep, 3600)
+                await task.run_in_process(time.sleep, 3600)
             assert scope.cancelled_caught
-        assert await task.in_process(os.getpid) in {process.pid for process in pool()}
+        assert await task.run_in_process(os.getpid) in {process.pid for process in pool()}
 
     before = len(pool())
     assert (await workshop.outcome(work, job_attempts_max=1)).status == "succeeded"

@@ -12,17 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
-from labour import process
-from live import Live, live, working
-from replies import refused
-from service.db import Database
+from service.database.database import Database
 from service.events.journal import CLI
 from service.jobs import streams as module
-from service.jobs.control import cancel, submit
 from service.jobs.controller import events
+from service.jobs.operations import cancel, submit
 from service.jobs.schemas import NewJob
-from service.jobs.streams import Streams
-from shop import PATIENCE_SECONDS, Json, connected, eventually, waiting_for_locks
+from service.jobs.streams import JobStreams
+from tests.support.app_helpers import PATIENCE_SECONDS, Json, connected, eventually, waiting_for_locks
+from tests.support.depot_process import Live, live, working
+from tests.support.job_helpers import process
+from tests.support.reply_assertions import refused
 
 EARS = "from pg_stat_activity where datname = current_database() and query like 'LISTEN \"depot_jobs\"%'"
 LISTENING = f"select count(*) {EARS}"
@@ -191,7 +191,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
     database: Database, database_url: str
 ) -> None:
     draining = asyncio.Event()
-    streams = Streams(database, streams_max=2, draining=draining.is_set)
+    streams = JobStreams(database, streams_max=2, draining=draining.is_set)
     job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
     async with streams.open(), connected(database_url) as holder:
         first, second = streams.follow(job_id), streams.follow(job_id)
@@ -209,7 +209,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
 
 async def test_silence_is_filled_with_comments(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
-    streams = Streams(database, streams_max=1, draining=lambda: False)
+    streams = JobStreams(database, streams_max=1, draining=lambda: False)
     job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
     async with streams.open(), asyncio.timeout(PATIENCE_SECONDS):
         changes = streams.follow(job_id)

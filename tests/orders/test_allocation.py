@@ -14,12 +14,12 @@ from service.items.catalog import InsufficientStock
 from service.orders.allocation import (
     Allocation,
     MixedCurrencies,
-    Shelf,
     Stock,
+    StockIndex,
     UnknownItem,
     allocate,
-    named,
-    shelve,
+    index_stock,
+    item_reference,
 )
 from service.orders.schemas import NewLine, NewOrder
 
@@ -41,7 +41,7 @@ def an_order(*lines: NewLine) -> NewOrder:
 
 
 def place(stock: Sequence[Stock], *lines: NewLine) -> Allocation | Fault:
-    (outcome,) = allocate(shelve(stock), [an_order(*lines)])
+    (outcome,) = allocate(index_stock(stock), [an_order(*lines)])
     return outcome
 
 
@@ -120,7 +120,7 @@ def test_totals_have_every_cent_of_the_largest_order_there_can_be() -> None:
 
 def test_earlier_orders_are_served_first_and_a_refused_one_leaves_its_pieces_to_the_next() -> None:
     orders = [an_order(by_id(1, quantity)) for quantity in (6, 5, 4, 1)]
-    first, too_many, fits, late = allocate(shelve([entry(1, quantity=10)]), orders)
+    first, too_many, fits, late = allocate(index_stock([entry(1, quantity=10)]), orders)
     assert [placed(outcome).lines[0].remaining for outcome in (first, fits)] == [4, 0]
     assert isinstance(too_many, InsufficientStock)
     assert isinstance(late, InsufficientStock)
@@ -139,7 +139,7 @@ ORDERS = st.lists(st.lists(LINES, min_size=1, max_size=4).map(lambda lines: an_o
 @given(STOCK, ORDERS)
 def test_no_piece_appears_or_vanishes(stock: list[Stock], orders: list[NewOrder]) -> None:
     before = {each.item_id: each.quantity for each in stock}
-    outcomes = allocate(shelve(stock), orders)
+    outcomes = allocate(index_stock(stock), orders)
     lines = [line for outcome in outcomes if isinstance(outcome, Allocation) for line in outcome.lines]
     for each in stock:
         taken = sum(line.quantity for line in lines if line.stock is each)
@@ -148,7 +148,7 @@ def test_no_piece_appears_or_vanishes(stock: list[Stock], orders: list[NewOrder]
 
 @given(STOCK, ORDERS)
 def test_a_batch_ends_as_the_same_orders_one_at_a_time(stock: list[Stock], orders: list[NewOrder]) -> None:
-    together, one_by_one = shelve(deepcopy(stock)), shelve(deepcopy(stock))
+    together, one_by_one = index_stock(deepcopy(stock)), index_stock(deepcopy(stock))
     batch = allocate(together, orders)
     singly = [outcome for order in orders for outcome in allocate(one_by_one, [order])]
     assert [facts(outcome) for outcome in batch] == [facts(outcome) for outcome in singly]
@@ -159,11 +159,11 @@ def test_a_batch_ends_as_the_same_orders_one_at_a_time(stock: list[Stock], order
 def test_a_refused_order_might_as_well_not_have_been_there(
     stock: list[Stock], orders: list[NewOrder]
 ) -> None:
-    outcomes = allocate(shelve(deepcopy(stock)), orders)
+    outcomes = allocate(index_stock(deepcopy(stock)), orders)
     served = [
         order for order, outcome in zip(orders, outcomes, strict=True) if isinstance(outcome, Allocation)
     ]
-    without = allocate(shelve(deepcopy(stock)), served)
+    without = allocate(index_stock(deepcopy(stock)), served)
     assert [facts(outcome) for outcome in without] == [
         facts(outcome) for outcome in outcomes if isinstance(outcome, Allocation)
     ]
@@ -171,7 +171,7 @@ def test_a_refused_order_might_as_well_not_have_been_there(
 
 @given(STOCK, ORDERS)
 def test_an_order_is_refused_only_for_a_reason_there_is(stock: list[Stock], orders: list[NewOrder]) -> None:
-    shelf = shelve(stock)
+    shelf = index_stock(stock)
     for order in orders:
         reason = reason_to_refuse(shelf, order)
         (outcome,) = allocate(shelf, [order])
@@ -180,7 +180,7 @@ def test_an_order_is_refused_only_for_a_reason_there_is(stock: list[Stock], orde
 
 @given(STOCK, ORDERS)
 def test_totals_are_exact(stock: list[Stock], orders: list[NewOrder]) -> None:
-    for outcome in allocate(shelve(stock), orders):
+    for outcome in allocate(index_stock(stock), orders):
         if isinstance(outcome, Allocation):
             cents = [int(line.stock.unit_price * 100) * line.quantity for line in outcome.lines]
             assert [int(line.amount * 100) for line in outcome.lines] == cents
@@ -201,15 +201,15 @@ def facts(outcome: Allocation | Fault) -> object:
     )
 
 
-def reason_to_refuse(shelf: Shelf, order: NewOrder) -> type[Fault] | None:
+def reason_to_refuse(shelf: StockIndex, order: NewOrder) -> type[Fault] | None:
     """The rule once more, as plainly as can be."""
-    known = [shelf[named(line)] for line in order.lines if named(line) in shelf]
+    known = [shelf[item_reference(line)] for line in order.lines if item_reference(line) in shelf]
     if len(known) < len(order.lines):
         return UnknownItem
     if len({stock.currency for stock in known}) > 1:
         return MixedCurrencies
     wanted: Counter[UUID] = Counter()
     for line in order.lines:
-        wanted[shelf[named(line)].item_id] += line.quantity
+        wanted[shelf[item_reference(line)].item_id] += line.quantity
     short = any(shelf[item_id].quantity < quantity for item_id, quantity in wanted.items())
     return InsufficientStock if short else None

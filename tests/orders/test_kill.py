@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from buyers import Tally, buy
-from ledger import discrepancies
-from live import Live, live
-from shop import eventually, item, nothing_under_way
+from tests.support.app_helpers import eventually, item, nothing_under_way
+from tests.support.consistency import discrepancies
+from tests.support.depot_process import Live, live
+from tests.support.order_load import Tally, buy
 
 ROUNDS = 3
 BUYERS = 8

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from conftest import Client
-from ledger import discrepancies
-from replies import refused
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import eventually, item, order, running, stock
+from tests.support.app_helpers import eventually, item, order, running, stock
+from tests.support.consistency import discrepancies
+from tests.support.reply_assertions import refused
 
 ONCE = {"Idempotency-Key": "k-1"}
 UNKNOWN = "01900000-0000-7000-8000-000000000000"

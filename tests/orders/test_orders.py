@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from conftest import Client
-from ledger import discrepancies
-from shop import connected, item, order, stock
+from tests.support.app_helpers import connected, item, order, stock
+from tests.support.consistency import discrepancies
 
 Json = dict[str, Any]
 

@@ -17,19 +17,29 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from ledger import discrepancies
-from live import live
-from service.db import Database
+from service.database.database import Database
 from service.errors import Overloaded
 from service.events.journal import CLI
 from service.items.statements import ADJUST
 from service.orders import statements
 from service.orders.allocation import UnknownItem
-from service.orders.aside import LOOK_SECONDS
-from service.orders.placement import ANSWERS_AT_ONCE, Placement
+from service.orders.deferred import LOOK_SECONDS
+from service.orders.placement import REPLIES_PER_TURN, PlacementQueue
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
-from shop import Json, connected, eventually, item, locked, order, running, stock, waiting_for_locks
+from tests.support.app_helpers import (
+    Json,
+    connected,
+    eventually,
+    item,
+    locked,
+    order,
+    running,
+    stock,
+    waiting_for_locks,
+)
+from tests.support.consistency import discrepancies
+from tests.support.depot_process import live
 
 POISON = "alter table orders add constraint no_poison check (customer_id <> 'poison')"
 LOSES = """
@@ -46,11 +56,11 @@ SEED = 20
 @asynccontextmanager
 async def queue(
     database: Database, *, lock_seconds: float = 60, held_seconds: float = 60, **limits: int
-) -> AsyncIterator[Placement]:
+) -> AsyncIterator[PlacementQueue]:
     """By default with all patience for items that others hold."""
     named = {f"placement_{name}": value for name, value in limits.items()}
     seconds = {"placement_lock_seconds": lock_seconds, "statement_timeout_seconds": held_seconds}
-    placement = Placement(database, Settings(**seconds, **named))  # type: ignore[arg-type]  # as the names say
+    placement = PlacementQueue(database, Settings(**seconds, **named))  # type: ignore[arg-type]  # as the names say
     async with placement.open():
         yield placement
 
@@ -59,7 +69,7 @@ def new(item: Json, customer: str = "c-1") -> NewOrder:
     return NewOrder(customer_id=customer, lines=[NewLine(quantity=1, item_id=UUID(item["id"]))])
 
 
-async def settle(placement: Placement, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
+async def settle(placement: PlacementQueue, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
     """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
     return await asyncio.gather(
         *[placement.place(order, None, CLI) for order in orders], return_exceptions=True
@@ -212,7 +222,7 @@ async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
         while answered[-1] < len(orders):
             await asyncio.sleep(0)
             answered.append(sum(order.done() for order in orders))
-    assert max(after - before for before, after in pairwise(answered)) == ANSWERS_AT_ONCE
+    assert max(after - before for before, after in pairwise(answered)) == REPLIES_PER_TURN
 
 
 @pytest.mark.parametrize("flushes_max", [1, 2])

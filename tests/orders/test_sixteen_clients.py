@@ -14,12 +14,12 @@ import httpx
 import pytest
 from msgspec import Struct, field
 
-from ledger import discrepancies
-from reports_ledger import backdate
-from service.db import Database
+from service.database.database import Database
 from service.reports.books import close_books
 from service.settings import Settings
-from shop import item
+from tests.support.app_helpers import item
+from tests.support.consistency import discrepancies
+from tests.support.ledger_samples import backdate
 
 CLIENTS, STEPS = 16, 12
 REPORT = "/reports/financial"

@@ -14,10 +14,10 @@ from litestar.testing import TestClient
 from msgspec import Struct
 
 from conftest import AS_OWNER
-from ledger import discrepancies
 from service.app import create_app
 from service.settings import Settings
 from service.testing import execute
+from tests.support.consistency import discrepancies
 
 
 class Known(Struct):

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from buyers import Tally, depot, storm, verdict, write_catalogue
-from live import live
+from tests.support.depot_process import live
+from tests.support.order_load import Tally, depot, storm, verdict, write_catalogue
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "6"))
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from reports_ledger import Sale, best, by_day, write
-from service.db import Database
+from service.database.database import Database
 from service.reports import books
 from service.reports.books import close_books, close_until
-from service.reports.financial import financial
-from service.reports.statements import DIFFERENCES, ITEM_DIFFERENCES
+from service.reports.financial import financial_report
+from service.reports.statements import ITEM_DIFFERENCES, ROLLUP_MISMATCHES
 from service.settings import Settings
 from service.worker import SCHEDULES
-from shop import connected
+from tests.support.app_helpers import connected
+from tests.support.ledger_samples import Sale, best, by_day, write
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 EVER = (date(2020, 1, 1), date(2027, 1, 1))
@@ -38,7 +38,7 @@ def sale(at: datetime, amount: str = "9.99", item: int = 1, refunded_at: datetim
 
 async def told(database: Database) -> list[tuple[str, str]]:
     """Date and net of each day."""
-    return [(str(day.date), day.net) for day in (await financial(database, *EVER, None)).daily]
+    return [(str(day.date), day.net) for day in (await financial_report(database, *EVER, None)).daily]
 
 
 async def closed(database: Database) -> datetime:
@@ -77,7 +77,7 @@ async def test_a_day_stays_open_while_something_that_began_on_it_may_still_commi
         await transaction.start()
         began_at = await slow.fetchval("select now()")
         # as if it had begun just before midnight
-        monkeypatch.setattr(books, "CLOCKS_APART", began_at - midnight + timedelta(microseconds=1))
+        monkeypatch.setattr(books, "MAX_CLOCK_SKEW", began_at - midnight + timedelta(microseconds=1))
         await slow.execute(BOOK, Decimal("2.00"), last_moment)
         await close_books(database, settings)
         assert await closed(database) < last_moment
@@ -113,7 +113,7 @@ async def test_a_sale_that_was_booked_on_a_closed_day_reopens_it(
     assert await told(database) == [(str(at.date()), "1.00")]
     assert await close_books(database, settings) >= 3
     assert await told(database) == [(str(at.date()), "3.00")]
-    assert await database.fetch(DIFFERENCES, date(1, 1, 1)) == []
+    assert await database.fetch(ROLLUP_MISMATCHES, date(1, 1, 1)) == []
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Pacific/Kiritimati"])
@@ -132,7 +132,7 @@ async def test_days_are_those_of_utc_wherever_the_database_is(
     async with Database(settings).open() as database:
         for closed_until in (None, moments[3], moments[4], datetime(2028, 12, 31, 5, tzinfo=UTC)):
             await write(database_url, sales, closed_until)
-            found = (await financial(database, *whole, None)).daily
+            found = (await financial_report(database, *whole, None)).daily
             assert [
                 (str(day.date), day.currency, day.orders, day.sales, day.refunds, day.net) for day in found
             ] == by_day(sales, *whole, None)
@@ -152,7 +152,7 @@ def test_the_best_of_many_items_are_found_without_adding_up_all(
         async def report() -> list[tuple[str, int, str]]:
             await write(database_url, sales, until)
             async with Database(settings).open() as database:
-                top = (await financial(database, *whole, None)).top_items
+                top = (await financial_report(database, *whole, None)).top_items
             return [(item.sku, item.quantity, item.amount) for item in top]
 
         assert asyncio.run(report()) == best(sales, *whole, None)
@@ -184,7 +184,7 @@ async def test_hours_of_a_day_are_added_to_it_once(database: Database, database_
         for hour in (1, 3, 3, 24, 25, 31, 40):
             await close_until(connection, BEGIN + timedelta(hours=hour))
             assert await told(database) == expected
-            assert await database.fetch(DIFFERENCES, date(1, 1, 1)) == []
+            assert await database.fetch(ROLLUP_MISMATCHES, date(1, 1, 1)) == []
             assert await database.fetch(ITEM_DIFFERENCES) == []
 
 

@@ -16,18 +16,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import AS_OWNER
-from labour import a_worker, done, process, read, until
-from replies import refused, wrong_fields
-from reports_ledger import DAYS, SALES, Sale, by_day, write
-from service.blobs import blobs
-from service.db import Database
+from service.blobs import open_blob_store
+from service.database.database import Database
 from service.events.journal import CLI
-from service.jobs.control import read_job, submit
+from service.jobs.operations import read_job, submit
 from service.jobs.schemas import NewJob
-from service.reports.export import asked_on
+from service.reports.export import requested_on
 from service.settings import Settings
 from service.worker import Worker
-from shop import connected, eventually, item, order
+from tests.support.app_helpers import connected, eventually, item, order
+from tests.support.job_helpers import a_worker, done, process, read, until
+from tests.support.ledger_samples import DAYS, SALES, Sale, by_day, write
+from tests.support.reply_assertions import refused, wrong_fields
 
 EXPORT = "report.export"
 HEADER = "date,currency,orders,sales,refunds,net"
@@ -145,7 +145,7 @@ async def export(
         return (await read_job(database, job_id)).status == "succeeded"
 
     await eventually(succeeded)
-    _, chunks = await blobs(settings).get(f"exports/{job_id}.csv")
+    _, chunks = await open_blob_store(settings).get(f"exports/{job_id}.csv")
     return b"".join([chunk async for chunk in chunks])
 
 
@@ -198,5 +198,5 @@ async def test_a_second_run_writes_the_same_file(
 
 def test_the_period_is_that_of_the_day_on_which_it_was_asked_for() -> None:
     last_moment = UUID(int=int(datetime(2026, 2, 28, 23, 59, 59, 999_000, UTC).timestamp() * 1000) << 80)
-    assert asked_on(last_moment) == date(2026, 2, 28)
-    assert asked_on(UUID(int=last_moment.int + (1 << 80))) == date(2026, 3, 1)
+    assert requested_on(last_moment) == date(2026, 2, 28)
+    assert requested_on(UUID(int=last_moment.int + (1 << 80))) == date(2026, 3, 1)

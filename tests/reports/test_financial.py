@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from litestar.testing import TestClient
 
 from conftest import Client
-from replies import refused, wrong_fields
-from reports_ledger import DAYS, MOMENTS, SALES, Line, Sale, best, by_day, write
 from service.app import create_app
 from service.reports.financial import period
 from service.settings import Settings
-from shop import item, order
+from tests.support.app_helpers import item, order
+from tests.support.ledger_samples import DAYS, MOMENTS, SALES, Line, Sale, best, by_day, write
+from tests.support.reply_assertions import refused, wrong_fields
 
 PATH = "/reports/financial"
 FEBRUARY, APRIL = (day.date() for day in DAYS)

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import Client
-from replies import MERGE_PATCH, everything, refused, wrong_fields
 from service.settings import Settings
-from shop import connected, running
+from tests.support.app_helpers import connected, running
+from tests.support.reply_assertions import MERGE_PATCH, everything, refused, wrong_fields
 
 PATH = "/resources/printer-3"
 FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
@@ -53,9 +53,9 @@ async def test_every_wrong_field_is_listed(client: Client) -> None:
 
 
 async def test_a_put_may_ask_for_something_new(client: Client) -> None:
-    only_new = {"If-None-Match": "*"}
-    assert (await client.put(PATH, json=FULL, headers=only_new)).status_code == 201
-    reply = await client.put(PATH, json=FULL, headers=only_new)
+    must_not_exist = {"If-None-Match": "*"}
+    assert (await client.put(PATH, json=FULL, headers=must_not_exist)).status_code == 201
+    reply = await client.put(PATH, json=FULL, headers=must_not_exist)
     refused(reply, 412, "PRECONDITION_FAILED")
     assert reply.headers["ETag"] == '"1"'
 

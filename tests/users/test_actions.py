@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from conftest import Client
-from replies import everything, refused, wrong_fields
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import everything, refused, wrong_fields
 
 ANN = "/users/ann@example.org/actions"
 LOGIN = {"action": "login", "metadata": {"ip": "192.0.2.7", "score": 1.10}}

@@ -8,15 +8,15 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from inbox import SECRET, deliveries, inbox, subscribe, tell
 from msgspec.structs import replace
+from receiver import SECRET, deliveries, inbox, subscribe, tell
 
-from service.db import Database
-from service.events.journal import CLI, RECORD, recorded
+from service.database.database import Database
+from service.events.journal import CLI, INSERT_EVENT, event_arguments
 from service.settings import Settings
-from service.webhooks.courier import Courier
+from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.signing import new_secret
-from shop import eventually
+from tests.support.app_helpers import eventually
 
 NEVER_SECONDS = 60.0
 """A clock that does not strike within a test."""
@@ -30,8 +30,8 @@ def settings(settings: Settings) -> Settings:
 @asynccontextmanager
 async def delivering(
     database: Database, settings: Settings, *schedule: float, **changes: Any
-) -> AsyncIterator[Courier]:
-    courier = Courier(database, replace(settings, **changes), schedule or (NEVER_SECONDS,))
+) -> AsyncIterator[WebhookDispatcher]:
+    courier = WebhookDispatcher(database, replace(settings, **changes), schedule or (NEVER_SECONDS,))
     async with courier.open():
         yield courier
 
@@ -107,7 +107,7 @@ async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
         await subscribe(database, local.url)
         with pytest.raises(InterruptedError):
             async with database.transaction() as connection:
-                await connection.execute(RECORD, *recorded("item.updated", "i-1", CLI, {}))
+                await connection.execute(INSERT_EVENT, *event_arguments("item.updated", "i-1", CLI, {}))
                 assert await connection.fetchval("select count(*) from deliveries") == 1
                 courier.wake()
                 raise InterruptedError

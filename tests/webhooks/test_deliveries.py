@@ -7,16 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from inbox import Inbox, deliveries, inbox, subscribe, tell
 from msgspec.structs import replace
+from receiver import Inbox, deliveries, inbox, subscribe, tell
 
-from replies import everything, refused, wrong_fields
-from service.db import Database
+from service.database.database import Database
 from service.errors import InvalidState
 from service.events.journal import CLI
 from service.settings import Settings
 from service.webhooks.deliveries import resend
-from shop import eventually, item, running
+from tests.support.app_helpers import eventually, item, running
+from tests.support.reply_assertions import everything, refused, wrong_fields
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 

@@ -5,14 +5,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from inbox import deliveries, inbox, subscribe, tell
 from msgspec.structs import replace
+from receiver import deliveries, inbox, subscribe, tell
 
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from service.webhooks.courier import Courier
-from service.webhooks.guard import is_public, is_refused
-from shop import eventually
+from service.webhooks.address_filter import is_certainly_private, is_public
+from service.webhooks.dispatcher import WebhookDispatcher
+from tests.support.app_helpers import eventually
 
 REFUSED = [
     *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "172.31.0.1"),
@@ -32,23 +32,23 @@ PUBLIC = [
 @pytest.mark.parametrize("address", REFUSED)
 def test_what_is_not_public_is_refused(address: str) -> None:
     assert not is_public(ip_address(address))
-    assert is_refused(address)
+    assert is_certainly_private(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_is_public_is_not(address: str) -> None:
     assert is_public(ip_address(address))
-    assert not is_refused(address)
+    assert not is_certainly_private(address)
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost.", "shop.localhost", "a.b.localhost."])
 def test_this_machine_is_refused_by_name(host: str) -> None:
-    assert is_refused(host)
+    assert is_certainly_private(host)
 
 
 @pytest.mark.parametrize("host", ["shop.example", "notlocalhost", "localhost.example", "10.example"])
 def test_no_other_name_is_judged(host: str) -> None:
-    assert not is_refused(host)
+    assert not is_certainly_private(host)
 
 
 @given(st.ip_addresses())
@@ -75,7 +75,7 @@ def settings(settings: Settings) -> Settings:
 async def test_a_name_or_address_of_this_machine_is_refused_at_the_connection(
     database: Database, settings: Settings, host: str
 ) -> None:
-    async with inbox() as local, Courier(database, settings).open():
+    async with inbox() as local, WebhookDispatcher(database, settings).open():
         await subscribe(database, local.url.replace("127.0.0.1", host))
         await tell(database)
         attempt = await first_attempt(database)
@@ -87,7 +87,7 @@ async def test_a_name_or_address_of_this_machine_is_refused_at_the_connection(
 async def test_a_redirect_is_not_followed(database: Database, settings: Settings, status: int) -> None:
     allowing = replace(settings, webhook_allow_private=True)
     async with inbox() as other, inbox(status=status, headers={"Location": other.url}) as local:
-        async with Courier(database, allowing).open():
+        async with WebhookDispatcher(database, allowing).open():
             await subscribe(database, local.url)
             await tell(database)
             attempt = await first_attempt(database)
@@ -103,7 +103,7 @@ async def test_no_proxy_of_the_environment_is_used(
     async with inbox() as proxy, inbox() as local:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
-        async with Courier(database, allowing).open():
+        async with WebhookDispatcher(database, allowing).open():
             await subscribe(database, local.url)
             await tell(database)
             await local.until(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.webhooks.names import Resolver
+from service.webhooks.resolver import Resolver
 
 
 async def test_a_name_is_looked_up() -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
-from inbox import SECRET, deliveries, inbox, subscribe, tell
 from msgspec.structs import replace
+from receiver import SECRET, deliveries, inbox, subscribe, tell
 from structlog.testing import capture_logs
 
-from live import live
-from own_server import Server
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from service.webhooks import courier as module
-from service.webhooks.courier import AGAIN_SECONDS, Courier
-from shop import connected, eventually, item
+from service.webhooks import dispatcher as module
+from service.webhooks.dispatcher import RETRY_DELAY_SECONDS, WebhookDispatcher
+from tests.support.app_helpers import connected, eventually, item
+from tests.support.depot_process import live
+from tests.support.embedded_server import Server
 
 ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
 RETURN_SECONDS = 2.0
@@ -122,7 +122,7 @@ async def attempted(database: Database) -> bool:
 @asynccontextmanager
 async def delivering(
     own_server: Server, home: Path, inbox_url: str, **limits: float
-) -> AsyncIterator[tuple[Database, Courier]]:
+) -> AsyncIterator[tuple[Database, WebhookDispatcher]]:
     """A courier on that server which looks for deliveries when it is woken, and the database it uses."""
     settings = Settings(
         database_url=own_server.url, home=home, webhook_allow_private=True, webhook_poll_seconds=60
@@ -130,7 +130,7 @@ async def delivering(
     settings = replace(settings, **limits)
     async with Database(settings).open() as database:
         await subscribe(database, inbox_url)
-        courier = Courier(database, settings)
+        courier = WebhookDispatcher(database, settings)
         async with courier.open():
             yield database, courier
 
@@ -144,7 +144,7 @@ async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Serv
             with own_server.away():
                 courier.wake()
                 await eventually(partial(told, logs, WAITING))
-                await asyncio.sleep(3 * AGAIN_SECONDS)  # several rounds find it away
+                await asyncio.sleep(3 * RETRY_DELAY_SECONDS)  # several rounds find it away
             begun = monotonic()
             async with connected(own_server.url) as connection:
                 await connection.execute(TELL)
@@ -172,7 +172,7 @@ async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
 async def test_an_answer_that_cannot_be_recorded_before_its_lease_lapses_is_asked_for_again(
     own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LEASE_MARGIN_SECONDS", 0.5)
     async with (
         inbox() as local,
         delivering(own_server, tmp_path, local.url, webhook_timeout_seconds=1) as (database, courier),

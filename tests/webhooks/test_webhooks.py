@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import Client
-from replies import everything, refused, wrong_fields
-from service.db import Database
+from service.database.database import Database
 from service.settings import Settings
-from shop import running
+from tests.support.app_helpers import running
+from tests.support.reply_assertions import everything, refused, wrong_fields
 
 HOOK: dict[str, Any] = {"url": "http://127.0.0.1:9/hooks", "events": ["order.placed", "item.updated"]}
 """Nobody listens there."""

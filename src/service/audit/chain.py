@@ -13,17 +13,17 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from service.audit.trail import first_id
-from service.auth.keys import pepper_from
-from service.db import CLOCKS_APART, OLDEST_RUNNING, Database
+from service.audit.trail import lowest_uuid7
+from service.auth.keys import derive_pepper
+from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
 from service.settings import Settings
 
 LOCK = 0x7365616C  # "seal"
-BATCH = 10_000
+BATCH_SIZE = 10_000
 GENESIS = bytes(32)
 
-PEPPER = "select value from secrets where name = 'pepper'"
-SETTLED = "select settled_at from sealing"
+READ_PEPPER = "select value from secrets where name = 'pepper'"
+READ_WATERMARK = "select settled_at from sealing"
 HEAD = "select position, hash from seals order by position desc limit 1"
 
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
@@ -32,9 +32,10 @@ DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor
 
 UNSEALED = f"""
 select e.id, {DIGEST} as digest from events e
-where e.id >= $1 and not exists (select from seals s where s.event_id = e.id) order by e.id limit {BATCH}"""
+where e.id >= $1 and not exists (select from seals s where s.event_id = e.id)
+order by e.id limit {BATCH_SIZE}"""
 
-SETTLE = "update sealing set settled_at = $1"
+ADVANCE_WATERMARK = "update sealing set settled_at = $1"
 
 
 class Head(Struct, frozen=True):
@@ -56,18 +57,20 @@ class Head(Struct, frozen=True):
 async def seal(database: Database, settings: Settings) -> int:
     """Append what has been recorded since to the chain. Returns how many; 0 if another process is at it."""
     key = await chain_key(database, settings)
-    async with database.own_connection() as connection, connection.transaction():
+    async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
             return 0
-        oldest = await connection.fetchval(OLDEST_RUNNING)  # what is recorded later has an id from after it
-        begin = settled_id(await connection.fetchval(SETTLED))
+        oldest = await connection.fetchval(
+            OLDEST_OPEN_TRANSACTION
+        )  # what is recorded later has an id from after it
+        begin = watermark_id(await connection.fetchval(READ_WATERMARK))
         sealed = 0
         while batch := await connection.fetch(UNSEALED, begin):
             await _append(connection, key, batch)
             begin = batch[-1]["id"]
             sealed += len(batch)
-        await connection.execute(SETTLE, oldest - CLOCKS_APART)
+        await connection.execute(ADVANCE_WATERMARK, oldest - MAX_CLOCK_SKEW)
     return sealed
 
 
@@ -78,21 +81,21 @@ async def _append(
     head = Head(*row) if row else Head(0, GENESIS)
     links = []
     for event_id, digest in batch:
-        head = Head(head.position + 1, link(key, head.hash, digest))
+        head = Head(head.position + 1, link_hash(key, head.hash, digest))
         links.append((head.position, event_id, head.hash))
     await connection.copy_records_to_table("seals", records=links, columns=("position", "event_id", "hash"))
 
 
-def link(key: bytes, before: bytes, digest: bytes) -> bytes:
+def link_hash(key: bytes, before: bytes, digest: bytes) -> bytes:
     return hmac.digest(key, before + digest, "sha256")
 
 
 async def chain_key(database: Database, settings: Settings) -> bytes:
     """Derived from `DEPOT_SECRET`, which the database does not know; without one, from its own."""
-    pepper = pepper_from(settings.secret) or await database.fetchval(PEPPER)
+    pepper = derive_pepper(settings.secret) or await database.fetchval(READ_PEPPER)
     return hashlib.sha256(b"depot audit chain" + pepper).digest()
 
 
-def settled_id(settled_at: datetime) -> UUID:
+def watermark_id(settled_at: datetime) -> UUID:
     """No unsealed event has a lower id."""
-    return UUID(int=0) if settled_at.year == 1 else first_id(settled_at)
+    return UUID(int=0) if settled_at.year == 1 else lowest_uuid7(settled_at)

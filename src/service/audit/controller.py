@@ -8,33 +8,33 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from service.audit.trail import Entry, first_id, list_entries, named
-from service.db import CLOCKS_APART, Database
+from service.audit.trail import Entry, entity_filters, list_entries, lowest_uuid7
+from service.database.database import MAX_CLOCK_SKEW, Database
 from service.errors import InvalidCursor
-from service.http.body import StrictRequest
-from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
+from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
+from service.http.request import StrictRequest
 
-MOMENT = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
+TIME_SCHEMA = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
 Moment = "RFC 3339, such as 2026-11-23T12:00:00Z; a date is its first moment (UTC)."
-FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """Nothing is older. A moment just above the least Python knows could not be reckoned with."""
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """Raises `ValueError`, in words for clients. What has no offset is UTC."""
     try:
         found = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
         utc = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError("Expected an RFC 3339 time or date") from None
-    return max(utc, FIRST)
+    return max(utc, EARLIEST)
 
 
 class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
 
-    @get(scope="admin", faults=[InvalidCursor], parsers={"from": moment, "to": moment})
+    @get(scope="admin", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time})
     async def list_audit(
         self,
         database: NamedDependency[Database],
@@ -42,33 +42,36 @@ class AuditController(Controller):
         entity: Annotated[
             str | None,
             QueryParameter(
-                pattern=TEXT,
+                pattern=NO_NUL_PATTERN,
                 max_length=200,
                 description="`item` for all items, `item/<id>` for one, or an id of any kind.",
             ),
         ] = None,
         actor: Annotated[
             str | None,
-            QueryParameter(pattern=TEXT, max_length=100, description="The id of a key, `cli` or `worker`."),
+            QueryParameter(
+                pattern=NO_NUL_PATTERN, max_length=100, description="The id of a key, `cli` or `worker`."
+            ),
         ] = None,
         since: Annotated[
-            str | None, QueryParameter(name="from", schema_extra=MOMENT, description=f"Not before. {Moment}")
+            str | None,
+            QueryParameter(name="from", schema_extra=TIME_SCHEMA, description=f"Not before. {Moment}"),
         ] = None,
         until: Annotated[
-            str | None, QueryParameter(name="to", schema_extra=MOMENT, description=f"Before. {Moment}")
+            str | None, QueryParameter(name="to", schema_extra=TIME_SCHEMA, description=f"Before. {Moment}")
         ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Entry]:
         """List every change any endpoint made, newest first: who, what, when, in which request."""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        begin = None if since is None else moment(since)
+        begin = None if since is None else parse_time(since)
         filters: dict[str, Any] = {
-            **named(entity),
+            **entity_filters(entity),
             "actor": actor,
             "since": begin,
-            "since_id": begin and first_id(begin - CLOCKS_APART),
-            "until": None if until is None else moment(until),
+            "since_id": begin and lowest_uuid7(begin - MAX_CLOCK_SKEW),
+            "until": None if until is None else parse_time(until),
             "after": pager.after,
         }
         return pager.page(await list_entries(database, filters, pager.fetch), lambda entry: entry.id)

@@ -8,10 +8,10 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.records import Base
+from service.database.orm import Base
 
 
-class Seal(Base):
+class SealedEvent(Base):
     """Never changed or deleted; a trigger refuses it, and the chain tells if somebody did it all the same."""
 
     __tablename__ = "seals"
@@ -26,7 +26,7 @@ class Seal(Base):
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-class Sealing(Base):
+class SealingState(Base):
     """How far the journal is known to be sealed: one row."""
 
     __tablename__ = "sealing"

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from service.db import Database
+from service.database.database import Database
 from service.values import Timestamp
 
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
-TYPED = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
+ENTITY_WITH_ID = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
 
 _ENTITY = "split_part(type, '.', 1)"
 COLUMNS = f"""id, type, {_ENTITY}, subject, actor, request_id, payload->'changes', payload - 'changes',
@@ -30,7 +30,7 @@ FILTERS = {
 # Entities of one kind are read from their own index: this order and these bounds leave no other. The planner
 # would take the journal's, where the next entry most often is of a kind that is frequent, but for the oldest
 # ones: the last page of the orders among 20 million entries took 270 ms.
-OF_ONE_KIND = {
+SINGLE_ENTITY_FILTERS = {
     "actor": FILTERS["actor"],
     "since": FILTERS["since"],
     "until": FILTERS["until"],
@@ -59,7 +59,7 @@ async def list_entries(database: Database, filters: Mapping[str, Any], limit: in
     given = {name: value for name, value in filters.items() if value is not None}
     possible, order = FILTERS, "id desc"
     if "entity" in given and "entity_id" not in given:
-        possible, order = OF_ONE_KIND, f"{_ENTITY} desc, id desc"
+        possible, order = SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc"
         given = {"since_id": FIRST_ID, "after": LAST_ID} | given
     positions = {name: position for position, name in enumerate(given, start=1)}
     conditions = [condition.format(**positions) for name, condition in possible.items() if name in given]
@@ -68,17 +68,17 @@ async def list_entries(database: Database, filters: Mapping[str, Any], limit: in
     return [Entry(*row) for row in await database.fetch(statement, *given.values(), limit)]
 
 
-def named(entity: str | None) -> dict[str, str]:
+def entity_filters(entity: str | None) -> dict[str, str]:
     """`item` is all items, `item/<id>` one of them, and anything else an id of whatever kind."""
     if entity is None:
         return {}
     if entity in ENTITIES:
         return {"entity": entity}
-    if typed := TYPED.fullmatch(entity):
+    if typed := ENTITY_WITH_ID.fullmatch(entity):
         return {"entity": typed[1], "entity_id": typed[2]}
     return {"entity_id": entity}
 
 
-def first_id(moment: datetime) -> UUID:
+def lowest_uuid7(moment: datetime) -> UUID:
     """The lowest UUIDv7 of a moment (RFC 9562 §5.7: its first 48 bits are milliseconds)."""
     return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)

@@ -14,11 +14,11 @@ from msgspec import Struct
 
 BASE62 = string.digits + string.ascii_letters
 ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
-FORM = re.compile(r"depot_([0-9A-Za-z]{12})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+KEY_PATTERN = re.compile(r"depot_([0-9A-Za-z]{12})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
 
-AREAS = ("items", "orders", "reports", "users", "documents", "resources", "jobs", "webhooks")
+SCOPE_AREAS = ("items", "orders", "reports", "users", "documents", "resources", "jobs", "webhooks")
 SCOPES = frozenset(
-    [f"{area}:{right}" for area in AREAS for right in ("read", "write")] + ["metrics:read", "admin"]
+    [f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write")] + ["metrics:read", "admin"]
 )
 
 
@@ -40,17 +40,17 @@ def mint() -> str:
 
 def key_id(token: str) -> str | None:
     """The id in a well-formed key. None: not a key, or mistyped."""
-    match = FORM.fullmatch(token)
+    match = KEY_PATTERN.fullmatch(token)
     if match is None or _checksum(token[:-CHECKSUM_LENGTH]) != match[3]:
         return None
     return match[1]
 
 
-def digest(token: str, pepper: bytes) -> bytes:
+def hash_key(token: str, pepper: bytes) -> bytes:
     return hashlib.blake2b(token.encode(), key=pepper, digest_size=32).digest()
 
 
-def pepper_from(secret: str | None) -> bytes | None:
+def derive_pepper(secret: str | None) -> bytes | None:
     """The key of the hashes from `DEPOT_SECRET`. None: the database's own random one serves."""
     return hashlib.sha256(secret.encode()).digest() if secret else None
 

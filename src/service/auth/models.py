@@ -6,7 +6,7 @@ from sqlalchemy import CheckConstraint, LargeBinary, Text, func
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.records import Base
+from service.database.orm import Base
 
 
 class ApiKey(Base):

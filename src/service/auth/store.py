@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.auth.keys import SCOPES, digest, key_id, mint, pepper_from
+from service.auth.keys import SCOPES, derive_pepper, hash_key, key_id, mint
 from service.auth.models import ApiKey, Secret
 from service.events.journal import CLI
-from service.events.models import event
+from service.events.models import new_event
 
 NAME_MAX = 100
 
@@ -32,17 +32,19 @@ async def create_key(
         raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
     token = mint()
     identity = str(key_id(token))
-    pepper = pepper_from(secret) or (await session.get_one(Secret, "pepper")).value
+    pepper = derive_pepper(secret) or (await session.get_one(Secret, "pepper")).value
     await KeyRepository(session=session).add(
         ApiKey(
             id=identity,
             name=name,
-            hash=digest(token, pepper),
+            hash=hash_key(token, pepper),
             scopes=sorted(scopes),
             expires_at=expires_in and datetime.now(UTC) + expires_in,
         )
     )
-    session.add(event("key.created", identity, CLI, {"id": identity, "name": name, "scopes": sorted(scopes)}))
+    session.add(
+        new_event("key.created", identity, CLI, {"id": identity, "name": name, "scopes": sorted(scopes)})
+    )
     return token
 
 
@@ -51,7 +53,7 @@ async def revoke_key(session: AsyncSession, identity: str) -> bool:
     key = await KeyRepository(session=session).get_one_or_none(id=identity)
     if key is not None and key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
-        session.add(event("key.revoked", identity, CLI, {"id": identity, "name": key.name}))
+        session.add(new_event("key.revoked", identity, CLI, {"id": identity, "name": key.name}))
     return key is not None
 
 
@@ -59,12 +61,12 @@ async def list_keys(session: AsyncSession) -> list[tuple[str, ...]]:
     """Id, name, scopes, when it was made, and its state, for people."""
     keys = await KeyRepository(session=session).get_many(order_by=ApiKey.created_at.asc())
     return [
-        (key.id, key.name, " ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", _state(key))
+        (key.id, key.name, " ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", _display_state(key))
         for key in keys
     ]
 
 
-def _state(key: ApiKey) -> str:
+def _display_state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
     if key.expires_at is None:

@@ -11,10 +11,10 @@ import rich_click as click
 from rich.console import Console
 
 from service.cli import client, data, keys, processes
-from service.settings import StartError
+from service.settings import StartupError
 
-TERMINATED = 128 + signal.SIGTERM
-END_SECONDS = 3
+EXIT_TERMINATED = 128 + signal.SIGTERM
+FORCED_EXIT_SECONDS = 3
 """Whatever is still running then is ended without a word."""
 
 
@@ -28,22 +28,22 @@ for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys
     depot.add_command(command)
 
 
-def end(*_: object) -> None:
+def terminate(*_: object) -> None:
     """What SIGTERM does until a command has a handler of its own. Process 1 of a container has no default.
 
     An exception out of nowhere can be lost, or leave an event loop waiting for ever: so not only that.
     """
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(TERMINATED))
-    signal.alarm(END_SECONDS)
-    sys.exit(TERMINATED)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_TERMINATED))
+    signal.alarm(FORCED_EXIT_SECONDS)
+    sys.exit(EXIT_TERMINATED)
 
 
 def main() -> None:
     """Entry point: what stops the start is one line and a non-zero exit."""
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         depot()
-    except StartError as error:
+    except StartupError as error:
         Console(stderr=True).print(
             f"depot: {error}", style="red", highlight=False, markup=False, soft_wrap=True
         )

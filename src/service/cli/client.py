@@ -6,17 +6,17 @@ import sys
 import rich_click as click
 
 from service.cli.environment import settings_from_environment
-from service.settings import Settings, StartError
+from service.settings import Settings, StartupError
 
 
 @click.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
     from service.app import create_app
-    from service.docs import encoded
+    from service.docs import encode_document
 
     app = create_app(Settings(database_url="postgresql://unused"))
-    sys.stdout.buffer.write(encoded(app) + b"\n")
+    sys.stdout.buffer.write(encode_document(app) + b"\n")
 
 
 @click.command()
@@ -30,13 +30,13 @@ def listen(url: str | None, key: str | None, events: tuple[str, ...]) -> None:
     """
     from typing import get_args
 
-    from service.dev import key_file
+    from service.cli.dev import key_file
+    from service.cli.listen import listen as listening
     from service.events.journal import EventType
-    from service.listen import listen as listening
 
     settings = settings_from_environment("console")
     if key is None and not key_file(settings).exists():
-        raise StartError(f"there is no {key_file(settings)}: name a --key")
+        raise StartupError(f"there is no {key_file(settings)}: name a --key")
     work = listening(
         url or f"http://{settings.host}:{settings.port}",
         key or key_file(settings).read_text().strip(),

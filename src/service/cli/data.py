@@ -7,11 +7,11 @@ import rich_click as click
 from msgspec.structs import replace
 from rich.console import Console
 
-from service.cli.environment import required_database, run, settings_from_environment
+from service.cli.environment import require_database_url, run, settings_from_environment
 
 if TYPE_CHECKING:
-    from service.db import Database
-    from service.items.importer import Report
+    from service.database.database import Database
+    from service.items.importer import ImportReport
 
 
 @click.group()
@@ -26,7 +26,7 @@ def audit_verify(anchor: str | None) -> None:
     from service.audit.chain import Head
     from service.audit.verify import verify
 
-    settings = required_database(settings_from_environment("json"))
+    settings = require_database_url(settings_from_environment("json"))
     try:
         known = None if anchor is None else Head.parse(anchor)
     except ValueError as error:
@@ -49,8 +49,8 @@ def demo(items: int, orders: int, days: int) -> None:
     """Fill the database with a shop that has a past: items, orders, cancellations, deliveries."""
     from rich.progress import Progress
 
-    from service.demo.fill import Demo, InTheWay, fill
-    from service.dev import database_url
+    from service.cli.demo.fill import DemoConflict, DemoSize, fill
+    from service.cli.dev import database_url
 
     settings, totals = settings_from_environment("json"), {"items": items, "orders": orders}
     with database_url(settings) as url, Progress(console=Console(stderr=True)) as progress:
@@ -60,25 +60,25 @@ def demo(items: int, orders: int, days: int) -> None:
             progress.update(bars[name], completed=count)
 
         settings = replace(settings, database_url=url)
-        size = Demo(items, orders, days)
+        size = DemoSize(items, orders, days)
         try:
             run(settings, lambda database: fill(database, settings, size, on_progress))
-        except InTheWay as error:
+        except DemoConflict as error:
             raise click.ClickException(str(error)) from None
 
 
 @click.command()
 def doctor() -> None:
     """Compare all that is stored: stock, orders, ledger, sums, events, blobs. Exit status 1 if it differs."""
-    from service.dev import database_url
-    from service.doctor.examine import examine
+    from service.cli.dev import database_url
+    from service.cli.doctor.run import run_checks
 
     settings = settings_from_environment("json")
     screen = Console(stderr=True)
 
     async def look(database: "Database") -> int:
         wrong = 0
-        async for kind, findings in examine(database, settings):
+        async for kind, findings in run_checks(database, settings):
             screen.print("[red]✗" if findings else "[green]✓", kind, highlight=False)
             for finding in findings:
                 click.echo(finding)
@@ -103,10 +103,10 @@ def items_import(path: Path, skip_bad: bool) -> None:
     """Create items from a CSV, and update those whose SKU exists: all rows or, if any is bad, none."""
     from rich.progress import Progress
 
-    from service.dev import database_url
+    from service.cli.dev import database_url
     from service.events.journal import CLI
-    from service.items.importer import BadRows, import_items
-    from service.items.rows import ENCODING, BadFile
+    from service.items.csv_rows import ENCODING, InvalidFile
+    from service.items.importer import InvalidRows, import_items
 
     settings = settings_from_environment("json")
     screen = Console(stderr=True)
@@ -120,16 +120,16 @@ def items_import(path: Path, skip_bad: bool) -> None:
         async def on_progress(bytes_read: int) -> None:
             progress.update(bar, completed=bytes_read)
 
-        async def load_file(database: "Database") -> "Report":
+        async def load_file(database: "Database") -> "ImportReport":
             async with database.transaction() as connection:
                 return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
 
         refusal = None
         try:
             report = run(replace(settings, database_url=url), load_file)
-        except BadFile as error:
+        except InvalidFile as error:
             raise click.ClickException(str(error)) from None
-        except BadRows as error:
+        except InvalidRows as error:
             report, refusal = error.report, f"{error} (--skip-bad imports the others)"
     _show_bad_rows(report, screen)
     if refusal:
@@ -138,7 +138,7 @@ def items_import(path: Path, skip_bad: bool) -> None:
                f"{report.bad} skipped")  # fmt: skip
 
 
-def _show_bad_rows(report: "Report", screen: Console) -> None:
+def _show_bad_rows(report: "ImportReport", screen: Console) -> None:
     for row in report.bad_rows:
         problems = f"line {row.line}: {'; '.join(row.problems)}"
         screen.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)

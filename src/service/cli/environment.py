@@ -6,64 +6,64 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from service.settings import Settings, StartError, load
+from service.settings import Settings, StartupError, load_settings
 
 if TYPE_CHECKING:
-    from service.db import Database
+    from service.database.database import Database
 
 T = TypeVar("T")
 
 
 def settings_from_environment(log: str) -> Settings:
     """The settings; `log` is the style of logs this command has unless DEPOT_LOG says otherwise."""
-    from service.telemetry import traces
-    from service.telemetry.logs import configure_logs
+    from service.observability import tracing
+    from service.observability.logs import configure_logs
 
-    settings = load({"DEPOT_LOG": log, **os.environ})
-    if settings.traces_url is not None and not traces.installed():
-        raise StartError(
+    settings = load_settings({"DEPOT_LOG": log, **os.environ})
+    if settings.traces_url is not None and not tracing.is_installed():
+        raise StartupError(
             "DEPOT_TRACES_URL is set, and OpenTelemetry is not installed (pip install 'depot[tracing]')"
         )
     configure_logs(settings.log, settings.secrets())
     return settings
 
 
-def required_database(settings: Settings) -> Settings:
+def require_database_url(settings: Settings) -> Settings:
     if settings.database_url is None:
-        raise StartError("DATABASE_URL is not set")
+        raise StartupError("DATABASE_URL is not set")
     return settings
 
 
 def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]", *sight: Any) -> T:
     """Do some work with an open database, of which `sight` is told. Failing to reach it is one clear line."""
-    from service.db import Database
+    from service.database.database import Database
 
     async def main() -> T:
         async with Database(settings, *sight).open() as database:
             return await work(database)
 
-    with reachable_database():
+    with report_database_errors():
         return asyncio.run(main())
 
 
 @contextmanager
-def reachable_database() -> Iterator[None]:
+def report_database_errors() -> Iterator[None]:
     """What goes wrong between here and the database is one clear line."""
     import asyncpg
     from advanced_alchemy.exceptions import RepositoryError
     from sqlalchemy.exc import SQLAlchemyError
 
-    from service.db import FAILURES
-    from service.records import root_cause
+    from service.database.database import DATABASE_ERRORS
+    from service.database.orm import root_cause
 
     try:
         yield
-    except (*FAILURES, SQLAlchemyError, RepositoryError) as error:
+    except (*DATABASE_ERRORS, SQLAlchemyError, RepositoryError) as error:
         cause = root_cause(error)
         if isinstance(cause, asyncpg.UndefinedTableError):
-            raise StartError("the database has no schema yet: run `depot migrate`") from None
+            raise StartupError("the database has no schema yet: run `depot migrate`") from None
         first_line = str(cause).partition("\n")[0] or type(cause).__name__
-        raise StartError(f"the database cannot be used: {first_line}") from None
+        raise StartupError(f"the database cannot be used: {first_line}") from None
 
 
 async def ping(database: "Database") -> None:

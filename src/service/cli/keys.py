@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from rich.console import Console
 
-from service.cli.environment import required_database, run, settings_from_environment
+from service.cli.environment import require_database_url, run, settings_from_environment
 
 if TYPE_CHECKING:
-    from service.db import Database
+    from service.database.database import Database
 
 
 @click.group()
@@ -25,7 +25,7 @@ def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None)
     """Make a key and print it, alone, on stdout. It is shown this once."""
     from service.auth.store import create_key
 
-    settings = required_database(settings_from_environment("json"))
+    settings = require_database_url(settings_from_environment("json"))
     expires_in = None if expires_in_days is None else timedelta(days=expires_in_days)
 
     async def create(database: "Database") -> str:
@@ -52,7 +52,7 @@ def keys_list() -> None:
             return await list_keys(session)
 
     console = Console()
-    rows = run(required_database(settings_from_environment("json")), read)
+    rows = run(require_database_url(settings_from_environment("json")), read)
     if console.is_terminal:
         titles = ("id", "name", "scopes", "created", "state")
         table = Table(*(Column(title, overflow="fold") for title in titles))
@@ -74,5 +74,5 @@ def keys_revoke(identity: str) -> None:
         async with database.sessions() as session, session.begin():
             return await revoke_key(session, identity)
 
-    if not run(required_database(settings_from_environment("json")), revoke):
+    if not run(require_database_url(settings_from_environment("json")), revoke):
         raise click.ClickException(f"there is no key {identity}")

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from service.cli.environment import (
     ping,
-    reachable_database,
-    required_database,
+    report_database_errors,
+    require_database_url,
     run,
     settings_from_environment,
 )
@@ -17,10 +17,10 @@ from service.cli.environment import (
 @click.command()
 def dev() -> None:
     """All in one process on this machine: embedded PostgreSQL, migrations, a key, the API, a worker."""
-    from service import migrate
     from service.app import create_app
-    from service.dev import database_url, development_key, greeting
-    from service.server import Server, bind
+    from service.cli.dev import banner, database_url, ensure_development_key
+    from service.database import migrate
+    from service.server.processes import Server, bind
 
     settings = settings_from_environment("console")
     if "DEPOT_DRAIN_SECONDS" not in os.environ:
@@ -32,11 +32,11 @@ def dev() -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     with bind(settings) as listener, database_url(settings) as url:
         settings = replace(settings, database_url=url, port=listener.getsockname()[1])
-        with reachable_database():
+        with report_database_errors():
             migrate.upgrade(settings)
-        key = run(settings, lambda database: development_key(database, settings))
+        key = run(settings, lambda database: ensure_development_key(database, settings))
         app = create_app(settings, worker=True)
-        Server(app, settings, lambda: click.echo(greeting(settings, key))).run(sockets=[listener])
+        Server(app, settings, lambda: click.echo(banner(settings, key))).run(sockets=[listener])
 
 
 @click.command()
@@ -45,32 +45,32 @@ def dev() -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 def serve(host: str | None, port: int | None, workers: int) -> None:
     """The API, for production. Never migrates by itself."""
-    from service import server
+    from service.server import processes
 
-    settings = required_database(settings_from_environment("json"))
+    settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, host=host or settings.host, port=settings.port if port is None else port)
     run(settings, ping)
-    with server.bind(settings) as listener:
+    with processes.bind(settings) as listener:
         if workers > 1:
-            server.serve_many(settings, listener, workers)
+            processes.serve_workers(settings, listener, workers)
         else:
-            server.serve(settings, listener)
+            processes.serve(settings, listener)
 
 
 @click.command()
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Jobs at once (DEPOT_WORKER_CONCURRENCY).")
 def worker(concurrency: int | None) -> None:
     """Queued jobs, webhooks and upkeep, for production: as many workers as you like, on any machines."""
-    from service.metrics import show
-    from service.telemetry.meters import Meters
-    from service.telemetry.traces import traces
-    from service.worker import work
+    from service.health.metrics_endpoint import serve_worker_metrics
+    from service.observability.metrics import Metrics
+    from service.observability.tracing import create_tracer
+    from service.worker import run_worker
 
-    settings = required_database(settings_from_environment("json"))
+    settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    meters, told = Meters(), traces(settings.traces_url, settings.traces_ratio)
-    show(meters, settings)
-    run(settings, lambda database: work(settings, database, meters, told), meters, told)
+    meters, told = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
+    serve_worker_metrics(meters, settings)
+    run(settings, lambda database: run_worker(settings, database, meters, told), meters, told)
 
 
 @click.command()
@@ -79,10 +79,10 @@ def migrate(revision: str) -> None:
     """Bring the database's schema up to date (or to REVISION). Replicas may all run this at once."""
     from alembic.util import CommandError
 
-    from service import migrate as migrations
+    from service.database import migrate as migrations
 
-    settings = required_database(settings_from_environment("json"))
-    with reachable_database():
+    settings = require_database_url(settings_from_environment("json"))
+    with report_database_errors():
         try:
             migrations.upgrade(settings, revision)
         except CommandError as error:

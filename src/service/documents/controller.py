@@ -8,23 +8,23 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.response import Stream
 
-from service.documents.archive import Archive, location
 from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
-from service.documents.intake import Intake, InvalidType, Rules, StorageUnavailable
+from service.documents.intake import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
 from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, DocumentOperation, PictureOperation, Uploaded
+from service.documents.store import DocumentStore, location
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
-from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, claimed
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
+from service.http.request import StrictRequest
 from service.settings import Settings
 
 UPLOAD_FAULTS = [
     *(MalformedMultipart, InvalidType, RequestTimeout, TooLarge, UnsupportedMediaType, StorageUnavailable),
-    *ONCE,
+    *IDEMPOTENCY_FAULTS,
 ]
 
 RANGE = ResponseSpec(bytes, generate_examples=False, description="The range that was asked for.")
@@ -42,8 +42,8 @@ class DocumentController(Controller):
     )
     async def store_document(
         self,
-        intake: NamedDependency[Intake],
-        archive: NamedDependency[Archive],
+        intake: NamedDependency[UploadReceiver],
+        archive: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Document]:
@@ -52,17 +52,17 @@ class DocumentController(Controller):
         Its declared type has to be what it is, from the first byte to the last. A worker looks into it then.
         """
         limit = settings.document_bytes_max
-        rules = Rules(
+        rules = UploadRules(
             FORMATS, limit, "Only PNG, JPEG and PDF files are allowed", f"Max {limit / 2**20:g} MiB"
         )
-        async with claimed(request) as claim, intake.receive(request, rules) as received:
+        async with hold_claim(request) as claim, intake.receive(request, rules) as received:
             document = await archive.store(received, request.author, received.claimed(claim), lambda d: d)
         return Reply(document, headers={"Location": location(document.id)})
 
     @get(scope="documents:read", faults=[InvalidCursor])
     async def list_documents(
         self,
-        archive: NamedDependency[Archive],
+        archive: NamedDependency[DocumentStore],
         request: StrictRequest,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
@@ -73,7 +73,9 @@ class DocumentController(Controller):
         return pager.page(documents, lambda document: document.id)
 
     @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
-    async def get_document(self, archive: NamedDependency[Archive], document_id: FromPath[UUID]) -> Document:
+    async def get_document(
+        self, archive: NamedDependency[DocumentStore], document_id: FromPath[UUID]
+    ) -> Document:
         """Read what is known of a document."""
         return (await archive.read(document_id)).document
 
@@ -86,7 +88,7 @@ class DocumentController(Controller):
         faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
     )
     async def get_content(
-        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
     ) -> Stream:
         """Download a document as it was sent.
 
@@ -104,7 +106,7 @@ class DocumentController(Controller):
         faults=[NotFound, StorageUnavailable],
     )
     async def get_thumbnail(
-        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
     ) -> Stream:
         """Download a small picture of a document: WebP, 256 pixels along its longer side.
 
@@ -115,7 +117,7 @@ class DocumentController(Controller):
 
     @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])
     async def delete_document(
-        self, archive: NamedDependency[Archive], request: StrictRequest, document_id: FromPath[UUID]
+        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
     ) -> None:
         """Delete a document, and its bytes unless another document has the same."""
         await archive.remove(document_id, request.author)
@@ -133,15 +135,15 @@ class UploadController(Controller):
     )
     async def upload(
         self,
-        intake: NamedDependency[Intake],
-        archive: NamedDependency[Archive],
+        intake: NamedDependency[UploadReceiver],
+        archive: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Uploaded]:
         """Store a PNG, sent as the part `file` of a form. It is a document like others."""
         limit = settings.upload_bytes_max
-        rules = Rules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
-        async with claimed(request) as claim, intake.receive(request, rules) as received:
+        rules = UploadRules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
+        async with hold_claim(request) as claim, intake.receive(request, rules) as received:
             document = await archive.store(received, request.author, received.claimed(claim), uploaded)
         return Reply(uploaded(document), headers={"Location": location(document.id)})
 

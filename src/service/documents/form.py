@@ -7,8 +7,8 @@ from msgspec import Struct
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from service.errors import ClientClosedRequest, Detail, Fault, UnsupportedMediaType, ValidationFailed
-from service.http.body import StrictRequest
-from service.http.explain import escape
+from service.http.request import StrictRequest
+from service.http.validation import pointer_step
 
 MULTIPART = "multipart/form-data"
 PART = "file"
@@ -22,14 +22,14 @@ class MalformedMultipart(Fault):
     status, code, message = 400, "MALFORMED_MULTIPART", "The request body is not valid multipart/form-data"
 
 
-class Part(Struct, frozen=True):
+class FilePart(Struct, frozen=True):
     """What a client says about the file it sends."""
 
     filename: str
     content_type: str
 
 
-class Form:
+class SingleFileForm:
     """A body with the part `file` and nothing else.
 
     Raises `UnsupportedMediaType`, `MalformedMultipart`, or `ValidationFailed` for other parts than that one.
@@ -42,15 +42,15 @@ class Form:
             raise UnsupportedMediaType(
                 f"The request body has to be {MULTIPART}", headers={"Accept": MULTIPART}
             )
-        request.refuse_coding()
+        request.reject_content_encoding()
         if not boundary.isascii() or not 1 <= len(boundary) <= BOUNDARY_LENGTH_MAX:
             raise MalformedMultipart("The boundary is missing, or is none")
         self._parser = PushMultipartParser(
             boundary, max_header_size=PART_HEADER_BYTES_MAX, max_header_count=PART_HEADERS_MAX
         )
-        self._begun = False
+        self._part_seen = False
 
-    def feed(self, chunk: bytes) -> Iterator[Part | bytes]:
+    def feed(self, chunk: bytes) -> Iterator[FilePart | bytes]:
         """The part, once, and then its bytes. An empty chunk is the end of the body."""
         try:
             for event in self._parser.parse(chunk):
@@ -60,22 +60,22 @@ class Form:
                     yield event
         except MultipartError:
             raise MalformedMultipart from None
-        if not chunk and not self._begun:
-            raise _wrong(f"/{PART}", "the part is missing")
+        if not chunk and not self._part_seen:
+            raise _invalid(f"/{PART}", "the part is missing")
 
-    def _begin(self, segment: MultipartSegment) -> Part:
+    def _begin(self, segment: MultipartSegment) -> FilePart:
         name = segment.name or ""
         if name != PART:
-            details = [Detail(escape(name), f"there is no such part, only {PART}")]
-            if not self._begun:
+            details = [Detail(pointer_step(name), f"there is no such part, only {PART}")]
+            if not self._part_seen:
                 details.append(Detail(f"/{PART}", "the part has to be the first, and the only one"))
             raise ValidationFailed(details)
-        if self._begun:
-            raise _wrong(f"/{PART}", "the part is there twice")
+        if self._part_seen:
+            raise _invalid(f"/{PART}", "the part is there twice")
         if segment.filename is None:
-            raise _wrong(f"/{PART}", "the part is text and no file")
-        self._begun = True
-        return Part(segment.filename, segment.content_type or "text/plain")
+            raise _invalid(f"/{PART}", "the part is text and no file")
+        self._part_seen = True
+        return FilePart(segment.filename, segment.content_type or "text/plain")
 
 
 async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
@@ -87,5 +87,5 @@ async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
         raise ClientClosedRequest from None
 
 
-def _wrong(field: str, message: str) -> ValidationFailed:
+def _invalid(field: str, message: str) -> ValidationFailed:
     return ValidationFailed([Detail(field, message)])

@@ -8,17 +8,17 @@ from msgspec import Struct
 from service.documents.jpeg import jpeg
 from service.documents.pdf import check_end, pdf
 from service.documents.png import png
-from service.documents.walk import Walk, require
+from service.documents.walk import StructureCheck, require
 
 ContentType = Literal["image/png", "image/jpeg", "application/pdf"]
 
-ARCHIVE_END = b"PK\5\6\0\0\0\0"
+ZIP_END_RECORD = b"PK\5\6\0\0\0\0"
 """How the last record of a ZIP begins (APPNOTE 4.3.16), which programs look for from the end of a file."""
 ARCHIVE_END_BYTES_MAX = 22 + 65_535
 """With the longest comment."""
 
 
-def nothing_more(_file: BinaryIO, _size_bytes: int) -> None:
+def no_final_check(_file: BinaryIO, _size_bytes: int) -> None:
     pass
 
 
@@ -27,8 +27,8 @@ class Format(Struct, frozen=True):
 
     content_type: ContentType
     suffix: str
-    walk: Callable[[], Walk]
-    check: Callable[[BinaryIO, int], None] = nothing_more
+    walk: Callable[[], StructureCheck]
+    check: Callable[[BinaryIO, int], None] = no_final_check
 
 
 PNG = Format("image/png", ".png", png)
@@ -37,8 +37,8 @@ PDF = Format("application/pdf", ".pdf", pdf, check_end)
 FORMATS = (PNG, JPEG, PDF)
 
 
-def check_whole(format_: Format, file: BinaryIO, size_bytes: int) -> None:
+def check_complete_file(format_: Format, file: BinaryIO, size_bytes: int) -> None:
     """Raises `Broken`."""
     format_.check(file, size_bytes)
     file.seek(max(0, size_bytes - ARCHIVE_END_BYTES_MAX))
-    require(ARCHIVE_END not in file.read(), "it is a ZIP archive as well")
+    require(ZIP_END_RECORD not in file.read(), "it is a ZIP archive as well")

@@ -12,17 +12,17 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
-from service.blobs import Blobs
+from service.blobs import BlobStore
 from service.documents.filename import clean
-from service.documents.form import Form, Part, chunks
-from service.documents.formats import Format, check_whole
-from service.documents.walk import Broken, Walker
+from service.documents.form import FilePart, SingleFileForm, chunks
+from service.documents.formats import Format, check_complete_file
+from service.documents.walk import MalformedFile, StructureChecker
 from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
-from service.http.body import StrictRequest
-from service.http.envelope import Exchange
 from service.http.idempotency import Claim
+from service.http.middleware import Exchange
+from service.http.request import StrictRequest
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.telemetry.meters import Meters
 
 BATCH_BYTES = 131_072
 """What a thread is given at once."""
@@ -38,7 +38,7 @@ class StorageUnavailable(Unavailable):
     code, message = "STORAGE_UNAVAILABLE", "The storage is not available"
 
 
-class Rules(Struct, frozen=True):
+class UploadRules(Struct, frozen=True):
     """What an endpoint takes, and what it says to the rest."""
 
     formats: Sequence[Format]
@@ -57,7 +57,7 @@ class Rules(Struct, frozen=True):
         return InvalidType(self.wrong_type, details=[Detail("/file", problem)])
 
 
-class Received(Struct, frozen=True):
+class ReceivedFile(Struct, frozen=True):
     """A whole file that has passed all checks."""
 
     filename: str
@@ -75,10 +75,10 @@ class Received(Struct, frozen=True):
         return msgspec.structs.replace(claim, fingerprint=fingerprint)
 
 
-class Intake:
+class UploadReceiver:
     """The uploads under way in this process."""
 
-    def __init__(self, blobs: Blobs, settings: Settings, meters: Meters) -> None:
+    def __init__(self, blobs: BlobStore, settings: Settings, meters: Metrics) -> None:
         meters.watch(meters.uploads, lambda: self._under_way)
         self._blobs = blobs
         self._uploads_max = settings.uploads_max
@@ -86,7 +86,7 @@ class Intake:
         self._under_way = 0
 
     @asynccontextmanager
-    async def receive(self, request: StrictRequest, rules: Rules) -> AsyncIterator[Received]:
+    async def receive(self, request: StrictRequest, rules: UploadRules) -> AsyncIterator[ReceivedFile]:
         """The file of a request, until the block ends. What refuses it is raised as soon as it is known."""
         if self._under_way >= self._uploads_max:
             raise Overloaded("Too many uploads are under way")
@@ -98,7 +98,7 @@ class Intake:
         finally:
             self._under_way -= 1
 
-    async def _receive(self, request: StrictRequest, rules: Rules, file: BinaryIO) -> Received:
+    async def _receive(self, request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await receive(request, rules, file)
@@ -108,48 +108,48 @@ class Intake:
             raise StorageUnavailable from error
 
 
-async def receive(request: StrictRequest, rules: Rules, file: BinaryIO) -> Received:
-    form, left = Form(request), rules.bytes_max + FORM_BYTES_MAX
+async def receive(request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
+    form, left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
     if (request.content_length or 0) > left:
         raise TooLarge(rules.too_large)
-    spool = Spool(file, rules, sure_to_fit=(request.content_length or left) <= rules.bytes_max)
+    spool = UploadBuffer(file, rules, known_to_fit=(request.content_length or left) <= rules.bytes_max)
     async for chunk in chunks(request):
         left -= len(chunk)
         if left < 0:
             raise TooLarge(rules.too_large)
         for event in form.feed(chunk):
-            if isinstance(event, Part):
+            if isinstance(event, FilePart):
                 spool.begin(event)
             else:
                 await spool.take(event)
     return await spool.finish()
 
 
-class Spool:
+class UploadBuffer:
     """The file of one upload, as far as it has come.
 
-    What is too large is told so even if it is broken as well. So unless a file is `sure_to_fit`, one that has
-    turned out to be broken is counted to its end.
+    What is too large is told so even if it is broken as well. So unless a file is `known_to_fit`, one that
+    has     turned out to be broken is counted to its end.
     """
 
-    _part: Part
+    _part: FilePart
     _format: Format
-    _walker: Walker
+    _walker: StructureChecker
 
-    def __init__(self, file: BinaryIO, rules: Rules, *, sure_to_fit: bool) -> None:
+    def __init__(self, file: BinaryIO, rules: UploadRules, *, known_to_fit: bool) -> None:
         self._file = file
         self._rules = rules
-        self._sure_to_fit = sure_to_fit
+        self._sure_to_fit = known_to_fit
         self._size_bytes = 0
         self._hash = hashlib.sha256()
         self._batch: list[bytes] = []
         self._batch_bytes = 0
-        self._broken: Broken | None = None
+        self._broken: MalformedFile | None = None
 
-    def begin(self, part: Part) -> None:
+    def begin(self, part: FilePart) -> None:
         self._part = part
         self._format = self._rules.format_of(part.content_type)
-        self._walker = Walker(self._format.walk)
+        self._walker = StructureChecker(self._format.walk)
 
     async def take(self, data: bytes) -> None:
         first = not self._size_bytes
@@ -161,31 +161,31 @@ class Spool:
         if first or self._batch_bytes >= BATCH_BYTES:
             await self._process()
 
-    async def finish(self) -> Received:
+    async def finish(self) -> ReceivedFile:
         await self._process(last=True)
         if self._broken is not None:
-            raise self._refusal()
+            raise self._rejection()
         filename = clean(self._part.filename, f"document{self._format.suffix}")
-        return Received(filename, self._format, self._size_bytes, self._hash.digest(), self._file)
+        return ReceivedFile(filename, self._format, self._size_bytes, self._hash.digest(), self._file)
 
     async def _process(self, *, last: bool = False) -> None:
         batch, self._batch, self._batch_bytes = b"".join(self._batch), [], 0
         if self._broken is not None:
             return
         try:
-            await asyncio.to_thread(self._digest, batch, last)
-        except Broken as broken:
+            await asyncio.to_thread(self._process_batch, batch, last)
+        except MalformedFile as broken:
             self._broken = broken
             if self._sure_to_fit:
-                raise self._refusal() from None
+                raise self._rejection() from None
 
-    def _digest(self, batch: bytes, last: bool) -> None:
+    def _process_batch(self, batch: bytes, last: bool) -> None:
         self._walker.feed(batch)
         self._hash.update(batch)
         self._file.write(batch)
         if last:
             self._walker.end()
-            check_whole(self._format, self._file, self._size_bytes)
+            check_complete_file(self._format, self._file, self._size_bytes)
 
-    def _refusal(self) -> InvalidType:
+    def _rejection(self) -> InvalidType:
         return self._rules.refusal(str(self._broken))

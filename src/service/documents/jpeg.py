@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator
 from struct import Struct
 
-from service.documents.walk import Need, Past, Some, Walk, pieces, require
+from service.documents.walk import ReadRequest, ReadThrough, ReadUpTo, StructureCheck, read_in_pieces, require
 
 LENGTH = Struct(">H")
 FRAME = Struct(">BHHB")
@@ -19,20 +19,20 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 BARE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
 """What has no length, and no place before or after a scan."""
 
-SCAN_END = Past(re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL))
+SCAN_END = ReadThrough(re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL))
 """A marker, but no restart of the scan (RST); 0xFF 0x00 is a byte of the image's data."""
 SEVERAL = b"MPF\0"
 
 
-def jpeg() -> Walk:
+def jpeg() -> StructureCheck:
     require((yield 2) == bytes([0xFF, SOI]), "it does not begin as a JPEG does")
     several = yield from _image()
-    while several and (start := (yield Some(2))):
+    while several and (start := (yield ReadUpTo(2))):
         require(start == bytes([0xFF, SOI]), "something follows the end of the file")
         yield from _image()
 
 
-def _image() -> Generator[Need, bytes, bool]:
+def _image() -> Generator[ReadRequest, bytes, bool]:
     """From behind SOI to EOI. Tells whether further images may follow."""
     framed = scanned = several = False
     marker = yield from _marker()
@@ -41,7 +41,7 @@ def _image() -> Generator[Need, bytes, bool]:
         (length,) = LENGTH.unpack((yield LENGTH.size))
         require(length >= LENGTH.size, "one of its segments has no length")
         begin = yield min(length - LENGTH.size, FRAME.size)
-        yield from pieces(length - LENGTH.size - len(begin))
+        yield from read_in_pieces(length - LENGTH.size - len(begin))
         several |= marker == APP2 and begin.startswith(SEVERAL)
         if marker in FRAMES:
             require(not framed, "it has more than one frame")
@@ -58,7 +58,7 @@ def _image() -> Generator[Need, bytes, bool]:
     return several
 
 
-def _marker() -> Generator[Need, bytes, int]:
+def _marker() -> Generator[ReadRequest, bytes, int]:
     """0xFF, as often as one likes, and its code."""
     require((yield 1) == b"\xff", "it has bytes where a marker has to be")
     while (code := (yield 1)) == b"\xff":

@@ -3,7 +3,7 @@
 import re
 from typing import BinaryIO
 
-from service.documents.walk import PIECE_BYTES, Broken, Some, Walk, require
+from service.documents.walk import PIECE_BYTES, MalformedFile, ReadUpTo, StructureCheck, require
 
 HEADER = re.compile(rb"%PDF-[12]\.[0-9]")
 END = re.compile(rb"(?:startxref\s+([0-9]{1,10})\s+)?%%EOF\s*\Z")
@@ -16,18 +16,21 @@ LOOK_BYTES = 4096
 """What is at the very end, at the beginning or at an offset is looked for in so much."""
 
 
-def pdf() -> Walk:
+def pdf() -> StructureCheck:
     require(HEADER.fullmatch((yield 8)), "it does not begin as a PDF does")
-    while (yield Some(PIECE_BYTES)):
+    while (yield ReadUpTo(PIECE_BYTES)):
         pass
 
 
 def check_end(file: BinaryIO, size_bytes: int) -> None:
-    """Raises `Broken`. That offsets are right is not asked: programs that read PDFs find what is off."""
+    """Raise `MalformedFile` unless the file ends as a PDF does.
+
+    Offsets are not checked, because programs that read PDFs repair wrong ones.
+    """
     tail = _read(file, max(0, size_bytes - TAIL_BYTES), TAIL_BYTES)
     end = END.search(tail, max(0, len(tail) - LOOK_BYTES))
     if end is None:
-        raise Broken("it does not end with %%EOF")
+        raise MalformedFile("it does not end with %%EOF")
     _, _, trailer = tail[: end.start()].rpartition(b"trailer")
     trailer = trailer.strip()
     if not (trailer.startswith(b"<<") and trailer.endswith(b">>")):

@@ -3,7 +3,7 @@
 from struct import Struct
 from zlib import crc32
 
-from service.documents.walk import Walk, pieces, require
+from service.documents.walk import StructureCheck, read_in_pieces, require
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = Struct(">I4s")
@@ -16,14 +16,14 @@ DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 1
 """The bit depths that each colour type may have."""
 
 
-def png() -> Walk:
+def png() -> StructureCheck:
     require((yield len(SIGNATURE)) == SIGNATURE, "it does not begin as a PNG does")
     kind, seen = b"", set[bytes]()
     while kind != b"IEND":
         length, kind = CHUNK.unpack((yield CHUNK.size))
         _check_place(kind, length, seen)
         check = crc32(kind)
-        for size in pieces(length):
+        for size in read_in_pieces(length):
             data = yield size
             check = crc32(data, check)
             if kind == b"IHDR":

@@ -31,7 +31,7 @@ class Range(NamedTuple):
         return f"bytes {self.start}-{self.end - 1}/{size_bytes}"
 
 
-def asked_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> Range | None:
+def requested_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> Range | None:
     """None: the whole file. Raises `RangeNotSatisfiable`.
 
     What is no range of bytes is ignored, and so is one of a file that has changed since (`If-Range`).

@@ -1,6 +1,6 @@
 """The SQL of documents. Each change writes its event in the same statement."""
 
-from service.http.idempotency import keep
+from service.http.idempotency import store_replies_sql
 
 COLUMNS = """
 d.id, d.filename, d.content_type, d.size_bytes, encode(d.sha256, 'hex'), d.status, d.created_at,
@@ -8,7 +8,7 @@ d.width, d.height, d.pages, d.reason"""
 """In the order of the fields of `schemas.Document`."""
 
 CREATE = f"""
-with kept as ({keep(10)}
+with kept as ({store_replies_sql(10)}
 ), content as (
   insert into contents (sha256, key, uses)
   select $5, $7, 1 where (select count(*) from kept) = cardinality($10::text[])
@@ -31,7 +31,7 @@ select {COLUMNS}, c.key, d.thumbnail from documents d join contents c using (sha
 
 LIST = f"select {COLUMNS} from documents d where $1::uuid is null or d.id < $1 order by d.id desc limit $2"
 
-REMOVE = """
+DELETE = """
 with removed as (
   delete from documents where id = $1 returning *
 ), released as (
@@ -44,10 +44,10 @@ with removed as (
 )
 select sha256, thumbnail from removed"""
 
-FORGET = "delete from contents where sha256 = $1 and uses = 0 returning key"
+DELETE_UNUSED_CONTENT = "delete from contents where sha256 = $1 and uses = 0 returning key"
 """After REMOVE, which has locked the content: nobody can have come to use it in between."""
 
-INSPECTED = """
+RECORD_INSPECTION = """
 with before as (
   select id, status from documents where id = $1 for no key update
 ), inspected as (
@@ -63,7 +63,7 @@ with before as (
 )
 select 1 from inspected"""
 
-UNUSED = """
+SELECT_ORPHANS = """
 select key from unnest($1::text[]) as given (key)
 where not exists (select from contents c where c.key = given.key)
   and not exists (select from documents d where d.thumbnail = given.key)"""

@@ -27,16 +27,16 @@ class Author(Struct, frozen=True):
 CLI = Author("cli")
 WORKER = Author("worker")
 
-RECORD = """
+INSERT_EVENT = """
 insert into events (type, subject, actor, request_id, payload) values ($1, $2, $3, $4, $5::jsonb)"""
 
 
-def recorded(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> list[Any]:
-    """The arguments of `RECORD`."""
+def event_arguments(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> list[Any]:
+    """The arguments of `INSERT_EVENT`."""
     return [type_, str(subject), author.actor, author.request_id, payload]
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def diff(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What differs, as `{"status": {"from": "new", "to": "active"}}`."""
     return {
         name: {"from": before.get(name), "to": value}

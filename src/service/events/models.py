@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.database.orm import Base
 from service.events.journal import Author
-from service.records import Base
 
 
 class Event(Base):
@@ -39,7 +39,7 @@ class Event(Base):
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
 
 
-def event(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> Event:
+def new_event(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> Event:
     """For a session of plain records; statements insert theirs themselves."""
     return Event(
         type=type_,

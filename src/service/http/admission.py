@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 TICK_SECONDS = 0.1
 BUSY_TICKS = 5
-GROWTH = 0.1
+GROWTH_PER_TICK = 0.1
 """A tick, once nobody is refused any more. As long as somebody is, little by little."""
 REFUSALS_PER_SECOND = 100
 """Of one process, by clients that obey `Retry-After`."""
@@ -38,7 +38,7 @@ REFUSALS_PER_TICK = 100
 """Of one process. Those who are read again may be refused as often within the tick."""
 
 
-class Admitted(Protocol):
+class AdmittedRequest(Protocol):
     """A request that was let in, and since when (`perf_counter`)."""
 
     started: float
@@ -46,7 +46,7 @@ class Admitted(Protocol):
     async def give_up(self) -> None: ...
 
 
-class Admission:
+class AdmissionControl:
     """The requests in flight in this process, but for those that rightly take long."""
 
     def __init__(
@@ -60,17 +60,17 @@ class Admission:
         waiting_max: int,
     ) -> None:
         """`waiting`: how many of those that were let in wait for a connection to the database."""
-        self._in_flight: set[Admitted] = set()
+        self._in_flight: set[AdmittedRequest] = set()
         self._min = min(in_flight_min, in_flight_max)
         self._max = self.limit = in_flight_max
         self._delay_seconds = delay_seconds
         self._timeout_seconds = timeout_seconds
         self._waiting = waiting
         self._waiting_max = waiting_max
-        self._took: list[float] = []
+        self._durations: list[float] = []
         self._giving_up: set[Task[None]] = set()
         self._busy_ticks = 0
-        self._resting: deque[Callable[[], None]] = deque()
+        self._paused: deque[Callable[[], None]] = deque()
         self._refused_before = 0
         self._retry_seconds = 1.0
         self.refused = 0
@@ -86,47 +86,47 @@ class Admission:
         return len(self._in_flight) + self.arriving >= self.limit
 
     @property
-    def tiring(self) -> bool:
+    def should_pause(self) -> bool:
         """Whether so many were refused since the last tick that who was refused should rest."""
-        return self.refused - self._refused_before > REFUSALS_PER_TICK or bool(self._resting)
+        return self.refused - self._refused_before > REFUSALS_PER_TICK or bool(self._paused)
 
     def rest(self, wake: Callable[[], None]) -> None:
         """Until its turn comes to be heard again."""
-        self._resting.append(wake)
+        self._paused.append(wake)
 
     def retry_after(self) -> dict[str, str]:
         """The header for one that is refused now."""
         return {"Retry-After": str(random.randint(1, round(self._retry_seconds)))}  # noqa: S311  # no secret
 
-    def enter(self, request: Admitted) -> None:
+    def enter(self, request: AdmittedRequest) -> None:
         self._in_flight.add(request)
 
-    def leave(self, request: Admitted) -> None:
+    def leave(self, request: AdmittedRequest) -> None:
         """Its reply is out, or it has a bound and a deadline of its own from here on."""
         self._in_flight.discard(request)
 
-    def end(self, request: Admitted) -> None:
+    def end(self, request: AdmittedRequest) -> None:
         if request in self._in_flight:
             self._in_flight.discard(request)
-            self._took.append(perf_counter() - request.started)
+            self._durations.append(perf_counter() - request.started)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        ticking = asyncio.create_task(self._tick_for_ever())
+        ticking = asyncio.create_task(self._run())
         try:
             yield
         finally:
             ticking.cancel()
 
-    async def _tick_for_ever(self) -> None:
+    async def _run(self) -> None:
         ticked = told = perf_counter()
         refused = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = perf_counter()
             self.adapt(now - ticked)
-            self._give_up(now)
-            self.wake_some()
+            self._time_out_late_requests(now)
+            self.resume_some()
             ticked = now
             if now - told >= 1:
                 self.spread((self.refused - refused) / (now - told))
@@ -141,7 +141,7 @@ class Admission:
 
     def adapt(self, seconds: float) -> None:
         """Set the limit by what ended in the last `seconds`, and by what waits."""
-        took, self._took = self._took, []
+        took, self._durations = self._durations, []
         slow = bool(took) and median_low(took) > self._delay_seconds
         surplus = self._waiting() - self._waiting_max
         busy = slow or surplus > 0
@@ -151,15 +151,15 @@ class Admission:
             connected = len(self) - surplus if surplus > 0 else self._max
             self.limit = min(max(self._min, in_time), connected)
         elif not busy:
-            probe = 0 if self.refused > self._refused_before else self.limit * GROWTH
+            probe = 0 if self.refused > self._refused_before else self.limit * GROWTH_PER_TICK
             self.limit = min(self._max, self.limit + int(probe) + 1)
 
-    def wake_some(self) -> None:
+    def resume_some(self) -> None:
         self._refused_before = self.refused
-        for _ in range(min(REFUSALS_PER_TICK, len(self._resting))):
-            self._resting.popleft()()
+        for _ in range(min(REFUSALS_PER_TICK, len(self._paused))):
+            self._paused.popleft()()
 
-    def _give_up(self, now: float) -> None:
+    def _time_out_late_requests(self, now: float) -> None:
         late = [request for request in self._in_flight if now - request.started > self._timeout_seconds]
         for request in late:
             self.leave(request)

@@ -17,30 +17,30 @@ from sqlalchemy import func, literal, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.servers import Connection
 from service.errors import Detail, Fault, ValidationFailed
-from service.hosts import Connection
-from service.http.body import StrictRequest
 from service.http.models import IdempotencyKey
 from service.http.reply import Versioned, reply_headers
+from service.http.request import StrictRequest
 from service.values import encode_json
 
 HEADER = "Idempotency-Key"
 RAW_HEADER = HEADER.lower().encode()
 PRINTABLE = re.compile(r"[ -~]{1,255}")
-KEPT_FOR = "interval '24 hours'"
+RETENTION = "interval '24 hours'"
 
-TAKEN = "pk_idempotency_keys"
+PRIMARY_KEY = "pk_idempotency_keys"
 CLAIM_KINDS = ("text", "text", "text", "bytea")
 
 FIND = f"""
 select caller, path, key, fingerprint, status, headers, body from idempotency_keys
 where (caller, path, key) in (select * from unnest($1::text[], $2::text[], $3::text[]))
-  and created_at > now() - {KEPT_FOR}"""
+  and created_at > now() - {RETENTION}"""
 
 
-FORGET = f"""
+DELETE_EXPIRED = f"""
 delete from idempotency_keys where caller = $1 and path = $2 and key = $3
-  and created_at <= now() - {KEPT_FOR} returning 1"""
+  and created_at <= now() - {RETENTION} returning 1"""
 
 
 class IdempotencyMismatch(Fault):
@@ -54,7 +54,7 @@ class IdempotencyInProgress(Fault):
     headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
-ONCE = [IdempotencyMismatch, IdempotencyInProgress]
+IDEMPOTENCY_FAULTS = [IdempotencyMismatch, IdempotencyInProgress]
 """What a POST that creates may answer besides its own faults."""
 
 
@@ -71,7 +71,7 @@ class Claim(Struct, frozen=True):
         return self.caller, self.path, self.key
 
 
-class Kept(Struct, frozen=True):
+class StoredReply(Struct, frozen=True):
     """A reply as it is stored with its claim."""
 
     claim: Claim
@@ -83,17 +83,17 @@ class Kept(Struct, frozen=True):
 class Replay(Exception):
     """Ends a request with the reply it was given the first time; nothing happens again."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: StoredReply) -> None:
         super().__init__(kept.claim.key)
         self.kept = kept
 
 
-class Taken(IdempotencyInProgress):
+class ClaimConflict(IdempotencyInProgress):
     """Another process stored a reply under the claim while this one worked: look it up."""
 
 
 @asynccontextmanager
-async def claimed(request: StrictRequest) -> AsyncIterator[Claim | None]:
+async def hold_claim(request: StrictRequest) -> AsyncIterator[Claim | None]:
     """The claim a request makes, or None. Raises `IdempotencyInProgress` if this process works on it already.
 
     Other processes are told by the table's primary key.
@@ -119,34 +119,34 @@ def key_problem(key: str | None) -> str | None:
     return "It has to be 1 to 255 printable ASCII characters"
 
 
-def kept_creation(claim: Claim, created: Versioned, location: str) -> Kept:
+def creation_reply(claim: Claim, created: Versioned, location: str) -> StoredReply:
     """What the reply to a creation will be."""
-    return Kept(claim, 201, reply_headers(created.version, location), encode_json(created))
+    return StoredReply(claim, 201, reply_headers(created.version, location), encode_json(created))
 
 
-async def answers(connection: Connection, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
+async def stored_outcomes(connection: Connection, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
     """The claims that were answered before, each with what answers it now."""
     if not claims:
         return {}
     names = zip(*(claim.identity for claim in claims), strict=True)
     rows = {tuple(row[:3]): row[3:] for row in await connection.fetch(FIND, *map(list, names))}
-    return {claim: _answer(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
+    return {claim: _outcome(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
 
 
-async def raise_answer(connection: Connection, claim: Claim | None) -> None:
+async def raise_stored_outcome(connection: Connection, claim: Claim | None) -> None:
     """Raises what answers the claim now, if it was answered before."""
-    if claim is not None and (answer := (await answers(connection, [claim])).get(claim)):
+    if claim is not None and (answer := (await stored_outcomes(connection, [claim])).get(claim)):
         raise answer
 
 
-async def raise_taken(connection: Connection, claim: Claim) -> NoReturn:
+async def raise_claim_conflict(connection: Connection, claim: Claim) -> NoReturn:
     """Raises what answers a claim that turned out to be taken."""
-    await raise_answer(connection, claim)
+    await raise_stored_outcome(connection, claim)
     raise IdempotencyInProgress
 
 
-def keep(first: int) -> str:
-    """A statement's part that stores the replies in its arguments from `$first` on (see `columns`).
+def store_replies_sql(first: int) -> str:
+    """A statement's part that stores the replies in its arguments from `$first` on (see `reply_columns`).
 
     Returns a row for each one stored; where a claim is taken, none.
     """
@@ -157,15 +157,15 @@ def keep(first: int) -> str:
   select * from unnest({arrays})
   on conflict (caller, path, key) do update set fingerprint = excluded.fingerprint, status = excluded.status,
     headers = excluded.headers, body = excluded.body, created_at = now()
-  where idempotency_keys.created_at <= now() - {KEPT_FOR}
+  where idempotency_keys.created_at <= now() - {RETENTION}
   returning 1"""
 
 
-def keep_made(first: int, body: str) -> str:
+def store_computed_reply_sql(first: int, body: str) -> str:
     """A statement's part that stores a reply the statement itself makes, of a resource with a `version`.
 
     `body` is an SQL expression of type json; the claim is in the arguments from `$first` on. What follows has
-    to begin with `from`. Where the claim is taken, the whole statement fails (see `once`).
+    to begin with `from`. Where the claim is taken, the whole statement fails (see `execute_once`).
     """
     claim = ", ".join(f"${number}::{kind}" for number, kind in enumerate(CLAIM_KINDS, start=first))
     return f"""
@@ -174,8 +174,10 @@ def keep_made(first: int, body: str) -> str:
     convert_to(({body})::text, 'UTF8')"""
 
 
-async def once(connection: Connection, claim: Claim, statement: str, *arguments: object) -> Any:
-    """Run a statement with `keep_made`, whose last arguments are the claim. Returns its row, if there is one.
+async def execute_once(connection: Connection, claim: Claim, statement: str, *arguments: object) -> Any:
+    """Run a statement with `store_computed_reply_sql` and return its row, if there is one.
+
+    The last arguments of the statement are the claim.
 
     Raises `Replay` if the claim was answered before.
     """
@@ -185,39 +187,41 @@ async def once(connection: Connection, claim: Claim, statement: str, *arguments:
             if row := await connection.fetchrow(statement, *arguments, *astuple(claim)):
                 return row
         except asyncpg.UniqueViolationError as error:
-            if error.constraint_name != TAKEN:
+            if error.constraint_name != PRIMARY_KEY:
                 raise
             taken = True
-        if answered := await answers(connection, [claim]):
+        if answered := await stored_outcomes(connection, [claim]):
             raise answered[claim]
-        if not await connection.fetchval(FORGET, *claim.identity) and not taken:
+        if not await connection.fetchval(DELETE_EXPIRED, *claim.identity) and not taken:
             return None
     raise IdempotencyInProgress
 
 
-async def keep_or_raise(connection: Connection, kept: Kept) -> None:
+async def store_reply(connection: Connection, kept: StoredReply) -> None:
     """Store a reply in the transaction of its effect. Raises what answers the claim now if it is taken."""
-    if not await connection.fetchval(keep(1), *columns([kept])):
-        await raise_taken(connection, kept.claim)
+    if not await connection.fetchval(store_replies_sql(1), *reply_columns([kept])):
+        await raise_claim_conflict(connection, kept.claim)
 
 
-async def keep_in(session: AsyncSession, kept: Kept) -> None:
+async def store_reply_in_session(session: AsyncSession, kept: StoredReply) -> None:
     """Store a reply in a session's transaction. Raises what answers the claim now if it is taken."""
     reply = {"status": kept.status, "headers": kept.headers, "body": kept.body}
     new = insert(IdempotencyKey).values(**asdict(kept.claim), **reply)
     fresh = {name: new.excluded[name] for name in ("fingerprint", *reply)} | {"created_at": func.now()}
-    expired = IdempotencyKey.created_at <= func.now() - text(KEPT_FOR)
-    stored = new.on_conflict_do_update(constraint=TAKEN, set_=fresh, where=expired).returning(literal(1))
+    expired = IdempotencyKey.created_at <= func.now() - text(RETENTION)
+    stored = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=fresh, where=expired).returning(
+        literal(1)
+    )
     if await session.scalar(stored):
         return
     found = await session.get(IdempotencyKey, kept.claim.identity)
     if found is None:
         raise IdempotencyInProgress
-    raise _answer(kept.claim, found.fingerprint, found.status, found.headers, found.body)
+    raise _outcome(kept.claim, found.fingerprint, found.status, found.headers, found.body)
 
 
-def columns(kept: Sequence[Kept]) -> list[list[Any]]:
-    """The arguments of `keep`."""
+def reply_columns(kept: Sequence[StoredReply]) -> list[list[Any]]:
+    """The arguments of `store_replies_sql`."""
     return [
         [reply.claim.caller for reply in kept],
         [reply.claim.path for reply in kept],
@@ -240,7 +244,9 @@ async def _claim(request: StrictRequest) -> Claim | None:
     return Claim(request.user.id, request.scope["path"], key, fingerprint)
 
 
-def _answer(claim: Claim, fingerprint: bytes, status: int, headers: dict[str, str], body: bytes) -> Exception:
+def _outcome(
+    claim: Claim, fingerprint: bytes, status: int, headers: dict[str, str], body: bytes
+) -> Exception:
     if fingerprint != claim.fingerprint:
         return IdempotencyMismatch()
-    return Replay(Kept(claim, status, headers, body))
+    return Replay(StoredReply(claim, status, headers, body))

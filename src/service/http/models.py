@@ -7,7 +7,7 @@ from sqlalchemy import CheckConstraint, Index, Integer, LargeBinary, Text, func
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.records import Base
+from service.database.orm import Base
 
 
 class IdempotencyKey(Base):

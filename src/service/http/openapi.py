@@ -11,15 +11,23 @@ from litestar.routes import HTTPRoute
 
 from service import errors
 from service.errors import Fault
-from service.http.body import MERGE_PATCH
+from service.http.error_responses import (
+    HEADERS,
+    Error,
+    Problem,
+    error_response,
+    header_references,
+    header_schema,
+    response_name,
+)
 from service.http.idempotency import HEADER, IdempotencyMismatch
-from service.http.refusals import HEADERS, Error, Problem, component, header, refusal, shown
+from service.http.json_schema import INT32, REF, Json, build_schemas, to_portable
 from service.http.reply import Reply
-from service.http.wire import INT32, REF, Json, portable, schemas
+from service.http.request import MERGE_PATCH
 
 
 def parameter(name: str, description: str, **schema: object) -> Json:
-    return {"name": name, "in": "header", "required": False, **header(description, **schema)}
+    return {"name": name, "in": "header", "required": False, **header_schema(description, **schema)}
 
 
 PARAMETERS = {
@@ -43,27 +51,27 @@ PARAMETERS = {
 }
 
 
-def polish(app: Litestar, document: Json, also_taken: Iterable[Any] = ()) -> Json:
+def complete_document(app: Litestar, document: Json, also_taken: Iterable[Any] = ()) -> Json:
     """Complete Litestar's document. `also_taken` are types of requests that no signature names."""
     taken = list(also_taken)
     given: list[Any] = [Error, Problem]
     refusals: Json = {}
     for path, method, handler in operations(app):
         operation = document["paths"][path][method]
-        _describe(operation, method, handler)
+        _complete_operation(operation, method, handler)
         for status, faults in _faults_by_status(handler).items():
-            refusals[component(faults)] = refusal(faults)
-            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{component(faults)}"}
+            refusals[response_name(faults)] = error_response(faults)
+            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{response_name(faults)}"}
         operation["responses"] = dict(sorted(operation["responses"].items()))
-        given += [_given(handler)] if _given(handler) not in {type(None), Stream} else []
+        given += [_reply_type(handler)] if _reply_type(handler) not in {type(None), Stream} else []
         taken += [handler.parsed_data_field.annotation] if handler.parsed_data_field else []
     document["paths"] = dict(sorted(document["paths"].items()))
-    described: Json = portable(document)
+    described: Json = to_portable(document)
     described["components"] |= {
-        "schemas": schemas(taken, given),
+        "schemas": build_schemas(taken, given),
         "responses": dict(sorted(refusals.items())),
-        "headers": portable(HEADERS),
-        "parameters": portable(PARAMETERS),
+        "headers": to_portable(HEADERS),
+        "parameters": to_portable(PARAMETERS),
     }
     return described
 
@@ -77,7 +85,7 @@ def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
                     yield route.path_format or "/", str(method).lower(), handler
 
 
-def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
+def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
     operation["summary"] = summary.rstrip(".")
     operation["description"] = re.sub(r"\s*\n\s*", " ", rest.strip()) or summary
@@ -88,15 +96,15 @@ def _describe(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     if method == "patch":
         content = operation["requestBody"]["content"]
         content[MERGE_PATCH] = content[errors.JSON]
-    operation["responses"] = dict(_successes(operation, method, handler))
+    operation["responses"] = dict(_success_responses(operation, method, handler))
     operation["parameters"] = [
         *map(_parameter, operation.get("parameters", [])),
         *({"$ref": f"#/components/parameters/{name}"} for name in _headers(operation, method, handler)),
     ]
 
 
-def _successes(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[tuple[str, Json]]:
-    carried = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _once(handler)
+def _success_responses(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[tuple[str, Json]]:
+    carried = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _is_idempotent(handler)
     carried += ["RateLimit"] * ("scope" in handler.opt)
     for status, reply in operation["responses"].items():
         if status.startswith("2"):
@@ -104,12 +112,12 @@ def _successes(operation: Json, method: str, handler: HTTPRouteHandler) -> Itera
             also = ["Location"] * (located or "located" in handler.opt) + ["Content-Range"] * (
                 status == "206"
             )
-            reply["headers"] = {**reply.get("headers", {}), **shown(*carried, *also)}
+            reply["headers"] = {**reply.get("headers", {}), **header_references(*carried, *also)}
             if media := {kind: {"schema": _content(kind)} for kind in handler.opt.get("media", [])}:
-                reply["content"] = media if _given(handler) is Stream else {**reply["content"], **media}
+                reply["content"] = media if _reply_type(handler) is Stream else {**reply["content"], **media}
             yield status, reply
     if method == "get" and _conditional(handler):
-        yield "304", {"description": "You have the current version.", "headers": shown("ETag")}
+        yield "304", {"description": "You have the current version.", "headers": header_references("ETag")}
 
 
 def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[str]:
@@ -120,7 +128,7 @@ def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterato
         yield "IfMatch"
         if method == "put":
             yield "OnlyNew"
-    if _once(handler):
+    if _is_idempotent(handler):
         yield "IdempotencyKey"
     if "206" in operation["responses"]:
         yield from ("Range", "IfRange")
@@ -148,21 +156,21 @@ def _annotation(handler: HTTPRouteHandler) -> Any:
     return handler.parsed_fn_signature.return_type.annotation
 
 
-def _given(handler: HTTPRouteHandler) -> Any:
+def _reply_type(handler: HTTPRouteHandler) -> Any:
     """The type of the body of a reply."""
     annotation = _annotation(handler)
     return get_args(annotation)[0] if get_origin(annotation) in {Reply, Response} else annotation
 
 
 def _versioned(handler: HTTPRouteHandler) -> bool:
-    return hasattr(_given(handler), "version") and bool(handler.opt.get("scope"))
+    return hasattr(_reply_type(handler), "version") and bool(handler.opt.get("scope"))
 
 
 def _conditional(handler: HTTPRouteHandler) -> bool:
     return _versioned(handler) or bool(handler.opt.get("conditional"))
 
 
-def _once(handler: HTTPRouteHandler) -> bool:
+def _is_idempotent(handler: HTTPRouteHandler) -> bool:
     return IdempotencyMismatch in handler.opt.get("faults", [])
 
 

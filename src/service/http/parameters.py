@@ -11,22 +11,22 @@ import msgspec
 from litestar import Request
 
 from service.errors import Detail, ValidationFailed
-from service.http.explain import message
 from service.http.idempotency import HEADER, IdempotencyMismatch, key_problem
+from service.http.validation import describe_error
 
 AnyRequest = Request[Any, Any, Any]
 
-WORDS = ("status", "in_stock", "currency")
+NON_TEXT_FILTERS = ("status", "in_stock", "currency")
 """Filters that are no texts."""
 
 
-def refuse_wrong_query(request: AnyRequest) -> None:
+def validate_query(request: AnyRequest) -> None:
     """For a handler that has a `limit`, filters that are no texts, or texts of its own to parse."""
     if details := list(_query(request)):
         raise ValidationFailed(details)
 
 
-def with_all_parameters(request: AnyRequest, found: ValidationFailed) -> ValidationFailed:
+def add_parameter_errors(request: AnyRequest, found: ValidationFailed) -> ValidationFailed:
     """The refusal, and what else is wrong in path, query and headers."""
     details = {(detail.source, detail.field): detail for detail in found.details}
     for detail in (*_path(request), *_query(request), *_headers(request)):
@@ -40,12 +40,12 @@ def _path(request: AnyRequest) -> Iterator[Detail]:
         try:
             msgspec.convert(text, kinds[name], strict=False)
         except msgspec.ValidationError as error:
-            yield Detail(f"/{name}", message(error), "path")
+            yield Detail(f"/{name}", describe_error(error), "path")
 
 
 def _query(request: AnyRequest) -> Iterator[Detail]:
     query = request.query_params
-    for name in WORDS:
+    for name in NON_TEXT_FILTERS:
         if query.get(name) == "null":  # for Litestar a parameter that was not sent
             yield Detail(f"/{name}", "must not be null", "query")
     if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers

@@ -8,11 +8,11 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send, Serializer
 
 from service import errors
-from service.http.body import StrictRequest
+from service.http.request import StrictRequest
 from service.values import encode_json
 
 T = TypeVar("T")
-EMPTY = {204, 304}
+BODYLESS_STATUSES = {204, 304}
 """The statuses of replies without content."""
 ENTITY_TAG = re.compile(r'((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
@@ -47,16 +47,16 @@ class Reply(Response[T]):
         status = self.status_code or status_code or 200
         media_type = str(self.media_type or media_type or errors.JSON)
         body, raw = b"", {}
-        if status not in EMPTY:
+        if status not in BODYLESS_STATUSES:
             body = self.render(self.content, media_type)
             charset = "; charset=utf-8" if media_type.startswith("text/") else ""
             raw = {b"content-type": (media_type + charset).encode(), b"content-length": b"%d" % len(body)}
         for name, value in self.headers.items():
             raw[name.lower().encode()] = str(value).encode("latin-1")
-        return Finished(status, list(raw.items()), body)
+        return RenderedReply(status, list(raw.items()), body)
 
 
-class Finished(ASGIResponse):
+class RenderedReply(ASGIResponse):
     """A reply as it goes out. Litestar's own looks every header up among all the others (35 µs a request)."""
 
     def __init__(self, status: int, raw_headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -69,16 +69,16 @@ class Finished(ASGIResponse):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-def versioned(request: StrictRequest, content: V, *, location: str | None = None) -> Reply[V]:
+def versioned_reply(request: StrictRequest, content: V, *, location: str | None = None) -> Reply[V]:
     """The resource with its `ETag`; 304 without a body if the client has this version already."""
     headers = reply_headers(content.version, location)
-    if none_match(request, headers["ETag"]):
+    if is_not_modified(request, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(content, headers=headers)
 
 
-def preferred(request: StrictRequest, *offered: str) -> str:
-    return errors.preferred(request.header(b"accept") or "", *offered)
+def negotiate(request: StrictRequest, *offered: str) -> str:
+    return errors.negotiate_media_type(request.header(b"accept") or "", *offered)
 
 
 def reply_headers(version: int, location: str | None = None) -> dict[str, str]:
@@ -90,7 +90,7 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_versions(request: StrictRequest) -> list[int] | None:
+def if_match_versions(request: StrictRequest) -> list[int] | None:
     """The versions `If-Match` accepts. None: any. Weak and foreign tags match nothing."""
     header = request.header(b"if-match")
     if header is None or header.strip() == "*":
@@ -99,7 +99,7 @@ def expected_versions(request: StrictRequest) -> list[int] | None:
     return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[1-9][0-9]{0,8}"', tag)]
 
 
-def none_match(request: StrictRequest, current: str) -> bool:
+def is_not_modified(request: StrictRequest, current: str) -> bool:
     """Whether a client that reads has the current version already (`If-None-Match`)."""
     header = request.header(b"if-none-match") if request.method == "GET" else None
     if header is None:

@@ -5,13 +5,13 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 
-class Trust:
+class TrustPolicy:
     """Unless told otherwise any `Host` is right, and a client is who opened the connection."""
 
     def __init__(self, hosts: Collection[str], proxies: Collection[str]) -> None:
         self._hosts = {host.lower() for host in hosts}
         self._proxies = [ip_network(proxy) for proxy in proxies]
-        self._is_proxy = lru_cache(maxsize=1024)(self._among_proxies)
+        self._is_proxy = lru_cache(maxsize=1024)(self._matches_proxy)
 
     def knows(self, host: bytes) -> bool:
         """Whether the `Host` header, with or without a port, names this service."""
@@ -33,7 +33,7 @@ class Trust:
             address = hop.strip()
         return address
 
-    def _among_proxies(self, address: str) -> bool:
+    def _matches_proxy(self, address: str) -> bool:
         return _is_address(address) and any(ip_address(address) in network for network in self._proxies)
 
 

@@ -10,10 +10,10 @@ from msgspec import UNSET
 from msgspec.structs import astuple, replace
 from uuid_utils.compat import uuid7
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author
-from service.http.idempotency import Claim, columns, kept_creation, once, raise_taken
+from service.http.idempotency import Claim, creation_reply, execute_once, raise_claim_conflict, reply_columns
 from service.http.merge import merge_patch
 from service.items import statements
 from service.items.schemas import (
@@ -35,22 +35,22 @@ class InsufficientStock(Fault):
     status, code, message = 409, "INSUFFICIENT_STOCK", "There is not enough stock"
 
 
-FAULTS = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
+FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 """By the name of the violated constraint."""
 
 
 async def create_item(database: Database, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
     """Raises `Replay` if the claim was answered before."""
     item = _item(new)
-    kept = [] if claim is None else [kept_creation(claim, item, location(item))]
+    kept = [] if claim is None else [creation_reply(claim, item, location(item))]
     row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
            item.attributes, item.created_at)  # fmt: skip
     created = await database.fetchval(
-        statements.CREATE, *row, *columns(kept), author.actor, author.request_id, item
+        statements.CREATE, *row, *reply_columns(kept), author.actor, author.request_id, item
     )
     if claim is not None and not created:
         async with database.connection() as connection:
-            await raise_taken(connection, claim)
+            await raise_claim_conflict(connection, claim)
     return item
 
 
@@ -99,7 +99,7 @@ async def adjust_stock(
     return Item(*row)
 
 
-async def adjust_stock_once(
+async def adjust_stock_idempotently(
     database: Database,
     item_id: UUID,
     change: StockChange,
@@ -111,7 +111,7 @@ async def adjust_stock_once(
     """Returns the item's version and the body of the reply. Raises `Replay` if it was done before."""
     arguments = _adjustment(item_id, change, author, versions)
     async with database.connection() as connection:
-        row = await once(connection, claim, statements.ADJUST_ONCE, *arguments)
+        row = await execute_once(connection, claim, statements.ADJUST_IDEMPOTENTLY, *arguments)
     if row is None:
         raise await _why_not(database, item_id, versions, change.delta)
     return row["version"], row["body"]
@@ -174,7 +174,7 @@ async def _why_not(
     database: Database, item_id: UUID, versions: list[int] | None, delta: int | None = None
 ) -> Fault:
     """The row as it is now explains why a guarded statement did not change it."""
-    row = await database.fetchrow(statements.STATE, item_id)
+    row = await database.fetchrow(statements.READ_STATE, item_id)
     if row is None:
         return NotFound()
     if delta is None or (versions is not None and row["version"] not in versions):

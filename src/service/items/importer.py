@@ -8,26 +8,26 @@ from typing import TextIO
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
+from service.database.servers import Connection
 from service.events.journal import Author
-from service.hosts import Connection
-from service.items.rows import OPTIONAL, REQUIRED, BadRow, Row, read_rows
+from service.items.csv_rows import OPTIONAL, REQUIRED, InvalidRow, Row, read_rows
 from service.items.schemas import ItemCreate
-from service.items.statements import FACTS, SHOWN, record_changed
+from service.items.statements import AUDITED_FIELDS_JSON, ITEM_JSON, record_item_events
 from service.values import encode_json
 
-STAGED = ("line", "id", *REQUIRED, *OPTIONAL)
+STAGING_COLUMNS = ("line", "id", *REQUIRED, *OPTIONAL)
 
 BAD_ROWS_LISTED_MAX = 1000
-HELD_SECONDS_MAX = 0.005
+LOOP_SLICE_SECONDS = 0.005
 """After so long of reading rows the event loop is for others."""
 PATIENCE_SECONDS = 3600.0
 """For each statement: files can be large, and their items ordered by others meanwhile."""
 
-STAGE = """
+CREATE_STAGING_TABLE = """
 create temporary table staged (line int, id uuid, sku text, name text, price text, description text,
   currency text, quantity int, attributes text) on commit drop"""
 
-REPEATED = """
+DELETE_DUPLICATES = """
 with repeated as (
   delete from staged s using (select sku, min(line) as line from staged group by sku) first
   where s.sku = first.sku and s.line > first.line returning s.line, s.sku, first.line as first_line
@@ -44,15 +44,15 @@ with created as (
   select id, version, 'import', quantity, quantity from created where quantity > 0
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'item.created', id::text, $1, $2, {SHOWN}::jsonb from created
+  select 'item.created', id::text, $1, $2, {ITEM_JSON}::jsonb from created
 ), merged as (delete from staged using created where staged.sku = created.sku)
 select count(*) from created"""
 
-LOCK_OLD = """
+LOCK_EXISTING = """
 with old as (select 1 from items join staged using (sku) order by items.id for no key update of items)
 select count(*) from old"""
 
-UPDATE_OLD = f"""
+UPDATE_EXISTING = f"""
 with before as (
   select i.* from items i join staged using (sku)
 ), changed as (
@@ -60,31 +60,31 @@ with before as (
   from staged s, before
   where i.sku = s.sku and i.id = before.id and ({{current}}) is distinct from ({{values}})
   returning i.*, i.quantity - before.quantity as delta,
-    changes({FACTS.format("before")}, {FACTS.format("i")}) as changes
+    changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', delta, quantity from changed where delta <> 0
-), recorded as ({record_changed("$1", "$2")}
+), recorded as ({record_item_events("$1", "$2")}
 )
 select count(*) from changed"""
 CASTS = {"price": "s.price::numeric", "attributes": "s.attributes::jsonb"}
 
 
-class Report(Struct):
+class ImportReport(Struct):
     """How many items an import created, updated or left as they were, and how many rows are bad."""
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     bad: int = 0
-    bad_rows: list[BadRow] = []
+    bad_rows: list[InvalidRow] = []
     """The first of them."""
 
 
-class BadRows(Exception):
+class InvalidRows(Exception):
     """Not all rows are good, so none is to be imported."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ImportReport) -> None:
         super().__init__(f"{report.bad} bad rows, nothing imported")
         self.report = report
 
@@ -96,24 +96,24 @@ async def import_items(
     *,
     skip_bad: bool,
     on_progress: Callable[[int], Awaitable[None]],
-) -> Report:
+) -> ImportReport:
     """Create the items with new SKUs and update the others; columns the file lacks keep their values.
 
     `text` is opened with `rows.ENCODING` and without translation of newlines; `on_progress` gets the bytes
     read so far. All is in the caller's transaction, to be rolled back should this raise: `BadFile` when the
-    header or the encoding is wrong, `BadRows` unless they are to be skipped.
+    header or the encoding is wrong, `InvalidRows` unless they are to be skipped.
     """
-    report = Report()
+    report = ImportReport()
     await connection.execute(f"set local statement_timeout = '{PATIENCE_SECONDS}s'")
-    await connection.execute(STAGE)
+    await connection.execute(CREATE_STAGING_TABLE)
     columns, rows = read_rows(text)
     records = _records(rows, text, report, on_progress)
     await connection.copy_records_to_table(
-        "staged", records=records, columns=STAGED, timeout=PATIENCE_SECONDS
+        "staged", records=records, columns=STAGING_COLUMNS, timeout=PATIENCE_SECONDS
     )
-    await _leave_out_repeated(connection, report)
+    await _drop_duplicate_skus(connection, report)
     if report.bad and not skip_bad:
-        raise BadRows(report)
+        raise InvalidRows(report)
     await _merge(connection, columns, author, report)
     return report
 
@@ -121,12 +121,12 @@ async def import_items(
 async def _records(
     rows: Iterator[tuple[int, Row]],
     text: TextIO,
-    report: Report,
+    report: ImportReport,
     on_progress: Callable[[int], Awaitable[None]],
 ) -> AsyncIterator[tuple[object, ...]]:
     since = monotonic()
     for line, item in rows:
-        if monotonic() - since > HELD_SECONDS_MAX:
+        if monotonic() - since > LOOP_SLICE_SECONDS:
             await on_progress(text.buffer.tell())
             await asyncio.sleep(0)
             since = monotonic()
@@ -134,32 +134,32 @@ async def _records(
             attributes = None if item.attributes is None else encode_json(item.attributes).decode()
             yield (line, uuid7(), item.sku, item.name, item.price, item.description, item.currency,
                    item.quantity, attributes)  # fmt: skip
-        elif isinstance(item, BadRow):
+        elif isinstance(item, InvalidRow):
             _add(report, item)
     await on_progress(text.buffer.tell())
 
 
-def _add(report: Report, row: BadRow) -> None:
+def _add(report: ImportReport, row: InvalidRow) -> None:
     report.bad += 1
     if len(report.bad_rows) < BAD_ROWS_LISTED_MAX:
         report.bad_rows.append(row)
 
 
-async def _leave_out_repeated(connection: Connection, report: Report) -> None:
-    repeated = await connection.fetch(REPEATED, BAD_ROWS_LISTED_MAX, timeout=PATIENCE_SECONDS)
-    rows = [BadRow(line, [f"sku: {sku} is in line {first} already"]) for line, sku, first, _ in repeated]
+async def _drop_duplicate_skus(connection: Connection, report: ImportReport) -> None:
+    repeated = await connection.fetch(DELETE_DUPLICATES, BAD_ROWS_LISTED_MAX, timeout=PATIENCE_SECONDS)
+    rows = [InvalidRow(line, [f"sku: {sku} is in line {first} already"]) for line, sku, first, _ in repeated]
     report.bad += repeated[0]["count"] if repeated else 0
     report.bad_rows = sorted(report.bad_rows + rows, key=lambda row: row.line)[:BAD_ROWS_LISTED_MAX]
 
 
-async def _merge(connection: Connection, columns: list[str], author: Author, report: Report) -> None:
+async def _merge(connection: Connection, columns: list[str], author: Author, report: ImportReport) -> None:
     by = (author.actor, author.request_id)
     # Before anything of ours is in the way of who holds one of them, such as a PATCH to a SKU of ours.
-    await connection.fetchval(LOCK_OLD, timeout=PATIENCE_SECONDS)
+    await connection.fetchval(LOCK_EXISTING, timeout=PATIENCE_SECONDS)
     report.created = await connection.fetchval(INSERT_NEW, *by, timeout=PATIENCE_SECONDS)
-    report.unchanged = await connection.fetchval(LOCK_OLD, timeout=PATIENCE_SECONDS)
+    report.unchanged = await connection.fetchval(LOCK_EXISTING, timeout=PATIENCE_SECONDS)
     kept = [name for name in columns if name != "sku"]
-    statement = UPDATE_OLD.format(
+    statement = UPDATE_EXISTING.format(
         columns=", ".join(kept),
         values=", ".join(CASTS.get(name, f"s.{name}") for name in kept),
         current=", ".join(f"i.{name}" for name in kept),

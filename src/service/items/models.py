@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.records import Base
+from service.database.orm import Base
 
 CAUSES = ("order", "cancel", "adjust", "set", "import")
 

@@ -1,6 +1,6 @@
 """The SQL of items: a mutation is one statement that changes the row and books movement and event."""
 
-from service.http.idempotency import keep, keep_made
+from service.http.idempotency import store_computed_reply_sql, store_replies_sql
 from service.items.schemas import LOW_STOCK, QUANTITY_MAX
 
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
@@ -8,16 +8,16 @@ COLUMNS = """id, sku, name, description, price::text, currency, quantity, attrib
 
 READ = f"select {COLUMNS} from items where id = $1"
 
-STATE = "select version, sku, quantity from items where id = $1"
+READ_STATE = "select version, sku, quantity from items where id = $1"
 """Why a guarded statement changed nothing; asked only then."""
 
-FACTS = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
+AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
     'price', {0}.price::text, 'currency', {0}.currency, 'quantity', {0}.quantity,
     'attributes', {0}.attributes)"""
 """What the journal compares."""
 
 CREATE = f"""
-with kept as ({keep(10)}
+with kept as ({store_replies_sql(10)}
 ), created as (
   insert into items (id, sku, name, description, price, currency, quantity, attributes, version,
     created_at, updated_at)
@@ -35,12 +35,12 @@ select count(*) from created"""
 """Returns 0 when the claim to do it once is taken."""
 
 
-def runs_low(quantity: str) -> str:
+def low_stock_condition(quantity: str) -> str:
     """Whether the change `delta` that led to this quantity is worth an `item.low_stock`."""
     return f"delta < 0 and ({quantity} = 0 or {quantity} <= {LOW_STOCK} and {quantity} - delta > {LOW_STOCK})"
 
 
-def record_changed(actor: str, request_id: str) -> str:
+def record_item_events(actor: str, request_id: str) -> str:
     """Books what `changed` has: rows of items with their `delta` and `changes`."""
     return f"""
   insert into events (type, subject, actor, request_id, payload)
@@ -49,7 +49,7 @@ def record_changed(actor: str, request_id: str) -> str:
   union all
   select 'item.low_stock', id::text, {actor}, {request_id},
     jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
-  from changed where {runs_low("quantity")}"""
+  from changed where {low_stock_condition("quantity")}"""
 
 
 # The SET refers to the target row itself, so concurrent patches of different fields both survive: what a
@@ -65,11 +65,11 @@ with before as (
     version = i.version + 1, updated_at = now()
   from before where i.id = before.id
   returning i.*, i.quantity - before.quantity as delta,
-    changes({FACTS.format("before")}, {FACTS.format("i")}) as changes
+    changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', delta, quantity from changed where delta <> 0
-), recorded as ({record_changed("$4", "$5")}
+), recorded as ({record_item_events("$4", "$5")}
 )
 select {COLUMNS} from changed"""
 
@@ -85,19 +85,20 @@ with changed as (
 ), moved as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
   select id, version, 'adjust', $2, quantity, $6 from changed
-), recorded as ({record_changed("$4", "$5")}
+), recorded as ({record_item_events("$4", "$5")}
 )"""
 
 ADJUST = f"{_ADJUST} select {COLUMNS} from changed"
 
-SHOWN = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
+ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
     'price', price::text, 'currency', currency, 'quantity', quantity, 'attributes', attributes,
     'version', version, 'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
 """An item as the API shows it."""
 
 # Nobody can know this reply before the statement has run, so the statement itself writes it.
-ADJUST_ONCE = f"""{_ADJUST}, kept as ({keep_made(7, SHOWN)} from changed returning body
+ADJUST_IDEMPOTENTLY = f"""{_ADJUST}, kept as (
+  {store_computed_reply_sql(7, ITEM_JSON)} from changed returning body
 )
 select version, body from changed, kept"""
 """Fails on `TAKEN` if there is a reply under the claim."""
@@ -107,7 +108,8 @@ with deleted as (
   delete from items where id = $1 and ($2::int[] is null or version = any($2)) returning *
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'item.deleted', id::text, $3, $4, jsonb_build_object('id', id) || {FACTS.format("deleted")}
+  select 'item.deleted', id::text, $3, $4,
+    jsonb_build_object('id', id) || {AUDITED_FIELDS_JSON.format("deleted")}
   from deleted
 )
 select id from deleted"""

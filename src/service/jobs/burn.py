@@ -3,7 +3,7 @@
 from time import monotonic
 
 
-def burn(seconds: float) -> None:
+def burn_cpu(seconds: float) -> None:
     end = monotonic() + seconds
     while monotonic() < end:
         pass

@@ -12,22 +12,22 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Struct
 
-from service.blobs import Blobs
-from service.db import Database
+from service.blobs import BlobStore
+from service.database.database import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
-from service.http.body import StrictRequest, decode
-from service.http.envelope import Exchange
-from service.http.idempotency import ONCE, claimed
-from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
+from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.middleware import Exchange
+from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
-from service.jobs import control
-from service.jobs.kinds import UnknownJob
+from service.http.request import StrictRequest, decode
+from service.jobs import operations
+from service.jobs.kinds import UnknownJobKind
 from service.jobs.schemas import Job, NewJob, Queued, Status
-from service.jobs.streams import Streams
+from service.jobs.streams import JobStreams
 from service.values import encode_json
 
 
-class Named(Struct):
+class KindOnly(Struct):
     kind: str
 
 
@@ -37,7 +37,7 @@ class ProcessRequest(StrictRequest):
     async def json(self) -> NewJob:
         body = await self.body()
         try:
-            named: Named = decode(body, Named)
+            named: KindOnly = decode(body, KindOnly)
         except ValidationFailed:
             decode(body, NewJob)
             raise
@@ -50,7 +50,7 @@ class ProcessController(Controller):
     tags = ["Jobs"]
     request_class = ProcessRequest
 
-    @post(scope="jobs:write", status_code=202, located=True, faults=[UnknownJob, *ONCE])
+    @post(scope="jobs:write", status_code=202, located=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS])
     async def process(
         self,
         database: NamedDependency[Database],
@@ -58,9 +58,9 @@ class ProcessController(Controller):
         data: JSONBody[NewJob],
     ) -> Reply[Queued]:
         """Queue a job. `Location` is where its status can be looked up."""
-        async with claimed(request) as claim:
-            queued = await control.submit(database, data, request.author, claim)
-        return Reply(queued, headers={"Location": control.location(queued.id)})
+        async with hold_claim(request) as claim:
+            queued = await operations.submit(database, data, request.author, claim)
+        return Reply(queued, headers={"Location": operations.location(queued.id)})
 
 
 class JobController(Controller):
@@ -74,7 +74,7 @@ class JobController(Controller):
         request: StrictRequest,
         status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
         kind: Annotated[
-            str | None, QueryParameter(pattern=TEXT, max_length=100, description="Of this kind.")
+            str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=100, description="Of this kind.")
         ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
@@ -82,13 +82,13 @@ class JobController(Controller):
         """List jobs, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"status": status, "kind": kind, "after": pager.after}
-        jobs = await control.list_jobs(database, filters, pager.fetch)
+        jobs = await operations.list_jobs(database, filters, pager.fetch)
         return pager.page(jobs, lambda job: job.id)
 
     @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])
     async def get_job(self, database: NamedDependency[Database], job_id: FromPath[UUID]) -> Job:
         """Read a job: its status, progress, and in the end its result or error."""
-        return await control.read_job(database, job_id)
+        return await operations.read_job(database, job_id)
 
     @get(
         "/{job_id:str}/events",
@@ -97,7 +97,7 @@ class JobController(Controller):
         faults=[NotFound, Overloaded],
     )
     async def follow_job(
-        self, streams: NamedDependency[Streams], request: StrictRequest, job_id: FromPath[UUID]
+        self, streams: NamedDependency[JobStreams], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Stream:
         """Follow a job by server-sent events.
 
@@ -118,12 +118,12 @@ class JobController(Controller):
     async def get_output(
         self,
         database: NamedDependency[Database],
-        blobs: NamedDependency[Blobs],
+        blobs: NamedDependency[BlobStore],
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
         """Download the file a job has made; 404 until then."""
-        output = control.output_of(await control.read_job(database, job_id))
+        output = operations.job_output(await operations.read_job(database, job_id))
         size_bytes, content = await blobs.get(output.key)
         headers = {
             "Content-Type": output.content_type,
@@ -137,23 +137,23 @@ class JobController(Controller):
         self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Cancel a job that is queued or running. Doing so again changes nothing."""
-        return await control.cancel(database, job_id, request.author)
+        return await operations.cancel(database, job_id, request.author)
 
     @post("/{job_id:str}/retry", scope="jobs:write", status_code=202, faults=[NotFound, InvalidState])
     async def retry_job(
         self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Queue a failed job again."""
-        return await control.retry(database, job_id, request.author)
+        return await operations.retry(database, job_id, request.author)
 
 
 async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:
     """As the HTML standard has server-sent events (§9.2); a comment keeps the connection alive."""
     async with aclosing(changes):
-        yield _event(first)
+        yield _encode_event(first)
         async for job in changes:
-            yield _event(job)
+            yield _encode_event(job)
 
 
-def _event(job: Job | None) -> bytes:
+def _encode_event(job: Job | None) -> bytes:
     return b": keep-alive\n\n" if job is None else b"event: job\ndata: " + encode_json(job) + b"\n\n"

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Struct
 
 from service.errors import Fault
-from service.jobs.task import Task
+from service.jobs.context import JobContext
 
 
-class UnknownJob(Fault):
+class UnknownJobKind(Fault):
     status, code, message = 422, "UNKNOWN_JOB", "There is no such kind of job"
 
 
@@ -19,12 +19,12 @@ class Kind(Struct, frozen=True):
     """`run` gets the task and the payload decoded to `payload`; what it returns is the job's result (JSON).
 
     It may be begun again after a crash or an error, so it has to bear that: by doing everything in one
-    transaction that `Task.finish` is part of, or by writing what a second run would write again.
+    transaction that `JobContext.finish` is part of, or by writing what a second run would write again.
     """
 
     name: str
     payload: Any
-    run: Callable[[Task, Any], Awaitable[Any]]
+    run: Callable[[JobContext, Any], Awaitable[Any]]
 
     @property
     def request(self) -> type[Struct]:
@@ -32,7 +32,7 @@ class Kind(Struct, frozen=True):
         return _request(self.payload)
 
 
-class Kinds:
+class KindRegistry:
     """The registry."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
@@ -42,10 +42,10 @@ class Kinds:
         return iter(self._kinds.values())
 
     def __getitem__(self, name: str) -> Kind:
-        """Raises `UnknownJob`, which lists the kinds there are."""
+        """Raises `UnknownJobKind`, which lists the kinds there are."""
         kind = self._kinds.get(name)
         if kind is None:
-            raise UnknownJob(details=[{"kind": known} for known in sorted(self._kinds)])
+            raise UnknownJobKind(details=[{"kind": known} for known in sorted(self._kinds)])
         return kind
 
 

@@ -12,23 +12,23 @@ Ts = TypeVarTuple("Ts")
 
 NICENESS = 10
 """Requests and the event loops go first."""
-WATCH_SECONDS = 1.0
+PARENT_POLL_SECONDS = 1.0
 
 
-def modestly(function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
+def run_at_low_priority(function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
     """Call it in a process that lets others go first, and that ends when its parent is gone."""
-    _settle_in()
+    _init_process()
     return function(*arguments)
 
 
 @cache
-def _settle_in() -> None:
+def _init_process() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _follow(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """Work whose worker was killed would go on burning a core for nobody."""
     while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
+        time.sleep(PARENT_POLL_SECONDS)
     os._exit(1)

@@ -1,7 +1,7 @@
 """What a process that only serves does with the queue.
 
 PgQueuer is imported when there is something to queue: it costs 130 ms and 6 MiB. In a thread, since an event
-loop that stands still for so long may take the database for silent (see `service.pulse`).
+loop that stands still for so long may take the database for silent (see `service.database.monitor`).
 """
 
 import asyncio
@@ -9,28 +9,28 @@ from collections.abc import Sequence
 from types import ModuleType
 from uuid import UUID
 
-from service.hosts import Connection
+from service.database.servers import Connection
 
 _imported: ModuleType | None = None
 
 
 async def enqueue(connection: Connection, job_ids: Sequence[UUID]) -> list[int]:
     """In the transaction of `connection`: workers are told when it commits. Returns the entries' ids."""
-    puller = await _puller()
+    adapter = await _adapter()
     count = len(job_ids)
-    entries = await puller.queries(puller.OwnConnection(connection)).enqueue(
-        [puller.ENTRYPOINT] * count, [job_id.bytes for job_id in job_ids], [0] * count
+    entries = await adapter.queries(adapter.JsonbDriver(connection)).enqueue(
+        [adapter.ENTRYPOINT] * count, [job_id.bytes for job_id in job_ids], [0] * count
     )
     return list(entries)
 
 
-async def call_off(connection: Connection, queue_id: int) -> None:
+async def notify_cancellation(connection: Connection, queue_id: int) -> None:
     """Tell the worker that may have begun an entry to stop, when the transaction commits."""
-    puller = await _puller()
-    await puller.queries(puller.OwnConnection(connection)).notify_job_cancellation([puller.JobId(queue_id)])
+    adapter = await _adapter()
+    await adapter.queries(adapter.JsonbDriver(connection)).notify_job_cancellation([adapter.JobId(queue_id)])
 
 
-async def _puller() -> ModuleType:
+async def _adapter() -> ModuleType:
     global _imported  # noqa: PLW0603  # a module is imported once
     if _imported is None:
         _imported = await asyncio.to_thread(_import)
@@ -38,6 +38,6 @@ async def _puller() -> ModuleType:
 
 
 def _import() -> ModuleType:
-    from service.jobs import puller  # noqa: PLC0415  # see above
+    from service.jobs import pgqueuer_adapter  # noqa: PLC0415  # see the module's docstring
 
-    return puller
+    return pgqueuer_adapter

@@ -15,23 +15,23 @@ from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Context
 from pgqueuer.domain.models import Job as Entry
 
-from service.blobs import Blobs
-from service.db import Database
+from service.blobs import BlobStore
+from service.database.database import Database
+from service.database.orm import root_cause
 from service.errors import Fault, ValidationFailed
-from service.http.body import decode
+from service.http.request import decode
 from service.jobs import statements
-from service.jobs.kinds import Kinds
-from service.jobs.outage import AWAY, LOST, PAUSE_SECONDS
-from service.jobs.task import JobFailed, Superseded, Task
-from service.records import root_cause
-from service.telemetry.meters import Meters, Outcome
-from service.telemetry.traces import OFF, Traces
+from service.jobs.context import JobContext, JobFailed, JobSuperseded
+from service.jobs.kinds import KindRegistry
+from service.jobs.outage_errors import DATABASE_DOWN_ERRORS, OUTAGE_ERRORS, RETRY_DELAYS_SECONDS
+from service.observability.metrics import Metrics, Outcome
+from service.observability.tracing import NO_TRACER, Tracer
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 BACKOFF_SECONDS_MAX = 300.0
-AT_ONCE = 0.0
+IMMEDIATELY = 0.0
 ERROR_LENGTH_MAX = 1000
 
 
@@ -41,16 +41,16 @@ class Runner:
     def __init__(
         self,
         database: Database,
-        blobs: Blobs,
-        kinds: Kinds,
+        blobs: BlobStore,
+        kinds: KindRegistry,
         *,
         attempts_max: int,
         on_end: Callable[[], None] = lambda: None,
-        meters: Meters,
-        traces: Traces = OFF,
+        meters: Metrics,
+        traces: Tracer = NO_TRACER,
     ) -> None:
         """`on_end` is called whenever one has ended: it may have made events."""
-        meters.know_kinds(kind.name for kind in kinds)
+        meters.register_kinds(kind.name for kind in kinds)
         meters.watch(meters.running, lambda: len(self))
         self._meters = meters
         self._traces = traces
@@ -79,7 +79,7 @@ class Runner:
             pause_seconds = await self._run(entry, scope)
         except Exception:  # a bug of ours: the job must not get lost by it
             log.exception("crash", entry=entry.id)
-            pause_seconds = PAUSE_SECONDS[-1]
+            pause_seconds = RETRY_DELAYS_SECONDS[-1]
         finally:
             self._under_way.discard(scope)
             self._on_end()
@@ -89,17 +89,17 @@ class Runner:
     async def _run(self, entry: Entry, scope: CancelScope) -> float | None:
         """In how many seconds it has to be begun again; None: nothing is left to do."""
         if self._interrupted:
-            return AT_ONCE
+            return IMMEDIATELY
         try:
             begun = await self._database.fetchrow(
-                statements.BEGIN, UUID(bytes=entry.payload or b""), entry.id
+                statements.START, UUID(bytes=entry.payload or b""), entry.id
             )
-        except AWAY:
-            return PAUSE_SECONDS[-1]
+        except DATABASE_DOWN_ERRORS:
+            return RETRY_DELAYS_SECONDS[-1]
         if begun is None:  # over already, or begun anew by another entry
             return None
         job_id, attempt, kind, payload, _ = begun
-        task = Task(job_id, entry.id, attempt, kind, database=self._database, blobs=self._blobs)
+        task = JobContext(job_id, entry.id, attempt, kind, database=self._database, blobs=self._blobs)
         facts = {"depot.job": str(job_id), "depot.attempt": attempt}
         with self._meters.run(kind) as run, self._traces.work(f"job {kind}", facts):
             try:
@@ -110,11 +110,11 @@ class Runner:
                     task.log.info("job cancelled")
                     run.outcome = "cancelled"
                     return None  # and whoever did so has written it
-            except AWAY as error:
+            except DATABASE_DOWN_ERRORS as error:
                 task.log.warning("job interrupted", cause=repr(error))
-            return await self._give_back(task)
+            return await self._requeue(task)
 
-    async def _attempt(self, task: Task, name: str, payload: bytes) -> tuple[float | None, Outcome]:
+    async def _attempt(self, task: JobContext, name: str, payload: bytes) -> tuple[float | None, Outcome]:
         """In how many seconds it has to be begun again, if at all, and how this run ended."""
         begun_at = monotonic()
         task.log.info("job begun")
@@ -122,51 +122,57 @@ class Runner:
             if task.attempt > self._attempts_max:
                 raise JobFailed(f"It was begun {self._attempts_max} times, and its worker died each time")
             kind = self._kinds[name]
-            result = await kind.run(task, _fitting(payload, kind.payload))
-            ended = await _insist(lambda: task.end(self._database, "succeeded", result, None))
+            result = await kind.run(task, _decode_payload(payload, kind.payload))
+            ended = await _retry_write(lambda: task.end(self._database, "succeeded", result, None))
             if not ended and not task.finished:
-                raise Superseded
+                raise JobSuperseded
             task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
-        except Superseded:
+        except JobSuperseded:
             task.log.warning("job superseded")
             return None, "superseded"
         except Exception as error:
-            if isinstance(root_cause(error), LOST):
+            if isinstance(root_cause(error), OUTAGE_ERRORS):
                 raise
             return await self._fail(task, error)
         return None, "succeeded"
 
-    async def _fail(self, task: Task, error: Exception) -> tuple[float | None, Outcome]:
-        """Try again later, or fail for good. Raises one of `AWAY`: then it was no failure of the job's."""
+    async def _fail(self, task: JobContext, error: Exception) -> tuple[float | None, Outcome]:
+        """Retry the job later, or record that it failed for good.
+
+        Raises one of `DATABASE_DOWN_ERRORS` when the database is down, which is no failure of the job.
+        """
         if isinstance(error, JobFailed) or task.attempt >= self._attempts_max:
             result = error.result if isinstance(error, JobFailed) else None
-            if not await task.end(self._database, "failed", result, _told(error)):
+            if not await task.end(self._database, "failed", result, _client_message(error)):
                 return None, "superseded"
             task.log.error("job failed", exc_info=error)
             return None, "failed"
         pause_seconds = _backoff_seconds(task.attempt)
-        if await self._database.fetchrow(statements.POSTPONE, *task.identity, _told(error)) is None:
+        if (
+            await self._database.fetchrow(statements.RETRY_LATER, *task.identity, _client_message(error))
+            is None
+        ):
             return None, "superseded"
         task.log.warning("job will be tried again", exc_info=error, pause_seconds=round(pause_seconds, 1))
         return pause_seconds, "retried"
 
-    async def _give_back(self, task: Task) -> float | None:
-        if await _insist(lambda: self._database.fetchrow(statements.GIVE_BACK, *task.identity)) is None:
+    async def _requeue(self, task: JobContext) -> float | None:
+        if await _retry_write(lambda: self._database.fetchrow(statements.RELEASE, *task.identity)) is None:
             return None
-        return AT_ONCE if self._interrupted else PAUSE_SECONDS[-1]
+        return IMMEDIATELY if self._interrupted else RETRY_DELAYS_SECONDS[-1]
 
 
-async def _insist(write: Callable[[], Awaitable[T]]) -> T:
+async def _retry_write(write: Callable[[], Awaitable[T]]) -> T:
     """Write as soon as the database can be reached."""
-    pauses = chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1]))
+    pauses = chain(RETRY_DELAYS_SECONDS, repeat(RETRY_DELAYS_SECONDS[-1]))
     while True:
         try:
             return await write()
-        except AWAY:
+        except DATABASE_DOWN_ERRORS:
             await asyncio.sleep(next(pauses))
 
 
-def _fitting(payload: bytes, kind: Any) -> Any:
+def _decode_payload(payload: bytes, kind: Any) -> Any:
     try:
         return decode(payload, kind)
     except ValidationFailed as fault:  # an upgrade changed the kind since the job was accepted
@@ -174,7 +180,7 @@ def _fitting(payload: bytes, kind: Any) -> Any:
         raise JobFailed(f"The payload does not fit this kind of job any more: {wrong}") from None
 
 
-def _told(error: Exception) -> str:
+def _client_message(error: Exception) -> str:
     """What clients may know of it: the text of an unexpected error can hold SQL or paths."""
     text = str(error) if isinstance(error, JobFailed | Fault) else f"Unexpected {type(error).__name__}"
     return text[:ERROR_LENGTH_MAX]

@@ -17,7 +17,7 @@ Payload = Annotated[
     ),
 ]
 
-ENDED = frozenset(("succeeded", "failed", "cancelled"))
+FINAL_STATUSES = frozenset(("succeeded", "failed", "cancelled"))
 
 
 class NewJob(Struct, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class Job(Struct):  # in the order of `statements.COLUMNS`
 
     @property
     def ended(self) -> bool:
-        return self.status in ENDED
+        return self.status in FINAL_STATUSES
 
 
 class Output(Struct):

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from service.jobs.burn import burn
+from service.jobs.burn import burn_cpu
+from service.jobs.context import JobContext
 from service.jobs.kinds import Kind
-from service.jobs.task import Task
 
 
 class Sleep(Struct, forbid_unknown_fields=True):
@@ -19,12 +19,12 @@ class Sleep(Struct, forbid_unknown_fields=True):
     steps: Annotated[int, Meta(ge=1, le=100)] = 10
 
 
-async def sleep(task: Task, payload: Sleep) -> dict[str, float]:
+async def sleep(task: JobContext, payload: Sleep) -> dict[str, float]:
     if task.attempt <= payload.fail_times:
         raise RuntimeError(f"attempt {task.attempt} was told to fail")
     for step in range(1, payload.steps + 1):
         if payload.burn:
-            await task.in_process(burn, payload.seconds / payload.steps)
+            await task.run_in_process(burn_cpu, payload.seconds / payload.steps)
         else:
             await asyncio.sleep(payload.seconds / payload.steps)
         await task.progress(100 * step // payload.steps)

@@ -4,20 +4,20 @@ A run of a job is known by the entry of the queue that began it and by its numbe
 others of them, and changes nothing any more.
 """
 
-from service.http.idempotency import keep
+from service.http.idempotency import store_replies_sql
 
 CHANNEL = "depot_jobs"
-TELL = f"pg_notify('{CHANNEL}', id::text)"
+NOTIFY = f"pg_notify('{CHANNEL}', id::text)"
 """Part of a `returning` or `select`: a CTE that nobody reads would not run."""
 
 COLUMNS = "id, kind, status, attempts, progress, result, error, created_at, started_at, finished_at"
-MINE = "id = $1 and queue_id = $2 and attempts = $3 and status = 'running'"
+OWNED_BY_ATTEMPT = "id = $1 and queue_id = $2 and attempts = $3 and status = 'running'"
 
 READ = f"select {COLUMNS} from jobs where id = $1"
 READ_MANY = f"select {COLUMNS} from jobs where id = any($1::uuid[])"
 
 CREATE = f"""
-with kept as ({keep(7)}
+with kept as ({store_replies_sql(7)}
 ), created as (
   insert into jobs (id, kind, payload, queue_id)
   select $1, $2, $3::jsonb, $4 where (select count(*) from kept) = cardinality($7::text[])
@@ -29,21 +29,22 @@ with kept as ({keep(7)}
 select count(*) from created"""
 """Returns 0 when the claim to do it once is taken."""
 
-BEGIN = f"""
+START = f"""
 update jobs set status = 'running', attempts = attempts + 1, progress = 0, started_at = now()
 where id = $1 and queue_id = $2 and status in ('queued', 'running')
-returning id, attempts, kind, payload::text, {TELL}"""
+returning id, attempts, kind, payload::text, {NOTIFY}"""
 """One that is running already is taken over: the heart of its worker beats no more."""
 
-PROGRESS = f"update jobs set progress = $4 where {MINE} returning {TELL}"
+PROGRESS = f"update jobs set progress = $4 where {OWNED_BY_ATTEMPT} returning {NOTIFY}"
 
-POSTPONE = f"update jobs set status = 'queued', error = $4 where {MINE} returning {TELL}"
+RETRY_LATER = f"update jobs set status = 'queued', error = $4 where {OWNED_BY_ATTEMPT} returning {NOTIFY}"
 
-GIVE_BACK = f"""
-update jobs set status = 'queued', attempts = attempts - 1, progress = 0 where {MINE} returning {TELL}"""
+RELEASE = f"""
+update jobs set status = 'queued', attempts = attempts - 1, progress = 0
+where {OWNED_BY_ATTEMPT} returning {NOTIFY}"""
 """As if it had not been begun: it was interrupted through no fault of its own."""
 
-ENDING = """recorded as (
+FINISH_EFFECTS = """recorded as (
   insert into events (type, subject, actor, request_id, payload)
   select 'job.finished', id::text, {actor}, {request_id}, jsonb_build_object('id', id, 'kind', kind,
     'status', status, 'attempts', attempts, 'error', error)
@@ -56,16 +57,16 @@ FINISH = f"""
 with finished as (
   update jobs set status = $4, progress = case $4 when 'succeeded' then 100 else progress end,
     result = $5::jsonb, error = $6, finished_at = now()
-  where {MINE} returning *
-), {ENDING.format(actor="$7", request_id="null")}
-select {TELL} from finished"""
+  where {OWNED_BY_ATTEMPT} returning *
+), {FINISH_EFFECTS.format(actor="$7", request_id="null")}
+select {NOTIFY} from finished"""
 
 CANCEL = f"""
 with finished as (
   update jobs set status = 'cancelled', finished_at = now()
   where id = $1 and status in ('queued', 'running') returning *
-), {ENDING.format(actor="$2", request_id="$3")}
-select queue_id, {TELL} from finished"""
+), {FINISH_EFFECTS.format(actor="$2", request_id="$3")}
+select queue_id, {NOTIFY} from finished"""
 
 RETRY = f"""
 with before as (
@@ -81,9 +82,9 @@ with before as (
     jsonb_build_object('id', id, 'kind', kind, 'changes', jsonb_build_object('status', status))
   from retried
 )
-select {TELL} from retried"""
+select {NOTIFY} from retried"""
 
-ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('jobs.recover'))"
+LOCK_RECOVERY = "select pg_advisory_xact_lock(hashtext('jobs.recover'))"
 
 ORPHANS = """
 select j.id from jobs j left join queue.pgqueuer q on q.id = j.queue_id and q.status in ('queued', 'picked')
@@ -96,7 +97,7 @@ update jobs j set status = 'queued', queue_id = n.queue_id, progress = 0
 from unnest($1::uuid[], $2::bigint[]) as n (id, queue_id) where j.id = n.id
 returning pg_notify('{CHANNEL}', j.id::text)"""
 
-LONG_ENDED = """
+SELECT_EXPIRED = """
 select id, result #>> '{output,key}' as key from jobs
 where finished_at < now() - make_interval(days => $1) limit $2"""
 

@@ -11,27 +11,27 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import Overloaded
 from service.jobs import statements
-from service.jobs.control import read_job
-from service.jobs.outage import AWAY
+from service.jobs.operations import read_job
+from service.jobs.outage_errors import DATABASE_DOWN_ERRORS
 from service.jobs.schemas import Job
 
 log = structlog.get_logger()
-Ear: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+ListenConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 KEEP_ALIVE_SECONDS = 15.0
 """Less than what load balancers take for a dead connection."""
-TURN_SECONDS = 0.25
+WAKEUP_SECONDS = 0.25
 """How soon a drain is noticed, and how often a lost connection is tried again."""
-LOOK_SECONDS = 5.0
+FULL_POLL_SECONDS = 5.0
 """When a notification that got lost is made up for."""
-DEAF_SECONDS = 1.0
+POLL_WITHOUT_LISTEN_SECONDS = 1.0
 """The same while nobody listens, and how long it may take to begin to."""
 
 
-class Follower:
+class Subscriber:
     """One stream. A slow one skips states."""
 
     def __init__(self) -> None:
@@ -61,17 +61,17 @@ class Follower:
         return job
 
 
-class Streams:
+class JobStreams:
     """The streams of this process. `draining` tells whether they have to end."""
 
     def __init__(self, database: Database, *, streams_max: int, draining: Callable[[], bool]) -> None:
         self._database = database
         self._streams_max = streams_max
         self._draining = draining
-        self._followers: dict[UUID, set[Follower]] = {}
+        self._followers: dict[UUID, set[Subscriber]] = {}
         self._changed: set[UUID] = set()
         self._woken = Event()
-        self._feeding: Task[None] | None = None
+        self._task: Task[None] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._followers.values()))
@@ -90,7 +90,7 @@ class Streams:
         """
         if len(self) >= self._streams_max:
             raise Overloaded("Too many event streams are open")
-        follower = Follower()
+        follower = Subscriber()
         self._followers.setdefault(job_id, set()).add(follower)
         try:
             await read_job(self._database, job_id)
@@ -104,11 +104,11 @@ class Streams:
             self._leave(job_id, follower)
 
     def _start(self, job_id: UUID) -> None:
-        if self._feeding is None:
-            self._feeding = asyncio.create_task(self._feed())
-        self._hear(job_id)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        self._on_notification(job_id)
 
-    def _leave(self, job_id: UUID, follower: Follower) -> None:
+    def _leave(self, job_id: UUID, follower: Subscriber) -> None:
         self._followers[job_id].discard(follower)
         if not self._followers[job_id]:
             del self._followers[job_id]
@@ -116,18 +116,18 @@ class Streams:
             self._stop()
 
     def _stop(self) -> None:
-        if self._feeding is not None:
-            self._feeding.cancel()
-        self._feeding = None
+        if self._task is not None:
+            self._task.cancel()
+        self._task = None
 
-    def _hear(self, job_id: UUID) -> None:
+    def _on_notification(self, job_id: UUID) -> None:
         if job_id in self._followers:
             self._changed.add(job_id)
             self._woken.set()
 
-    async def _feed(self) -> None:
+    async def _run(self) -> None:
         """Tell the followers, until the last one has left."""
-        ear: Ear | None = None
+        ear: ListenConnection | None = None
         look_at = 0.0
         try:
             while True:
@@ -135,46 +135,50 @@ class Streams:
                     ear, look_at = await self._listen(), 0.0
                 if monotonic() >= look_at:
                     self._changed |= self._followers.keys()
-                    look_at = monotonic() + (DEAF_SECONDS if ear is None else LOOK_SECONDS)
-                await self._tell()
+                    look_at = monotonic() + (
+                        POLL_WITHOUT_LISTEN_SECONDS if ear is None else FULL_POLL_SECONDS
+                    )
+                await self._publish_changes()
                 if self._draining():
                     self._end_all()
-                await self._turn()
+                await self._wait()
         except Exception:  # the clients come again, and find a new one
             log.exception("crash")
-            self._feeding = None
+            self._task = None
             self._end_all()
         finally:
             if ear is not None:
                 ear.terminate()
 
-    async def _listen(self) -> "Ear | None":
+    async def _listen(self) -> "ListenConnection | None":
         """None: it cannot be done now."""
-        ear: Ear | None = None
+        ear: ListenConnection | None = None
         try:
-            async with asyncio.timeout(DEAF_SECONDS):
+            async with asyncio.timeout(POLL_WITHOUT_LISTEN_SECONDS):
                 ear = await self._database.connect()
-                await ear.add_listener(statements.CHANNEL, lambda *heard: self._hear(UUID(str(heard[-1]))))
-        except AWAY:
+                await ear.add_listener(
+                    statements.CHANNEL, lambda *heard: self._on_notification(UUID(str(heard[-1])))
+                )
+        except DATABASE_DOWN_ERRORS:
             if ear is not None:
                 ear.terminate()
             return None
         return ear
 
-    async def _turn(self) -> None:
+    async def _wait(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(TURN_SECONDS):
+            async with asyncio.timeout(WAKEUP_SECONDS):
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _tell(self) -> None:
+    async def _publish_changes(self) -> None:
         asked = [job_id for job_id in self._changed if job_id in self._followers]
         self._changed.clear()
         if not asked:
             return
         try:
             rows = await self._database.fetch(statements.READ_MANY, asked)
-        except AWAY:
+        except DATABASE_DOWN_ERRORS:
             self._changed.update(asked)
             return
         jobs = {row["id"]: Job(*row) for row in rows}

@@ -32,7 +32,7 @@ class Stock(Struct):
     version: int
 
 
-class Allocated(Struct, frozen=True):
+class AllocatedLine(Struct, frozen=True):
     """A line that got its pieces, and what was left of the item after it."""
 
     stock: Stock
@@ -45,14 +45,14 @@ class Allocated(Struct, frozen=True):
 class Allocation(Struct, frozen=True):
     currency: Currency
     total: Decimal
-    lines: list[Allocated]
+    lines: list[AllocatedLine]
 
 
-Shelf = Mapping[UUID | str, Stock]
+StockIndex = Mapping[UUID | str, Stock]
 """Stock by item id and by SKU."""
 
 
-def shelve(stock: Iterable[Stock]) -> Shelf:
+def index_stock(stock: Iterable[Stock]) -> StockIndex:
     """An entry is one object under both of its names, so taking from one takes from the other."""
     shelf: dict[UUID | str, Stock] = {}
     for entry in stock:
@@ -60,7 +60,7 @@ def shelve(stock: Iterable[Stock]) -> Shelf:
     return shelf
 
 
-def allocate(shelf: Shelf, orders: Sequence[NewOrder]) -> list[Allocation | Fault]:
+def allocate(shelf: StockIndex, orders: Sequence[NewOrder]) -> list[Allocation | Fault]:
     """Serve the orders one after the other, each wholly or not at all; a refused one consumes nothing.
 
     Takes what it allocates from `shelf`, and counts the version of an entry up for every taking.
@@ -68,11 +68,11 @@ def allocate(shelf: Shelf, orders: Sequence[NewOrder]) -> list[Allocation | Faul
     return [_allocate_one(shelf, order) for order in orders]
 
 
-def _allocate_one(shelf: Shelf, order: NewOrder) -> Allocation | Fault:
+def _allocate_one(shelf: StockIndex, order: NewOrder) -> Allocation | Fault:
     wanted: dict[UUID, int] = {}
     unknown: list[Detail] = []
     for index, line in enumerate(order.lines):
-        stock = shelf.get(named(line))
+        stock = shelf.get(item_reference(line))
         if stock is None:
             unknown.append(_unknown(index, line))
         else:
@@ -80,15 +80,15 @@ def _allocate_one(shelf: Shelf, order: NewOrder) -> Allocation | Fault:
     if unknown:
         return UnknownItem(details=unknown)
     entries = [(shelf[item_id], quantity) for item_id, quantity in wanted.items()]
-    return _refusal(entries) or _take(entries)
+    return _rejection(entries) or _allocate_lines(entries)
 
 
-def named(line: NewLine) -> UUID | str:
+def item_reference(line: NewLine) -> UUID | str:
     """What the line calls its item by."""
     return line.item_id if isinstance(line.item_id, UUID) else str(line.sku)
 
 
-def _refusal(entries: list[tuple[Stock, int]]) -> Fault | None:
+def _rejection(entries: list[tuple[Stock, int]]) -> Fault | None:
     if len({stock.currency for stock, _ in entries}) > 1:
         return MixedCurrencies()
     short = [
@@ -104,12 +104,14 @@ def _refusal(entries: list[tuple[Stock, int]]) -> Fault | None:
     return InsufficientStock("Cannot fulfill order", details=short) if short else None
 
 
-def _take(entries: list[tuple[Stock, int]]) -> Allocation:
+def _allocate_lines(entries: list[tuple[Stock, int]]) -> Allocation:
     lines = []
     for stock, quantity in entries:
         stock.quantity -= quantity
         stock.version += 1
-        lines.append(Allocated(stock, quantity, stock.unit_price * quantity, stock.quantity, stock.version))
+        lines.append(
+            AllocatedLine(stock, quantity, stock.unit_price * quantity, stock.quantity, stock.version)
+        )
     return Allocation(entries[0][0].currency, sum((line.amount for line in lines), Decimal(0)), lines)
 
 

@@ -7,17 +7,17 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
-from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, claimed
-from service.http.page import LIMIT_DEFAULT, TEXT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, versioned
+from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, if_match_versions, versioned_reply
+from service.http.request import StrictRequest
 from service.items.catalog import InsufficientStock
-from service.orders import archive, lifecycle
+from service.orders import lifecycle, queries
 from service.orders.allocation import MixedCurrencies, UnknownItem
-from service.orders.booking import location
-from service.orders.placement import Placement
+from service.orders.batch import location
+from service.orders.placement import PlacementQueue
 from service.orders.schemas import NewOrder, Order, Status
 
 
@@ -25,23 +25,23 @@ class OrderController(Controller):
     path = "/orders"
     tags = ["Orders"]
 
-    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, *ONCE])
+    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS])
     async def place_order(
         self,
-        placement: NamedDependency[Placement],
+        placement: NamedDependency[PlacementQueue],
         request: StrictRequest,
         data: JSONBody[NewOrder],
     ) -> Reply[Order]:
         """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
-        async with claimed(request) as claim:
+        async with hold_claim(request) as claim:
             order = await placement.place(data, claim, request.author)
-        return versioned(request, order, location=location(order))
+        return versioned_reply(request, order, location=location(order))
 
     @post(
         "/{order_id:str}/cancel",
         scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed, *ONCE],
+        faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
     )
     async def cancel_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
@@ -50,36 +50,36 @@ class OrderController(Controller):
 
         Cancelling a cancelled order changes nothing.
         """
-        versions = expected_versions(request)
-        async with claimed(request) as claim:
-            order = await lifecycle.once(
+        versions = if_match_versions(request)
+        async with hold_claim(request) as claim:
+            order = await lifecycle.apply_once(
                 lifecycle.cancel_order, database, order_id, request.author, versions, claim
             )
-        return versioned(request, order)
+        return versioned_reply(request, order)
 
     @post(
         "/{order_id:str}/fulfil",
         scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed, *ONCE],
+        faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
     )
     async def fulfil_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Mark a placed order as fulfilled. It cannot be cancelled any more."""
-        versions = expected_versions(request)
-        async with claimed(request) as claim:
-            order = await lifecycle.once(
+        versions = if_match_versions(request)
+        async with hold_claim(request) as claim:
+            order = await lifecycle.apply_once(
                 lifecycle.fulfil_order, database, order_id, request.author, versions, claim
             )
-        return versioned(request, order)
+        return versioned_reply(request, order)
 
     @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
     async def get_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Read an order."""
-        return versioned(request, await archive.read_order(database, order_id))
+        return versioned_reply(request, await queries.read_order(database, order_id))
 
     @get(scope="orders:read", faults=[InvalidCursor])
     async def list_orders(
@@ -87,7 +87,8 @@ class OrderController(Controller):
         database: NamedDependency[Database],
         request: StrictRequest,
         customer_id: Annotated[
-            str | None, QueryParameter(pattern=TEXT, max_length=128, description="Of this customer.")
+            str | None,
+            QueryParameter(pattern=NO_NUL_PATTERN, max_length=128, description="Of this customer."),
         ] = None,
         status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
         limit: Limit = LIMIT_DEFAULT,
@@ -96,5 +97,5 @@ class OrderController(Controller):
         """List orders, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"customer_id": customer_id, "status": status, "after": pager.after}
-        orders = await archive.list_orders(database, filters, pager.fetch)
+        orders = await queries.list_orders(database, filters, pager.fetch)
         return pager.page(orders, lambda order: order.id)

@@ -6,19 +6,19 @@ from uuid import UUID
 
 import asyncpg
 
-from service.db import Database
+from service.database.database import Database
+from service.database.servers import Connection
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
-from service.hosts import Connection
-from service.http.idempotency import Claim, Kept, keep_or_raise, raise_answer
+from service.http.idempotency import Claim, StoredReply, raise_stored_outcome, store_reply
 from service.http.reply import reply_headers
 from service.orders import statements
-from service.orders.archive import order_from, read_order
+from service.orders.queries import order_from_row, read_order
 from service.orders.schemas import Order
 from service.values import encode_json
 
 Source: TypeAlias = "Database | Connection"
-Change = Callable[[Source, UUID, Author, list[int] | None], Awaitable[Order]]
+Transition = Callable[[Source, UUID, Author, list[int] | None], Awaitable[Order]]
 
 
 async def cancel_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
@@ -28,7 +28,7 @@ async def cancel_order(source: Source, order_id: UUID, author: Author, versions:
     except asyncpg.NumericValueOutOfRangeError:
         raise InvalidState("The stock of an item has no room for the pieces of this order") from None
     if row is not None:
-        return order_from(row)
+        return order_from_row(row)
     order = await read_order(source, order_id)
     if order.status == "cancelled" and (versions is None or order.version in versions):
         return order
@@ -38,12 +38,12 @@ async def cancel_order(source: Source, order_id: UUID, author: Author, versions:
 async def fulfil_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
     row = await source.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
     if row is not None:
-        return order_from(row)
+        return order_from_row(row)
     raise _why_not(await read_order(source, order_id), versions)
 
 
-async def once(
-    change: Change,
+async def apply_once(
+    change: Transition,
     database: Database,
     order_id: UUID,
     author: Author,
@@ -58,9 +58,11 @@ async def once(
             async with connection.transaction():  # a savepoint: after an error there is something to look up
                 order = await change(connection, order_id, author, versions)
         except Fault:  # that it cannot be done again is no news to whoever did it
-            await raise_answer(connection, claim)
+            await raise_stored_outcome(connection, claim)
             raise
-        await keep_or_raise(connection, Kept(claim, 200, reply_headers(order.version), encode_json(order)))
+        await store_reply(
+            connection, StoredReply(claim, 200, reply_headers(order.version), encode_json(order))
+        )
     return order
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.records import Base
+from service.database.orm import Base
 
 MONEY = Numeric(24, 2)
 """Holds 100 lines of a million pieces at the highest price."""

@@ -16,39 +16,39 @@ from time import perf_counter
 import asyncpg
 import structlog
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import Fault, Overloaded
 from service.events.journal import Author
-from service.http.idempotency import Claim, Taken, answers
+from service.http.idempotency import Claim, ClaimConflict, stored_outcomes
+from service.observability.metrics import Metrics
+from service.observability.tracing import NO_TRACER, Tracer
 from service.orders import statements
-from service.orders.allocation import Stock, allocate, shelve
-from service.orders.aside import Aside
-from service.orders.booking import Booking
+from service.orders.allocation import Stock, allocate, index_stock
+from service.orders.batch import OrderBatch
+from service.orders.deferred import DeferredOrders
+from service.orders.pending import PendingOrder, item_references
 from service.orders.schemas import NewOrder, Order
-from service.orders.ticket import Ticket, names
 from service.settings import Settings
-from service.telemetry.meters import Meters
-from service.telemetry.traces import OFF, Traces
 
 log = structlog.get_logger()
 
-ALONE = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError, Taken)
+RETRY_ALONE_ERRORS = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError, ClaimConflict)
 """Failures that one order's data can cause: the others of its batch get their own try."""
-LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, Taken)
+CONFLICT_ERRORS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, ClaimConflict)
 """Nothing is wrong with the orders, somebody else was first: worth trying again."""
-TRIES = 3
-PAUSE_SECONDS = 0.05
+ATTEMPTS_MAX = 3
+CONFLICT_DELAY_SECONDS = 0.05
 """Lets the winner of a deadlock have its lock: without it the loser can be back before, and lose again."""
-ANSWERS_AT_ONCE = 16
+REPLIES_PER_TURN = 16
 """A reply takes a fifth of a millisecond; whoever asks for something else waits for no more than so many."""
-GONE = (
+CONNECTION_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
 )
 
 
-class Placement:
+class PlacementQueue:
     """The queue in front of the orders table of this process; bounded, beyond that `Overloaded`."""
 
     def __init__(
@@ -56,21 +56,21 @@ class Placement:
         database: Database,
         settings: Settings,
         *,
-        meters: Meters | None = None,
-        traces: Traces = OFF,
+        meters: Metrics | None = None,
+        traces: Tracer = NO_TRACER,
     ) -> None:
         self._database = database
-        self._meters = meters or Meters()
-        self._meters.watch(self._meters.placement_waiting, lambda: self._unsettled)
+        self._meters = meters or Metrics()
+        self._meters.watch(self._meters.placement_waiting, lambda: self._pending_count)
         self._traces = traces
         self._queue_max = settings.placement_queue_max
         self._batch_max = settings.placement_batch_max
         self._flushes_max = settings.placement_flushes_max
         self._lock_timeout = f"{round(settings.placement_lock_seconds * 1000)}ms"
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[PendingOrder] = deque()
         self._flushes: set[Task[None]] = set()
-        self._aside = Aside(
-            database, patience_seconds=settings.statement_timeout_seconds, give_back=self._wait_again
+        self._aside = DeferredOrders(
+            database, patience_seconds=settings.statement_timeout_seconds, give_back=self._requeue_first
         )
 
     @asynccontextmanager
@@ -85,28 +85,28 @@ class Placement:
 
         Raises the `Fault` that refuses it, or `Replay` if the claim was answered before.
         """
-        if self._unsettled >= self._queue_max:
+        if self._pending_count >= self._queue_max:
             raise Overloaded
         outcome = asyncio.get_running_loop().create_future()
-        ticket = Ticket(order, claim, author, outcome, self._traces.here())
+        ticket = PendingOrder(order, claim, author, outcome, self._traces.here())
         if self._aside.concerns(ticket):
             self._aside.put([ticket])
         else:
             self._waiting.append(ticket)
-            self._begin_flush()
+            self._start_flush()
         return await ticket.outcome
 
     @property
-    def _unsettled(self) -> int:
+    def _pending_count(self) -> int:
         return len(self._waiting) + len(self._aside)
 
-    def _wait_again(self, tickets: Sequence[Ticket]) -> None:
+    def _requeue_first(self, tickets: Sequence[PendingOrder]) -> None:
         """They have waited longer than those who are in the queue now."""
         self._waiting.extendleft(reversed(tickets))
         if tickets:
-            self._begin_flush()
+            self._start_flush()
 
-    def _begin_flush(self) -> None:
+    def _start_flush(self) -> None:
         if len(self._flushes) < self._flushes_max:
             # in a context of its own: it serves others than the one that happened to begin it
             self._flushes.add(asyncio.create_task(self._flush(), context=Context()))
@@ -120,11 +120,11 @@ class Placement:
         try:
             while self._waiting:
                 size = min(self._batch_max, len(self._waiting))
-                await self._settle([self._waiting.popleft() for _ in range(size)])
+                await self._commit_with_retry([self._waiting.popleft() for _ in range(size)])
         finally:
             self._flushes.discard(asyncio.current_task())
 
-    async def _settle(self, batch: list[Ticket], tries: int = TRIES) -> None:
+    async def _commit_with_retry(self, batch: list[PendingOrder], tries: int = ATTEMPTS_MAX) -> None:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
         begun = perf_counter()
         try:
@@ -133,30 +133,34 @@ class Placement:
         except asyncpg.LockNotAvailableError:
             self._aside.put(batch)
         except Exception as error:  # whatever it is, it is the answer to these orders
-            if tries > 1 and isinstance(error, LOST):
-                await asyncio.sleep(PAUSE_SECONDS)
-                await self._settle(batch, tries - 1)
-            elif len(batch) > 1 and isinstance(error, ALONE) and not isinstance(error, GONE):
+            if tries > 1 and isinstance(error, CONFLICT_ERRORS):
+                await asyncio.sleep(CONFLICT_DELAY_SECONDS)
+                await self._commit_with_retry(batch, tries - 1)
+            elif (
+                len(batch) > 1
+                and isinstance(error, RETRY_ALONE_ERRORS)
+                and not isinstance(error, CONNECTION_ERRORS)
+            ):
                 log.warning("flush failed, trying each order alone", orders=len(batch), cause=repr(error))
                 for ticket in batch:
-                    await self._settle([ticket])
+                    await self._commit_with_retry([ticket])
             else:
-                _answer([(ticket, error) for ticket in batch])
+                _resolve_in_slices([(ticket, error) for ticket in batch])
         else:
             self._meters.placement_orders.observe(len(batch))
             self._meters.placement_seconds.observe(perf_counter() - begun)
-            _answer(list(outcomes.items()))
+            _resolve_in_slices(list(outcomes.items()))
 
-    async def _commit(self, batch: Sequence[Ticket]) -> dict[Ticket, Order | Exception]:
+    async def _commit(self, batch: Sequence[PendingOrder]) -> dict[PendingOrder, Order | Exception]:
         async with self._database.transaction() as connection:
             # The same claim names the same items: whoever gets their locks second sees the first one's reply.
-            rows = await connection.fetch(statements.LOCK_STOCK, *names(batch), self._lock_timeout)
-            shelf = shelve(Stock(*row) for row in rows)
-            answered = await answers(connection, [ticket.claim for ticket in batch if ticket.claim])
+            rows = await connection.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
+            shelf = index_stock(Stock(*row) for row in rows)
+            answered = await stored_outcomes(connection, [ticket.claim for ticket in batch if ticket.claim])
             fresh = [ticket for ticket in batch if ticket.claim not in answered]
             orders = [ticket.order for ticket in fresh]
-            booking = Booking(datetime.now(UTC))
-            outcomes: dict[Ticket, Order | Exception] = {
+            booking = OrderBatch(datetime.now(UTC))
+            outcomes: dict[PendingOrder, Order | Exception] = {
                 ticket: made
                 if isinstance(made, Fault)
                 else booking.add(ticket.order, made, ticket.claim, ticket.author)
@@ -166,9 +170,9 @@ class Placement:
         return outcomes | {ticket: answered[ticket.claim] for ticket in batch if ticket.claim in answered}
 
 
-def _answer(outcomes: Sequence[tuple[Ticket, Order | Exception]]) -> None:
+def _resolve_in_slices(outcomes: Sequence[tuple[PendingOrder, Order | Exception]]) -> None:
     """Some now, the others in the next turns of the event loop, which sees to its sockets in between."""
-    for ticket, outcome in outcomes[:ANSWERS_AT_ONCE]:
+    for ticket, outcome in outcomes[:REPLIES_PER_TURN]:
         ticket.resolve(outcome)
-    if others := outcomes[ANSWERS_AT_ONCE:]:
-        asyncio.get_running_loop().call_soon(_answer, others)
+    if others := outcomes[REPLIES_PER_TURN:]:
+        asyncio.get_running_loop().call_soon(_resolve_in_slices, others)

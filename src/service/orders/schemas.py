@@ -10,7 +10,7 @@ from service.items.schemas import Name, Sku
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
-ONE_NAME = "name the item by either item_id or sku"
+ITEM_REFERENCE_MESSAGE = "name the item by either item_id or sku"
 
 Status = Literal["placed", "fulfilled", "cancelled"]
 CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])]
@@ -28,12 +28,12 @@ class NewLine(Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.item_id is UNSET) == (self.sku is UNSET):
-            raise ValueError(ONE_NAME)
+            raise ValueError(ITEM_REFERENCE_MESSAGE)
 
     @staticmethod
     def problem_of(given: Container[str]) -> str | None:
         """What is wrong with a line of these fields, whatever their values."""
-        return ONE_NAME if ("item_id" in given) == ("sku" in given) else None
+        return ITEM_REFERENCE_MESSAGE if ("item_id" in given) == ("sku" in given) else None
 
 
 class NewOrder(Struct, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """The SQL of orders: a batch of any size is locked, written and read with one statement each."""
 
-from service.http.idempotency import keep
-from service.items.statements import runs_low
+from service.http.idempotency import store_replies_sql
+from service.items.statements import low_stock_condition
 
 # In id order, so that no two flushes can wait for each other; NO KEY, so that foreign keys need not wait.
 # It says itself how long it waits, until the transaction ends: that saves a round trip.
@@ -19,7 +19,7 @@ select id, sku from items
 where (id = any($1) or sku = any($2)) and id not in (select id from free)"""
 
 PLACE = f"""
-with kept as ({keep(24)}
+with kept as ({store_replies_sql(24)}
 ), sold as (
   select * from unnest($1::uuid[], $2::int[], $3::int[]) as t (item_id, quantity, version)
 ), stocked as (
@@ -48,7 +48,7 @@ with kept as ({keep(24)}
   union all
   select 'item.low_stock', item_id::text, actor, request_id,
     jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), $4
-  from lines join authors using (order_id) where {runs_low("remaining")}
+  from lines join authors using (order_id) where {low_stock_condition("remaining")}
 ), lined as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
@@ -60,7 +60,7 @@ select count(*) from kept"""
 """Returns how many replies were kept: fewer than given, and a claim is taken."""
 
 
-def changed(status: str) -> str:
+def transition_sql(status: str) -> str:
     """A statement's part that changes a placed order's status, and records it; the order is called `o`."""
     return f"""
 o as (
@@ -87,7 +87,7 @@ COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, o.total::t
 
 # The order's row decides who of two is first; then the items in id order, as LOCK_STOCK has them.
 CANCEL = f"""
-with {changed("cancelled")}, locked as (
+with {transition_sql("cancelled")}, locked as (
   select i.id from items i
   where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
   order by i.id for no key update
@@ -105,7 +105,7 @@ with {changed("cancelled")}, locked as (
 )
 select {COLUMNS} from o"""
 
-FULFIL = f"with {changed('fulfilled')} select {COLUMNS} from o"
+FULFIL = f"with {transition_sql('fulfilled')} select {COLUMNS} from o"
 
 READ = f"select {COLUMNS} from orders o where o.id = $1"
 

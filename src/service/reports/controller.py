@@ -8,12 +8,12 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from service.db import Database
-from service.http.body import StrictRequest
-from service.http.parameters import refuse_wrong_query
-from service.http.reply import Reply, preferred
-from service.reports.financial import as_csv, financial, period
-from service.reports.page import page
+from service.database.database import Database
+from service.http.parameters import validate_query
+from service.http.reply import Reply, negotiate
+from service.http.request import StrictRequest
+from service.reports.financial import as_csv, financial_report, period
+from service.reports.html import page
 from service.reports.schemas import Financial, FinancialReport
 from service.values import Currency
 
@@ -53,16 +53,16 @@ class ReportController(Controller):
 
         `Accept: text/csv` gets the days as a file, `text/html` a page with a chart.
         """
-        refuse_wrong_query(request)
+        validate_query(request)
         today = datetime.now(UTC).date()
         first, after = period(None if begin is None else day(begin), None if end is None else day(end), today)
-        report = await financial(database, first, after, currency)
+        report = await financial_report(database, first, after, currency)
         reply: Reply[Financial] = _negotiated(request, report)
         return reply
 
 
 def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
-    wanted = preferred(request, JSON, CSV, HTML)
+    wanted = negotiate(request, JSON, CSV, HTML)
     if wanted == CSV:
         name = f"financial-{report.from_}-{report.to}.csv"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}

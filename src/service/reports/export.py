@@ -8,11 +8,11 @@ from uuid import UUID
 import asyncpg
 from msgspec import Meta, Struct
 
+from service.database.servers import Connection
 from service.errors import ValidationFailed
-from service.hosts import Connection
+from service.jobs.context import JobContext
 from service.jobs.kinds import Kind
 from service.jobs.schemas import Output
-from service.jobs.task import Task
 from service.reports import statements
 from service.reports.financial import COLUMNS, period
 from service.values import Currency
@@ -39,14 +39,14 @@ class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True)
             raise ValueError(wrong.message) from None
 
 
-class Exported(Struct):
+class ExportResult(Struct):
     rows: int
     output: Output
 
 
-async def export_report(task: Task, payload: ReportExport) -> Exported:
+async def export_report(task: JobContext, payload: ReportExport) -> ExportResult:
     """A second run writes the same file again."""
-    begin, end = period(payload.from_, payload.to, asked_on(task.id))
+    begin, end = period(payload.from_, payload.to, requested_on(task.id))
     key, rows = f"exports/{task.id}.csv", 0
 
     async def content(connection: Connection) -> AsyncIterator[bytes]:
@@ -61,12 +61,14 @@ async def export_report(task: Task, payload: ReportExport) -> Exported:
             await task.progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
 
     async with task.database.transaction() as connection:
-        await connection.execute(statements.UNHURRIED)
+        await connection.execute(statements.LONG_TIMEOUTS)
         size_bytes = await task.blobs.put(key, content(connection))
-    return Exported(rows, Output(key, f"financial-{begin}-{end}.csv", "text/csv; charset=utf-8", size_bytes))
+    return ExportResult(
+        rows, Output(key, f"financial-{begin}-{end}.csv", "text/csv; charset=utf-8", size_bytes)
+    )
 
 
-def asked_on(job_id: UUID) -> date:
+def requested_on(job_id: UUID) -> date:
     """The day in UTC, whenever it is run: a UUIDv7 begins with milliseconds (RFC 9562 §5.7)."""
     return datetime.fromtimestamp((job_id.int >> 80) / 1000, UTC).date()
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from msgspec.structs import astuple
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import Detail, ValidationFailed
 from service.reports import statements
 from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
@@ -35,13 +35,15 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
     return begin, end
 
 
-async def financial(database: Database, begin: date, end: date, currency: str | None) -> FinancialReport:
+async def financial_report(
+    database: Database, begin: date, end: date, currency: str | None
+) -> FinancialReport:
     bounds = (begin, end, currency)
     async with (
         database.connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
-        await connection.execute(statements.ALONE)
+        await connection.execute(statements.NO_PARALLEL_WORKERS)
         daily = [Day(*row) for row in await connection.fetch(statements.DAILY, *bounds)]
         top = [TopItem(*row) for row in await connection.fetch(statements.TOP_ITEMS, *bounds)]
     return FinancialReport(begin, end, datetime.now(UTC), totals(daily), daily, top)

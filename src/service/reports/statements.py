@@ -3,7 +3,7 @@
 What is before `books.closed_until` is read from its sums, the rest from the ledger: one snapshot, no gap.
 """
 
-from service.db import OLDEST_RUNNING
+from service.database.database import OLDEST_OPEN_TRANSACTION
 
 _DAY = "(created_at at time zone 'UTC')::date"
 
@@ -13,7 +13,7 @@ def _midnight(day: str) -> str:
     return f"(({day})::timestamp at time zone 'UTC')"
 
 
-def _booked(where: str) -> str:
+def _ledger_by_day(where: str) -> str:
     """The ledger by day and currency."""
     return f"""
   select {_DAY} as date, currency,
@@ -23,7 +23,7 @@ def _booked(where: str) -> str:
   from transactions where {where} group by 1, 2"""
 
 
-def _sold(where: str, *groups: str) -> str:
+def _sales_by_item(where: str, *groups: str) -> str:
     """What was sold of each item in each currency."""
     return f"""
   select {"".join(f"{group}, " for group in groups)}l.item_id, t.currency,
@@ -34,20 +34,22 @@ def _sold(where: str, *groups: str) -> str:
 
 
 # The report, over the days from $1 up to but without $2, in the currency $3 or in all.
-_WANTED = "($3::text is null or currency = $3)"
+_CURRENCY_FILTER = "($3::text is null or currency = $3)"
 _END = _midnight("$2::date")
 _CLOSED = f"(select least(greatest(closed_until, {_midnight('$1::date')}), {_END}) from books)"
-_SUMMED = "(select ((closed_until at time zone 'UTC') + interval '1 day' - interval '1 us')::date from books)"
+_ROLLUP_END = (
+    "(select ((closed_until at time zone 'UTC') + interval '1 day' - interval '1 us')::date from books)"
+)
 """The day after the last one that has sums, if only of its first hours."""
-_OPEN = f"created_at >= {_CLOSED} and created_at < {_END} and {_WANTED}"
-_CLOSED_DAYS = f"date >= $1::date and date < least($2::date, {_SUMMED})"
+_OPEN = f"created_at >= {_CLOSED} and created_at < {_END} and {_CURRENCY_FILTER}"
+_CLOSED_DAYS = f"date >= $1::date and date < least($2::date, {_ROLLUP_END})"
 
 DAILY = f"""
 select date, currency, sum(orders)::bigint as orders, sum(sales)::text as sales,
   sum(refunds)::text as refunds, (sum(sales) - sum(refunds))::text as net
 from (
-  select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS} and {_WANTED}
-  union all {_booked(_OPEN)}
+  select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS} and {_CURRENCY_FILTER}
+  union all {_ledger_by_day(_OPEN)}
 ) parts
 group by date, currency order by date, currency"""
 
@@ -61,8 +63,8 @@ _LEADERS = 30
 # it on one of them. Only those are added up, exactly. What is open is one of the m.
 TOP_ITEMS = f"""
 with days as (
-  select date, currency from daily_sales where {_CLOSED_DAYS} and {_WANTED}
-), fresh as materialized ({_sold(_OPEN)}
+  select date, currency from daily_sales where {_CLOSED_DAYS} and {_CURRENCY_FILTER}
+), fresh as materialized ({_sales_by_item(_OPEN)}
 ), leaders as (
   select item_id, currency, amount from days cross join lateral (
     select item_id, amount from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
@@ -91,14 +93,16 @@ with days as (
 select i.id, i.sku, sold.quantity::bigint, sold.amount::text from sold join items i on i.id = sold.item_id
 order by sold.amount desc, i.sku, sold.currency limit {TOP}"""
 
-UNHURRIED = "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
+LONG_TIMEOUTS = (
+    "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
+)
 """A report over years may take long, and so may whoever takes its rows."""
 
-ALONE = "set local max_parallel_workers_per_gather = 0"
+NO_PARALLEL_WORKERS = "set local max_parallel_workers_per_gather = 0"
 """To start other processes takes longer than what they would do."""
 
 # Closing the books.
-CLOSABLE = f"select date_trunc('hour', ({OLDEST_RUNNING}) - $1::interval, 'UTC')"
+CLOSABLE = f"select date_trunc('hour', ({OLDEST_OPEN_TRANSACTION}) - $1::interval, 'UTC')"
 """Whatever is still running has begun later than this hour did, by the clock $1 behind ours."""
 
 LOCK_BOOKS = """
@@ -107,34 +111,34 @@ from books for update"""
 """Where to go on. Who comes second waits, and finds what the first one left."""
 
 _LATER = "date >= ($1::timestamptz at time zone 'UTC')::date"
-UNROLL = (f"delete from daily_sales where {_LATER}", f"delete from daily_item_sales where {_LATER}")
+DELETE_ROLLUPS = (f"delete from daily_sales where {_LATER}", f"delete from daily_item_sales where {_LATER}")
 
 _BETWEEN = "created_at >= $1::timestamptz and created_at < $2::timestamptz"
-ROLL_UP = (
-    f"insert into daily_sales (date, currency, orders, sales, refunds) {_booked(_BETWEEN)}",
+INSERT_ROLLUPS = (
+    f"insert into daily_sales (date, currency, orders, sales, refunds) {_ledger_by_day(_BETWEEN)}",
     f"""insert into daily_item_sales (date, item_id, currency, quantity, amount)
-    {_sold(_BETWEEN, _DAY)} order by 1, 3""",
+    {_sales_by_item(_BETWEEN, _DAY)} order by 1, 3""",
 )
 CLOSE = "update books set closed_until = $1"
 
 _SINCE = f"created_at >= {_midnight('$1::date')} and created_at < (select closed_until from books)"
-DIFFERENCES = f"""
+ROLLUP_MISMATCHES = f"""
 select date, currency, ledger.orders, ledger.sales, ledger.refunds, d.orders as rolled_orders,
   d.sales as rolled_sales, d.refunds as rolled_refunds
-from ({_booked(_SINCE)}) ledger
-full join (select * from daily_sales where date >= $1::date and date < {_SUMMED}) d using (date, currency)
+from ({_ledger_by_day(_SINCE)}) ledger
+full join (select * from daily_sales where date >= $1::date and date < {_ROLLUP_END}) d using (date, currency)
 where (ledger.orders, ledger.sales, ledger.refunds) is distinct from (d.orders, d.sales, d.refunds)"""
 """Days since $1 whose sums are not those of the ledger, as far as it is closed."""
 
 REOPEN = f"""
 update books set closed_until = {_midnight("wrong.date")}
-from (select min(date) as date from ({DIFFERENCES}) found) wrong
+from (select min(date) as date from ({ROLLUP_MISMATCHES}) found) wrong
 where wrong.date is not null returning closed_until"""
 
 ITEM_DIFFERENCES = f"""
 select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
   d.amount as rolled_amount
-from ({_sold("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
-full join (select * from daily_item_sales where date < {_SUMMED}) d using (date, item_id, currency)
+from ({_sales_by_item("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
+full join (select * from daily_item_sales where date < {_ROLLUP_END}) d using (date, item_id, currency)
 where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
 """The same for what was sold of each item, since ever."""

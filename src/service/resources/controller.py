@@ -10,9 +10,9 @@ from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
-from service.http.body import StrictRequest
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, reply_headers, versioned
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, if_match_versions, reply_headers, versioned_reply
+from service.http.request import StrictRequest
 from service.resources import models
 from service.resources.schemas import (
     RESOURCE_ID,
@@ -47,11 +47,13 @@ class ResourceController(Controller):
             resource_id,
             data,
             request.author,
-            versions=expected_versions(request),
+            versions=if_match_versions(request),
             must_exist=request.header(b"if-match") is not None,
-            only_new=request.header(b"if-none-match") == "*",
+            must_not_exist=request.header(b"if-none-match") == "*",
         )
-        reply = versioned(request, wire(record), location=f"/resources/{record.id}" if created else None)
+        reply = versioned_reply(
+            request, wire(record), location=f"/resources/{record.id}" if created else None
+        )
         reply.status_code = 201 if created else 200
         return reply
 
@@ -60,7 +62,7 @@ class ResourceController(Controller):
         self, session: Session, request: StrictRequest, resource_id: PathId
     ) -> Reply[Resource]:
         """Read a resource."""
-        return versioned(request, wire(await ResourceService(session).read(resource_id)))
+        return versioned_reply(request, wire(await ResourceService(session).read(resource_id)))
 
     @get(scope="resources:read", faults=[InvalidCursor])
     async def list_resources(
@@ -84,7 +86,7 @@ class ResourceController(Controller):
             resource_id,
             data,
             request.author,
-            versions=expected_versions(request),
+            versions=if_match_versions(request),
             merge=request.is_merge_patch,
         )
         resource = wire(record)
@@ -98,7 +100,7 @@ class ResourceController(Controller):
     async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:
         """Delete a resource."""
         await ResourceService(session).remove(
-            resource_id, request.author, versions=expected_versions(request)
+            resource_id, request.author, versions=if_match_versions(request)
         )
 
 

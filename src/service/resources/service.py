@@ -10,8 +10,8 @@ from msgspec import UNSET
 from sqlalchemy.dialects.postgresql import insert
 
 from service.errors import Detail, NoFields, NotFound, PreconditionFailed, ValidationFailed
-from service.events.journal import Author, changes
-from service.events.models import event
+from service.events.journal import Author, diff
+from service.events.models import new_event
 from service.http.merge import merge_patch
 from service.resources.models import Resource
 from service.resources.schemas import ResourcePatch, ResourcePut, metadata_problem
@@ -47,12 +47,12 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         *,
         versions: list[int] | None,
         must_exist: bool,
-        only_new: bool,
+        must_not_exist: bool,
     ) -> tuple[Resource, bool]:
         """Create or replace; tells whether it was created."""
         while True:
             if not must_exist and (created := await self._insert(resource_id, data)):
-                self._record("resource.created", resource_id, author, facts(created))
+                self._record("resource.created", resource_id, author, event_payload(created))
                 return created, True
             try:
                 found = await self.locked(resource_id, versions)
@@ -60,10 +60,10 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
                 if must_exist:
                     raise PreconditionFailed(None) from None
                 continue  # deleted since the insert found it
-            if only_new:
+            if must_not_exist:
                 raise PreconditionFailed(found.version)
             fields = {"status": data.status, "metadata_": data.metadata}
-            return await self._set(found, author, fields), False
+            return await self._update(found, author, fields), False
 
     async def patch(
         self,
@@ -83,11 +83,11 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
             fields["status"] = data.status
         if isinstance(data.metadata, dict | None):
             fields["metadata_"] = _merged(found, data.metadata) if merge else data.metadata
-        return await self._set(found, author, fields)
+        return await self._update(found, author, fields)
 
     async def remove(self, resource_id: str, author: Author, *, versions: list[int] | None) -> None:
         found = await self.locked(resource_id, versions)
-        self._record("resource.deleted", resource_id, author, facts(found))
+        self._record("resource.deleted", resource_id, author, event_payload(found))
         await self.delete(resource_id)
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
@@ -110,22 +110,22 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         created: Resource | None = await self.repository.session.scalar(statement)
         return created
 
-    async def _set(self, found: Resource, author: Author, fields: dict[str, Any]) -> Resource:
-        before = facts(found)
+    async def _update(self, found: Resource, author: Author, fields: dict[str, Any]) -> Resource:
+        before = event_payload(found)
         for name, value in fields.items():
             setattr(found, name, value)
         found.version += 1
         found.updated_at = datetime.now(UTC)
-        changed = {"id": found.id, "version": found.version, "changes": changes(before, facts(found))}
+        changed = {"id": found.id, "version": found.version, "changes": diff(before, event_payload(found))}
         self._record("resource.updated", found.id, author, changed)
         await self.repository.session.flush()
         return found
 
     def _record(self, type_: str, resource_id: str, author: Author, payload: dict[str, Any]) -> None:
-        self.repository.session.add(event(type_, resource_id, author, payload))
+        self.repository.session.add(new_event(type_, resource_id, author, payload))
 
 
-def facts(resource: Resource) -> dict[str, Any]:
+def event_payload(resource: Resource) -> dict[str, Any]:
     """What the journal tells of a resource."""
     return {"id": resource.id, "status": resource.status, "metadata": resource.metadata_}
 

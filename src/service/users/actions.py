@@ -4,17 +4,25 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from service.db import Database
+from service.database.database import Database
 from service.events.journal import Author
-from service.http.idempotency import Claim, Kept, columns, keep, raise_taken
+from service.http.idempotency import (
+    Claim,
+    StoredReply,
+    raise_claim_conflict,
+    reply_columns,
+    store_replies_sql,
+)
 from service.users.schemas import Action, ActionCompleted, NewAction
 from service.values import encode_json
 
-ACTION = """
+INSERT_ACTION = """
 insert into events (id, type, subject, actor, request_id, payload)
 select $1::uuid, 'user.action', $2, $3, $4, $5::jsonb"""
 
-ONCE = f"with kept as ({keep(6)}) {ACTION} where exists (select from kept) returning 1"
+INSERT_ACTION_IDEMPOTENTLY = (
+    f"with kept as ({store_replies_sql(6)}) {INSERT_ACTION} where exists (select from kept) returning 1"
+)
 """Returns nothing when the claim to do it once is taken."""
 
 LIST = """
@@ -31,12 +39,12 @@ async def record_action(
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
     row = (completed.id, user_id, author.actor, author.request_id, payload)
     if claim is None:
-        await database.fetch(ACTION, *row)
+        await database.fetch(INSERT_ACTION, *row)
         return completed
-    kept = Kept(claim, 201, {}, encode_json(completed))
-    if not await database.fetchval(ONCE, *row, *columns([kept])):
+    kept = StoredReply(claim, 201, {}, encode_json(completed))
+    if not await database.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([kept])):
         async with database.connection() as connection:
-            await raise_taken(connection, claim)
+            await raise_claim_conflict(connection, claim)
     return completed
 
 

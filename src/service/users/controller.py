@@ -7,11 +7,11 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter
 
-from service.db import Database
+from service.database.database import Database
 from service.errors import InvalidCursor
-from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, claimed
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.request import StrictRequest
 from service.users import actions
 from service.users.schemas import USER_ID, Action, ActionCompleted, NewAction
 
@@ -22,7 +22,7 @@ class UserController(Controller):
     path = "/users"
     tags = ["Users"]
 
-    @post("/{user_id:str}/actions", scope="users:write", faults=ONCE)
+    @post("/{user_id:str}/actions", scope="users:write", faults=IDEMPOTENCY_FAULTS)
     async def record_action(
         self,
         database: NamedDependency[Database],
@@ -31,7 +31,7 @@ class UserController(Controller):
         data: JSONBody[NewAction],
     ) -> ActionCompleted:
         """Record what a user did. Webhooks that ask for `user.action` are told after the reply."""
-        async with claimed(request) as claim:
+        async with hold_claim(request) as claim:
             return await actions.record_action(database, user_id, data, request.author, claim)
 
     @get("/{user_id:str}/actions", scope="users:read", faults=[InvalidCursor])

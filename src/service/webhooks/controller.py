@@ -12,16 +12,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
-from service.http.body import StrictRequest
-from service.http.idempotency import ONCE, Kept, claimed, keep_in, kept_creation
-from service.http.page import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, expected_versions, reply_headers, versioned
+from service.http.idempotency import (
+    IDEMPOTENCY_FAULTS,
+    StoredReply,
+    creation_reply,
+    hold_claim,
+    store_reply_in_session,
+)
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, if_match_versions, reply_headers, versioned_reply
+from service.http.request import StrictRequest
 from service.settings import Settings
 from service.values import encode_json
 from service.webhooks import deliveries, models
-from service.webhooks.courier import Courier
+from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
-from service.webhooks.service import LimitReached, WebhookService, new_webhook, refuse_private
+from service.webhooks.service import LimitReached, WebhookService, new_webhook, reject_private_url
 
 Session = NamedDependency[AsyncSession]
 
@@ -30,12 +36,12 @@ class WebhookController(Controller):
     path = "/webhooks"
     tags = ["Webhooks"]
 
-    @post(scope="webhooks:write", faults=[LimitReached, *ONCE])
+    @post(scope="webhooks:write", faults=[LimitReached, *IDEMPOTENCY_FAULTS])
     async def create_webhook(
         self,
         session: Session,
         settings: NamedDependency[Settings],
-        courier: NamedDependency[Courier],
+        courier: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         data: JSONBody[WebhookCreate],
     ) -> Reply[Webhook]:
@@ -46,15 +52,15 @@ class WebhookController(Controller):
         15 seconds is tried again, for three days; 410 disables the webhook. Redirects are not followed.
         """
         if not settings.webhook_allow_private:
-            refuse_private(data.url)
+            reject_private_url(data.url)
         new = new_webhook(data)
         created, location = wire(new, show_secret=True), f"/webhooks/{new.id}"
-        async with claimed(request) as claim:
+        async with hold_claim(request) as claim:
             if claim is not None:
-                await keep_in(session, kept_creation(claim, created, location))
+                await store_reply_in_session(session, creation_reply(claim, created, location))
             await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
         courier.expect()
-        return versioned(request, created, location=location)
+        return versioned_reply(request, created, location=location)
 
     @get(scope="webhooks:read", faults=[InvalidCursor])
     async def list_webhooks(
@@ -70,14 +76,14 @@ class WebhookController(Controller):
         self, session: Session, request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> Reply[Webhook]:
         """Read a webhook."""
-        return versioned(request, wire(await WebhookService(session).read(webhook_id)))
+        return versioned_reply(request, wire(await WebhookService(session).read(webhook_id)))
 
     @patch("/{webhook_id:str}", scope="webhooks:write", faults=[NoFields, NotFound, PreconditionFailed])
     async def update_webhook(
         self,
         session: Session,
         settings: NamedDependency[Settings],
-        courier: NamedDependency[Courier],
+        courier: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
         data: JSONBody[WebhookPatch],
@@ -88,22 +94,27 @@ class WebhookController(Controller):
         pending goes on once it is enabled.
         """
         if not settings.webhook_allow_private:
-            refuse_private(data.url)
+            reject_private_url(data.url)
         record = await WebhookService(session).patch(
-            webhook_id, data, request.author, versions=expected_versions(request)
+            webhook_id, data, request.author, versions=if_match_versions(request)
         )
         if record.enabled:
             courier.expect()
-        return versioned(request, wire(record))
+        return versioned_reply(request, wire(record))
 
     @delete("/{webhook_id:str}", scope="webhooks:write", faults=[NotFound, PreconditionFailed])
     async def delete_webhook(
         self, session: Session, request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> None:
         """Delete a webhook; what was pending is not sent any more."""
-        await WebhookService(session).remove(webhook_id, request.author, versions=expected_versions(request))
+        await WebhookService(session).remove(webhook_id, request.author, versions=if_match_versions(request))
 
-    @post("/{webhook_id:str}/secret", scope="webhooks:write", status_code=200, faults=[NotFound, *ONCE])
+    @post(
+        "/{webhook_id:str}/secret",
+        scope="webhooks:write",
+        status_code=200,
+        faults=[NotFound, *IDEMPOTENCY_FAULTS],
+    )
     async def rotate_secret(
         self,
         session: Session,
@@ -115,21 +126,21 @@ class WebhookController(Controller):
 
         Receivers have that long to change; each event carries both signatures meanwhile.
         """
-        async with claimed(request) as claim:
+        async with hold_claim(request) as claim:
             record = await WebhookService(session).rotate(
                 webhook_id, request.author, overlap_seconds=settings.webhook_secret_overlap_seconds
             )
             rotated = wire(record, show_secret=True)
             if claim is not None:
-                kept = Kept(claim, 200, reply_headers(rotated.version), encode_json(rotated))
-                await keep_in(session, kept)
-        return versioned(request, rotated)
+                kept = StoredReply(claim, 200, reply_headers(rotated.version), encode_json(rotated))
+                await store_reply_in_session(session, kept)
+        return versioned_reply(request, rotated)
 
     @post(
         "/{webhook_id:str}/test",
         scope="webhooks:write",
         status_code=202,
-        faults=[NotFound, InvalidState, *ONCE],
+        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
     )
     async def test_webhook(
         self,
@@ -138,10 +149,10 @@ class WebhookController(Controller):
         webhook_id: FromPath[UUID],
     ) -> Reply[Delivery]:
         """Send an event of the type `webhook.test` to this webhook only."""
-        async with claimed(request) as claim:
-            owed = wire_delivery(*await deliveries.send_test(session, webhook_id, request.author))
+        async with hold_claim(request) as claim:
+            owed = to_delivery_schema(*await deliveries.send_test(session, webhook_id, request.author))
             if claim is not None:
-                await keep_in(session, Kept(claim, 202, {}, encode_json(owed)))
+                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(owed)))
         return Reply(owed)
 
     @get("/{webhook_id:str}/deliveries", scope="webhooks:read", faults=[NotFound, InvalidCursor])
@@ -157,7 +168,7 @@ class WebhookController(Controller):
         """List what a webhook was told or is to be told, newest first, with every attempt."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         found = await deliveries.page(session, webhook_id, status, pager.after, pager.fetch)
-        return pager.page([wire_delivery(*row) for row in found], lambda delivery: delivery.id)
+        return pager.page([to_delivery_schema(*row) for row in found], lambda delivery: delivery.id)
 
     @post(
         "/{webhook_id:str}/deliveries/{delivery_id:str}/resend",
@@ -177,7 +188,7 @@ class WebhookController(Controller):
         It has the retries it has not used up: one that used all of them is tried once.
         """
         return Reply(
-            wire_delivery(*await deliveries.resend(session, webhook_id, delivery_id, request.author))
+            to_delivery_schema(*await deliveries.resend(session, webhook_id, delivery_id, request.author))
         )
 
 
@@ -195,7 +206,7 @@ def wire(record: models.Webhook, *, show_secret: bool = False) -> Webhook:
     )
 
 
-def wire_delivery(record: models.Delivery, event: Event) -> Delivery:
+def to_delivery_schema(record: models.Delivery, event: Event) -> Delivery:
     return Delivery(
         id=record.id,
         event_id=record.event_id,

@@ -13,7 +13,7 @@ JITTER = 0.2
 RETRY_AFTER_MAX_SECONDS = 24 * HOUR
 
 
-def pause_seconds(
+def retry_delay_seconds(
     attempts: int, schedule: Sequence[float], *, chance: float, retry_after: float = 0.0
 ) -> float | None:
     """How long to wait after so many failed attempts. None: no more of them.

@@ -10,7 +10,7 @@ from yarl import URL
 
 from service.events.journal import EventType
 from service.values import Count, Timestamp, Version
-from service.webhooks.guard import literal
+from service.webhooks.address_filter import parse_ip_literal
 
 LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}[.])*(?![0-9]){LABEL}[.]?")
@@ -22,7 +22,7 @@ def url_problem(url: str) -> str | None:
         host = URL(url).host or ""
     except ValueError:
         return "must be a valid URL"
-    return None if literal(host) or HOST_NAME.fullmatch(host) else "must have a valid host"
+    return None if parse_ip_literal(host) or HOST_NAME.fullmatch(host) else "must have a valid host"
 
 
 def events_problem(events: Sequence[str]) -> str | None:

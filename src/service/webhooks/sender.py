@@ -11,9 +11,9 @@ import structlog
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from service.settings import Settings
-from service.webhooks.guard import NotPublic, public_socket
-from service.webhooks.names import Resolver
-from service.webhooks.parcel import Outcome, Parcel
+from service.webhooks.address_filter import PrivateAddressError, public_socket
+from service.webhooks.attempt import AttemptResult, ClaimedDelivery
+from service.webhooks.resolver import Resolver
 from service.webhooks.schemas import Attempt
 from service.webhooks.signing import signed_headers
 
@@ -47,21 +47,21 @@ class Sender:
         ) as self._client:
             yield self
 
-    async def send(self, parcel: Parcel) -> Outcome:
+    async def send(self, parcel: ClaimedDelivery) -> AttemptResult:
         """Never raises: whatever goes wrong is an attempt that failed."""
         at, started = datetime.now(UTC), time.perf_counter()
         status, error, retry_after = None, None, 0.0
         try:
             response = await self._post(parcel)
         except Exception as failure:  # whatever an endpoint does, it is its attempt that failed
-            error = self._words(failure)
+            error = self._describe_failure(failure)
         else:
             status, error = response.status, _problem(response.status)
             retry_after = _retry_after(response)
         ms = round((time.perf_counter() - started) * 1000)
-        return Outcome(Attempt(at, status, ms, error), retry_after)
+        return AttemptResult(Attempt(at, status, ms, error), retry_after)
 
-    async def _post(self, parcel: Parcel) -> ClientResponse:
+    async def _post(self, parcel: ClaimedDelivery) -> ClientResponse:
         body = parcel.body.encode()
         headers = signed_headers(parcel.secrets, parcel.event_id, int(time.time()), body)
         async with self._client.post(
@@ -71,21 +71,21 @@ class Sender:
                 await _read(response)
         return response
 
-    def _words(self, failure: Exception) -> str:
+    def _describe_failure(self, failure: Exception) -> str:
         """What kept a request from a reply, without a word of what is inside here."""
-        for kind, words in WORDS.items():
+        for kind, words in FAILURE_MESSAGES.items():
             if isinstance(failure, kind):
                 return words
         if isinstance(failure, TimeoutError):
             return f"There was no reply within {self._timeout_seconds:g} s"
-        if isinstance(getattr(failure, "os_error", None), NotPublic):
+        if isinstance(getattr(failure, "os_error", None), PrivateAddressError):
             return "The address is not public"
         if not isinstance(failure, aiohttp.ClientError):
             log.error("crash", exc_info=failure)
         return "The connection could not be made or was lost"
 
 
-WORDS: dict[type[Exception], str] = {
+FAILURE_MESSAGES: dict[type[Exception], str] = {
     aiohttp.InvalidURL: "The URL is not valid",
     aiohttp.ClientConnectorDNSError: "The host name could not be resolved",
     aiohttp.ClientConnectorCertificateError: "The certificate could not be verified",

@@ -14,9 +14,9 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from service.errors import Detail, Fault, NoFields, NotFound, PreconditionFailed, ValidationFailed
-from service.events.journal import Author, changes
-from service.events.models import event
-from service.webhooks.guard import is_refused
+from service.events.journal import Author, diff
+from service.events.models import new_event
+from service.webhooks.address_filter import is_certainly_private
 from service.webhooks.models import Delivery, Webhook
 from service.webhooks.schemas import WebhookCreate, WebhookPatch
 from service.webhooks.signing import new_secret
@@ -63,7 +63,7 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
         if count is not None and count >= webhooks_max:
             raise LimitReached
         session.add(new)
-        self._record("webhook.created", new.id, author, facts(new))
+        self._record("webhook.created", new.id, author, event_payload(new))
         await session.flush()
 
     async def patch(
@@ -74,11 +74,11 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
         if not fields:
             raise NoFields
         found = await self.locked(webhook_id, versions)
-        before = facts(found)
+        before = event_payload(found)
         if data.enabled:
             fields["disabled_reason"] = None
-        self._set(found, **fields)
-        changed = {"id": found.id, "version": found.version, "changes": changes(before, facts(found))}
+        self._update(found, **fields)
+        changed = {"id": found.id, "version": found.version, "changes": diff(before, event_payload(found))}
         self._record("webhook.updated", found.id, author, changed)
         return found
 
@@ -86,7 +86,7 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
         """Give it another secret; for a while the old one signs as well."""
         found = await self.locked(webhook_id)
         until = datetime.now(UTC) + timedelta(seconds=overlap_seconds)
-        self._set(found, secret=new_secret(), old_secret=found.secret, old_secret_until=until)
+        self._update(found, secret=new_secret(), old_secret=found.secret, old_secret_until=until)
         self._record("webhook.secret_rotated", found.id, author, {"id": found.id, "version": found.version})
         return found
 
@@ -96,22 +96,22 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
         ended = {"status": "failed", "due_at": None, "finished_at": func.now()}
         pending = Delivery.webhook_id == webhook_id, Delivery.status == "pending"
         await self.repository.session.execute(update(Delivery).where(*pending).values(ended))
-        self._record("webhook.deleted", found.id, author, facts(found))
+        self._record("webhook.deleted", found.id, author, event_payload(found))
         await self.delete(webhook_id)
 
-    def _set(self, found: Webhook, **fields: Any) -> None:
+    def _update(self, found: Webhook, **fields: Any) -> None:
         for name, value in fields.items():
             setattr(found, name, value)
         found.version += 1
         found.updated_at = datetime.now(UTC)
 
     def _record(self, type_: str, webhook_id: UUID, author: Author, payload: dict[str, Any]) -> None:
-        self.repository.session.add(event(type_, webhook_id, author, payload))
+        self.repository.session.add(new_event(type_, webhook_id, author, payload))
 
 
-def refuse_private(url: str | UnsetType) -> None:
+def reject_private_url(url: str | UnsetType) -> None:
     """For what is certain without a look-up; the rest the guard refuses at the connection."""
-    if url and is_refused(URL(url).host or ""):
+    if url and is_certainly_private(URL(url).host or ""):
         raise ValidationFailed([Detail("/url", "must not be a private address")])
 
 
@@ -129,7 +129,7 @@ def new_webhook(data: WebhookCreate) -> Webhook:
     )
 
 
-def facts(webhook: Webhook) -> dict[str, Any]:
+def event_payload(webhook: Webhook) -> dict[str, Any]:
     """What the journal tells of a webhook; never its secret."""
     return {
         "id": webhook.id,

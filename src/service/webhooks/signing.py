@@ -28,7 +28,7 @@ def signature(key: str, identity: str, timestamp: str, body: bytes) -> str:
     return SCHEME + base64.b64encode(digest).decode()
 
 
-def is_signed(key: str, headers: Mapping[str, str], body: bytes) -> bool:
+def verify_signature(key: str, headers: Mapping[str, str], body: bytes) -> bool:
     """Whether one of the signatures is this secret's. How old they may be is the receiver's business."""
     expected = signature(key, headers.get(ID, ""), headers.get(TIMESTAMP, ""), body).encode()
     given = headers.get(SIGNATURE, "").encode().split(b" ")

@@ -53,6 +53,6 @@ select 'webhook.disabled', id::text, $6, $7,
   jsonb_build_object('id', id, 'version', version, 'reason', disabled_reason)
 from disabled"""
 
-GIVE_BACK = """
+RELEASE = """
 update deliveries set due_at = now() from unnest($1::uuid[], $2::int[]) as mine (id, tries)
 where deliveries.id = mine.id and deliveries.tries = mine.tries and status = 'pending'"""

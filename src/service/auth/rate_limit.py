@@ -1,0 +1,35 @@
+"""How many requests a key may make in a window of time; each process counts for itself."""
+
+import math
+import time
+
+from limits import parse
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from service.errors import RateLimited
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class RateLimiter:
+    """Told of in the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+
+    def __init__(self, limit: str) -> None:
+        """`limit`: such as `600/minute`."""
+        self._limit = parse(limit)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._policy = f'"default";q={self._limit.amount};w={self._limit.get_expiry()}'
+
+    async def spend(self, key_id: str) -> Headers:
+        """Count one request. Raises `RateLimited` once the quota is used up."""
+        granted = await self._limiter.hit(self._limit, key_id)
+        reset_at, remaining = await self._limiter.get_window_stats(self._limit, key_id)
+        reset_seconds = max(1, math.ceil(reset_at - time.time()))
+        headers = {
+            "RateLimit-Policy": self._policy,
+            "RateLimit": f'"default";r={remaining};t={reset_seconds}',
+        }
+        if not granted:
+            raise RateLimited(headers={**headers, "Retry-After": str(reset_seconds)})
+        return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -1,0 +1,96 @@
+"""Fills a database with a shop of some size and age, as if the service had run all the time."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import count
+
+import asyncpg
+from msgspec import Struct
+
+from service.cli.demo import statements
+from service.cli.demo.history import Batch, History, Ware
+from service.database.database import Database
+from service.reports.books import close_books
+from service.settings import Settings
+
+PROGRESS_INTERVAL = 10_000
+SESSION_OPTIONS = """set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
+set work_mem = '64MB'; set temp_buffers = '256MB'"""
+
+
+class DemoConflict(Exception):
+    """Something that is there already."""
+
+
+class DemoSize(Struct, frozen=True):
+    """How much of it. The past ends now."""
+
+    items: int
+    orders: int
+    days: int
+
+
+async def fill(
+    database: Database, settings: Settings, demo: DemoSize, on_progress: Callable[[str, int], None]
+) -> None:
+    """All of it, or nothing should this fail; then close the books. Raises `DemoConflict`.
+
+    `on_progress` gets the numbers of `items` and `orders` stored so far.
+    """
+    history = History(demo.items, demo.orders, demo.days, datetime.now(UTC))
+    async with database.dedicated_connection() as connection:
+        await connection.execute(SESSION_OPTIONS)
+        if problem := await connection.fetchval(statements.FIND_CONFLICT):
+            raise DemoConflict(problem)
+        async with connection.transaction():
+            if await connection.fetchval(statements.IS_SUPERUSER):
+                await connection.execute(statements.DISABLE_TRIGGERS)
+            await connection.execute(statements.CREATE_STAGING_TABLES)
+            await _load_items(connection, history, on_progress)
+            await _load_orders(connection, history, on_progress)
+            await connection.execute(statements.REOPEN_BOOKS, history.begin)
+        await connection.execute("vacuum analyze")
+    await close_books(database, settings)
+
+
+async def _load_items(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    history: History,
+    on_progress: Callable[[str, int], None],
+) -> None:
+    def wares() -> Iterator[Ware]:
+        for number, ware in enumerate(history.wares()):
+            if number % PROGRESS_INTERVAL == 0:
+                on_progress("items", number)
+            yield ware
+
+    await connection.copy_records_to_table("wares", records=wares())
+    await connection.execute("analyze wares")
+    await connection.execute(statements.INSERT_ITEMS)
+    on_progress("items", history.items)
+
+
+async def _load_orders(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    history: History,
+    on_progress: Callable[[str, int], None],
+) -> None:
+    """The next batch is imagined while PostgreSQL stores this one."""
+    batches, orders = history.batches(), 0
+    batch: Batch | None = next(batches)
+    while batch is not None:
+        await connection.copy_records_to_table("sold", records=batch.sold)
+        await connection.copy_records_to_table("moved", records=batch.moved)
+        await connection.execute("analyze sold; analyze moved")
+        storing = asyncio.create_task(connection.execute(statements.INSERT_ORDERS))
+        following = await asyncio.to_thread(next, batches, None)
+        await storing
+        await connection.execute(statements.TRUNCATE_STAGING_TABLES)
+        orders += batch.orders
+        on_progress("orders", orders)
+        batch = following
+    ends = zip(count(), history.stock, history.version, history.changed_at, strict=False)
+    await connection.copy_records_to_table("ends", records=ends)
+    await connection.execute("analyze ends")
+    await connection.execute(statements.UPDATE_ITEMS)

@@ -1,0 +1,111 @@
+"""What has to agree with what in the database. Each statement finds the rows that do not."""
+
+from service.reports.statements import ITEM_DIFFERENCES, ROLLUP_MISMATCHES
+
+ANY_DAY = "'0001-01-01'"
+
+CHECKS = {
+    "an item's quantity is not the sum of its movements": """
+        select i.id as item, i.sku, i.quantity, coalesce(m.moved, 0) as moved
+        from items i left join (select item_id, sum(delta) as moved from movements group by 1) m
+          on m.item_id = i.id
+        where i.quantity <> coalesce(m.moved, 0)""",
+    "a movement does not continue the one before it": """
+        select item_id as item, version, resulting_quantity, running from (
+          select item_id, version, resulting_quantity,
+            sum(delta) over (partition by item_id order by version) as running
+          from movements) m
+        where resulting_quantity <> running""",
+    "a movement is newer than its item": """
+        select i.id as item, i.sku, i.version, m.version as moved
+        from items i join movements m on m.item_id = i.id where m.version > i.version""",
+    "an order's total is not the sum of its lines": """
+        select o.id as order, o.total, l.amount as lines
+        from orders o left join (select order_id, sum(amount) as amount from order_lines group by 1) l
+          on l.order_id = o.id
+        where o.total is distinct from l.amount""",
+    "an order's lines are not numbered 1, 2, 3": """
+        select order_id as order, array_agg(line_no) as lines from order_lines
+        group by order_id having min(line_no) <> 1 or max(line_no) <> count(*)""",
+    "an order is not in the ledger as one sale": """
+        select o.id as order, o.total, t.amount, o.currency, t.currency as booked_in
+        from orders o left join transactions t on t.order_id = o.id and t.kind = 'sale'
+        where (o.total, o.currency, o.created_at) is distinct from (t.amount, t.currency, t.created_at)""",
+    "refunds are not those of the cancelled orders": """
+        select o.id as order, o.status, o.total, t.amount as refund
+        from orders o left join transactions t on t.order_id = o.id and t.kind = 'refund'
+        where (case when o.status = 'cancelled' then o.total end) is distinct from t.amount
+          or t.currency <> o.currency""",
+    "an order and the movements for it differ": """
+        with ordered as (
+          select order_id, item_id, sum(quantity) as pieces from order_lines group by 1, 2
+        ), moved as (
+          select order_id, item_id, -sum(delta) as pieces from movements where cause = 'order' group by 1, 2)
+        select order_id as order, item_id as item, ordered.pieces as ordered, moved.pieces as moved
+        from ordered full join moved using (order_id, item_id)
+        where ordered.pieces is distinct from moved.pieces""",
+    "stock did not come back from a cancelled order, or did from another": """
+        with cancelled as (
+          select l.order_id, l.item_id, sum(l.quantity) as pieces
+          from order_lines l join orders o on o.id = l.order_id where o.status = 'cancelled' group by 1, 2
+        ), moved as (
+          select order_id, item_id, sum(delta) as pieces from movements where cause = 'cancel' group by 1, 2)
+        select order_id as order, item_id as item, cancelled.pieces as ordered, moved.pieces as back
+        from cancelled full join moved using (order_id, item_id)
+        where cancelled.pieces is distinct from moved.pieces""",
+    "an order and its event differ": """
+        with stored as (
+          select o.id as order, o.customer_id, o.total::text, o.created_at, l.lines
+          from orders o left join (select order_id, count(*) as lines from order_lines group by 1) l
+            on l.order_id = o.id
+        ), told as (
+          select subject::uuid, payload->>'customer_id', payload->>'total', created_at,
+            jsonb_array_length(payload->'lines')
+          from events where type = 'order.placed')
+        (select 'stored' as only, * from (table stored except all table told) as stored)
+        union all
+        (select 'told', * from (table told except all table stored) as told)""",
+    "an order ended without an event, or an event tells of an end that was not": """
+        with told as (
+          select subject::uuid as id, string_agg(split_part(type, '.', 2), ', ') as ended from events
+          where type in ('order.cancelled', 'order.fulfilled') group by 1)
+        select id as order, o.status, told.ended as told
+        from (select id, status from orders where status <> 'placed') o full join told using (id)
+        where o.status is distinct from told.ended""",
+    "an item came or went without an event": """
+        with told as (
+          select subject::uuid as id, sum(case type when 'item.created' then 1 else -1 end) as there
+          from events where type in ('item.created', 'item.deleted') group by 1)
+        select id as item, i.sku, coalesce(told.there, 0) as told
+        from items i full join (select * from told where there <> 0) told using (id)
+        where i.id is null or told.there is distinct from 1""",
+    "stock was changed without an event": """
+        select m.item_id as item, m.version, m.cause, m.delta
+        from movements m left join events e on e.type = 'item.updated' and e.subject = m.item_id::text
+          and (e.payload->>'version')::int = m.version
+        where m.cause in ('adjust', 'set', 'import') and m.version > 1 and e.id is null""",
+    "a document came or went without an event": """
+        with told as (
+          select subject::uuid as id, sum(case type when 'document.stored' then 1 else -1 end) as there
+          from events where type in ('document.stored', 'document.deleted') group by 1)
+        select id as document, d.filename, coalesce(told.there, 0) as told
+        from documents d full join (select * from told where there <> 0) told using (id)
+        where d.id is null or told.there is distinct from 1""",
+    "a job ended without an event": """
+        select j.id as job, j.kind, j.status from jobs j where j.finished_at is not null
+          and not exists (select from events e where e.subject = j.id::text and e.type = 'job.finished')""",
+    "a content is not used as often as it says": """
+        select encode(c.sha256, 'hex') as sha256, c.key, c.uses, count(d.id) as documents
+        from contents c left join documents d using (sha256)
+        group by c.sha256 having c.uses <> count(d.id)""",
+    "the sums of a closed day are not those of the ledger": ROLLUP_MISMATCHES.replace("$1", ANY_DAY),
+    "an item's sums of a closed day are not those of the ledger": ITEM_DIFFERENCES,
+}
+"""By what is wrong when a row is found."""
+
+NAMED_BLOBS = """
+select 'content ' || encode(sha256, 'hex') as named_by, key from contents
+union all
+select 'document ' || id, thumbnail from documents where thumbnail is not null
+union all
+select 'job ' || id, result #>> '{output,key}' from jobs where result #>> '{output,key}' is not null"""

@@ -1,0 +1,38 @@
+"""Brings the database's schema to a revision: advanced-alchemy's Alembic commands over `migrations/`."""
+
+from pathlib import Path
+
+import asyncpg
+from advanced_alchemy.alembic.commands import AlembicCommands
+from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
+
+from service.database.database import direct_dsn
+from service.database.servers import ServerList
+from service.settings import Settings
+
+PACKAGED = Path(__file__).parents[1] / "migrations"
+"""Where the wheel puts them; in a checkout they are at the top level."""
+VERSION_TABLE = "schema_version"
+
+
+def commands(settings: Settings) -> AlembicCommands:
+    async def connect() -> "asyncpg.Connection[asyncpg.Record]":
+        return await ServerList(direct_dsn(settings)).connect(settings.connect_timeout_seconds)
+
+    config = SQLAlchemyAsyncConfig(
+        connection_string="postgresql+asyncpg://",
+        alembic_config=AlembicAsyncConfig(
+            script_location=str(migrations_dir()), version_table_name=VERSION_TABLE
+        ),
+    )
+    alembic = AlembicCommands(sqlalchemy_config=config)
+    alembic.config.attributes["connect"] = connect
+    return alembic
+
+
+def upgrade(settings: Settings, revision: str = "head") -> None:
+    commands(settings).upgrade(revision=revision)
+
+
+def migrations_dir() -> Path:
+    return PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "migrations"

@@ -1,0 +1,169 @@
+"""Documents kept: first the bytes in the blob store, then the row that names them: no row names nothing.
+
+What is left in the store when a request or a process dies in between is swept later.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+from msgspec import UNSET, Struct
+from uuid_utils.compat import uuid7
+
+from service.blobs import STORAGE_ERRORS, BlobStore
+from service.database.database import Database
+from service.documents import statements
+from service.documents.intake import ReceivedFile, StorageUnavailable
+from service.documents.ranges import Range
+from service.documents.schemas import Document
+from service.errors import NotFound
+from service.events.journal import Author
+from service.http.idempotency import (
+    Claim,
+    IdempotencyInProgress,
+    StoredReply,
+    raise_stored_outcome,
+    reply_columns,
+)
+from service.jobs import statements as jobs
+from service.jobs.queue import enqueue
+from service.settings import Settings
+from service.values import encode_json
+
+log = structlog.get_logger()
+
+CONTENT_PREFIX, THUMBNAIL_PREFIX = "documents", "thumbnails"
+"""What the keys of the blobs begin with."""
+INSPECT = "document.inspect"
+
+
+class StoredDocument(NamedTuple):
+    """A document and its blobs."""
+
+    document: Document
+    key: str
+    thumbnail: str | None
+
+
+class DocumentStore:
+    def __init__(self, database: Database, blobs: BlobStore, settings: Settings) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._puts = asyncio.Semaphore(settings.blob_puts_max)
+
+    async def store(
+        self, received: ReceivedFile, author: Author, claim: Claim | None, reply: Callable[[Document], Struct]
+    ) -> Document:
+        """`reply` is what the client is told, now and whenever it repeats the request.
+
+        Raises `Replay` if the claim was answered before.
+        """
+        await self._raise_answer(claim)
+        document = _new(received)
+        key = f"{CONTENT_PREFIX}/{document.id}"
+        await self._put(key, received)
+        kept = [] if claim is None else [_stored_reply(claim, document, reply)]
+        stored_as = await self._create(document, received.sha256, key, author, kept)
+        if stored_as != key:
+            await self._delete_blob(key)
+        if stored_as is None:
+            await self._raise_answer(claim)
+            raise IdempotencyInProgress
+        return document
+
+    async def read(self, document_id: UUID) -> StoredDocument:
+        return await read(self._database, document_id)
+
+    async def page(self, after: UUID | None, limit: int) -> list[Document]:
+        """Newest first."""
+        return [_document(row) for row in await self._database.fetch(statements.LIST, after, limit)]
+
+    async def open(self, key: str, within: Range | None = None) -> tuple[int, AsyncIterator[bytes]]:
+        """The size in bytes of a blob, and its bytes or a range of them. Raises `NotFound`."""
+        try:
+            return await self._blobs.get(key, within)
+        except STORAGE_ERRORS as error:
+            raise StorageUnavailable from error
+
+    async def remove(self, document_id: UUID, author: Author) -> None:
+        async with self._database.transaction() as connection:
+            by = (author.actor, author.request_id)
+            row = await connection.fetchrow(statements.DELETE, document_id, *by)
+            if row is None:
+                raise NotFound
+            key = await connection.fetchval(statements.DELETE_UNUSED_CONTENT, row["sha256"])
+        for unused in filter(None, (key, row["thumbnail"])):
+            await self._delete_blob(unused)
+
+    async def _raise_answer(self, claim: Claim | None) -> None:
+        """Of a claim that was answered before."""
+        if claim is not None:
+            async with self._database.connection() as connection:
+                await raise_stored_outcome(connection, claim)
+
+    async def _put(self, key: str, received: ReceivedFile) -> None:
+        """A few at once: on S3 all of a file is in memory while it is put."""
+        try:
+            async with self._puts:
+                await self._blobs.commit_staging_file(key, received.file)
+        except STORAGE_ERRORS as error:
+            raise StorageUnavailable from error
+
+    async def _create(
+        self, document: Document, sha256: bytes, key: str, author: Author, kept: list[StoredReply]
+    ) -> str | None:
+        """Where the content is, which may have been there before. None: the claim is taken."""
+        facts = (document.id, document.filename, document.content_type, document.size_bytes, sha256)
+        by = (author.actor, author.request_id)
+        async with self._database.transaction() as connection:
+            row = (*facts, document.created_at, key, *by, *reply_columns(kept))
+            stored_as: str | None = await connection.fetchval(statements.CREATE, *row)
+            if stored_as is not None:
+                job_id = uuid7()
+                (queue_id,) = await enqueue(connection, [job_id])
+                job = (job_id, INSPECT, {"document_id": str(document.id)}, queue_id, *by)
+                await connection.execute(jobs.CREATE, *job, *reply_columns([]))
+        return stored_as
+
+    async def _delete_blob(self, key: str) -> None:
+        try:
+            await self._blobs.delete(key)
+        except STORAGE_ERRORS as error:  # nothing names it any more: the sweep deletes it
+            log.warning("blob left behind", key=key, cause=repr(error))
+
+
+async def read(database: Database, document_id: UUID) -> StoredDocument:
+    row = await database.fetchrow(statements.READ, document_id)
+    if row is None:
+        raise NotFound
+    *facts, key, thumbnail = row
+    return StoredDocument(_document(facts), key, thumbnail)
+
+
+def location(document_id: UUID) -> str:
+    return f"/documents/{document_id}"
+
+
+def _new(received: ReceivedFile) -> Document:
+    return Document(
+        id=uuid7(),
+        filename=received.filename,
+        content_type=received.format.content_type,
+        size_bytes=received.size_bytes,
+        sha256=received.sha256.hex(),
+        status="stored",
+        created_at=datetime.now(UTC),
+    )
+
+
+def _stored_reply(claim: Claim, document: Document, reply: Callable[[Document], Struct]) -> StoredReply:
+    return StoredReply(claim, 201, {"Location": location(document.id)}, encode_json(reply(document)))
+
+
+def _document(row: Iterable[Any]) -> Document:
+    """What is null in the row is not there for clients."""
+    values: list[Any] = [UNSET if value is None else value for value in row]
+    return Document(*values)

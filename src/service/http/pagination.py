@@ -1,0 +1,94 @@
+"""Lists: keyset pages behind opaque cursors. No OFFSET, no COUNT: the last page costs what the first does."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import Request
+from litestar.params import QueryParameter
+from msgspec import Meta, Struct
+
+from service.errors import InvalidCursor
+from service.http.parameters import validate_query
+
+NO_NUL_PATTERN = r"^[^\x00]*\Z"
+"""A filter's text: anything but NUL, which PostgreSQL does not know."""
+
+LIMIT_MAX = 200
+LIMIT_DEFAULT = 50
+CURSOR_LENGTH_MAX = 512
+CHECK_LENGTH = 4
+
+Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description="How many to return at most.")]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(
+        schema_extra={"maxLength": CURSOR_LENGTH_MAX},
+        description="`next_cursor` of the page before; it belongs to one list and its filters.",
+    ),
+]
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+class Page(Struct, Generic[T]):
+    data: Annotated[list[T], Meta(max_length=LIMIT_MAX)]
+    next_cursor: Annotated[str, Meta(max_length=CURSOR_LENGTH_MAX)] | None
+    """Gets the next page; null on the last one."""
+
+
+class Pager(Generic[P]):
+    """One request for a page of a list whose rows are ordered by a unique position of type `P`.
+
+    `position` is that type with its bounds: a forged cursor must not reach what the database refuses.
+    """
+
+    def __init__(
+        self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: Any
+    ) -> None:
+        validate_query(request)
+        self._request = request
+        query = request.query_params.multi_items()
+        filters = sorted((name, value) for name, value in query if name not in {"limit", "cursor"})
+        self._list = hashlib.blake2b(repr((request.scope["path"], filters)).encode(), digest_size=32).digest()
+        self.limit = limit
+        self.after: P | None = None if cursor is None else self._decode(cursor[:CURSOR_LENGTH_MAX], position)
+
+    @property
+    def fetch(self) -> int:
+        """How many rows to read: one more than asked for tells whether there is a next page."""
+        return self.limit + 1
+
+    def page(self, rows: Sequence[T], position: Callable[[T], P]) -> Page[T]:
+        data = list(rows[: self.limit])
+        more = len(rows) > self.limit
+        return Page(data, self._encode(msgspec.json.encode(position(data[-1]))) if more else None)
+
+    def next_url(self, cursor: str) -> str:
+        """The next page's, for a `Link` header (RFC 8288): where the body has no room for a cursor."""
+        query = [
+            (name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"
+        ]
+        return f"{self._request.scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
+
+    def _encode(self, content: bytes) -> str:
+        return base64.urlsafe_b64encode(self._checksum(content) + content).rstrip(b"=").decode()
+
+    def _decode(self, cursor: str, kind: Any) -> P:
+        try:
+            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            position: P = msgspec.json.decode(raw[CHECK_LENGTH:], type=kind)
+        except (binascii.Error, ValueError):
+            raise InvalidCursor from None
+        if cursor != self._encode(raw[CHECK_LENGTH:]):  # as text: base64 has several spellings of some bytes
+            raise InvalidCursor
+        return position
+
+    def _checksum(self, content: bytes) -> bytes:
+        """Ties a cursor to its list. A forged one only moves within rows the caller may read anyway."""
+        return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()

@@ -1,0 +1,50 @@
+"""`catalog.import`: items from CSV text, imported once whatever happens to the worker."""
+
+from io import BytesIO, TextIOWrapper
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from service.events.journal import WORKER, Author
+from service.items.csv_rows import ENCODING, InvalidFile
+from service.items.importer import ImportReport, InvalidRows, import_items
+from service.jobs.context import JobContext, JobFailed
+from service.jobs.kinds import Kind
+
+CSV_LENGTH_MAX = 200_000
+
+Csv = Annotated[
+    str, Meta(min_length=1, max_length=CSV_LENGTH_MAX, examples=["sku,name,price\nBOLT-M8,Bolt M8,9.99\n"])
+]
+
+
+class CatalogImport(Struct, forbid_unknown_fields=True):
+    csv: Csv
+    """The first line names the columns: `sku`, `name`, `price`, and any of the other fields of an item."""
+    skip_bad: bool = False
+    """Import the good rows although there are bad ones."""
+
+
+async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportReport:
+    """What is changed, what the journal has of it, and the end of the job are committed together."""
+    content = payload.csv.encode()
+    text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
+
+    async def on_progress(bytes_read: int) -> None:
+        await task.progress(99 * bytes_read // len(content))
+
+    author = Author(WORKER.actor, str(task.id))  # the job's own event tells who asked for it
+    try:
+        async with task.database.transaction() as connection:
+            report = await import_items(
+                connection, text, author, skip_bad=payload.skip_bad, on_progress=on_progress
+            )
+            await task.finish(connection, report)
+    except InvalidFile as error:
+        raise JobFailed(str(error)) from None
+    except InvalidRows as error:
+        raise JobFailed(str(error), error.report) from None
+    return report
+
+
+IMPORT = Kind("catalog.import", CatalogImport, import_catalog)

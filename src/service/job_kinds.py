@@ -1,0 +1,12 @@
+"""The kinds of jobs there are."""
+
+from service.documents.inspect import inspection_kind
+from service.items.import_job import IMPORT
+from service.jobs.kinds import KindRegistry
+from service.jobs.sleep import SLEEP
+from service.reports.export import EXPORT
+from service.settings import Settings
+
+
+def build_registry(settings: Settings) -> KindRegistry:
+    return KindRegistry([IMPORT, EXPORT, inspection_kind(settings), *[SLEEP] * settings.job_test_kinds])

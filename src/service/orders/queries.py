@@ -1,0 +1,35 @@
+"""Reading orders."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from service.database.database import Database
+from service.database.servers import Connection
+from service.errors import NotFound
+from service.orders import statements
+from service.orders.schemas import Line, Order
+
+
+async def read_order(source: "Database | Connection", order_id: UUID) -> Order:
+    row = await source.fetchrow(statements.READ, order_id)
+    if row is None:
+        raise NotFound
+    return order_from_row(row)
+
+
+async def list_orders(database: Database, filters: Mapping[str, Any], limit: int) -> list[Order]:
+    """Newest first. Filters that are None do not filter."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    rows = await database.fetch(statements.list_orders(list(given)), *given.values(), limit)
+    return [order_from_row(row) for row in rows]
+
+
+def order_from_row(row: asyncpg.Record) -> Order:
+    """From `statements.COLUMNS`."""
+    order = Order(*row)
+    order.lines = msgspec.convert(order.lines, list[Line])
+    return order

@@ -1,0 +1,258 @@
+"""A client's connection: uvicorn's HTTP/1.1 protocol, with what it lacks.
+
+Deadlines for who sends or takes too slowly, bounds for heads and for connections, and the error contract for
+what never gets as far as the application: what is no HTTP, and what is more than can be served.
+"""
+
+import os
+import re
+import sys
+from asyncio import Event, TimerHandle, Transport
+from typing import Any, cast
+from urllib.parse import unquote
+
+import uvicorn
+from httptools import HttpParserInvalidMethodError, HttpRequestParser
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
+from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
+
+METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
+"""Any at all (RFC 9110 §9.1); the parser knows those that are registered."""
+PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
+NEVER_REFUSED_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
+PATH_LENGTH_SHOWN = 2048
+"""Of a target that may be what is too large."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Its limits are those of `app.state.settings`."""
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        state = cast("Litestar", config.app).state
+        self._settings = state.settings
+        self._admission = state.admission
+        self._meters = state.meters
+        self.url = b""
+        self.headers = []
+        self._in_head = True
+        self._incomplete = False
+        self._buffered_bytes = 0
+        """Of a head, or of whatever else the parser keeps to itself."""
+        self._head_may_be_too_large = False
+        self._refusal: Fault | None = None
+        self._request_start = b""
+        """What came last, if it is the beginning of a request whose head is not understood yet."""
+        self._unknown_method = False
+        self._active_cycle: RequestResponseCycle | None = None
+        """Unlike `cycle`, which is the latest of what a client has pipelined."""
+        self._read_timer: TimerHandle | None = None
+        self._write_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(transport)
+        self._start_read_timer()
+        if len(self.connections) > self._settings.connections_max:
+            self._admission.refused += 1
+            self._reject(Overloaded("Too many connections are open"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_reading_clock()
+        self._stop_writing_clock()
+        self._disconnect_cycle()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        self._request_start = b"" if self._incomplete else data
+        self._buffered_bytes += len(data)
+        self._head_may_be_too_large = self._buffered_bytes > self._settings.head_bytes_max
+        super().data_received(data)
+        if self._buffered_bytes > self._settings.head_bytes_max and self._refusal is None:
+            self._reject(HeadTooLarge())
+        elif not self._incomplete:
+            self._stop_reading_clock()
+        elif self._read_timer is None:
+            self._start_read_timer()
+
+    def on_message_begin(self) -> None:
+        self._in_head = self._incomplete = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 §6.5.1)
+            super().on_header(name, value.rstrip(b" \t"))  # which the parser leaves there (§5.5)
+
+    def on_headers_complete(self) -> None:
+        self._request_start = b""
+        if self._head_may_be_too_large and self._head_bytes() > self._settings.head_bytes_max:
+            self._reject(HeadTooLarge())
+            raise ValueError  # which stops the parser
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._admission.full and not self.url.startswith(NEVER_REFUSED_TARGETS):
+            self._in_head, self._buffered_bytes = False, 0
+            self._shed()
+            return
+        super().on_headers_complete()  # which raises if the target is none: then there is no cycle of its own
+        if self._unknown_method:
+            self.scope["method"], self._unknown_method = UNKNOWN_METHOD, False
+        self._in_head, self._buffered_bytes = False, 0
+        if self.parser.should_upgrade():  # to nothing we know: what follows in the same packet would be lost
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._buffered_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._incomplete, self._buffered_bytes = True, False, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._refusal is not None:
+            self._write_error_and_close(self._refusal)
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser does not understand. A method it does not know is none here either: 405."""
+        method = METHOD.match(self._request_start)
+        if method and isinstance(sys.exc_info()[1], HttpParserInvalidMethodError):
+            self.parser, self._unknown_method = HttpRequestParser(self), True
+            self._incomplete, self._buffered_bytes = False, 0
+            self.data_received(PLACEHOLDER_METHOD + self._request_start[method.end() :])
+        elif self._refusal is None:
+            self._reject(BadRequest(msg))
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # who does not take the last reply never will
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._settings.write_timeout_seconds, self._on_write_timeout)
+
+    def resume_writing(self) -> None:
+        self._stop_writing_clock()
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active_cycle = cycle
+        self._admission.arriving += 1
+        cycle.scope["state"]["arriving"] = True
+        super()._start_asgi_task(cycle, app)
+
+    def _start_read_timer(self) -> None:
+        self._read_timer = self.loop.call_later(self._settings.read_timeout_seconds, self._on_read_timeout)
+
+    def _stop_reading_clock(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _stop_writing_clock(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _on_read_timeout(self) -> None:
+        """A request has begun to come, or a connection was opened for one, and it is not here yet."""
+        self._read_timer = None
+        if not self._incomplete:
+            self.transport.close()
+        elif self._in_head or not self.scope["state"].get("patient"):
+            self._reject(RequestTimeout())
+
+    def _on_write_timeout(self) -> None:
+        self._disconnect_cycle()
+        self.transport.abort()
+
+    def _disconnect_cycle(self) -> None:
+        """The application finds its client gone, and does not write to a transport that is closed."""
+        if self._active_cycle is not None and not self._active_cycle.response_complete:
+            self._active_cycle.disconnected = True
+            self._active_cycle.message_event.set()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _reject(self, fault: Fault) -> None:
+        """Read no more, and answer what cannot be read after all that could be: replies keep their order."""
+        self._refusal, cycle = fault, self.cycle
+        if not self._in_head and self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # its body is broken, and the one before it is still at work
+        elif self._in_head and (cycle is None or cycle.response_complete):
+            self._write_error_and_close(fault)
+        elif not self._in_head and cycle.response_started:
+            self.transport.close()  # it has its answer, and must not get a second one
+        elif not self._in_head:
+            self._disconnect_cycle()
+            self._write_error_and_close(fault)
+
+    def _write_error_and_close(self, fault: Fault) -> None:
+        if not self.transport.is_closing():
+            self._write_error(fault, close=True)
+            self.transport.close()
+
+    def _shed(self) -> None:
+        """Refuse one request before it costs anything but its own parsing."""
+        self._admission.refused += 1
+        overloaded = Overloaded(headers=self._admission.retry_after())
+        keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        if keep_alive and self.parser.get_http_version() != "1.0":
+            self._write_error(overloaded, close=False)
+            self.cycle = FINISHED_CYCLE
+            super().on_response_complete()
+            if self._admission.should_pause:
+                self.flow.pause_reading()
+                self._admission.rest(self._resume_reading)
+        else:
+            self._refusal, self.cycle = overloaded, FINISHED_CYCLE
+            self._write_error_and_close(self._refusal)
+
+    def _resume_reading(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _write_error(self, fault: Fault, *, close: bool) -> None:
+        path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
+        path = path[:PATH_LENGTH_SHOWN]
+        for name, value in self.headers:
+            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+            elif name == b"accept":
+                accept += ("," if accept else "") + value.decode("latin-1")
+        request_id = request_id or os.urandom(16).hex()
+        self._meters.refuse(fault.code, fault.status)
+        rendered = render(fault, path=path, request_id=request_id, accept=accept)
+        headers = {
+            **rendered.headers,
+            "Content-Length": str(len(rendered.body)),
+            "X-Request-ID": request_id,
+            **({"Connection": "close"} if close else {}),
+        }
+        head = b"".join(
+            [
+                STATUS_LINE[rendered.status],
+                *(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers),
+                *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()),
+            ]
+        )
+        head_only = self.headers and self.parser.get_method() == b"HEAD"
+        self.transport.write(head + b"\r\n" + (b"" if head_only else rendered.body))
+
+
+class FinishedCycle:
+    """In the place of uvicorn's cycle: a request that is over, whatever of it is still to come."""
+
+    response_started = response_complete = True
+    message_event = Event()
+
+
+FINISHED_CYCLE = cast("RequestResponseCycle", FinishedCycle())

@@ -1,0 +1,161 @@
+"""uvicorn, with what it lacks: draining, and workers that share a socket."""
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+import structlog
+import uvicorn
+from litestar import Litestar
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.app import create_app
+from service.observability.logs import configure_logs
+from service.observability.metrics import use_shared_directory
+from service.server.http_protocol import HttpProtocol
+from service.settings import Settings, StartupError
+
+log = structlog.get_logger()
+
+BACKLOG = 2048
+RESPAWN_SECONDS = 1.0
+"""So that a worker that dies at its start does not keep a core busy."""
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM: not ready at once, served on for `drain_seconds`, then ended. A second signal hurries."""
+
+    def __init__(
+        self, app: Litestar, settings: Settings, on_started: Callable[[], None] | None = None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=HttpProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=settings.keepalive_seconds,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
+            backlog=BACKLOG,
+        )
+        super().__init__(config)
+        self._probe = app.state.probe
+        self._drain_seconds = settings.drain_seconds
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is here now stays: a full collection of it stopped the loop for 100 ms every few seconds.
+        gc.collect()
+        gc.freeze()
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        log.info("listening", host=host, port=port)
+        if self._on_started is not None:
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        hurried = self._probe.draining or sig == signal.SIGINT
+        self._probe.draining = True
+        if hurried:
+            self.should_exit = True
+        else:
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, does not raise the signal again: an ordered stop is no failure."""
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Raises `StartupError` when the address cannot be had."""
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, *_, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # the latter: it can be no host's name
+        why = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+        raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
+
+
+def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], None] | None = None) -> None:
+    """Serve in this process until a signal ends it."""
+    Server(create_app(settings), settings, on_started).run(sockets=[listener])
+
+
+def serve_workers(settings: Settings, listener: socket.socket, workers: int) -> None:
+    """Serve in `workers` processes on one socket; a worker that dies is replaced, and goes on counting."""
+    context = multiprocessing.get_context("spawn")
+    processes: dict[int, BaseProcess] = {}
+    stopping = False
+
+    def stop(sig: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for process in processes.values():
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, sig)
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, stop)
+    with tempfile.TemporaryDirectory(prefix="depot-metrics-", ignore_cleanup_errors=True) as figures:
+        while not stopping:
+            for slot in range(workers):
+                if stopping or (slot in processes and processes[slot].is_alive()):
+                    continue
+                mark_process_dead(slot, figures)
+                started = context.Process(target=_worker_main, args=(settings, listener, figures, slot))
+                started.start()
+                processes[slot] = started
+                if stopping:  # the signal came before this one was on the list
+                    started.terminate()
+            multiprocessing.connection.wait([process.sentinel for process in processes.values()])
+            for slot, process in processes.items():
+                if not process.is_alive():
+                    mark_process_dead(slot, figures)
+            time.sleep(0 if stopping else RESPAWN_SECONDS)
+        for process in processes.values():
+            process.join()
+
+
+def _worker_main(settings: Settings, listener: socket.socket, figures: str, slot: int) -> None:
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    configure_logs(settings.log, settings.secrets())
+    use_shared_directory(figures, slot)
+    serve(settings, listener)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        shutil.rmtree(figures, ignore_errors=True)
+
+
+def _stop_with_parent() -> None:
+    """A worker whose parent was killed would go on serving where nobody can stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,222 @@
+"""The doctor sees what it is there to see, names it, and finds nothing wrong with an honest shop."""
+
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from msgspec.structs import replace
+
+from conftest import AS_OWNER, Client
+from service.audit.chain import seal
+from service.blobs import open_blob_store
+from service.cli.doctor import run as doctor
+from service.cli.doctor.checks import CHECKS
+from service.cli.doctor.run import (
+    CHAIN_CHECK,
+    CHECK_NAMES,
+    MISSING_BLOBS_CHECK,
+    ORPHAN_BLOBS_CHECK,
+    STORE_CHECK,
+    Finding,
+    run_checks,
+)
+from service.database.database import Database
+from service.reports.books import close_books
+from service.settings import Settings
+from tests.support.app_helpers import connected, item, order
+from tests.support.consistency import discrepancies
+from tests.support.depot_process import DEPOT
+from tests.support.job_helpers import a_worker, done
+from tests.support.ledger_samples import backdate
+
+PNG = Path(__file__).parents[2] / "documents" / "files" / "netpbm.png"
+
+
+@pytest.fixture
+async def shop(client: Client, database: Database, settings: Settings) -> AsyncIterator[Settings]:
+    """One of everything, some of it on days that are closed."""
+    bolt, nut, gone = await item(client, 9), await item(client, 9), await item(client)
+    await client.delete(f"/items/{gone['id']}")
+    await client.post(f"/items/{bolt['id']}/stock", json={"delta": 5})
+    await client.patch(f"/items/{nut['id']}", json={"quantity": 7})
+    for end in ("cancel", "fulfil", None):
+        placed = (await order(client, (bolt, 2), (nut, 1))).json()
+        if end:
+            await client.post(f"/orders/{placed['id']}/{end}")
+    (
+        await client.post("/documents", files={"file": ("dot.png", PNG.read_bytes(), "image/png")})
+    ).raise_for_status()
+    async with a_worker(settings, database):  # which does not seal what is backdated next
+        await done(client, "report.export")
+    await backdate(database, timedelta(days=3))
+    await close_books(database, settings)
+    await seal(database, settings)
+    yield replace(settings, orphan_kept_seconds=0)
+
+
+async def findings(database: Database, settings: Settings) -> list[Finding]:
+    return [finding async for _, found in run_checks(database, settings) for finding in found]
+
+
+async def test_an_honest_shop_has_no_findings(shop: Settings, database: Database) -> None:
+    assert await findings(database, shop) == []
+    assert await database.fetchval("select count(*) from daily_item_sales") == 2
+
+
+DAMAGE = {
+    "an item's quantity is not the sum of its movements": [
+        "update items set quantity = quantity + 1",
+        "delete from movements where cause = 'set' and version = 1",
+    ],
+    "a movement does not continue the one before it": [
+        "update movements set resulting_quantity = 99 where cause = 'order'"
+    ],
+    "a movement is newer than its item": ["update items set version = 1"],
+    "an order's total is not the sum of its lines": [
+        "update orders set total = total + 1",
+        "delete from order_lines where line_no = 2",
+    ],
+    "an order's lines are not numbered 1, 2, 3": ["update order_lines set line_no = 7 where line_no = 2"],
+    "an order is not in the ledger as one sale": [
+        "delete from transactions where kind = 'sale'",
+        "update transactions set amount = amount + 1",
+        "update transactions set created_at = now()",
+        "update transactions set currency = 'EUR'",
+    ],
+    "refunds are not those of the cancelled orders": [
+        "update orders set status = 'cancelled' where status = 'fulfilled'",
+        "delete from transactions where kind = 'refund'",
+        "update transactions set amount = 0.01 where kind = 'refund'",
+    ],
+    "an order and the movements for it differ": [
+        "update movements set order_id = gen_random_uuid() where cause = 'order'"
+    ],
+    "stock did not come back from a cancelled order, or did from another": [
+        "delete from movements where cause = 'cancel'",
+        "update movements set cause = 'cancel' where cause = 'order'",
+    ],
+    "an order and its event differ": [
+        "delete from events where type = 'order.placed'",
+        'update events set payload = payload || \'{"total": "1.00"}\'',
+        "insert into events (type, subject, actor, payload) select type, subject, actor, payload from events",
+    ],
+    "an order ended without an event, or an event tells of an end that was not": [
+        "delete from events where type = 'order.cancelled'",
+        "update orders set status = 'placed' where status = 'fulfilled'",
+    ],
+    "an item came or went without an event": [
+        "delete from events where type = 'item.created'",
+        "delete from events where type = 'item.deleted'",
+        "insert into items (id, sku, name, price, currency, quantity, version) "
+        "values (gen_random_uuid(), 'X', 'X', 1, 'USD', 0, 1)",
+    ],
+    "stock was changed without an event": ["delete from events where type = 'item.updated'"],
+    "a document came or went without an event": ["delete from events where type = 'document.stored'"],
+    "a job ended without an event": ["delete from events where type = 'job.finished'"],
+    "a content is not used as often as it says": [
+        "update contents set uses = 2",
+        "delete from documents",
+    ],
+    "the sums of a closed day are not those of the ledger": [
+        "update daily_sales set refunds = refunds + 0.01",
+        "delete from daily_sales",
+        "insert into daily_sales values ('2020-01-01', 'USD', 1, 1, 0)",
+    ],
+    "an item's sums of a closed day are not those of the ledger": [
+        "update daily_item_sales set quantity = quantity + 1",
+        "delete from daily_item_sales",
+        "insert into daily_item_sales values (gen_random_uuid(), 'USD', '2020-01-01', 1, 1)",
+    ],
+    CHAIN_CHECK: ["update events set actor = 'somebody'", "delete from seals where position = 2"],
+    MISSING_BLOBS_CHECK: [
+        "update contents set key = 'documents/gone'",
+        "update documents set thumbnail = 'thumbnails/x'",
+    ],
+    ORPHAN_BLOBS_CHECK: ["delete from documents; delete from contents"],
+}
+
+
+def test_no_kind_is_left_out() -> None:
+    assert {*DAMAGE, STORE_CHECK} == set(CHECK_NAMES)
+
+
+async def test_damage_of_rows_is_found(shop: Settings, database_url: str) -> None:
+    for kind in CHECKS:
+        for statement in DAMAGE[kind]:
+            async with connected(database_url) as connection:
+                damage = connection.transaction()
+                await damage.start()
+                await connection.execute(f"{AS_OWNER}; {statement}")
+                assert await doctor.violations(connection, CHECKS[kind]), (kind, statement)
+                await damage.rollback()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind not in CHECKS])
+async def test_damage_of_chain_and_blobs_is_found(
+    kind: str, shop: Settings, database: Database, database_url: str
+) -> None:
+    for statement in DAMAGE[kind]:
+        async with connected(database_url) as connection:
+            await connection.execute(f"{AS_OWNER}; {statement}")
+        assert any(finding.kind == kind for finding in await findings(database, shop)), statement
+
+
+async def test_a_lost_file_is_found_and_one_too_many(shop: Settings, database: Database) -> None:
+    store = open_blob_store(shop)
+    (key,) = [row["key"] for row in await database.fetch("select key from contents")]
+    await store.delete(key)
+    await store.put("documents/stray", b"x")
+    found = {str(finding) for finding in await findings(database, shop)}
+    sha256 = await database.fetchval("select encode(sha256, 'hex') from contents")
+    assert found == {
+        f"{MISSING_BLOBS_CHECK}: {key}, named by content {sha256}",
+        f"{ORPHAN_BLOBS_CHECK}: documents/stray",
+    }
+    young = replace(shop, orphan_kept_seconds=3600)
+    assert [finding.kind for finding in await findings(database, young)] == [MISSING_BLOBS_CHECK]
+
+
+async def test_a_store_that_cannot_be_read_is_a_finding(
+    shop: Settings, database: Database, tmp_path: object
+) -> None:
+    broken = replace(shop, blob_url="file:///proc/none")
+    assert [finding.kind for finding in await findings(database, broken)] == [STORE_CHECK]
+
+
+async def test_of_many_differences_some_are_named(
+    shop: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LISTED_MAX", 1)
+    await database.fetch("update items set quantity = quantity + 1")
+    found = await findings(database, shop)
+    assert [finding.text for finding in found][1:] == ["and more"]
+
+
+async def test_the_command_names_what_differs_and_fails(shop: Settings, database: Database) -> None:
+    def run() -> "subprocess.CompletedProcess[str]":
+        environment = {"DATABASE_URL": shop.database_url or "", "DEPOT_HOME": str(shop.home)}
+        return subprocess.run(
+            [str(DEPOT), "doctor"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    honest = run()
+    assert (honest.returncode, honest.stdout) == (0, ""), honest.stderr
+    bolt: UUID = await database.fetchval("update items set quantity = 77 where quantity > 7 returning id")
+    found = run()
+    assert found.returncode == 1
+    assert found.stdout.startswith(f"an item's quantity is not the sum of its movements: item {bolt}, sku ")
+    assert "quantity 77, moved " in found.stdout
+    assert "differences" in found.stderr
+
+
+async def test_a_lost_order_is_found(client: Client, database_url: str) -> None:
+    (lost,) = await discrepancies(database_url, {"019ab000-0000-7000-8000-000000000000": "9.99"})
+    assert "was acknowledged" in lost

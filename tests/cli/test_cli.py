@@ -1,0 +1,169 @@
+"""The `depot` command, as a person at a terminal meets it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.auth.keys import key_id
+from tests.support.depot_process import DEPOT, live
+
+
+def depot(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEPOT_")}
+    inherited.pop("DATABASE_URL", None)
+    return subprocess.run(
+        [DEPOT, *arguments], env={**inherited, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def assert_one_clear_line(outcome: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    assert outcome.returncode != 0
+    assert outcome.stdout == ""
+    assert len(outcome.stderr.strip().splitlines()) == 1, outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_without_a_database_url_it_does_not_start(command: str) -> None:
+    assert_one_clear_line(depot(command), "DATABASE_URL")
+
+
+def test_a_setting_it_does_not_know_stops_the_start() -> None:
+    assert_one_clear_line(depot("serve", DEPOT_POLL_SIZE="3"), "DEPOT_POLL_SIZE")
+
+
+def test_a_bad_setting_stops_the_start(database_url: str) -> None:
+    assert_one_clear_line(depot("serve", DATABASE_URL=database_url, PORT="x"), "PORT", "'x'")
+
+
+def test_an_unreachable_database_stops_the_start() -> None:
+    assert_one_clear_line(depot("serve", DATABASE_URL="postgresql://127.0.0.1:1/depot"), "database")
+
+
+def test_a_database_that_does_not_exist_stops_the_start(database_url: str) -> None:
+    assert_one_clear_line(
+        depot("serve", DATABASE_URL=database_url.replace("depot_test_", "depot_no_")), "no_"
+    )
+
+
+def test_a_taken_port_stops_the_start(database_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_one_clear_line(depot("serve", DATABASE_URL=database_url, PORT=port), port, "in use")
+        assert_one_clear_line(depot("dev", DEPOT_HOME=str(tmp_path / "home"), PORT=port), port, "in use")
+
+
+def test_a_port_that_is_none_stops_the_start(database_url: str) -> None:
+    refused = depot("serve", "--port", "99999", DATABASE_URL=database_url)
+    assert refused.returncode != 0
+    assert "99999" in refused.stderr
+
+
+def test_without_a_schema_keys_say_what_to_do(server_url: str) -> None:
+    assert_one_clear_line(depot("keys", "list", DATABASE_URL=server_url), "depot migrate")
+
+
+def test_a_key_needs_a_name(database_url: str) -> None:
+    made = depot("keys", "create", "--name", "", "--scope", "admin", DATABASE_URL=database_url)
+    assert made.returncode != 0
+    assert "Traceback" not in made.stderr
+    assert "name" in made.stderr
+
+
+def test_a_revision_that_is_not_there_is_named(database_url: str) -> None:
+    migrated = depot("migrate", "nowhere", DATABASE_URL=database_url)
+    assert migrated.returncode != 0
+    assert "Traceback" not in migrated.stderr
+    assert "nowhere" in migrated.stderr
+
+
+def test_a_host_that_is_not_ours_stops_the_start(database_url: str) -> None:
+    assert_one_clear_line(
+        depot("serve", DATABASE_URL=database_url, HOST="203.0.113.7", PORT="0"), "203.0.113.7"
+    )
+
+
+def test_a_created_key_is_printed_alone_and_works(database_url: str, tmp_path: Path) -> None:
+    made = depot("keys", "create", "--name", "shop", "--scope", "items:read", DATABASE_URL=database_url)
+    key = made.stdout.strip()
+    assert made.returncode == 0
+    assert made.stdout == key + "\n"
+    assert key_id(key)
+    with live(database_url, tmp_path / "home") as server:
+        reply = httpx.get(f"{server.url}/items", headers={"Authorization": f"Bearer {key}"})
+        assert reply.status_code == 200
+
+
+def test_a_revoked_key_is_listed_as_such(database_url: str) -> None:
+    key = depot(
+        "keys", "create", "--name", "shop", "--scope", "admin", DATABASE_URL=database_url
+    ).stdout.strip()
+    identity = key_id(key)
+    assert identity
+    assert depot("keys", "revoke", identity, DATABASE_URL=database_url).returncode == 0
+    listed = depot("keys", "list", DATABASE_URL=database_url).stdout
+    assert "revoked" in next(line for line in listed.splitlines() if identity in line)
+    assert key.removeprefix(f"depot_{identity}_") not in listed
+
+
+def test_a_listing_for_a_pipe_is_whole(database_url: str) -> None:
+    name, scopes = "backend of the shop " * 5, ("items:read", "items:write", "orders:read", "orders:write")
+    chosen = [argument for scope in scopes for argument in ("--scope", scope)]
+    key = depot("keys", "create", "--name", name, *chosen, DATABASE_URL=database_url).stdout.strip()
+    (line,) = depot("keys", "list", DATABASE_URL=database_url, COLUMNS="40").stdout.splitlines()
+    identity, listed, granted, _, state = line.split("\t")
+    assert (identity, listed, granted.split(), state) == (key_id(key), name, [*scopes], "valid")
+
+
+def test_an_unknown_scope_is_refused(database_url: str) -> None:
+    made = depot("keys", "create", "--name", "shop", "--scope", "items:own", DATABASE_URL=database_url)
+    assert made.returncode != 0
+    assert "items:own" in made.stderr
+    assert made.stdout == ""
+
+
+def test_revoking_a_key_that_is_not_there_fails(database_url: str) -> None:
+    assert depot("keys", "revoke", "nobody", DATABASE_URL=database_url).returncode != 0
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
+def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"postgresql://depot@127.0.0.1:{silent.getsockname()[1]}/depot"
+        process = subprocess.Popen([DEPOT, command], env={**os.environ, "DATABASE_URL": url})
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 128 + signal.SIGTERM
+
+
+def test_it_ends_soon_even_if_something_swallows_the_order_to() -> None:
+    code = """
+import contextlib, os, signal, time
+from service import cli
+signal.signal(signal.SIGTERM, cli.terminate)
+with contextlib.suppress(SystemExit):
+    os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 128 + signal.SIGTERM
+
+
+def test_help_needs_no_database_driver() -> None:
+    code = "import sys, service.cli; sys.exit(any(name in sys.modules for name in ('asyncpg', 'litestar')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_several_workers_serve_one_port_and_end_together(database_url: str, tmp_path: Path) -> None:
+    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+        server.wait_for("listening", 2)
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        assert server.stop() == 0

@@ -1,0 +1,123 @@
+"""`depot dev`: from nothing to a running service, and back to nothing."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.depot_process import DEPOT
+
+Start = Callable[[], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Start]:
+    """Start `depot dev` in `home`; whatever still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run() -> "subprocess.Popen[str]":
+        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        process = subprocess.Popen(
+            [DEPOT, "dev"],
+            env={**environment, "DEPOT_HOME": str(home), "PORT": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+    for server in postgres_of(home):
+        server.kill()
+
+
+def postgres_of(home: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and f"{home}/postgres" in (process.info["cmdline"] or [])
+    ]
+
+
+def greeting(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            return "".join(lines)
+    raise AssertionError(process.communicate())
+
+
+def interrupt(process: "subprocess.Popen[str]") -> float:
+    """Ctrl-C; the seconds until it is gone."""
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 0
+    return time.monotonic() - begun
+
+
+def test_it_greets_with_a_curl_that_works_when_pasted(start: Start, home: Path) -> None:
+    text = greeting(start())
+    command = re.search(r"curl .*", text)
+    assert command
+    reply = subprocess.run(command[0], shell=True, capture_output=True, text=True)
+    assert reply.stdout == '{"data":[],"next_cursor":null}'
+    assert str(home / "api-key") in text
+    assert stat.S_IMODE((home / "api-key").stat().st_mode) == 0o600
+    assert (home / "api-key").read_text().strip() in command[0]
+
+
+def test_ctrl_c_stops_everything_within_two_seconds_and_without_noise(start: Start, home: Path) -> None:
+    process = start()
+    greeting(process)
+    assert postgres_of(home)
+    assert interrupt(process) < 2
+    assert postgres_of(home) == []
+    assert process.stderr
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_the_second_start_reuses_all_and_is_quick(start: Start, home: Path) -> None:
+    interrupt_after = start()
+    greeting(interrupt_after)
+    key = (home / "api-key").read_text()
+    interrupt(interrupt_after)
+    begun = time.monotonic()
+    greeting(start())
+    assert time.monotonic() - begun < 10  # a guard against set-up done twice, not a benchmark
+    assert (home / "api-key").read_text() == key
+
+
+def test_after_a_kill_the_next_start_adopts_the_database_and_stops_it(start: Start, home: Path) -> None:
+    killed = start()
+    greeting(killed)
+    killed.kill()
+    killed.wait()
+    orphan = postgres_of(home)
+    assert orphan
+    adopting = start()
+    greeting(adopting)
+    assert [process.pid for process in postgres_of(home)] == [process.pid for process in orphan]
+    interrupt(adopting)
+    assert postgres_of(home) == []
+
+
+def test_two_share_one_home_and_the_last_turns_off_the_light(start: Start, home: Path) -> None:
+    first, second = start(), start()
+    greeting(first), greeting(second)
+    interrupt(first)
+    assert postgres_of(home)
+    interrupt(second)
+    assert postgres_of(home) == []

@@ -1,0 +1,115 @@
+"""`depot listen`: the events of a service, one line each, on this machine."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.support.app_helpers import item
+from tests.support.depot_process import DEPOT, Live, live
+
+ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
+LINE = r"[0-9:.]+  (\S+) +([0-9a-f-]{36})  signature (\S+) +([0-9.]+) ms"
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[Live]:
+    with live(database_url, tmp_path / "home", **ALLOWED) as server:
+        yield server
+
+
+@contextmanager
+def listening(home: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """`depot listen` in a process of its own, once it listens."""
+    process = subprocess.Popen(
+        [DEPOT, "listen", *arguments],
+        env={**os.environ, "DEPOT_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        first = process.stdout.readline()
+        assert "Ctrl-C" in first, (first, process.stderr and process.stderr.read())
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+async def test_it_prints_what_happens_and_leaves_nothing_behind(
+    server: Live, key: str, tmp_path: Path, end: signal.Signals
+) -> None:
+    async with server.client(key) as client:
+        with listening(tmp_path, "--url", server.url, "--key", key) as process:
+            (webhook,) = (await client.get("/webhooks")).json()["data"]
+            assert webhook["url"].startswith("http://127.0.0.1:")
+            assert len(webhook["events"]) == 8
+            bolt = await item(client, 1)
+            await client.patch(f"/items/{bolt['id']}", json={"name": "M8"})
+            assert process.stdout
+            line = re.fullmatch(LINE, process.stdout.readline().strip())
+            assert line
+            assert (line[1], line[3]) == ("item.updated", "ok")
+            told = (await client.get(f"/webhooks/{webhook['id']}/deliveries")).json()["data"]
+            assert line[2] == told[0]["event_id"]
+            process.send_signal(end)
+            assert process.wait(timeout=10) == 0
+            assert process.stderr
+            assert process.stderr.read() == ""
+        assert (await client.get("/webhooks")).json()["data"] == []
+
+
+async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
+    server: Live, key: str, tmp_path: Path
+) -> None:
+    (tmp_path / "api-key").write_text(f"{key}\n")
+    async with server.client(key) as client:
+        with listening(tmp_path, "--url", server.url, "--event", "item.updated", "--event", "user.action"):
+            (webhook,) = (await client.get("/webhooks")).json()["data"]
+    assert webhook["events"] == ["item.updated", "user.action"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--url", "http://127.0.0.1:1", "--key", "k"], ["127.0.0.1:1"]),
+        (["--url", "{url}", "--key", "k"], ["API key"]),
+        (["--url", "{url}", "--key", "{key}", "--event", "order.eaten"], ["/events/0"]),
+        (["--url", "{url}"], ["api-key", "--key"]),
+    ],
+)
+async def test_what_stops_it_is_one_clear_line(
+    server: Live, key: str, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    ended = await listen(tmp_path, *(argument.format(url=server.url, key=key) for argument in arguments))
+    assert ended.returncode == 1
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    for word in words:
+        assert word in ended.stderr.decode()
+
+
+async def test_a_service_that_allows_no_private_targets_says_so(
+    database_url: str, key: str, tmp_path: Path
+) -> None:
+    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+        ended = await listen(tmp_path, "--url", server.url, "--key", key)
+        async with server.client(key) as client:
+            assert (await client.get("/webhooks")).json()["data"] == []
+    assert ended.returncode == 1
+    assert b"private" in ended.stderr
+
+
+async def listen(home: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    """`depot listen` that ends by itself."""
+    command = [str(DEPOT), "listen", *arguments]
+    with anyio.fail_after(20):
+        return await anyio.run_process(command, env={**os.environ, "DEPOT_HOME": str(home)}, check=False)

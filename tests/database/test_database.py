@@ -1,0 +1,106 @@
+"""Connections: which server they go to, and which are not kept."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+
+from service.database.database import Database
+from service.database.servers import Connection
+from service.settings import Settings
+from service.testing import database_url_for
+from tests.support.app_helpers import connected, running
+from tests.support.reply_assertions import refused
+
+
+async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
+    settings: Settings, database_url: str, server_url: str, key: str
+) -> None:
+    narrow = replace(settings, pool_size=1, records_pool_size=1)
+    name = Path(database_url.partition("?")[0]).name
+    async with connected(server_url) as admin:
+        await admin.execute(f"alter database {name} set default_transaction_read_only = on")
+        async with running(narrow, key) as client:
+            new = {"json": {"sku": "A", "name": "Bolt", "price": "1.00"}}
+            refused(await client.post("/items", **new), 503, "DATABASE_UNAVAILABLE")
+            refused(await client.put("/resources/a", json={"status": "on"}), 503, "DATABASE_UNAVAILABLE")
+            await admin.execute(f"alter database {name} reset default_transaction_read_only")
+            assert (await client.post("/items", **new)).status_code == 201
+            assert (await client.put("/resources/a", json={"status": "on"})).status_code == 201
+
+
+async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
+    settings: Settings, server_url: str
+) -> None:
+    pooled = replace(settings, direct_database_url=database_url_for(server_url, "postgres"))
+    async with Database(pooled).open() as database, database.sessions() as session:
+        name = "select current_database()"
+        assert await database.fetchval(name) == await session.scalar(text(name)) != "postgres"
+        async with database.dedicated_connection() as connection:
+            assert await connection.fetchval(name) == "postgres"
+
+
+async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(settings: Settings) -> None:
+    async with Database(settings).open() as database, database.connection():  # the only one there is so far
+        for turns in range(1000):
+            asking = asyncio.create_task(database.fetchval("select 1"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not asking.cancel():
+                break
+            await asyncio.wait({asking})
+            in_use = [connection for connection in database._connections if not connection.is_closed()]
+            assert len(in_use) <= 2  # this one, and the pulse's
+            assert database.pool.lent == 1
+        assert await asking == 1
+
+
+async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Connection] = []
+
+    async def give_up(connection: Connection, *_: object, **__: object) -> None:
+        made.append(connection)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", give_up)
+    async with database.connection():  # the only one there is so far
+        with pytest.raises(asyncio.CancelledError):
+            await database.fetchval("select 1")
+    assert [connection.is_closed() for connection in made] == [True]
+
+
+async def test_what_does_not_end_is_cut_off_when_the_service_ends(settings: Settings) -> None:
+    async with Database(replace(settings, connect_timeout_seconds=0.5)).open() as database:
+        sleeper = asyncio.create_task(database.fetchval("select pg_sleep(60)"))
+        await asyncio.sleep(0)
+    with pytest.raises(asyncpg.PostgresConnectionError):
+        await sleeper
+
+
+async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(settings: Settings) -> None:
+    served, several_wait = [], asyncio.Event()
+
+    async def ask(database: Database, number: int) -> None:
+        async with database.connection():
+            served.append(number)
+
+    async def come(database: Database, clients: asyncio.TaskGroup) -> None:
+        for number in range(100):  # one in every turn of the loop, so that some come while it is given back
+            clients.create_task(ask(database, number))
+            await asyncio.sleep(0)
+            if number == 10:
+                several_wait.set()
+
+    async with (
+        Database(replace(settings, pool_size=1)).open() as database,
+        asyncio.TaskGroup() as clients,
+        database.connection(),
+    ):
+        clients.create_task(come(database, clients))
+        await several_wait.wait()
+    assert served == list(range(100))

@@ -1,0 +1,162 @@
+"""The pulse tells a silent database from one that is slow, busy, full, or cut one connection of ours."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import asyncpg
+import pytest
+import uvloop
+from structlog.testing import capture_logs
+
+from service.database.database import Database
+from service.database.monitor import (
+    MISSED_RESPONSES_MAX,
+    PROBE_INTERVAL_SECONDS,
+    PROBE_TIMEOUT_SECONDS,
+    RESPONSE_WAIT_SECONDS,
+)
+from service.errors import DatabaseUnavailable
+from service.settings import Settings
+from tests.support.app_helpers import connected, eventually
+from tests.support.postgres_nodes import Node, node
+
+NOTICED_SECONDS = PROBE_INTERVAL_SECONDS + (MISSED_RESPONSES_MAX + 1) * RESPONSE_WAIT_SECONDS
+ANSWER_SECONDS = 1.0
+SOME_BEATS = 5 * (PROBE_INTERVAL_SECONDS + MISSED_RESPONSES_MAX * RESPONSE_WAIT_SECONDS)
+CUT = "select pg_terminate_backend($1, 5000)"
+
+
+async def test_slow_statements_on_every_connection_are_no_outage(
+    database: Database, settings: Settings
+) -> None:
+    slow = [database.fetchval("select pg_sleep($1)", SOME_BEATS) for _ in range(settings.pool_size)]
+    with capture_logs() as logs:
+        await asyncio.gather(*slow)
+    assert logs == []
+
+
+async def test_a_pulse_whose_connection_is_cut_is_no_outage(database: Database) -> None:
+    first = await beating(database)
+    with capture_logs() as logs:
+        slow = asyncio.create_task(database.fetchval("select pg_sleep($1)", SOME_BEATS))
+        assert await database.fetchval(CUT, first)
+        assert await beating(database, other_than=first)
+        await slow
+    assert logs == []
+
+
+async def test_a_database_that_takes_no_more_connections_is_not_away(
+    database: Database, server_url: str
+) -> None:
+    first = await beating(database)
+    name = await database.fetchval("select current_database()")
+    async with connected(server_url) as admin:
+        with capture_logs() as logs:
+            await admin.execute(f"alter database {name} with allow_connections false")
+            assert await database.fetchval(CUT, first)
+            await asyncio.sleep(SOME_BEATS)
+            assert await database.fetchval("select 1") == 1
+            await admin.execute(f"alter database {name} with allow_connections true")
+    assert logs == []
+
+
+def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
+    """On the event loop of `depot serve`, where timers come before what has arrived meanwhile."""
+
+    async def be_busy() -> None:
+        async with Database(settings).open() as database:
+            await beating(database)
+            until = monotonic() + SOME_BEATS
+            while monotonic() < until:
+                time.sleep(2 * MISSED_RESPONSES_MAX * RESPONSE_WAIT_SECONDS)  # noqa: ASYNC251  # that is the point
+                await asyncio.sleep(0)
+
+    with capture_logs() as logs:
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(be_busy())
+    assert logs == []
+
+
+async def beating(database: Database, other_than: int = 0) -> int:
+    """The backend of the pulse, once it has one."""
+    connection: Any = None
+
+    async def connected() -> bool:
+        nonlocal connection
+        connection = database.pulse._connection
+        return connection is not None and connection.get_server_pid() != other_than
+
+    await eventually(connected)
+    return int(connection.get_server_pid())
+
+
+# With a PostgreSQL of its own, since its processes are stopped.
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Node]:
+    with node(home) as server:
+        yield server
+
+
+@pytest.fixture
+async def narrow(server: Node, tmp_path: Path) -> AsyncIterator[Database]:
+    """A database of one connection in each pool."""
+    settings = Settings(database_url=server.url, home=tmp_path, pool_size=1, records_pool_size=1)
+    async with Database(settings).open() as database:
+        await beating(database)
+        yield database
+
+
+async def test_silence_ends_what_is_in_a_statement_and_what_waits_for_a_connection(
+    server: Node, narrow: Database
+) -> None:
+    async def use_a_session() -> None:
+        async with narrow.sessions() as session, session.begin():
+            await session.connection()
+
+    server.suspend()
+    silent_at = monotonic()
+    tasks = [narrow.fetchval("select 1"), narrow.fetchval("select 1"), use_a_session(), narrow.connect()]
+    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    assert monotonic() - silent_at < ANSWER_SECONDS
+    assert isinstance(failures[0], asyncpg.PostgresConnectionError)
+    assert {type(failure) for failure in failures[1:]} == {DatabaseUnavailable}
+    server.resume()
+    await eventually(lambda: back(narrow))
+    assert await narrow.fetchval("select 1") == 1
+    await use_a_session()
+
+
+async def test_while_it_is_away_everything_is_refused_at_once(server: Node, narrow: Database) -> None:
+    server.suspend()
+    await eventually(lambda: away(narrow))
+    started = monotonic()
+    for _ in range(100):
+        for use in (narrow.fetchval("select 1"), narrow.connect()):
+            with pytest.raises(DatabaseUnavailable):
+                await use
+    assert monotonic() - started < NOTICED_SECONDS
+    server.resume()
+    await eventually(lambda: back(narrow))
+
+
+async def test_its_coming_and_going_are_told_once(server: Node, narrow: Database) -> None:
+    with capture_logs() as logs:
+        server.kill()
+        await eventually(lambda: away(narrow))
+        await asyncio.sleep(PROBE_TIMEOUT_SECONDS)
+        server.start()
+        await eventually(lambda: back(narrow))
+    assert [line["event"] for line in logs] == ["database away", "database back"]
+
+
+async def away(database: Database) -> bool:
+    return database.pulse.away
+
+
+async def back(database: Database) -> bool:
+    return not database.pulse.away

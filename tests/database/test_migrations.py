@@ -1,0 +1,117 @@
+"""The schema: built by migrations, reversible, and what the models say."""
+
+import asyncio
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from service.database import migrate
+from service.database.database import SCHEMA
+from service.models import Base
+from service.settings import Settings, StartupError
+from service.testing import database_url_for, execute
+from tests.support.depot_process import DEPOT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty(server_url: str) -> Iterator[Settings]:
+    """A database without a schema."""
+    name = f"depot_empty_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name}")
+    yield Settings(database_url=database_url_for(server_url, name))
+    execute(server_url, f"drop database {name} with (force)")
+
+
+async def tables(settings: Settings) -> set[str]:
+    assert settings.database_url
+    connection = await asyncpg.connect(settings.database_url)
+    rows = await connection.fetch("select tablename from pg_tables where schemaname = 'public'")
+    await connection.close()
+    return {row[0] for row in rows}
+
+
+def test_the_service_knows_the_newest_revision() -> None:
+    assert ScriptDirectory(str(migrate.migrations_dir())).get_current_head() == SCHEMA
+
+
+def test_up_down_and_up_again(empty: Settings) -> None:
+    migrate.upgrade(empty)
+    migrate.commands(empty).downgrade("base")
+    assert asyncio.run(tables(empty)) == {migrate.VERSION_TABLE}
+    migrate.upgrade(empty)
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+
+
+def test_a_database_that_would_count_bytes_is_refused(server_url: str) -> None:
+    name = f"depot_ascii_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
+    with pytest.raises(StartupError, match="encoded as SQL_ASCII"):
+        migrate.upgrade(Settings(database_url=database_url_for(server_url, name)))
+    execute(server_url, f"drop database {name} with (force)")
+
+
+async def test_the_models_are_what_the_migrations_built(database_url: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        options = {"compare_type": True, "include_object": lambda _o, name, *_: name != migrate.VERSION_TABLE}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(database_url))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_every_check_of_the_models_is_in_the_schema_and_all_have_names(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    rows = await connection.fetch(
+        "select conname from pg_constraint where connamespace = 'public'::regnamespace and contype = 'c'"
+    )
+    await connection.close()
+    declared = {
+        str(check.name)
+        for table in Base.metadata.tables.values()
+        for check in table.constraints
+        if isinstance(check, CheckConstraint)
+    }
+    assert {row[0] for row in rows} == declared
+    assert "None" not in declared
+
+
+def test_replicas_may_all_migrate_at_once(empty: Settings) -> None:
+    environment = {"DATABASE_URL": empty.database_url or ""}
+
+    def run(_: int) -> int:
+        return subprocess.run([DEPOT, "migrate"], env=environment, check=False).returncode
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, range(3))) == [0, 0, 0]
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+
+
+def test_the_wheel_brings_its_migrations(empty: Settings, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("depot-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "import service.cli; assert 'installed' in service.cli.__file__; service.cli.main()"
+    subprocess.run(
+        [sys.executable, "-c", code, "migrate"],
+        env={"PYTHONPATH": str(tmp_path / "installed"), "DATABASE_URL": empty.database_url or ""},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty))

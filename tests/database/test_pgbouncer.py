@@ -1,0 +1,45 @@
+"""Behind PgBouncer in transaction mode everything works, as docs/database.md has it set up."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.chaos_events import UNTOLD
+from tests.support.chaos_jobs import UNENDED
+from tests.support.fault_injection import until_none
+from tests.support.outage_load import KINDS, Load, client, cluster, judge_books, prepare, unhealthy
+from tests.support.outage_scenarios import BEHIND_PGBOUNCER
+from tests.support.pgbouncer import PROGRAM, bouncer, settings_behind
+from tests.support.postgres_nodes import node
+from tests.support.recording_receiver import witnessing
+
+SECONDS = 3.0
+
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="pgbouncer is not installed (apt-get install pgbouncer)"
+)
+
+
+async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:
+    with node(home) as server, bouncer(home, server) as url:
+        with cluster(url, tmp_path / "depot", **settings_behind(server)) as (service, worker, key):
+            async with witnessing() as witness, client(service.url, key) as session:
+                load = Load(session, await prepare(session, witness))
+                async with load.running():
+                    await asyncio.sleep(SECONDS)
+                for unfinished in (UNTOLD, UNENDED):
+                    await until_none(server.url, unfinished)
+                assert list(unhealthy(service, worker, outages=0)) == []
+        assert [attempt for attempt in load.attempts if not attempt.succeeded] == []
+        assert {attempt.kind for attempt in load.attempts} == KINDS.keys()
+        assert await judge_books(server.url, witness, load) == []
+
+
+@pytest.mark.parametrize("outage", BEHIND_PGBOUNCER)
+async def test_when_the_database_behind_pgbouncer_goes_away_requests_are_refused_at_once_until_it_is_back(
+    home: Path, tmp_path: Path, outage: str
+) -> None:
+    verdict = await BEHIND_PGBOUNCER[outage](home, tmp_path / "depot", SECONDS)
+    assert verdict.wrong == []
+    assert verdict.failed == 0

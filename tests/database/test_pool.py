@@ -1,0 +1,125 @@
+"""The pool: who gets which connection, and which are never lent again."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from service.database import pool as pools
+from service.database.database import Database
+from service.database.pool import Pool
+from service.database.servers import Connection
+from service.settings import Settings
+from tests.support.app_helpers import connected, eventually
+
+PID = "select pg_backend_pid()"
+SLEEPING = "select count(*) from pg_stat_activity where query like '%pg_sleep(60)' and state = 'active'"
+END_OTHERS = """
+select pg_terminate_backend(pid, 5000) from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()"""
+
+
+async def test_the_connection_that_was_used_last_is_lent_first(database: Database) -> None:
+    async with database.connection() as first, database.connection() as second:
+        pass  # the second is given back first
+    async with database.connection() as next_one:
+        assert next_one is first is not second
+
+
+async def test_no_more_are_opened_than_there_may_be(database: Database, settings: Settings) -> None:
+    await asyncio.gather(*(database.fetchval("select pg_sleep(0.01)") for _ in range(5 * settings.pool_size)))
+    assert database.pool.lent == 0
+    assert database.pool.idle == settings.pool_size
+
+
+async def test_a_connection_that_was_cut_is_not_lent_again(database: Database, database_url: str) -> None:
+    before = await database.fetchval(PID)
+    async with connected(database_url) as admin:
+        await admin.fetch(END_OTHERS)
+
+    async def noticed() -> bool:
+        return not database.pool.ready
+
+    await eventually(noticed)
+    assert await database.fetchval(PID) != before
+
+
+async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_lent_again(
+    database: Database,
+) -> None:
+    before = await database.fetchval(PID)
+    sleeper = asyncio.create_task(database.fetchval("select pg_sleep(60)"))
+    await asyncio.sleep(0)
+    assert database.pool.lent == 1
+    sleeper.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeper
+    assert await database.fetchval(PID) != before
+    assert database.pool.lent == 0
+
+    async def ended() -> bool:
+        return not await database.fetchval(SLEEPING)
+
+    await eventually(ended)
+
+
+async def test_a_connection_that_is_in_a_transaction_is_not_lent_again(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("begin")
+    async with database.connection() as next_one:
+        assert next_one is not connection
+    await eventually(partial(is_closed, connection))
+
+
+async def test_one_that_lay_idle_for_long_is_not_lent_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.connection() as first:
+        pass
+    monkeypatch.setattr(pools, "IDLE_SECONDS_MAX", 0.0)
+    async with database.connection() as second:
+        assert second is not first
+    await eventually(partial(is_closed, first))
+
+
+async def test_those_that_are_too_many_are_closed_in_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.connection() as busy:
+        async with database.connection() as spare:
+            pass
+        monkeypatch.setattr(pools, "IDLE_SECONDS_MAX", 0.0)
+    await eventually(partial(is_closed, spare))
+    assert not busy.is_closed()
+
+
+async def test_who_cannot_connect_gives_its_turn_back(database: Database) -> None:
+    failures = iter([OSError("no route"), asyncio.CancelledError()])
+
+    async def connect() -> Connection:
+        for failure in failures:
+            raise failure
+        return await database.connect()
+
+    pool = Pool(connect, size_max=1)
+    for error in (OSError, asyncio.CancelledError):
+        with pytest.raises(error):
+            await pool.take()
+    pool.give_back(await pool.take())
+    await pool.close()
+
+
+async def test_closing_waits_for_those_who_are_at_work(database: Database) -> None:
+    pool = Pool(database.connect, size_max=1)
+    connection = await pool.take()
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
+    assert await connection.fetchval("select 1") == 1
+    assert not closing.done()
+    pool.give_back(connection)
+    await closing
+    assert connection.is_closed()
+
+
+async def is_closed(connection: Connection) -> bool:
+    return connection.is_closed()

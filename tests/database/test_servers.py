@@ -1,0 +1,92 @@
+"""`DATABASE_URL` may name several servers; the one that takes writes is found, whatever the others do."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from service.database import migrate
+from service.database.database import SCHEMA, Database
+from service.database.servers import ServerList, split_servers
+from service.settings import Settings
+from tests.support.postgres_nodes import Node, node, standby
+
+SINGLE = {
+    "postgresql://u:p@h/db?sslmode=require": ["postgresql://u:p@h/db?sslmode=require"],
+    "postgresql:///db": ["postgresql:///db"],
+    "postgres://u:p%40@h1,h2:5433/db?a=b": [
+        "postgres://u:p%40@h1/db?a=b",
+        "postgres://u:p%40@h2:5433/db?a=b",
+    ],
+    "postgresql://[::1]:5432,[::2]:5433/db": ["postgresql://[::1]:5432/db", "postgresql://[::2]:5433/db"],
+    "postgresql://u@/db?host=/run/a,/run/b&port=1,2": [
+        "postgresql://u@/db?host=%2Frun%2Fa&port=1",
+        "postgresql://u@/db?host=%2Frun%2Fb&port=2",
+    ],
+    "postgresql://u@/db?host=a,b&port=5": [
+        "postgresql://u@/db?host=a&port=5",
+        "postgresql://u@/db?host=b&port=5",
+    ],
+    "postgresql://u@/db?host=a,b": ["postgresql://u@/db?host=a", "postgresql://u@/db?host=b"],
+    "postgresql://u@/db?host=a,b&port=1,2,3": ["postgresql://u@/db?host=a,b&port=1,2,3"],
+}
+
+
+@pytest.mark.parametrize("url", SINGLE)
+def test_a_url_of_several_servers_is_as_many_urls(url: str) -> None:
+    assert split_servers(url) == SINGLE[url]
+
+
+@pytest.fixture
+def pair(home: Path) -> Iterator[tuple[Node, Node]]:
+    with node(home) as primary, standby(home, primary) as copy:
+        yield primary, copy
+
+
+def forms(first: Node, second: Node) -> list[str]:
+    """The two ways to name both servers."""
+    wanted = "target_session_attrs=read-write"
+    return [
+        f"postgresql://postgres@127.0.0.1:{first.port},127.0.0.1:{second.port}/postgres?{wanted}",
+        f"postgresql://postgres@/postgres?host=127.0.0.1,127.0.0.1&port={first.port},{second.port}&{wanted}",
+    ]
+
+
+async def test_the_server_that_takes_writes_is_found(pair: tuple[Node, Node]) -> None:
+    primary, copy = pair
+    for url in (*forms(primary, copy), *forms(copy, primary)):
+        connection = await ServerList(url).connect(2)
+        assert await connection.fetchval("show port") == str(primary.port)
+        await connection.close()
+
+
+async def test_migrations_and_both_pools_find_it_too(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    primary, copy = pair
+    settings = Settings(database_url=forms(copy, primary)[0], home=tmp_path)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    async with Database(settings).open() as database, database.sessions() as session:
+        for fetch in (database.fetchval, lambda query: session.scalar(text(query))):
+            assert await fetch("select version_num from schema_version") == SCHEMA
+            assert await fetch("show transaction_read_only") == "off"
+
+
+async def test_a_silent_server_does_not_use_up_the_time_of_the_others(pair: tuple[Node, Node]) -> None:
+    primary, copy = pair
+    hosts = ServerList(forms(copy, primary)[0])
+    copy.suspend()
+    for seconds in (2.0, 0.5):  # the second time the one that worked is asked first
+        started = monotonic()
+        connection = await hosts.connect(2)
+        assert monotonic() - started < seconds
+        await connection.close()
+
+
+async def test_without_a_server_that_takes_writes_there_is_no_connection(pair: tuple[Node, Node]) -> None:
+    primary, copy = pair
+    primary.kill()
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await ServerList(forms(primary, copy)[0]).connect(2)

@@ -1,0 +1,229 @@
+"""What stands in the log: the request each line belongs to, nothing that forges lines, and no secret."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from service.auth.keys import mint
+from service.auth.store import create_key
+from service.database.database import Database
+from service.observability.redaction import redact_path, redactor
+from service.settings import Settings
+from tests.support.depot_process import DEPOT, Live, live
+
+Make = Callable[..., Awaitable[str]]
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]")
+FORGED = "\r\n2026-01-01 [info] forged\x1b[2J\x1b]0;title\x07\x9b31m\u2028\u202e\x00"
+OFFLINE = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where pid <> pg_backend_pid() and datname = current_database()"""
+PASSWORD, SECRET = "pa55word-of-the-database", "a-secret-that-keys-the-hashes-of-keys"
+
+
+def written(style: str, code: str) -> str:
+    """What a process with that style of logs writes to stderr."""
+    program = f"""
+import logging, structlog
+from datetime import datetime, UTC
+from service.observability.logs import AccessLogEntry, access_log, configure_logs
+configure_logs({style!r}, {{{PASSWORD!r}, "short"}})
+log, text = structlog.get_logger(), {FORGED!r}
+def access(path):
+    write = access_log({style!r})
+    write(AccessLogEntry("GET", path, None, 404, None, 1.0, "id", None, None, None, datetime.now(UTC)))
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stderr.decode()
+
+
+RAISED = """
+try:
+    raise ValueError(text)
+except ValueError:
+    LOGGER.exception('said')
+"""
+SAYINGS = {
+    "a value": "log.warning('said', cause=text)",
+    "the event": "log.warning('said ' + text)",
+    "another library": "logging.getLogger('other').warning('said %s', text)",
+    "an access": "access('/' + text)",
+    "an exception": RAISED.replace("LOGGER", "log"),
+    "an exception of another library": RAISED.replace("LOGGER", "logging.getLogger('other')"),
+}
+
+
+@pytest.mark.parametrize("saying", SAYINGS)
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_nobody_writes_lines_or_escapes_of_their_own(style: str, saying: str) -> None:
+    text = written(style, SAYINGS[saying])
+    assert not CONTROL.search(text), repr(text)
+    lines = text.splitlines()
+    assert not [line for line in lines if line.startswith("2026-01-01")]
+    assert "forged" in text
+    if style == "json":
+        (line,) = lines
+        assert json.loads(line)["event"].startswith(("said", "request"))
+    elif "exception" not in saying:
+        assert len(lines) == 1
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_secrets_are_hidden_wherever_they_turn_up(style: str) -> None:
+    key = mint()
+    text = written(
+        style,
+        f"""
+log.warning("said", key={key!r}, url="postgresql://depot:pw@db/depot", webhook="whsec_MfKQ9r8GKYqrTwjU")
+log.warning({PASSWORD!r})
+try:
+    raise ValueError("{key} {PASSWORD} whsec_MfKQ9r8GKYqrTwjU")
+except ValueError:
+    log.exception("crash")
+    logging.getLogger("other").exception("crash")
+access("/items/{key}")
+""",
+    )
+    for secret in (key, key[-20:], PASSWORD, "MfKQ9r8GKYqrTwjU", ":pw@"):
+        assert secret not in text
+    assert key[:18] in text.replace("\n", "")  # whose it is may be told
+
+
+def test_ordinary_texts_stay_as_they_are() -> None:
+    clean = redactor({"depot"})  # too short to be hidden: it is a word of everyday
+    for text in (
+        "/items/depot",
+        "depot: 3 orders",
+        "Schraube M8, rostfrei",
+        "日本語",
+        "http://a:80/b",
+        "a@b",
+    ):
+        assert clean(text) == redact_path(text) == text
+    assert redact_path("/a\nb") == "/a\\nb"
+    assert redact_path("/\ud800") == "/\\ud800"
+
+
+async def test_every_line_of_a_request_has_its_ids(
+    database_url: str, tmp_path: Path, key: str, database: Database
+) -> None:
+    await database.fetch("alter table items add check (name <> 'no') not valid")
+    await database.fetch("alter table resources rename to gone")
+    with live(database_url, tmp_path / "home") as server:
+        async with server.client(key) as client:
+            ids = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+            await client.post("/items", json={"sku": "A", "name": "no", "price": "1"}, headers=ids)
+            await client.get("/resources", headers=ids)
+            await client.get("/nowhere")
+        server.wait_for("request", 3)
+        for name in ("crash", "unavailable"):
+            (line,) = server.events(name)
+            assert (line["request_id"], line["trace_id"]) == ("mine", TRACE)
+        assert [line["request_id"] for line in server.events("request")].count("mine") == 2
+        assert [line["code"] for line in server.events("request")] == [
+            "INTERNAL_ERROR", "DATABASE_UNAVAILABLE", "NOT_FOUND",
+        ]  # fmt: skip
+        assert "request_id" not in server.events("listening")[0]
+
+
+async def test_probes_that_find_all_well_leave_no_line(database_url: str, tmp_path: Path, key: str) -> None:
+    with live(database_url, tmp_path / "home") as server:
+        async with server.client(key) as client:
+            for path in ("/health", "/health/live", "/health/ready", "/metrics", "/health/else", "/items"):
+                await client.get(path)
+        server.wait_for("request", 2)
+        assert [line["path"] for line in server.events("request")] == ["/health/else", "/items"]
+
+
+async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    async with database.sessions() as session, session.begin():
+        key = await create_key(session, name="test", scopes=["admin"], secret=SECRET)
+    url = with_password(settings)
+    with live(url, tmp_path / "home", DEPOT_SECRET=SECRET) as server:
+        async with server.client(key) as client:
+            made = await client.post(
+                "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
+            )
+            assert made.status_code == 201, made.text
+            secrets = [made.json()["secret"], key, SECRET, PASSWORD]
+            await database.fetch("alter table webhooks add constraint odd check (version < 1) not valid")
+            crashed = await client.post(
+                "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
+            )
+            assert crashed.status_code == 500
+            rotated = await client.post(f"/webhooks/{made.json()['id']}/secret")
+            assert rotated.status_code == 500
+            await client.get(f"/items/{key}")
+            await client.get("/items", headers={"Authorization": f"Bearer {key[:-1]}"})
+            await asyncio.to_thread(
+                raw,
+                server,
+                f"GET /%0d%0aforged%1b[31m?{key} HTTP/1.1\r\nHost: a\r\nUser-Agent: {key}\x1b\r\n\r\n",
+            )
+            await database.fetch(OFFLINE)
+            await client.get("/items")
+        log = server.log.read_text()
+    assert len([line for line in log.splitlines() if '"crash"' in line]) == 2
+    assert not CONTROL.search(log)
+    for secret in (*secrets, key[-20:]):
+        assert secret not in log
+
+
+def raw(server: Live, request: str) -> bytes:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request.encode("latin-1"))
+        return connection.recv(65536)
+
+
+def with_password(settings: Settings) -> str:
+    """The server trusts whoever reaches its socket, so any password will do."""
+    head, _, rest = (settings.database_url or "").partition("@")
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}:{PASSWORD}@{rest}"
+
+
+BAD_URLS = [
+    f"postgresql://depot:{PASSWORD}@127.0.0.1:port/depot",
+    f"postgresql://depot:{PASSWORD}@127.0.0.1:1/depot",
+    f"postgresql://depot:12/{PASSWORD}@127.0.0.1:1/depot",
+    f"postgresql://depot:a#{PASSWORD}@127.0.0.1:1/depot",
+    f"postgresql://depot:[{PASSWORD}@127.0.0.1:1/depot",
+    f"postgresql://depot:%zz{PASSWORD}@127.0.0.1:1/depot",
+    f"postgresql://127.0.0.1:1/depot?password={PASSWORD}&sslmode=never",
+    f"postgresql:// {PASSWORD}",
+    f"mysql://depot:{PASSWORD}@127.0.0.1/depot",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_database_url_is_one_line_without_its_password(url: str) -> None:
+    environment = {**os.environ, "DATABASE_URL": url, "DEPOT_SECRET": SECRET}
+    done = subprocess.run(
+        [str(DEPOT), "migrate"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert PASSWORD not in done.stdout + done.stderr
+    assert SECRET not in done.stderr
+    assert done.stderr.startswith("depot: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_settings_know_what_is_secret(settings: Settings) -> None:
+    url = "postgresql://u:p%40ss%2Fword@h/db?password=other-word"
+    secrets = replace(settings, database_url=url, secret=SECRET).secrets()
+    assert {"p%40ss%2Fword", "p@ss/word", "other-word", SECRET} <= secrets
+    assert replace(settings, database_url=None, secret=None).secrets() == set()

@@ -1,0 +1,150 @@
+"""The figures of several processes are one: nothing is counted twice, nothing is lost with a process."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from service.settings import Settings
+from tests.support.app_helpers import eventually, running
+from tests.support.depot_process import Live, live, working
+from tests.support.job_helpers import process
+from tests.support.scraped_metrics import Figures
+
+REQUESTS = 60
+
+
+@contextmanager
+def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple[Live, Path]]:
+    """Two workers, and the folder of their figures, once both serve."""
+    temporary = home / "tmp"
+    temporary.mkdir()
+    with live(database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment) as server:
+        server.wait_for("listening", 2)
+        (folder,) = temporary.glob("depot-metrics-*")
+        yield server, folder
+
+
+def workers(server: Live) -> list[psutil.Process]:
+    """Those that serve: the parent has a resource tracker as well."""
+    children = psutil.Process(server.process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def ask(server: Live, path: str, key: str) -> httpx.Response:
+    """On a connection of its own: whichever worker takes it."""
+    reply = httpx.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=10)
+    assert reply.status_code == 200, reply.text
+    return reply
+
+
+def asked(server: Live, key: str) -> float:
+    figures = Figures(ask(server, "/metrics", key).text)
+    return figures.sum("http_requests_total", route="/items", status="200")
+
+
+def pool_max(server: Live, key: str) -> float:
+    return Figures(ask(server, "/metrics", key).text).sum("db_pool_connections_max", pool="statements")
+
+
+async def test_workers_are_summed_and_one_that_dies_takes_nothing_along(
+    database_url: str, tmp_path: Path, key: str
+) -> None:
+    with serving(database_url, tmp_path, DEPOT_POOL_SIZE="5") as (server, folder):
+        await asyncio.gather(*(asyncio.to_thread(ask, server, "/items", key) for _ in range(REQUESTS)))
+        assert {asked(server, key) for _ in range(12)} == {REQUESTS}
+        assert pool_max(server, key) == 10
+
+        killed = workers(server)[0]
+        killed.kill()
+        killed.wait()
+        server.wait_for("listening", 3)
+        assert {asked(server, key) for _ in range(12)} == {REQUESTS}
+        ask(server, "/items", key)
+        assert {asked(server, key) for _ in range(12)} == {REQUESTS + 1}
+
+        async def settled() -> bool:
+            return await asyncio.to_thread(pool_max, server, key) == 10
+
+        await eventually(settled)
+        files = {path.name for path in folder.iterdir()}
+        assert files == {
+            f"{kind}_{slot}.db" for kind in ("counter", "histogram", "gauge_livesum") for slot in (0, 1)
+        }
+    assert not folder.exists()
+
+
+def test_gauges_of_a_worker_that_died_are_gone_before_it_is_replaced(
+    database_url: str, tmp_path: Path
+) -> None:
+    with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, folder):
+        assert len(list(folder.glob("gauge_livesum_*.db"))) == 2
+        workers(server)[0].kill()
+        while len(list(folder.glob("gauge_livesum_*.db"))) == 2:
+            pass
+        httpx.get(f"{server.url}/metrics").raise_for_status()
+
+
+def test_the_folder_does_not_outlive_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
+    with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, folder):
+        children = workers(server)
+        server.kill()
+        psutil.wait_procs(children, timeout=20)
+        assert not [child for child in children if child.is_running()]
+    assert not folder.exists()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number: int = listener.getsockname()[1]
+    yield number
+
+
+async def test_a_worker_shows_its_own_if_it_is_given_a_port(
+    settings: Settings, database_url: str, tmp_path: Path, key: str, port: int
+) -> None:
+    given = {"DEPOT_WORKER_METRICS_PORT": str(port), "DEPOT_JOB_ATTEMPTS_MAX": "1"}
+    with working(database_url, tmp_path / "home", **given) as worker:
+        async with running(
+            Settings(database_url=database_url, home=tmp_path, job_test_kinds=True), key
+        ) as client:
+            await process(client, seconds=0)
+            await process(client, seconds=0, fail_times=1)
+
+        def shown() -> Figures:
+            return Figures(httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text)
+
+        async def done() -> bool:
+            return (await asyncio.to_thread(shown)).sum("job_runs_total") == 2
+
+        await eventually(done)
+        assert shown().sum("job_runs_total", outcome="succeeded") == 1
+        assert shown().sum("job_runs_total", outcome="failed") == 1
+        assert shown().sum("build_info") == 1
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 30) == 0
+
+
+def test_a_worker_whose_port_is_taken_says_so_in_one_line(database_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        with (
+            pytest.raises(AssertionError, match="cannot show metrics on 127"),
+            working(database_url, tmp_path / "home", DEPOT_WORKER_METRICS_PORT=number),
+        ):
+            pass
+
+
+def test_a_worker_without_a_port_shows_nothing(database_url: str, tmp_path: Path) -> None:
+    with working(database_url, tmp_path / "home") as worker:
+        connections = psutil.Process(worker.process.pid).net_connections("inet")
+        assert not [connection for connection in connections if connection.status == psutil.CONN_LISTEN]
+        os.kill(worker.process.pid, signal.SIGTERM)

@@ -1,0 +1,245 @@
+"""Who sends or takes too slowly, or too much, is not waited for; everybody else is served."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from time import monotonic
+
+import httpx
+import psutil
+import pytest
+
+from service.http.admission import REFUSALS_PER_TICK, TICK_SECONDS
+from tests.support.app_helpers import Json, item, locked, waiting_for_locks
+from tests.support.raw_http import PATIENCE_SECONDS, Served, contract, serving
+from tests.support.reply_assertions import JSON, refused
+
+HASTY = {
+    "DEPOT_READ_TIMEOUT_SECONDS": "0.5",
+    "DEPOT_WRITE_TIMEOUT_SECONDS": "0.5",
+    "DEPOT_REQUEST_TIMEOUT_SECONDS": "0.5",
+    "DEPOT_HEAD_BYTES_MAX": "4096",
+    "DEPOT_CONNECTIONS_MAX": "40",
+    "DEPOT_IN_FLIGHT_MAX": "2",
+    "DEPOT_DRAIN_SECONDS": "0",
+}
+HALF_A_HEAD = b"GET /items HTTP/1.1\r\nHost: depot\r\nX-Request-ID: slow\r\nX-"
+
+
+@pytest.fixture(scope="module")
+def served(
+    server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    with serving(server_url, depot_template, tmp_path_factory.mktemp("hasty"), **HASTY) as served:
+        yield served
+
+
+def received(connection: socket.socket, *, until: bytes) -> bytes:
+    so_far = b""
+    while until not in so_far:
+        so_far += (chunk := connection.recv(65536))
+        assert chunk, so_far
+    return so_far
+
+
+@contextmanager
+def connected(served: Served) -> Iterator[socket.socket]:
+    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+        yield connection
+
+
+def test_half_a_head_is_not_waited_for(served: Served) -> None:
+    status, headers, body = served.exchange(HALF_A_HEAD)
+    error = contract(status, headers, body)
+    assert (status, error["code"], headers["connection"]) == (408, "REQUEST_TIMEOUT", "close")
+
+
+def test_nor_is_one_that_comes_byte_by_byte(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(HALF_A_HEAD)
+        connection.settimeout(0.05)
+        for _ in range(200):
+            with suppress(TimeoutError):
+                assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+                return
+            connection.sendall(b"a")
+    raise AssertionError("it is still waited for")
+
+
+def test_nor_is_the_second_one_of_a_connection(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(served.request("GET", "/health/live"))
+        received(connection, until=b"alive")
+        connection.sendall(HALF_A_HEAD)
+        assert received(connection, until=b"}}").startswith(b"HTTP/1.1 408 ")
+
+
+def test_half_a_body_is_not_waited_for(served: Served) -> None:
+    head = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99")
+    assert contract(*served.exchange(head + b'{"sku": '))["code"] == "REQUEST_TIMEOUT"
+
+
+def test_a_connection_without_a_request_is_closed(served: Served) -> None:
+    with connected(served) as connection:
+        assert connection.recv(1) == b""
+
+
+def test_a_whole_request_keeps_its_connection(served: Served) -> None:
+    with connected(served) as connection:
+        for part in (HALF_A_HEAD, b"Rest: a\r\n\r\n", HALF_A_HEAD + b"Rest: a\r\n\r\n"):
+            connection.sendall(part)
+        connection.sendall(HALF_A_HEAD.replace(b"/items", b"/nope") + b"Rest: a\r\n\r\n")
+        replies = received(connection, until=b'"path":"/nope"')
+    assert replies.count(b"HTTP/1.1 401 ") == 2
+
+
+def test_who_does_not_take_a_reply_is_cut_off(served: Served) -> None:
+    with httpx.Client(
+        base_url=served.server.url, headers={"Authorization": f"Bearer {served.key}"}
+    ) as client:
+        for number in range(40):
+            attributes = {"padding": "x" * 16_000}
+            created = client.post(
+                "/items", json={"sku": f"P-{number}", "name": "A", "price": "1", "attributes": attributes}
+            )
+            assert created.status_code == 201
+    with connected(served) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(served.request("GET", "/items?limit=200") * 20)
+        process = psutil.Process(served.server.process.pid)
+        for _ in range(200):
+            if not any(c.raddr and c.raddr.port == connection.getsockname()[1] for c in connections(process)):
+                return
+            connection.settimeout(0.05)
+            served.exchange(served.request("GET", "/health/live"))
+    raise AssertionError("it is still waited for")
+
+
+def connections(process: psutil.Process) -> list[psutil._ntuples.pconn]:
+    return [c for c in process.net_connections("tcp") if c.status == "ESTABLISHED"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /items HTTP/1.1\r\nHost: depot\r\nX-A: " + b"a" * 5000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: depot\r\n\r\n",
+        b"GET /items HTTP/1.1\r\nHost: depot\r\n" + b"X-A: a\r\n" * 1500 + b"\r\n",
+        b"GET /items HTTP/1.1\r\nHost: depot\r\nX-A: " + b"a" * 500_000,
+    ],
+    ids=["a header", "a path", "many headers", "without an end"],
+)
+def test_a_head_that_is_too_large_is_refused(served: Served, head: bytes) -> None:
+    status, headers, body = served.exchange(head)
+    error = contract(status, headers, body)
+    assert (status, error["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
+
+
+def test_what_is_refused_before_the_application_names_no_other_request(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(b"GET /nope HTTP/1.1\r\nHost: depot\r\nX-Request-ID: mine\r\n\r\n")
+        received(connection, until=b'"request_id":"mine"}}')
+        connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        reply = received(connection, until=b"}}")
+        assert reply.startswith(b"HTTP/1.1 400 ")
+        assert b"mine" not in reply
+        assert b"/nope" not in reply
+
+
+def test_whitespace_behind_a_value_is_no_part_of_it(served: Served) -> None:
+    status, headers, _ = served.exchange(served.request("GET", "/items", "X-Request-ID: mine \t"))
+    assert (status, headers["x-request-id"]) == (200, "mine")
+    key = f"Authorization:  Bearer   {served.key}  \r\n"
+    status, _, _ = served.exchange(f"GET /items HTTP/1.1\r\nHost: depot\r\n{key}\r\n".encode())
+    assert status == 200
+
+
+def test_only_so_many_connections_are_open_at_once(served: Served) -> None:
+    with ExitStack() as stack:
+        for _ in range(41):
+            last = stack.enter_context(connected(served))
+        reply = received(last, until=b"}}")
+    assert reply.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "OVERLOADED"
+
+
+@asynccontextmanager
+async def full(
+    served: Served, client: httpx.AsyncClient
+) -> AsyncIterator[tuple[Json, list[asyncio.Task[httpx.Response]]]]:
+    """While as many requests as may be in flight wait for the lock of an item; they are given."""
+    bolt = await item(client)
+    async with locked(served.database_url, bolt) as lock:
+        waiting = [
+            asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name})) for name in "AB"
+        ]
+        await waiting_for_locks(lock, 2)
+        yield bolt, waiting
+
+
+async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
+    served: Served, server_url: str
+) -> None:
+    async with served.server.client(served.key) as client:
+        async with full(served, client) as (bolt, waiting):
+            with connected(served) as connection:
+                for request, found in (
+                    (served.request("GET", "/items?limit=1", "X-Request-ID: a"), b'"request_id":"a"'),
+                    (served.request("POST", "/items", "Content-Length: 2") + b"{}", b'"path":"/items"'),
+                    (served.request("HEAD", "/items"), b"X-Error-Code: OVERLOADED"),
+                    (served.request("GET", "/health/live"), b'{"status":"alive"}'),
+                ):
+                    connection.sendall(request)
+                    reply = await asyncio.to_thread(received, connection, until=found)
+                    assert reply.startswith(b"HTTP/1.1 503 ") or b"alive" in reply
+            for reply in await asyncio.gather(*waiting):
+                error = refused(reply, 503, "OVERLOADED")  # their time is up before the lock is free
+                assert "may be done" in error["message"]
+        names = {"A", "B"}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await client.get(f"/items/{bolt['id']}")).json().get("name") not in names:
+                pass
+        assert (await client.post("/items", content=b"{}", headers=JSON)).status_code == 422
+
+
+async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -> None:
+    async with served.server.client(served.key) as client, full(served, client) as (_, waiting):
+        with connected(served) as connection:
+            refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
+        await asyncio.gather(*waiting)
+    assert 0 < refusals <= (REFUSALS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
+
+
+async def test_whatever_becomes_of_a_request_its_place_is_free_again(served: Served) -> None:
+    upgrade = served.request("GET", "/items", "Upgrade: websocket", "Connection: Upgrade")
+    for request in (
+        upgrade,
+        served.request("OPTIONS", "/items"),
+        served.request("GET", "/items"),
+        served.request("GET", "/items") * 5,
+        served.request("POST", "/items", "Content-Length: 50") + b"{",
+        served.request("GET", "/health/live"),
+    ):
+        for _ in range(3):
+            with connected(served) as connection:
+                connection.sendall(request)  # and leave
+    async with served.server.client(served.key) as client, asyncio.timeout(PATIENCE_SECONDS):
+        while (await client.get("/items")).status_code != 200:
+            pass
+
+
+def insist(connection: socket.socket, request: bytes, seconds: float) -> int:
+    """How often it is answered when it is sent again as soon as it is."""
+    begun, replies = monotonic(), 0
+    while monotonic() - begun < seconds:
+        connection.sendall(request)
+        received(connection, until=b"}}")
+        replies += 1
+    return replies
+
+
+def test_nothing_of_all_this_crashed(served: Served) -> None:
+    assert [event["exception"] for event in served.server.events("crash")] == []
+    assert served.server.process.poll() is None

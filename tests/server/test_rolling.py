@@ -1,0 +1,16 @@
+"""A rolling restart behind a load balancer loses no request; the long form is `make rolling`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.rolling_restart import HAPROXY, balanced, prove_rolling
+
+
+@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
+async def test_a_rolling_restart_fails_no_request(database_url: str, tmp_path: Path, key: str) -> None:
+    with balanced(database_url, tmp_path / "home") as (url, replicas):
+        verdict = await prove_rolling(url, replicas, key, rounds=1, rate=60)
+    assert verdict.failed == []
+    assert verdict.restarts == 2
+    assert verdict.sent > 100

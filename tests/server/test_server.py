@@ -1,0 +1,71 @@
+"""`depot serve` as a process."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+
+from tests.support.app_helpers import waiting_for_locks
+from tests.support.depot_process import live
+from tests.support.reply_assertions import refused
+
+Make = Callable[..., Awaitable[str]]
+
+
+def test_it_serves_until_sigterm_and_exits_with_success(database_url: str, tmp_path: Path) -> None:
+    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 0
+
+
+def test_while_it_drains_it_is_not_ready_and_serves_on(database_url: str, tmp_path: Path) -> None:
+    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="60") as server:
+        server.process.send_signal(signal.SIGTERM)
+        while (ready := httpx.get(f"{server.url}/health/ready")).status_code == 200:
+            pass
+        refused(ready, 503, "DRAINING")
+        reply = httpx.get(f"{server.url}/health/live")
+        assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 0
+
+
+async def test_what_outlasts_the_shutdown_is_told_so(database_url: str, tmp_path: Path, key: str) -> None:
+    limits = {"DEPOT_DRAIN_SECONDS": "0", "DEPOT_SHUTDOWN_TIMEOUT_SECONDS": "1"}
+    with live(database_url, tmp_path / "home", **limits) as server:
+        async with server.client(key) as client:
+            item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()
+            connection = await asyncpg.connect(database_url)
+            async with connection.transaction():
+                await connection.execute("select 1 from items for update")
+                waiting = asyncio.create_task(client.patch(f"/items/{item['id']}", json={"name": "B"}))
+                await waiting_for_locks(connection, 1)
+                server.process.send_signal(signal.SIGTERM)
+                refused(await waiting, 503, "DRAINING")
+            await connection.close()
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
+
+
+def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
+    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+        server.wait_for("listening", 2)
+        workers = psutil.Process(server.process.pid).children(recursive=True)
+        server.kill()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert alive == []
+
+
+def test_a_worker_that_dies_is_replaced(database_url: str, tmp_path: Path) -> None:
+    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+        server.wait_for("listening", 2)
+        serving = [
+            p for p in psutil.Process(server.process.pid).children() if "spawn_main" in " ".join(p.cmdline())
+        ]
+        serving[0].kill()
+        server.wait_for("listening", 3)
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200

@@ -1,0 +1,352 @@
+"""Workers: killed, stopped, without their database, beside others."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from pathlib import Path
+from time import monotonic
+
+import httpx
+import psutil
+import pytest
+from msgspec.structs import replace
+from test_cli import assert_one_clear_line, depot
+
+from service.app import create_app
+from service.auth.store import create_key
+from service.database.database import SCHEMA, Database
+from service.job_kinds import build_registry
+from service.settings import Settings
+from service.worker import Schedule, Worker
+from tests.support.app_helpers import Json, eventually, running
+from tests.support.depot_process import Live, working
+from tests.support.embedded_server import Server
+from tests.support.job_helpers import SLEEP, done, process, read, until
+
+ENTRIES = "select count(*) from queue.pgqueuer"
+ENDS = "select count(*) from events where type = 'job.finished'"
+CUT = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and query ilike '%from queue.pgqueuer%' and pid <> pg_backend_pid()"""
+LAG_SECONDS = 0.05
+BURNING_SECONDS = 60.0
+"""Of a process that gives way to all others."""
+SHORT = {"DEPOT_JOB_HEARTBEAT_SECONDS": "1"}
+STRAY = {
+    "CHANNEL": "elsewhere",
+    "TRIGGER": "another",
+    "QUEUE_TABLE": "nowhere",
+    "SCHEDULES_TABLE": "nowhere",
+    "PGQUEUER_PREFIX": "other_",
+    "PGQUEUER_SCHEMA": "public",
+    "DURABILITY": "volatile",
+}
+
+Begin = Callable[..., AbstractContextManager[Live]]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, job_test_kinds=True)
+
+
+@pytest.fixture
+async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Of an application in this process: the workers are others."""
+    async with running(settings, key) as client:
+        yield client
+
+
+@pytest.fixture
+def begin(database_url: str, tmp_path: Path) -> Begin:
+    """Run a worker in a process of its own."""
+
+    def run(*arguments: str, **environment: str) -> AbstractContextManager[Live]:
+        return working(database_url, tmp_path / "home", *arguments, **environment)
+
+    return run
+
+
+async def begun(worker: Live, count: int = 1) -> None:
+    await asyncio.to_thread(worker.wait_for, "job begun", count)
+
+
+def busy(worker: Live) -> list[psutil.Process]:
+    """The processes of its pool."""
+    children = psutil.Process(worker.process.pid).children(recursive=True)
+    return [child for child in children if "to_process" in " ".join(child.cmdline())]
+
+
+def test_without_a_database_it_does_not_start() -> None:
+    assert_one_clear_line(depot("worker"), "DATABASE_URL")
+    assert_one_clear_line(depot("worker", DATABASE_URL="postgresql://127.0.0.1:1/depot"), "database")
+
+
+async def test_a_job_of_a_killed_worker_is_taken_over_and_ends_once(
+    client: httpx.AsyncClient, database: Database, begin: Begin
+) -> None:
+    with begin(**SHORT) as one, begin(**SHORT) as another:
+        job_id = await process(client, seconds=3, steps=100)
+        await until(client, job_id, "running")
+        victim, other = (one, another) if one.events("job begun") else (another, one)
+        victim.kill()
+        job = await until(client, job_id, "succeeded")
+        assert job["attempts"] == 2
+        assert len(other.events("job begun")) == 1
+    assert await database.fetchval(ENDS) == 1
+    assert await database.fetchval(ENTRIES) == 0
+
+
+async def test_work_ends_with_the_worker_that_was_killed(client: httpx.AsyncClient, begin: Begin) -> None:
+    with begin() as worker:
+        job_id = await process(client, seconds=60, burn=True, steps=1)
+        await eventually(lambda: burning(worker), BURNING_SECONDS)
+        burners = busy(worker)
+        worker.kill()
+    _, alive = psutil.wait_procs(burners, timeout=10)
+    assert (len(burners), alive) == (1, [])
+    assert (await read(client, job_id))["status"] == "running"
+
+
+async def burning(worker: Live) -> bool:
+    return any(process.cpu_times().user > 0.5 for process in busy(worker))
+
+
+async def test_a_cancelled_burn_is_killed(
+    client: httpx.AsyncClient, database: Database, begin: Begin
+) -> None:
+    with begin() as worker:
+        job_id = await process(client, seconds=60, burn=True, steps=1)
+        await eventually(lambda: burning(worker), BURNING_SECONDS)
+        (burner,) = busy(worker)
+        assert burner.nice() >= 10
+        assert (await client.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
+        burner.wait(timeout=5)
+        assert (await done(client, seconds=0))["attempts"] == 1  # and the worker goes on
+    assert (await read(client, job_id))["status"] == "cancelled"
+
+
+async def test_at_sigterm_what_runs_gets_to_its_end_and_nothing_is_begun(
+    client: httpx.AsyncClient, begin: Begin
+) -> None:
+    with begin() as worker:
+        job_id = await process(client, seconds=1)
+        await begun(worker)
+        worker.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(worker.wait_for, "stopping", 1)
+        late = await process(client, seconds=0)
+        assert await asyncio.to_thread(worker.process.wait, 10) == 0
+    assert (await read(client, job_id))["status"] == "succeeded"
+    assert (await read(client, late))["attempts"] == 0
+
+
+async def test_what_outlasts_the_shutdown_is_queued_again_at_once(
+    client: httpx.AsyncClient, database: Database, begin: Begin
+) -> None:
+    with begin(DEPOT_SHUTDOWN_TIMEOUT_SECONDS="0.2") as worker:
+        ids = [await process(client, seconds=2, steps=1, burn=burn) for burn in (True, False)]
+        await begun(worker, 2)
+        worker.process.send_signal(signal.SIGTERM)
+        stopped_at = monotonic()
+        assert await asyncio.to_thread(worker.process.wait, 10) == 0
+        assert monotonic() - stopped_at < 3
+    for job_id in ids:
+        job = await read(client, job_id)
+        assert (job["status"], job["attempts"], job["error"]) == ("queued", 0, None)
+    with begin():  # does not wait for the heart of the other, which beats every 30 seconds
+        for job_id in ids:
+            assert (await until(client, job_id, "succeeded"))["attempts"] == 1
+
+
+async def test_a_second_signal_waits_for_nothing(client: httpx.AsyncClient, begin: Begin) -> None:
+    with begin() as worker:
+        job_id = await process(client, seconds=60)
+        await begun(worker)
+        for _ in range(2):
+            worker.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(worker.process.wait, 5) == 0
+    assert (await read(client, job_id))["status"] == "queued"
+
+
+async def test_one_at_a_time_is_possible(client: httpx.AsyncClient, begin: Begin) -> None:
+    ids = [await process(client, seconds=0.1, steps=1) for _ in range(4)]
+    with begin("--concurrency", "1"):
+        jobs = [await until(client, job_id, "succeeded") for job_id in ids]
+    times = sorted((job["started_at"], job["finished_at"]) for job in jobs)
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(times))
+
+
+async def test_many_at_a_time_are_possible(client: httpx.AsyncClient, begin: Begin) -> None:
+    ids = [await process(client, seconds=60) for _ in range(20)]
+    with begin("--concurrency", "20"):
+        for job_id in ids:
+            await until(client, job_id, "running")
+
+
+async def test_stray_environment_variables_do_not_choose_the_names(
+    client: httpx.AsyncClient, begin: Begin
+) -> None:
+    with begin(**STRAY) as worker:
+        assert (await done(client, seconds=0))["attempts"] == 1
+        job_id = await process(client, seconds=60, steps=1)
+        await begun(worker, 2)
+        await client.delete(f"/jobs/{job_id}")
+        await asyncio.to_thread(worker.wait_for, "job cancelled", 1)
+
+
+async def test_a_worker_whose_schema_is_behind_waits_and_says_so(
+    client: httpx.AsyncClient, database: Database, database_url: str, tmp_path: Path, settings: Settings
+) -> None:
+    job_id = await process(client, seconds=0)
+    await database.fetch("update schema_version set version_num = '0002'")
+    worker = Worker(settings, database, build_registry(settings))
+    async with worker.open():
+        await asyncio.sleep(0.5)
+        assert (await read(client, job_id))["status"] == "queued"
+        await database.fetch("update schema_version set version_num = $1", SCHEMA)
+        await until(client, job_id, "succeeded")
+
+
+async def test_a_worker_that_lost_its_connections_still_hears_of_a_cancellation(
+    client: httpx.AsyncClient, database: Database, settings: Settings
+) -> None:
+    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
+
+    async def idle() -> bool:
+        return len(worker._runner) == 0
+
+    async with worker.open():
+        job_id = await process(client, seconds=60, steps=1)
+        await until(client, job_id, "running")
+        assert await database.fetch(CUT)
+        await done(client, seconds=0)  # so it is there again
+        await client.delete(f"/jobs/{job_id}")
+        await eventually(idle)
+
+
+async def test_jobs_whose_entry_got_lost_are_recovered_when_a_worker_starts(
+    client: httpx.AsyncClient, database: Database, settings: Settings
+) -> None:
+    ids = [await process(client, seconds=0) for _ in range(3)]
+    await database.fetch("update jobs set status = 'running', attempts = 1 where id = $1", ids[0])
+    await database.fetch("delete from queue.pgqueuer")
+    async with Worker(settings, database, build_registry(settings)).open():
+        for job_id in ids:
+            await until(client, job_id, "succeeded")
+    assert await database.fetchval(ENDS) == 3
+
+
+async def test_a_busy_core_does_not_hold_the_event_loop(
+    client: httpx.AsyncClient, database: Database, settings: Settings
+) -> None:
+    lags = []
+    async with Worker(settings, database, build_registry(settings)).open():
+        await done(client, seconds=0.1, burn=True, steps=1)  # the process of the pool is there
+        for _ in range(3):  # this machine may have other things to do
+            burn = asyncio.create_task(done(client, seconds=1, burn=True, steps=1))
+            lags.append(await lag_seconds(burn))
+            await burn
+    assert min(lags) < LAG_SECONDS, lags
+
+
+async def lag_seconds(meanwhile: "asyncio.Task[Json]") -> float:
+    """How late the event loop was at most."""
+    worst = 0.0
+    while not meanwhile.done():
+        due = monotonic() + 0.005
+        await asyncio.sleep(0.005)
+        worst = max(worst, monotonic() - due)
+    return worst
+
+
+async def test_schedules_run_once_across_all_workers(database: Database, settings: Settings) -> None:
+    ran: list[int] = []
+
+    async def tick(_: Database, __: Settings) -> int:
+        ran.append(int(await database.fetchval("select extract(epoch from now())")))
+        return 1
+
+    every_second = (Schedule("* * * * * */1", "test.tick", tick),)
+    workers = [Worker(settings, database, build_registry(settings), schedules=every_second) for _ in range(3)]
+    async with workers[0].open(), workers[1].open(), workers[2].open():
+        await eventually(lambda: enough(ran, 4))
+    assert len(ran) == len(set(ran)), ran
+
+
+async def enough(ran: list[int], count: int) -> bool:
+    return len(ran) >= count
+
+
+async def test_a_schedule_that_fails_runs_again(database: Database, settings: Settings) -> None:
+    ran: list[int] = []
+
+    async def fail(_: Database, __: Settings) -> int:
+        ran.append(1)
+        raise RuntimeError("not today")
+
+    schedules = (Schedule("* * * * * */1", "test.fail", fail),)
+    async with Worker(settings, database, build_registry(settings), schedules=schedules).open():
+        await eventually(lambda: enough(ran, 2))
+
+
+async def test_an_application_may_have_its_worker_with_it(settings: Settings, key: str) -> None:
+    app = create_app(settings, worker=True)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with app.lifespan():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://depot", headers=headers) as client:
+            await done(client, seconds=0)
+            await process(client, seconds=60)
+            await until(client, await process(client, seconds=60), "running")
+        stopped_at = monotonic()
+    assert monotonic() - stopped_at < 1.5
+
+
+@pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
+async def test_the_databases_absence_is_no_failure_of_a_job(
+    own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
+) -> None:
+    settings = Settings(
+        database_url=own_server.url,
+        home=tmp_path,
+        job_test_kinds=True,
+        job_attempts_max=1,
+        statement_timeout_seconds=1,
+    )
+    async with Database(settings).open() as database:
+        async with database.sessions() as session, session.begin():
+            key = await create_key(session, name="test", scopes=["admin"])
+        limits = {"DEPOT_JOB_ATTEMPTS_MAX": "1", "DEPOT_STATEMENT_TIMEOUT_SECONDS": "1"}
+        async with running(settings, key) as client:
+            with working(own_server.url, tmp_path / "home", **limits) as worker:
+                ids = [await process(client, seconds=seconds, steps=20) for seconds in (1, 4)]
+                long = await process(client, seconds=60, steps=1)
+                await begun(worker, 3)
+                with trouble(own_server):
+                    await asyncio.sleep(2)
+                back_at = monotonic()
+                late = await insist(client)
+                for job_id in (late, *ids):
+                    assert (await until(client, job_id, "succeeded"))["attempts"] == 1
+                assert monotonic() - back_at < 10
+                assert (await read(client, long))["status"] == "running"  # the others did not wait for it
+                await client.delete(f"/jobs/{long}")
+                assert len(worker.events("queue unreachable")) <= 1  # a short silence may pass unnoticed
+                assert worker.events("crash") == []
+                assert worker.process.poll() is None
+        assert await database.fetchval(ENDS) == 4
+        assert await database.fetchval(ENTRIES) == 0
+
+
+async def insist(client: httpx.AsyncClient) -> str:
+    """A job, as soon as one can be queued."""
+    async with asyncio.timeout(5):
+        while True:
+            reply = await client.post("/process", json={"kind": SLEEP, "payload": {"seconds": 0}})
+            if reply.status_code == 202:
+                return str(reply.json()["id"])
+            assert reply.status_code == 503, reply.text
+            await asyncio.sleep(0.05)

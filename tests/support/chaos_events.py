@@ -1,0 +1,155 @@
+"""The proof that no acknowledged change is lost, none told that is not, none done twice (`make chaos`)."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+from msgspec import Struct
+
+from service.audit.chain import seal
+from service.audit.verify import verify
+from service.database.database import Database
+from service.settings import Settings
+from tests.support.app_helpers import connected
+from tests.support.consistency import discrepancies
+from tests.support.fault_injection import Victim, cluster, insist, kill_at, until_none
+from tests.support.recording_receiver import Witness, witnessing
+
+CLIENTS = 8
+KILLS_A_ROUND = 2
+FAILING = 0.03
+"""The share of deliveries that the receiver answers with 500 when they come first: they have to come again.
+A third attempt would be minutes away, and in one of forty runs there would be need of one."""
+EVENTS = ["order.placed", "user.action"]
+
+EVENTS_OF_CHANGES = """
+select id::text, type, subject from events where type = any($1)"""
+STORED = {
+    "order.placed": "select id::text, reference from orders",
+    "user.action": "select id::text, payload->>'action' from events where type = 'user.action'",
+}
+UNTOLD = "select count(*) from deliveries where status <> 'delivered'"
+
+
+class Verdict(Struct):
+    """`wrong` is empty if nothing was lost and nothing happened twice."""
+
+    kills: int
+    acknowledged: int
+    delivered: int
+    deliveries_repeated: int
+    wrong: list[str]
+
+
+async def prove_events(
+    database_url: str, home: Path, key: str, *, rounds: int, a_round: int, seed: int
+) -> Verdict:
+    """Orders and actions from several clients while service and worker are killed at random."""
+    random = Random(seed)
+    failing = Random(seed + 1)
+    done: list[tuple[str, str, str]] = []
+    async with witnessing(lambda: failing.random() < FAILING) as witness:
+        with cluster(database_url, home, services=1, workers=1) as (urls, victims):
+            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=10) as client:
+                witness.secret = (await insist(client, urls, "/webhooks", webhook(witness), "w"))["secret"]
+                bolt = await insist(client, urls, "/items", BOLT, "i")
+                for number in range(rounds):
+                    await a_storm(client, urls, victims, random, done, bolt["id"], number, a_round)
+                await until_none(database_url, UNTOLD)
+            kills = sum(victim.kills for victim in victims)
+    wrong = await judge_events(database_url, witness, done)
+    repeated = sum(witness.times.values()) - len(witness.times)
+    return Verdict(kills, len(done), len(witness.received), repeated, wrong)
+
+
+BOLT = {"sku": "BOLT", "name": "Bolt", "price": "9.99", "quantity": 1_000_000_000}
+
+
+def webhook(witness: Witness) -> dict[str, Any]:
+    return {"url": witness.url, "events": EVENTS}
+
+
+async def a_storm(
+    client: httpx.AsyncClient,
+    urls: list[str],
+    victims: list[Victim],
+    random: Random,
+    done: list[tuple[str, str, str]],
+    item_id: str,
+    number: int,
+    size: int,
+) -> None:
+    """`size` orders and actions, and some kills in the middle of them."""
+    before = len(done)
+    points = [before + random.randrange(size // 10, size) for _ in range(KILLS_A_ROUND)]
+    work = iter(range(size))
+
+    async def act() -> None:
+        for step in work:
+            name = f"{number}-{step}"
+            if random.random() < 0.5:
+                body = {"customer_id": "c", "reference": name, "lines": [{"item_id": item_id, "quantity": 1}]}
+                done.append(("order.placed", name, (await insist(client, urls, "/orders", body, name))["id"]))
+            else:
+                made = await insist(client, urls, "/users/ann/actions", {"action": name}, name)
+                done.append(("user.action", name, made["id"]))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(act())
+        group.create_task(kill_at(points, done, victims, random))
+
+
+async def judge_events(database_url: str, witness: Witness, done: list[tuple[str, str, str]]) -> list[str]:
+    async with connected(database_url) as connection:
+        events = await connection.fetch(EVENTS_OF_CHANGES, EVENTS)
+        stored = {kind: dict(await connection.fetch(query)) for kind, query in STORED.items()}
+    wrong = [f"signature of {webhook_id} is wrong" for webhook_id in witness.forged]
+    wrong += [f"{webhook_id} came with two bodies" for webhook_id in witness.contradictions]
+    wrong += _lost(done, stored, events, witness)
+    wrong += _doubled(done, stored, events)
+    wrong += _made_up(witness, stored)
+    wrong += await discrepancies(database_url)
+    return wrong + await _unsealed(database_url)
+
+
+def _lost(done: Any, stored: Any, events: Any, witness: Witness) -> Iterator[str]:
+    """Acknowledged and not stored; stored and not told."""
+    for kind, name, identity in done:
+        if stored[kind].get(identity) != name:
+            yield f"{kind} {name} was acknowledged as {identity}, and is not there"
+    for event_id, kind, subject in events:
+        if event_id not in witness.received:
+            yield f"event {event_id} ({kind} {subject}) was never delivered"
+
+
+def _doubled(done: Any, stored: Any, events: Any) -> Iterator[str]:
+    """One key, two effects; one effect, two events."""
+    for kind, found in stored.items():
+        for name, count in Counter(found.values()).items():
+            if count > 1:
+                yield f"{kind} {name} happened {count} times"
+    names = {(kind, name) for kind, name, _ in done}
+    unasked = [(kind, name) for kind, found in stored.items() for name in found.values()]
+    yield from (f"{kind} {name} was not asked for" for kind, name in unasked if (kind, name) not in names)
+    placed = Counter(subject for _, kind, subject in events if kind == "order.placed")
+    yield from (f"order {subject} has {count} events" for subject, count in placed.items() if count > 1)
+
+
+def _made_up(witness: Witness, stored: Any) -> Iterator[str]:
+    """Told, and not stored."""
+    for webhook_id, event in witness.received.items():
+        identity = event["data"]["id"] if event["type"] == "order.placed" else webhook_id
+        if identity not in stored[event["type"]]:
+            yield f"{event['type']} {identity} was told of, and is not there"
+
+
+async def _unsealed(database_url: str) -> list[str]:
+    settings = Settings(database_url=database_url)
+    async with Database(settings).open() as database:
+        await seal(database, settings)
+        return (await verify(database, settings)).findings

@@ -1,0 +1,30 @@
+"""Do items, movements, orders, lines, ledger and events tell one story? The doctor says where they do not."""
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from service.cli.doctor.checks import CHECKS
+from service.cli.doctor.run import violations
+
+
+async def discrepancies(database_url: str, acknowledged: Mapping[str, str] | None = None) -> list[str]:
+    """Everything that does not agree, in words.
+
+    `acknowledged` holds the totals of the orders that clients were told are placed, by order id.
+    """
+    connection = await asyncpg.connect(database_url)
+    try:
+        found = [
+            f"{what}: {difference}"
+            for what, check in CHECKS.items()
+            for difference in await violations(connection, check)
+        ]
+        stored = dict(await connection.fetch("select id::text, total::text from orders"))
+    finally:
+        await connection.close()
+    return found + [
+        f"order {order_id} over {total} was acknowledged, and is stored as {stored.get(order_id)}"
+        for order_id, total in (acknowledged or {}).items()
+        if stored.get(order_id) != total
+    ]

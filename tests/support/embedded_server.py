@@ -1,0 +1,46 @@
+"""A PostgreSQL of a test's own, where its processes are stopped."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from service.database.embedded import get_server
+
+
+class Server:
+    """An embedded PostgreSQL, and its processes."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self.home = home
+        self.url = url
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Neither answers nor closes a connection, as behind a broken network."""
+        processes = self.processes()
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Shut down: connections are refused."""
+        postmaster, *_ = self.processes()
+        postmaster.send_signal(signal.SIGINT)
+        postmaster.wait(timeout=10)
+        try:
+            yield
+        finally:
+            get_server(self.home / "postgres", cleanup_mode=None, start=False).start()
+
+    def processes(self) -> list[psutil.Process]:
+        pid = int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]

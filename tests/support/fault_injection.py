@@ -1,0 +1,141 @@
+"""Processes of Depot that are killed with -9 and started again while clients insist.
+
+For the proofs in `tests/test_chaos.py` and `make chaos`. All that is random comes from one seed; when a
+kill meets a request is the machine's choice.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from tests.support.app_helpers import connected
+from tests.support.depot_process import DEPOT
+
+PATIENCE_SECONDS = 60.0
+AGAIN_SECONDS = 0.05
+UNAVAILABLE = {409, 500, 502, 503, 504}
+
+FAST = {
+    "DEPOT_LOG": "json",
+    "DEPOT_WEBHOOK_ALLOW_PRIVATE": "1",
+    "DEPOT_WEBHOOK_TIMEOUT_SECONDS": "1",
+    "DEPOT_JOB_HEARTBEAT_SECONDS": "2",
+    "DEPOT_JOB_ATTEMPTS_MAX": "4",
+    "DEPOT_JOB_TEST_KINDS": "1",
+    "DEPOT_DRAIN_SECONDS": "0",
+}
+"""Leases and heartbeats that lapse while a test waits."""
+
+
+class Victim:
+    """A `depot` command that is started again whenever it was killed."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self._command = [str(DEPOT), *arguments]
+        self._environment = {**os.environ, **environment}
+        self.log = log
+        self.kills = 0
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as stderr:
+            self._process = subprocess.Popen(self._command, env=self._environment, stderr=stderr)
+
+    def kill_and_restart(self) -> None:
+        assert self._process.poll() is None, f"it died by itself: {self.log.read_text()[-3000:]}"
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self.kills += 1
+        self.start()
+
+    def drain(self) -> None:
+        """An ordered stop, as a deployment makes it."""
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(timeout=PATIENCE_SECONDS) == 0, self.log.read_text()[-3000:]
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=30)
+
+
+@contextmanager
+def cluster(
+    database_url: str, home: Path, *, services: int, workers: int
+) -> Iterator[tuple[list[str], list[Victim]]]:
+    """So many services and workers on one database: the URLs of the services, and all processes."""
+    home.mkdir(exist_ok=True)
+    environment = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), **FAST}
+    ports = [free_port() for _ in range(services)]
+    commands = [("serve", "--port", str(port)) for port in ports] + [("worker",)] * workers
+    with ExitStack() as stack:
+        victims = []
+        for number, command in enumerate(commands):
+            victim = Victim(command, environment, home / f"{command[0]}-{number}.log")
+            stack.callback(victim.stop)
+            victims.append(victim)
+        yield [f"http://127.0.0.1:{port}" for port in ports], victims
+
+
+async def insist(
+    client: httpx.AsyncClient, urls: Sequence[str], path: str, body: object, key: str
+) -> dict[str, Any]:
+    """POST under an Idempotency-Key, at one service after the other, until it is acknowledged."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for attempt in range(1_000_000):
+            try:
+                url = urls[attempt % len(urls)] + path
+                reply = await client.post(url, json=body, headers={"Idempotency-Key": key})
+            except httpx.TransportError:
+                await asyncio.sleep(AGAIN_SECONDS)  # its process is being started again
+                continue
+            if reply.is_success:
+                content: dict[str, Any] = reply.json()
+                return content
+            assert reply.status_code in UNAVAILABLE, reply.text
+            await asyncio.sleep(AGAIN_SECONDS)
+    raise AssertionError("unreachable")
+
+
+async def kill_at(points: Sequence[int], done: list[Any], victims: Sequence[Victim], random: Random) -> None:
+    """Kill one of them each time so many things are done."""
+    for point in sorted(points):
+        await until(partial(reached, done, point))
+        random.choice(victims).kill_and_restart()
+
+
+async def reached(done: list[Any], point: int) -> bool:
+    return len(done) >= point
+
+
+async def until_none(database_url: str, count: str) -> None:
+    """Until that query counts nothing; what it still counts after `PATIENCE_SECONDS` the verdict will say."""
+    async with connected(database_url) as connection:
+
+        async def nothing() -> bool:
+            return not await connection.fetchval(count)
+
+        with suppress(TimeoutError):
+            await until(nothing)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
+            await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,163 @@
+"""Buyers who order at the same time, clerks who change names and prices meanwhile, and what they were told.
+
+For the tests under load and for `make storm`.
+"""
+
+import asyncio
+import csv
+import json
+import os
+import subprocess
+from asyncio import Event, StreamReader, StreamWriter
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import asyncpg
+
+from tests.support.consistency import discrepancies
+from tests.support.depot_process import DEPOT
+
+BROKEN = (OSError, asyncio.IncompleteReadError)
+"""The connection ended before the reply did."""
+
+NAME = "Item at {price}"
+"""A name tells the price it was set with: an order that has one of them without the other was torn."""
+
+TORN = "select sku, name, unit_price from order_lines where name <> 'Item at ' || unit_price"
+
+
+class Wire:
+    """Bare HTTP/1.1 on one connection: a real client would cost more CPU than the service it is to load."""
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter, key: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._headers = f"Host: depot\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+
+    async def ask(self, method: str, path: str, content: object = None) -> tuple[int, Any]:
+        """The status and the JSON of the reply. Raises `BROKEN` when there is none."""
+        body = b"" if content is None else json.dumps(content).encode()
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
+        self._writer.write(head.encode() + body)
+        status, *headers = (await self._reader.readuntil(b"\r\n\r\n")).lower().splitlines()
+        (length,) = (int(line.split(b":")[1]) for line in headers if line.startswith(b"content-length:"))
+        return int(status.split()[1]), json.loads(await self._reader.readexactly(length))
+
+
+@asynccontextmanager
+async def wire(url: str, key: str) -> AsyncIterator[Wire]:
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Wire(reader, writer, key)
+    finally:
+        writer.close()
+        with suppress(*BROKEN):
+            await writer.wait_closed()
+
+
+class Tally:
+    """What the clients were told, together."""
+
+    def __init__(self) -> None:
+        self.placed: dict[str, str] = {}
+        """The totals of the acknowledged orders, by id."""
+        self.refused: Counter[str] = Counter()
+        self.sold_out: set[str] = set()
+        self.changed = 0
+        self.unanswered = 0
+
+    @property
+    def orders(self) -> int:
+        """Every try to place one."""
+        return len(self.placed) + self.refused.total() + self.unanswered
+
+    def add(self, status: int, content: Any) -> None:
+        if status == 201:
+            self.placed[content["id"]] = content["total"]
+            return
+        self.refused[content["error"]["code"]] += 1
+        short = content["error"].get("details", [])
+        self.sold_out |= {line["sku"] for line in short if line.get("available") == 0}
+
+
+async def buy(url: str, key: str, skus: Sequence[str], tally: Tally, random: Random, over: Event) -> None:
+    """Order one to three items again and again, until it is over or the connection breaks."""
+    try:
+        async with wire(url, key) as server:
+            while not over.is_set():
+                chosen = random.sample(skus, random.randint(1, 3))
+                lines = [{"sku": sku, "quantity": random.randint(1, 3)} for sku in chosen]
+                tally.add(*await server.ask("POST", "/orders", {"customer_id": "c-1", "lines": lines}))
+    except BROKEN:
+        tally.unanswered += 1
+
+
+async def change(url: str, key: str, skus: Sequence[str], tally: Tally, random: Random, over: Event) -> None:
+    """Give items new names and prices again and again."""
+    async with wire(url, key) as server:
+        found = [await server.ask("GET", f"/items?sku={sku}") for sku in skus]
+        paths = [f"/items/{page['data'][0]['id']}" for _, page in found]
+        while not over.is_set():
+            price = f"{Decimal(random.randint(1, 99_999)) / 100:.2f}"
+            content = {"name": NAME.format(price=price), "price": price}
+            status, item = await server.ask("PATCH", random.choice(paths), content)
+            assert (status, item["name"]) == (200, content["name"])
+            tally.changed += 1
+
+
+async def storm(
+    url: str, key: str, skus: Sequence[str], tally: Tally, *, seconds: float, buyers: int, clerks: int
+) -> None:
+    """All of them at once on these items, for so long."""
+    over = Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    async with asyncio.timeout(seconds + 30), asyncio.TaskGroup() as group:
+        for seed in range(buyers):
+            group.create_task(buy(url, key, skus, tally, Random(seed), over))
+        for seed in range(clerks):
+            group.create_task(change(url, key, skus, tally, Random(seed), over))
+
+
+async def verdict(database_url: str, tally: Tally) -> list[str]:
+    """Everything that is wrong after the storm."""
+    found = await discrepancies(database_url, tally.placed)
+    connection = await asyncpg.connect(database_url)
+    try:
+        torn = await connection.fetch(TORN)
+        oversold = await connection.fetch("select sku, quantity from items where quantity < 0")
+        stored = await connection.fetchval("select count(*) from orders")
+    finally:
+        await connection.close()
+    found += [f"a line has a name and a price that were never together: {dict(row)}" for row in torn]
+    found += [f"an item is oversold: {dict(row)}" for row in oversold]
+    if tally.unanswered:
+        found.append(f"{tally.unanswered} requests got no reply")
+    if stored != len(tally.placed):
+        found.append(f"{len(tally.placed)} orders were acknowledged, {stored} are stored")
+    return found
+
+
+def write_catalogue(file: Path, *, items: int, wanted: int, pieces_max: int) -> list[str]:
+    """A CSV of so many items; returns the SKUs of those that everybody wants, each with its own stock."""
+    random = Random(items)
+    skus = [f"ITEM-{number:05}" for number in range(items)]
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(["sku", "name", "price", "quantity"])
+        for number, sku in enumerate(skus):
+            price = f"{Decimal(random.randint(1, 99_999)) / 100:.2f}"
+            quantity = pieces_max * (number + 1) // wanted if number < wanted else random.randint(0, 500)
+            writer.writerow([sku, NAME.format(price=price), price, quantity])
+    return skus[:wanted]
+
+
+def depot(database_url: str, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run a `depot` command on that database; what it says goes where ours does."""
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    return subprocess.run([str(DEPOT), *arguments], env=environment, check=True, text=True, **options)

@@ -1,0 +1,349 @@
+"""The proof of contract §4, "Database away", under load on every kind of route (`make outage`)."""
+
+import asyncio
+import json
+import os
+import subprocess
+from asyncio import Event
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import aiohttp
+import psutil
+from msgspec import Struct
+
+from tests.support.app_helpers import connected
+from tests.support.chaos_events import UNTOLD, judge_events
+from tests.support.chaos_jobs import UNENDED
+from tests.support.depot_process import DEPOT, Live, live, working
+from tests.support.fault_injection import until_none
+from tests.support.recording_receiver import Witness, witnessing
+
+ANSWER_SECONDS = 1.0
+RETURN_SECONDS = 2.0
+PACE_SECONDS = 0.4
+"""Between two requests of one client."""
+BEFORE_SECONDS = 1.5
+AFTER_SECONDS = RETURN_SECONDS + 0.5
+GROWTH_BYTES_MAX = 16 * 1024 * 1024
+
+REFUSALS = {"DATABASE_UNAVAILABLE", "OVERLOADED"}
+LIVE = "GET /health/live"
+KEYED = {
+    "POST /orders",
+    "POST /items/{item}/stock",
+    "POST /users/ann/actions",
+    "POST /documents",
+    "POST /process",
+}
+CLIENTS = {"GET /items/{item}": 16, "PATCH /items/{item}": 4, "POST /orders": 8}
+"""How many there are for a kind of request, if it is not one. Together they are more than the pool has."""
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c636000000002000148afa4710000000049454e44ae426082"
+)
+ENVIRONMENT = {
+    "DEPOT_WEBHOOK_ALLOW_PRIVATE": "1",
+    "DEPOT_WEBHOOK_TIMEOUT_SECONDS": "2",
+    "DEPOT_JOB_HEARTBEAT_SECONDS": "2",
+    "DEPOT_JOB_TEST_KINDS": "1",
+}
+
+STORED = {
+    "POST /items/{item}/stock": "select reason from movements where cause = 'adjust'",
+    "POST /documents": "select filename from documents",
+    "POST /process": "select id::text from jobs where kind = 'system.sleep'",
+}
+
+
+class Attempt(Struct):
+    """One request and what came of it; `code` of an error, or what was raised."""
+
+    kind: str
+    started: float
+    ended: float
+    status: int
+    code: str = ""
+    retry_after: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class OutageVerdict(Struct):
+    """`wrong` is empty if the contract was kept."""
+
+    requests: int
+    refused: int
+    """During the outage and until the service worked again."""
+    failed: int
+    """Neither a success nor a refusal the contract knows, or outside the outage."""
+    slowest_refusal_ms: int
+    """Since it was sent, or since the database went away if that was later."""
+    recovered_ms: int
+    """From the return of the database to the last reply that was not a success."""
+    rss_before_mib: float
+    rss_most_mib: float
+    rss_after_mib: float
+    acknowledged: int
+    wrong: list[str]
+
+
+class Load:
+    """Clients of every kind of request; those that create insist under a key until they are acknowledged."""
+
+    def __init__(self, session: aiohttp.ClientSession, item: str) -> None:
+        self.attempts: list[Attempt] = []
+        self.acknowledged: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
+        """Of each kind that creates: the name, and what it was answered with."""
+        self.over = Event()
+        self._session = session
+        self._item = item
+        self._numbers = count()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Until the block ends, and what insists has got its answer."""
+        clients = [
+            asyncio.create_task(self._be_client(kind)) for kind in KINDS for _ in range(CLIENTS.get(kind, 1))
+        ]
+        try:
+            yield
+        finally:
+            self.over.set()
+            await asyncio.wait_for(asyncio.gather(*clients), 30)
+
+    async def _be_client(self, kind: str) -> None:
+        while not self.over.is_set():
+            name = f"n-{next(self._numbers)}"
+            while not await self._try(kind, name) and (kind in KEYED or not self.over.is_set()):
+                await self._pause()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(PACE_SECONDS)
+
+    async def _try(self, kind: str, name: str) -> bool:
+        method, template = kind.split(" ")
+        body: dict[str, Any] = KINDS[kind](name, self._item)
+        headers = {"Idempotency-Key": name} if kind in KEYED else {}
+        started = monotonic()
+        try:
+            async with self._session.request(
+                method, template.format(item=self._item), headers=headers, **body
+            ) as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.attempts.append(Attempt(kind, started, monotonic(), 0, repr(error)))
+            return False
+        code, after = reply.headers.get("X-Error-Code", ""), reply.headers.get("Retry-After", "")
+        attempt = Attempt(kind, started, monotonic(), reply.status, code, after)
+        self.attempts.append(attempt)
+        if attempt.succeeded and kind in KEYED:
+            self.acknowledged[kind].append((name, json.loads(content)["id"]))
+        return attempt.succeeded
+
+
+def _nothing(name: str, item: str) -> dict[str, Any]:
+    return {}
+
+
+def _a_file(name: str, item: str) -> dict[str, Any]:
+    form = aiohttp.FormData()
+    form.add_field("file", PNG, filename=f"{name}.png", content_type="image/png")
+    return {"data": form}
+
+
+KINDS: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "GET /items/{item}": _nothing,
+    "GET /items": _nothing,
+    "PATCH /items/{item}": lambda name, item: {"json": {"description": name}},
+    "POST /items/{item}/stock": lambda name, item: {"json": {"delta": 1, "reason": name}},
+    "POST /orders": lambda name, item: {
+        "json": {"customer_id": "c", "reference": name, "lines": [{"item_id": item, "quantity": 1}]}
+    },
+    "GET /orders": _nothing,
+    "POST /users/ann/actions": lambda name, item: {"json": {"action": name}},
+    "GET /users/ann/actions": _nothing,
+    "PUT /resources/printer": lambda name, item: {"json": {"status": "on"}},
+    "GET /resources": _nothing,
+    "POST /documents": _a_file,
+    "GET /documents": _nothing,
+    "POST /process": lambda name, item: {"json": {"kind": "system.sleep", "payload": {"seconds": 0.01}}},
+    "GET /jobs": _nothing,
+    "GET /reports/financial": _nothing,
+    "GET /webhooks": _nothing,
+    "GET /audit": _nothing,
+    "GET /health": _nothing,
+    "GET /health/ready": _nothing,
+    LIVE: _nothing,
+}
+
+
+class Memory:
+    """What a process has in memory: before, at most, after."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self.before = self.most = self.after = self._process.memory_info().rss
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        self.before = self._process.memory_info().rss
+        watching = asyncio.create_task(self._watch())
+        yield
+        watching.cancel()
+        self.after = self._process.memory_info().rss
+
+    async def _watch(self) -> None:
+        while True:
+            self.most = max(self.most, self._process.memory_info().rss)
+            await asyncio.sleep(0.1)
+
+
+async def prove_outage(
+    database_url: str,
+    home: Path,
+    *,
+    strike: Callable[[], None],
+    mend: Callable[[], None],
+    seconds: float,
+    judged_url: str,
+    **settings: str,
+) -> OutageVerdict:
+    """Load, an outage of so many seconds in the middle of it, and a comparison of what was said and is.
+
+    `judged_url` names the server that has the data in the end; `settings` are Depot's, of the environment.
+    """
+    with cluster(database_url, home, **settings) as (service, worker, key):
+        async with witnessing() as witness, client(service.url, key) as session:
+            item = await prepare(session, witness)
+            load, memory = Load(session, item), Memory(service.process.pid)
+            async with load.running():
+                await asyncio.sleep(BEFORE_SECONDS)
+                async with memory.watched():
+                    struck_at = monotonic()
+                    await asyncio.to_thread(strike)
+                    away_at = monotonic()
+                    await asyncio.sleep(seconds)
+                    await asyncio.to_thread(mend)
+                    back_at = monotonic()
+                    await asyncio.sleep(AFTER_SECONDS)
+            for unfinished in (UNTOLD, UNENDED):
+                await until_none(judged_url, unfinished)
+            wrong = list(unhealthy(service, worker, outages=1))
+    wrong += await judge_books(judged_url, witness, load)
+    return judge(load, memory, struck_at, away_at, back_at, wrong)
+
+
+@contextmanager
+def cluster(database_url: str, home: Path, **settings: str) -> Iterator[tuple[Live, Live, str]]:
+    """A service, a worker and a key."""
+    environment = {**ENVIRONMENT, **settings}
+    depot(database_url, "migrate", **settings)
+    key = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings).strip()
+    with (
+        live(database_url, home, **environment) as service,
+        working(database_url, home, **environment) as worker,
+    ):
+        yield service, worker, key
+
+
+def depot(database_url: str, *arguments: str, **settings: str) -> str:
+    """What a command prints."""
+    environment = {**os.environ, "DATABASE_URL": database_url, **settings}
+    done = subprocess.run(
+        [str(DEPOT), *arguments], env=environment, check=True, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout
+
+
+@asynccontextmanager
+async def client(url: str, key: str) -> AsyncIterator[aiohttp.ClientSession]:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(
+        url,
+        headers=headers,
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=20),
+    ) as session:
+        yield session
+
+
+async def prepare(session: aiohttp.ClientSession, witness: Witness) -> str:
+    """A webhook and an item; returns its id."""
+    webhook = {"url": witness.url, "events": ["order.placed", "user.action"]}
+    async with session.post("/webhooks", json=webhook) as reply:
+        witness.secret = (await reply.json())["secret"]
+    bolt = {"sku": "BOLT", "name": "Bolt", "price": "9.99", "quantity": 1_000_000_000}
+    async with session.post("/items", json=bolt) as reply:
+        return str((await reply.json())["id"])
+
+
+def unhealthy(service: Live, worker: Live, *, outages: int) -> Iterator[str]:
+    for process in (service, worker):
+        if process.process.poll() is not None:
+            yield f"{process.process.args} ended with {process.process.poll()}"
+        yield from (f"crash: {line}" for line in process.events("crash"))
+        if len(process.events("database away")) != outages:
+            yield f"{process.process.args} noticed {process.events('database away')}"
+
+
+async def judge_books(url: str, witness: Witness, load: Load) -> list[str]:
+    """What is stored against what was acknowledged."""
+    done = [("order.placed", *made) for made in load.acknowledged["POST /orders"]]
+    done += [("user.action", *made) for made in load.acknowledged["POST /users/ann/actions"]]
+    wrong = await judge_events(url, witness, done)
+    async with connected(url) as connection:
+        for kind, query in STORED.items():
+            stored = Counter(row[0].removesuffix(".png") for row in await connection.fetch(query))
+            told = Counter(made[kind == "POST /process"] for made in load.acknowledged[kind])
+            wrong += [f"{kind} {name} was acknowledged, and is not there" for name in told - stored]
+            wrong += [f"{kind} {name} happened more often than once" for name in stored - told]
+    return wrong
+
+
+def judge(
+    load: Load, memory: Memory, struck_at: float, away_at: float, back_at: float, wrong: list[str]
+) -> OutageVerdict:
+    """The clients' view: what they were told, and when."""
+    refused = [attempt for attempt in load.attempts if not attempt.succeeded]
+    odd = [attempt for attempt in refused if not _is_refusal(attempt)]
+    early = [attempt for attempt in refused if attempt.ended < struck_at]
+    late = [attempt for attempt in refused if attempt.started > back_at + RETURN_SECONDS]
+    waited = {id(a): a.ended - max(a.started, struck_at) for a in refused if a.started < back_at}
+    slow = [attempt for attempt in refused if waited.get(id(attempt), 0) > ANSWER_SECONDS]
+    for what, found in {"odd": odd, "early": early, "late": late, "slow": slow}.items():
+        wrong += [f"{what}: {a.kind} {a.status} {a.code} {a.ended - a.started:.2f} s" for a in found]
+    met = {attempt.kind for attempt in refused if away_at < attempt.started < back_at}
+    wrong += [f"{kind} was not refused" for kind in KINDS.keys() - met - {LIVE}]
+    wrong += [f"{LIVE} was refused"] * (LIVE in met)
+    growth = memory.most - memory.before
+    if growth > GROWTH_BYTES_MAX:
+        wrong.append(f"memory grew by {_mib(growth)} MiB")
+    return OutageVerdict(
+        requests=len(load.attempts),
+        refused=len(refused),
+        failed=len(odd) + len(early) + len(late),
+        slowest_refusal_ms=round(max(waited.values(), default=0) * 1000),
+        recovered_ms=round(max(0, max((a.ended for a in refused), default=back_at) - back_at) * 1000),
+        rss_before_mib=_mib(memory.before),
+        rss_most_mib=_mib(memory.most),
+        rss_after_mib=_mib(memory.after),
+        acknowledged=sum(map(len, load.acknowledged.values())),
+        wrong=wrong,
+    )
+
+
+def _is_refusal(attempt: Attempt) -> bool:
+    return attempt.status == 503 and attempt.code in REFUSALS and attempt.retry_after != ""
+
+
+def _mib(size: int) -> float:
+    return round(size / 1024 / 1024, 1)

@@ -1,0 +1,75 @@
+"""The ways a database goes away, each with its proof: for the tests and `make outage`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from service.testing import execute
+from tests.support.outage_load import OutageVerdict, prove_outage
+from tests.support.pgbouncer import bouncer, settings_behind
+from tests.support.postgres_nodes import Node, node, standby
+
+Prove = Callable[[Path, Path, float], Awaitable[OutageVerdict]]
+"""Takes a home for PostgreSQL, one for Depot, and for how many seconds it is away."""
+Act = Callable[[Node], None]
+
+
+async def _returns(strike: Act, mend: Act, home: Path, depot_home: Path, seconds: float) -> OutageVerdict:
+    with node(home) as database:
+        return await prove_outage(
+            database.url,
+            depot_home,
+            strike=lambda: strike(database),
+            mend=lambda: mend(database),
+            seconds=seconds,
+            judged_url=database.url,
+        )
+
+
+async def _returns_to_pgbouncer(
+    strike: Act, mend: Act, home: Path, depot_home: Path, seconds: float
+) -> OutageVerdict:
+    with node(home) as database, bouncer(home, database) as url:
+        return await prove_outage(
+            url,
+            depot_home,
+            strike=lambda: strike(database),
+            mend=lambda: mend(database),
+            seconds=seconds,
+            judged_url=database.url,
+            **settings_behind(database),
+        )
+
+
+async def _is_replaced(strike: Act, home: Path, depot_home: Path, seconds: float) -> OutageVerdict:
+    with node(home) as primary, standby(home, primary) as copy:
+        await asyncio.to_thread(_synchronize, primary)
+        servers = f"127.0.0.1:{primary.port},127.0.0.1:{copy.port}"
+        return await prove_outage(
+            f"postgresql://postgres@{servers}/postgres?target_session_attrs=read-write",
+            depot_home,
+            strike=lambda: strike(primary),
+            mend=copy.promote,
+            seconds=seconds,
+            judged_url=copy.url,
+        )
+
+
+def _synchronize(primary: Node) -> None:
+    """From now on a commit is acknowledged once the standby has it."""
+    execute(primary.url, "alter system set synchronous_standby_names = '*'")
+    execute(primary.url, "select pg_reload_conf()")
+
+
+OUTAGES: dict[str, Prove] = {
+    "silent": partial(_returns, Node.suspend, Node.resume),
+    "killed": partial(_returns, Node.kill, Node.start),
+    "killed, its standby promoted": partial(_is_replaced, Node.kill),
+    "silent, its standby promoted": partial(_is_replaced, Node.suspend),
+}
+
+BEHIND_PGBOUNCER: dict[str, Prove] = {
+    "silent, behind PgBouncer": partial(_returns_to_pgbouncer, Node.suspend, Node.resume),
+    "killed, behind PgBouncer": partial(_returns_to_pgbouncer, Node.kill, Node.start),
+}

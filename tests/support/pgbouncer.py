@@ -1,0 +1,49 @@
+"""PgBouncer in transaction mode: no client keeps its session from one transaction to the next."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.fault_injection import free_port
+from tests.support.postgres_nodes import Node
+
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+
+SERVERS = 3
+"""Fewer than there are clients, so that they do share."""
+
+
+@contextmanager
+def bouncer(home: Path, node: Node) -> Iterator[str]:
+    """Until the block ends; gives the URL. As docs/database.md has it."""
+    port = free_port()
+    configuration = home / "pgbouncer.ini"
+    configuration.write_text(f"""
+[databases]
+* = host=127.0.0.1 port={node.port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {SERVERS}
+max_client_conn = 200
+server_login_retry = 1
+ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeout
+""")
+    process = subprocess.Popen(
+        [str(PROGRAM), "--quiet", str(configuration)], user=node.system_user, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def settings_behind(node: Node) -> dict[str, str]:
+    """Of Depot, in its environment."""
+    return {"DEPOT_DIRECT_DATABASE_URL": node.url, "DEPOT_STATEMENT_CACHE_SIZE": "0"}

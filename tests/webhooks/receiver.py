@@ -1,0 +1,114 @@
+"""Receivers of webhooks for tests: real HTTP servers on this machine that do as they are told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
+from uuid_utils.compat import uuid7
+
+from service.database.database import Database
+from service.events.journal import CLI, INSERT_EVENT, event_arguments
+
+PATIENCE_SECONDS = 15.0
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SUBSCRIBE = """
+insert into webhooks (id, url, events, enabled, secret, version) values ($1, $2, $3, true, $4, 1)
+returning id"""
+
+
+class Received:
+    """One request as it arrived."""
+
+    def __init__(self, headers: Mapping[str, str], body: bytes) -> None:
+        self.headers = dict(headers)
+        self.body = body
+        self.id = self.headers["webhook-id"]
+        self.event: dict[str, Any] = json.loads(body)
+
+    def verifies(self, secret: str) -> bool:
+        """By the reference implementation, not ours."""
+        try:
+            Webhook(secret).verify(self.body, self.headers)
+        except WebhookVerificationError:
+            return False
+        return True
+
+
+class Inbox:
+    """What arrived, and how it answers from now on."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.received: list[Received] = []
+        self.status = 204
+        self.headers: dict[str, str] = {}
+        self.body: bytes = b""
+        self.answering = asyncio.Event()
+        """Clear it, and requests hang."""
+        self.answering.set()
+        self._arrived = asyncio.Condition()
+
+    @property
+    def ids(self) -> list[str]:
+        return [request.id for request in self.received]
+
+    @property
+    def types(self) -> list[str]:
+        return [request.event["type"] for request in self.received]
+
+    async def until(self, count: int) -> list[Received]:
+        """Returns once so many requests have arrived."""
+        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.received) >= count)
+        return self.received
+
+    async def handle(self, request: web.Request) -> web.Response:
+        received = Received(request.headers, await request.read())
+        async with self._arrived:
+            self.received.append(received)
+            self._arrived.notify_all()
+        await self.answering.wait()
+        return web.Response(status=self.status, headers=self.headers, body=self.body)
+
+
+@asynccontextmanager
+async def inbox(**answer: Any) -> AsyncIterator[Inbox]:
+    """An inbox on a free port of 127.0.0.1; `answer` sets its attributes."""
+    opened = Inbox()
+    for name, value in answer.items():
+        setattr(opened, name, value)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", opened.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        opened.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+        yield opened
+    finally:
+        opened.answering.set()
+        await runner.cleanup()
+
+
+async def subscribe(database: Database, url: str, *events: str) -> UUID:
+    """Register a webhook past the API, to any address; its secret is `SECRET`."""
+    row = (uuid7(), url, list(events) or ["item.updated"], SECRET)
+    webhook_id: UUID = await database.fetchval(SUBSCRIBE, *row)
+    return webhook_id
+
+
+async def tell(database: Database, **payload: object) -> str:
+    """Record an `item.updated`; returns its id."""
+    recorded_at = event_arguments("item.updated", "i-1", CLI, payload)
+    return str(await database.fetchval(f"{INSERT_EVENT} returning id", *recorded_at))
+
+
+async def deliveries(database: Database) -> list[Any]:
+    """All of them, oldest first."""
+    return await database.fetch("select * from deliveries order by id")
