@@ -8,7 +8,9 @@ from pathlib import Path
 from service.settings import PREFIX, UNPREFIXED, Settings
 from tests.support.depot_process import live
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 VOLATILE = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<id>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
@@ -42,7 +44,7 @@ async def test_the_session_of_the_readme_is_true(database_url: str, key: str, ho
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(DEPOT_\w+)` \| ([^|]+) \|", README.read_text(), re.MULTILINE))
+    table = dict(re.findall(r"^\| `(DEPOT_\w+)` \| ([^|]+) \|", CONFIGURATION.read_text(), re.MULTILINE))
     names = {PREFIX + name.upper() for name in Settings.__struct_fields__ if name not in UNPREFIXED}
     assert set(table) == names
     defaults = Settings()
