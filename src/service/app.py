@@ -79,13 +79,13 @@ class Components:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.meters = Metrics()
-        self.traces = create_tracer(settings.traces_url, settings.traces_ratio)
-        self.database = Database(settings, self.meters, self.traces)
+        self.metrics = Metrics()
+        self.tracer = create_tracer(settings.traces_url, settings.traces_ratio)
+        self.database = Database(settings, self.metrics, self.tracer)
         self.blobs = open_blob_store(settings)
         self.kinds = build_registry(settings)
         self.probe = Probe(self.database, self.blobs, timeout_seconds=settings.health_timeout_seconds)
-        self.scrapes = ScrapeCache(self.meters, DatabaseMetrics(self.database, self.kinds))
+        self.scrapes = ScrapeCache(self.metrics, DatabaseMetrics(self.database, self.kinds))
         self.admission = AdmissionControl(
             in_flight_min=settings.in_flight_min,
             in_flight_max=settings.in_flight_max,
@@ -94,12 +94,12 @@ class Components:
             waiting=lambda: self.database.waiting,
             waiting_max=settings.pool_size * POOL_WAITERS_PER_CONNECTION,
         )
-        self.placement = PlacementQueue(self.database, settings, meters=self.meters, traces=self.traces)
-        self.intake = UploadReceiver(self.blobs, settings, self.meters)
+        self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
+        self.intake = UploadReceiver(self.blobs, settings, self.metrics)
         self.archive = DocumentStore(self.database, self.blobs, settings)
-        self.courier = WebhookDispatcher(self.database, settings, meters=self.meters)
+        self.courier = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
-        self.meters.watch(self.meters.streams, lambda: len(self.streams))
+        self.metrics.track(self.metrics.streams, lambda: len(self.streams))
 
     def draining(self) -> bool:
         return self.probe.draining
@@ -107,9 +107,9 @@ class Components:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         async with (
-            self.traces.open(),
+            self.tracer.open(),
             self.database.open(),
-            self.meters.open(),
+            self.metrics.open(),
             self.probe.open(),
             self.scrapes.open(),
             self.admission.open(),
@@ -129,8 +129,8 @@ class Components:
             self.kinds,
             on_end=self.courier.wake,
             grace_seconds=WORKER_GRACE_SECONDS,
-            meters=self.meters,
-            traces=self.traces,
+            metrics=self.metrics,
+            tracer=self.tracer,
         )
 
     def dependencies(self) -> dict[str, Provide]:
@@ -185,7 +185,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     )
     app.state.settings = settings
     app.state.admission = parts.admission
-    app.state.meters = parts.meters
+    app.state.metrics = parts.metrics
     app.state.probe = parts.probe
     app.state.kinds = parts.kinds
     # No dependency: with two of them, Litestar starts a task for each (100 µs a request).
@@ -203,8 +203,8 @@ def _wrap_asgi_handler(app: Litestar, parts: Components) -> ASGIApp:
         TrustPolicy(settings.allowed_hosts, settings.trusted_proxies),
         draining=parts.draining,
         log_access=access_log(settings.log),
-        meters=parts.meters,
-        traces=parts.traces,
+        metrics=parts.metrics,
+        tracer=parts.tracer,
     )
     return CorsMiddleware(envelope, settings.cors_origins) if settings.cors_origins else envelope
 

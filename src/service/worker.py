@@ -59,15 +59,15 @@ SCHEDULES = (
 )
 
 
-async def run_worker(settings: Settings, database: Database, meters: Metrics, traces: Tracer) -> None:
+async def run_worker(settings: Settings, database: Database, metrics: Metrics, tracer: Tracer) -> None:
     """Until a signal ends it; a second one hurries."""
-    courier = WebhookDispatcher(database, settings, meters=meters)
+    courier = WebhookDispatcher(database, settings, metrics=metrics)
     worker = Worker(
-        settings, database, build_registry(settings), on_end=courier.wake, meters=meters, traces=traces
+        settings, database, build_registry(settings), on_end=courier.wake, metrics=metrics, tracer=tracer
     )
     for sig in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sig, worker.stop)
-    async with traces.open(), meters.open(), courier.open():
+    async with tracer.open(), metrics.open(), courier.open():
         await worker.run()
 
 
@@ -83,8 +83,8 @@ class Worker:
         on_end: Callable[[], None] = lambda: None,
         schedules: Sequence[Schedule] = SCHEDULES,
         grace_seconds: float | None = None,
-        meters: Metrics | None = None,
-        traces: Tracer = NO_TRACER,
+        metrics: Metrics | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`on_end` is called after every job. `grace_seconds`: how long jobs may take to end at a stop."""
         self._settings = settings
@@ -97,8 +97,8 @@ class Worker:
             kinds,
             attempts_max=settings.job_attempts_max,
             on_end=on_end,
-            meters=meters or Metrics(),
-            traces=traces,
+            metrics=metrics or Metrics(),
+            tracer=tracer,
         )
         self._stopping = Event()
         self._hurried = Event()
@@ -153,7 +153,7 @@ class Worker:
             try:
                 return await part(lifeline)
             except Exception:
-                log.exception("crash")
+                log.exception("unhandled_error")
             await self._pause()
         return None
 

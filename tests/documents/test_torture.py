@@ -160,7 +160,7 @@ async def test_torture(
             wrong = [told for told in await asyncio.gather(*map(tried, all_cases)) if told]
             grown = rss_mib(server) - before
         assert wrong == []
-        assert server.events("crash") == []
+        assert server.events("unhandled_error") == []
         assert grown < RSS_GROWTH_MIB_MAX
     assert list((tmp_path / "tmp").iterdir()) == []
     keys = {row["key"] for row in await database.fetch("select key from contents")}
@@ -196,7 +196,7 @@ async def test_a_client_that_breaks_off_leaves_nothing(
             await writer.wait_closed()
         server.wait_for("request", 6)
         assert [event["status"] for event in server.events("request")] == [499] * 6
-        assert server.events("crash") == []
+        assert server.events("unhandled_error") == []
     assert await database.fetchval("select count(*) from documents") == 0
     assert await kept(Settings(blob_url=account["DEPOT_BLOB_URL"])) == set()
     assert list((tmp_path / "tmp").iterdir()) == []

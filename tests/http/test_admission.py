@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from service.http.admission import (
     BUSY_TICKS,
-    REFUSALS_PER_SECOND,
-    REFUSALS_PER_TICK,
+    REJECTIONS_PER_SECOND,
+    REJECTIONS_PER_TICK,
     TICK_SECONDS,
     AdmissionControl,
 )
@@ -27,7 +27,7 @@ class Request:
     def __init__(self, seconds: float) -> None:
         self.started = perf_counter() - seconds
 
-    async def give_up(self) -> None:
+    async def time_out(self) -> None:
         raise AssertionError
 
 
@@ -51,9 +51,9 @@ def admitting(waiting: int) -> AdmissionControl:
 def tick(admission: AdmissionControl, requests: int, seconds: float) -> None:
     """A tick in which so many requests end, each of which took so long."""
     for request in [Request(seconds) for _ in range(requests)]:
-        admission.enter(request)
-        admission.end(request)
-    admission.adapt(TICK_SECONDS)
+        admission.admit(request)
+        admission.complete(request)
+    admission.adjust_limit(TICK_SECONDS)
 
 
 def test_a_burst_is_let_in(admission: AdmissionControl) -> None:
@@ -73,11 +73,11 @@ def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(
 def test_a_queue_for_the_database_that_lasts_is_cut_to_what_is_served_soon() -> None:
     admission = admitting(waiting=130)
     for request in [Request(0) for _ in range(150)]:
-        admission.enter(request)
+        admission.admit(request)
     for _ in range(BUSY_TICKS - 1):
-        admission.adapt(TICK_SECONDS)
+        admission.adjust_limit(TICK_SECONDS)
     assert admission.limit == 1000
-    admission.adapt(TICK_SECONDS)
+    admission.adjust_limit(TICK_SECONDS)
     assert admission.limit == 50  # the 150 in flight, but for 100 of those that wait
 
 
@@ -93,29 +93,29 @@ def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: Admission
 def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
-    admission.refused += 1
+    admission.rejected += 1
     tick(admission, 100, seconds=0.01)
     assert admission.limit == 51
 
 
 def test_what_the_server_has_read_counts_before_the_application_has_it(admission: AdmissionControl) -> None:
-    admission.arriving = 1000
+    admission.pending = 1000
     assert admission.full
 
 
 def test_who_is_refused_again_and_again_rests_and_is_heard_in_turn(admission: AdmissionControl) -> None:
-    admission.refused += REFUSALS_PER_TICK
+    admission.rejected += REJECTIONS_PER_TICK
     assert not admission.should_pause
-    admission.refused += 1
+    admission.rejected += 1
     assert admission.should_pause
     heard: list[int] = []
-    for number in range(REFUSALS_PER_TICK + 1):
-        admission.rest(partial(heard.append, number))
+    for number in range(REJECTIONS_PER_TICK + 1):
+        admission.pause(partial(heard.append, number))
     admission.resume_some()
-    assert heard == list(range(REFUSALS_PER_TICK))
+    assert heard == list(range(REJECTIONS_PER_TICK))
     assert admission.should_pause  # somebody rests still
     admission.resume_some()
-    assert heard == list(range(REFUSALS_PER_TICK + 1))
+    assert heard == list(range(REJECTIONS_PER_TICK + 1))
     assert not admission.should_pause
 
 
@@ -126,13 +126,13 @@ def test_the_more_are_refused_the_later_they_are_told_to_come_back_and_not_all_a
         return {admission.retry_after()["Retry-After"] for _ in range(1000)}
 
     assert told() == {"1"}
-    admission.spread(5 * REFUSALS_PER_SECOND)
+    admission.adjust_retry_after(5 * REJECTIONS_PER_SECOND)
     assert told() == set("12345")
-    admission.spread(REFUSALS_PER_SECOND)
+    admission.adjust_retry_after(REJECTIONS_PER_SECOND)
     assert told() == set("12345")
-    admission.spread(9 * REFUSALS_PER_SECOND)
+    admission.adjust_retry_after(9 * REJECTIONS_PER_SECOND)
     assert told() == set("12345678")
-    admission.spread(0)
+    admission.adjust_retry_after(0)
     assert told() == {"1"}
 
 
@@ -145,7 +145,7 @@ def test_some_are_let_in_however_slow_it_gets(admission: AdmissionControl) -> No
 def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: AdmissionControl) -> None:
     for _ in range(2 * BUSY_TICKS):
         for _ in range(40):
-            admission.enter(Request(9))
+            admission.admit(Request(9))
         tick(admission, 100, seconds=0.001)
     assert admission.limit == 1000
 
@@ -160,12 +160,12 @@ def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: AdmissionContro
 
 def test_what_takes_long_by_its_nature_does_not_count(admission: AdmissionControl) -> None:
     upload = Request(100)
-    admission.enter(upload)
-    admission.leave(upload)
+    admission.admit(upload)
+    admission.exempt(upload)
     assert len(admission) == 0
-    admission.end(upload)
+    admission.complete(upload)
     for _ in range(BUSY_TICKS):
-        admission.adapt(TICK_SECONDS)
+        admission.adjust_limit(TICK_SECONDS)
     assert admission.limit == 1000
 
 

@@ -32,7 +32,7 @@ async def test_every_reply_is_what_the_document_says(
         working(database_url, tmp_path / "home", **settings) as worker,
     ):
         said = await fuzzed(server.url, key, phases, tmp_path / "report.json")
-        crashes = [*server.events("crash"), *worker.events("crash")]
+        crashes = [*server.events("unhandled_error"), *worker.events("unhandled_error")]
     report = json.loads((tmp_path / "report.json").read_text())
     print(said)  # `make fuzz` shows it
     assert not report["failures"] and not report["errors"], said

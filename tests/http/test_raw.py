@@ -62,7 +62,7 @@ async def test_whatever_bytes_come_in_the_service_keeps_its_head(
         grown = psutil.Process(server.process.pid).memory_info().rss - before
         assert len(kinds) == 9
         assert grown < RSS_GROWTH_MAX
-        assert server.events("crash") == []
+        assert server.events("unhandled_error") == []
         assert server.process.poll() is None
 
 
@@ -72,7 +72,7 @@ async def test_behind_a_load_balancer_no_request_hides_in_another(
 ) -> None:
     with live(database_url, tmp_path / "home") as server, balancing(server, tmp_path) as url:
         await torment(f"{SEED}-proxy", url, server.url, key, streams=STREAMS)
-        assert server.events("crash") == []
+        assert server.events("unhandled_error") == []
 
 
 async def torment(seed: str, url: str, direct: str, key: str, *, streams: int) -> Counter[str]:

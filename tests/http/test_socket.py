@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_half_way_is_logged_as_that_and_not_as_a_cras
         head = ("Content-Type: application/json", "Content-Length: 1000", "X-Request-ID: gone")
         connection.sendall(served.request("POST", "/items", *head) + b'{"sku": ')
     assert served.logged(request_id="gone")["status"] == 499
-    assert served.server.events("crash") == []
+    assert served.server.events("unhandled_error") == []
 
 
 async def test_many_requests_share_one_connection_whatever_the_replies(served: Served) -> None:
@@ -275,9 +275,9 @@ async def test_a_client_that_leaves_amid_pipelined_requests_is_no_crash(served: 
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.sendall(put * 3)
     assert served.logged(request_id="left-amid")
-    assert served.server.events("crash") == []
+    assert served.server.events("unhandled_error") == []
 
 
 async def test_nothing_of_all_this_crashed(served: Served) -> None:
-    assert served.server.events("crash") == []
+    assert served.server.events("unhandled_error") == []
     assert served.server.process.poll() is None

@@ -323,7 +323,7 @@ async def test_a_bug_of_ours_does_not_lose_the_job(workshop: Workshop) -> None:
     job_id = await workshop.wish()
     with capture_logs() as logs:
         async with workshop.doing(work):
-            await eventually(lambda: have([log for log in logs if log["event"] == "crash"], 1))
+            await eventually(lambda: have([log for log in logs if log["event"] == "unhandled_error"], 1))
             await workshop.database.fetch("alter table jobs drop constraint bug")
             assert (await workshop.until(job_id, "succeeded")).attempts == 1
 

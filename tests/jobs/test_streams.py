@@ -172,7 +172,7 @@ async def test_a_stream_does_not_delay_a_shutdown(
         assert monotonic() - begun < SOON_SECONDS
     if sig == signal.SIGINT:  # the other one goes on serving for a minute
         assert await asyncio.to_thread(server.process.wait, SOON_SECONDS) == 0
-    assert server.events("crash") == []
+    assert server.events("unhandled_error") == []
 
 
 async def test_one_that_begins_while_the_server_drains_tells_how_things_are(

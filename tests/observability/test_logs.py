@@ -90,7 +90,7 @@ log.warning({PASSWORD!r})
 try:
     raise ValueError("{key} {PASSWORD} whsec_MfKQ9r8GKYqrTwjU")
 except ValueError:
-    log.exception("crash")
+    log.exception("unhandled_error")
     logging.getLogger("other").exception("crash")
 access("/items/{key}")
 """,
@@ -127,7 +127,7 @@ async def test_every_line_of_a_request_has_its_ids(
             await client.get("/resources", headers=ids)
             await client.get("/nowhere")
         server.wait_for("request", 3)
-        for name in ("crash", "unavailable"):
+        for name in ("unhandled_error", "dependency_unavailable"):
             (line,) = server.events(name)
             assert (line["request_id"], line["trace_id"]) == ("mine", TRACE)
         assert [line["request_id"] for line in server.events("request")].count("mine") == 2
@@ -176,7 +176,7 @@ async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
             await database.fetch(OFFLINE)
             await client.get("/items")
         log = server.log.read_text()
-    assert len([line for line in log.splitlines() if '"crash"' in line]) == 2
+    assert len([line for line in log.splitlines() if '"unhandled_error"' in line]) == 2
     assert not CONTROL.search(log)
     for secret in (*secrets, key[-20:]):
         assert secret not in log

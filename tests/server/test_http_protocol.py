@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from service.http.admission import REFUSALS_PER_TICK, TICK_SECONDS
+from service.http.admission import REJECTIONS_PER_TICK, TICK_SECONDS
 from tests.support.app_helpers import Json, item, locked, waiting_for_locks
 from tests.support.raw_http import PATIENCE_SECONDS, Served, contract, serving
 from tests.support.reply_assertions import JSON, refused
@@ -209,7 +209,7 @@ async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -
         with connected(served) as connection:
             refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
         await asyncio.gather(*waiting)
-    assert 0 < refusals <= (REFUSALS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
+    assert 0 < refusals <= (REJECTIONS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
 async def test_whatever_becomes_of_a_request_its_place_is_free_again(served: Served) -> None:
@@ -241,5 +241,5 @@ def insist(connection: socket.socket, request: bytes, seconds: float) -> int:
 
 
 def test_nothing_of_all_this_crashed(served: Served) -> None:
-    assert [event["exception"] for event in served.server.events("crash")] == []
+    assert [event["exception"] for event in served.server.events("unhandled_error")] == []
     assert served.server.process.poll() is None

@@ -37,7 +37,7 @@ async def test_what_it_can_serve_it_serves_and_the_rest_it_refuses(
                 for probe in ("/health/live", "/health/ready", "/health"):
                     async with session.get(probe) as reply:
                         assert reply.status == 200
-        assert server.events("database away") == server.events("crash") == []
+        assert server.events("database away") == server.events("unhandled_error") == []
     print(f"{replies.total()} requests: {dict(replies)}")
     refused = {(503, "OVERLOADED", str(seconds)) for seconds in range(1, RETRY_SECONDS_MAX + 1)}
     assert {(200, None, None)} < replies.keys() <= {(200, None, None)} | refused

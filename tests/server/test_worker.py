@@ -335,7 +335,7 @@ async def test_the_databases_absence_is_no_failure_of_a_job(
                 assert (await read(client, long))["status"] == "running"  # the others did not wait for it
                 await client.delete(f"/jobs/{long}")
                 assert len(worker.events("queue unreachable")) <= 1  # a short silence may pass unnoticed
-                assert worker.events("crash") == []
+                assert worker.events("unhandled_error") == []
                 assert worker.process.poll() is None
         assert await database.fetchval(ENDS) == 4
         assert await database.fetchval(ENTRIES) == 0

@@ -290,7 +290,7 @@ def unhealthy(service: Live, worker: Live, *, outages: int) -> Iterator[str]:
     for process in (service, worker):
         if process.process.poll() is not None:
             yield f"{process.process.args} ended with {process.process.poll()}"
-        yield from (f"crash: {line}" for line in process.events("crash"))
+        yield from (f"crash: {line}" for line in process.events("unhandled_error"))
         if len(process.events("database away")) != outages:
             yield f"{process.process.args} noticed {process.events('database away')}"
 

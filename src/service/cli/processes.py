@@ -68,9 +68,9 @@ def worker(concurrency: int | None) -> None:
 
     settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    meters, told = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
-    serve_worker_metrics(meters, settings)
-    run(settings, lambda database: run_worker(settings, database, meters, told), meters, told)
+    metrics, told = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
+    serve_worker_metrics(metrics, settings)
+    run(settings, lambda database: run_worker(settings, database, metrics, told), metrics, told)
 
 
 @click.command()

@@ -57,9 +57,11 @@ class Database:
 
     pool: Pool
 
-    def __init__(self, settings: Settings, meters: Metrics | None = None, traces: Tracer = NO_TRACER) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, tracer: Tracer = NO_TRACER
+    ) -> None:
         self._settings = settings
-        self._traces = traces
+        self._tracer = tracer
         self.waiting = 0
         """So many wait for a connection of the pool."""
         self._hosts = ServerList(dsn(settings))
@@ -78,8 +80,8 @@ class Database:
         )
         self._engine = orm.create_engine(self._connect_for_records, settings)
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
-        if meters is not None:
-            self._register_gauges(meters)
+        if metrics is not None:
+            self._register_gauges(metrics)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Database"]:
@@ -205,18 +207,18 @@ class Database:
         return connection
 
     def _log_queries(self, connection: Connection) -> None:
-        if self._traces.on:
-            connection.add_query_logger(self._traces.statement)
+        if self._tracer.enabled:
+            connection.add_query_logger(self._tracer.record_statement)
 
-    def _register_gauges(self, meters: Metrics) -> None:
-        connections, kept = meters.pool.labels, orm.engine_pool(self._engine)
-        meters.watch(connections("statements", "idle"), lambda: self.pool.idle)
-        meters.watch(connections("statements", "in_use"), lambda: self.pool.lent)
-        meters.watch(connections("records", "idle"), kept.checkedin)
-        meters.watch(connections("records", "in_use"), kept.checkedout)
-        meters.pool_max.labels("statements").set(self._settings.pool_size)
-        meters.pool_max.labels("records").set(self._settings.records_pool_size)
-        meters.watch(meters.pool_waiting, lambda: self.waiting)
+    def _register_gauges(self, metrics: Metrics) -> None:
+        connections, kept = metrics.pool.labels, orm.engine_pool(self._engine)
+        metrics.track(connections("statements", "idle"), lambda: self.pool.idle)
+        metrics.track(connections("statements", "in_use"), lambda: self.pool.lent)
+        metrics.track(connections("records", "idle"), kept.checkedin)
+        metrics.track(connections("records", "in_use"), kept.checkedout)
+        metrics.pool_max.labels("statements").set(self._settings.pool_size)
+        metrics.pool_max.labels("records").set(self._settings.records_pool_size)
+        metrics.track(metrics.pool_waiting, lambda: self.waiting)
 
     def _terminate_connections(self) -> None:
         """End every statement under way: its answer would not come."""

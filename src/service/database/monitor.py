@@ -69,7 +69,7 @@ class DatabaseMonitor:
                 if await self._await_response(look):
                     self._mark_up()
             except Exception:  # this loop outlives whatever it is: without it, away would be for ever
-                log.exception("crash")
+                log.exception("unhandled_error")
             finally:
                 look.cancel()
 

@@ -78,8 +78,8 @@ class ReceivedFile(Struct, frozen=True):
 class UploadReceiver:
     """The uploads under way in this process."""
 
-    def __init__(self, blobs: BlobStore, settings: Settings, meters: Metrics) -> None:
-        meters.watch(meters.uploads, lambda: self._under_way)
+    def __init__(self, blobs: BlobStore, settings: Settings, metrics: Metrics) -> None:
+        metrics.track(metrics.uploads, lambda: self._under_way)
         self._blobs = blobs
         self._uploads_max = settings.uploads_max
         self._timeout_seconds = settings.upload_timeout_seconds
@@ -90,7 +90,7 @@ class UploadReceiver:
         """The file of a request, until the block ends. What refuses it is raised as soon as it is known."""
         if self._under_way >= self._uploads_max:
             raise Overloaded("Too many uploads are under way")
-        Exchange.of(request.scope).patient()
+        Exchange.of(request.scope).mark_long_running()
         self._under_way += 1
         try:
             with self._blobs.staged() as file:

@@ -183,7 +183,7 @@ class HealthController(Controller):
         if seen.reachable:
             return Reply(content)
         fault = DatabaseUnavailable()
-        content.error = Exchange.of(request.scope).facts(fault)
+        content.error = Exchange.of(request.scope).error_fields(fault)
         return Reply(content, status_code=fault.status, headers={**fault.headers, "X-Error-Code": fault.code})
 
     @get("/live", sync_to_thread=False)

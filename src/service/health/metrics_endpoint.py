@@ -130,23 +130,23 @@ class DatabaseMetrics:
 class ProcessCollector(Collector):
     """All that a process shows, as the one source that encoders take."""
 
-    def __init__(self, meters: Metrics, more: Iterable[Metric] = ()) -> None:
-        self._meters = meters
+    def __init__(self, metrics: Metrics, more: Iterable[Metric] = ()) -> None:
+        self._metrics = metrics
         self._more = more
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
             "depot_build", "What runs.", {"version": version("depot"), "python": platform.python_version()}
         )
-        yield from self._meters.collect()
+        yield from self._metrics.collect()
         yield from self._more
 
 
 class ScrapeCache:
     """What is asked for by several at once is made once: at most one core is busy with it."""
 
-    def __init__(self, meters: Metrics, figures: DatabaseMetrics) -> None:
-        self._meters = meters
+    def __init__(self, metrics: Metrics, figures: DatabaseMetrics) -> None:
+        self._metrics = metrics
         self._figures = figures
         self._turn = asyncio.Lock()
         self._under_way: dict[str, Task[str]] = {}
@@ -169,8 +169,8 @@ class ScrapeCache:
 
     async def _encoded(self, media_type: str) -> str:
         async with self._turn:
-            self._meters.look()
-            exposed = ProcessCollector(self._meters, await self._figures.collected())
+            self._metrics.sample()
+            exposed = ProcessCollector(self._metrics, await self._figures.collected())
             # in a thread: it takes milliseconds in which others want to be answered
             return (await asyncio.to_thread(ENCODERS[media_type], exposed)).decode()
 
@@ -194,7 +194,7 @@ class MetricsController(Controller):
         )
 
 
-def serve_worker_metrics(meters: Metrics, settings: Settings) -> None:
+def serve_worker_metrics(metrics: Metrics, settings: Settings) -> None:
     """Serve the metrics of a worker, if it is to have a port, as long as the process lives.
 
     Raises `StartupError` if the port cannot be had.
@@ -202,7 +202,7 @@ def serve_worker_metrics(meters: Metrics, settings: Settings) -> None:
     if settings.worker_metrics_port is None:
         return
     registry = CollectorRegistry()
-    registry.register(ProcessCollector(meters))
+    registry.register(ProcessCollector(metrics))
     try:
         start_http_server(settings.worker_metrics_port, settings.host, registry)
     except OSError as error:

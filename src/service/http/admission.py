@@ -1,16 +1,15 @@
-"""How many requests are let in at once: bursts are, a queue that stands is not, and none waits for ever.
+"""Adaptive concurrency limit and load shedding.
 
-Under a load that lasts, whatever more is let in only makes all of it slower. It shows in two ways: the
-typical request takes longer than `delay_seconds`, or more requests wait for a connection to the database than
-there are. Once that was so for `BUSY_TICKS` in a row, no more are let in than can be served within that time
-(Little's law), but as many as `in_flight_min`: orders are quicker together (a commit serves many), and a
-limit that takes that from them would have to sink ever further. Nor more than find a connection soon. As soon
-as it is so no longer, more are let in, until all are again.
+Bursts are admitted; a standing queue is not, and no request waits forever. Under sustained load, admitting
+more requests only makes all of them slower. Overload shows in two ways: the median request takes longer than
+`delay_seconds`, or more than `waiting_max` requests wait for a database connection. After `BUSY_TICKS` such
+ticks in a row the limit falls to what can be served within `delay_seconds` (Little's law), but not below
+`in_flight_min`: orders share commits and are faster together, so a lower limit would keep sinking. It also
+stays below the number of requests that soon get a connection. When overload ends, the limit grows back.
 
-To refuse is work too, half of what a simple read is. So clients are told to come back after so many seconds
-that about `REFUSALS_PER_SECOND` do, and not all at the same instant. Those that come again at once all the
-same could keep the service busy with nothing else: when many were refused, their connections are not read for
-a while, and `REFUSALS_PER_TICK` of them are read again each tick, in turn.
+Rejecting costs half as much as a simple read. Clients therefore get a random `Retry-After` that brings about
+`REJECTIONS_PER_SECOND` of them back per second. Clients that ignore it are throttled: after many rejections
+their connections are not read for a while, and `REJECTIONS_PER_TICK` of them are resumed each tick, in turn.
 """
 
 import asyncio
@@ -30,24 +29,24 @@ log = structlog.get_logger()
 TICK_SECONDS = 0.1
 BUSY_TICKS = 5
 GROWTH_PER_TICK = 0.1
-"""A tick, once nobody is refused any more. As long as somebody is, little by little."""
-REFUSALS_PER_SECOND = 100
-"""Of one process, by clients that obey `Retry-After`."""
+"""Relative growth of the limit per tick without rejections; with rejections it grows by 1."""
+REJECTIONS_PER_SECOND = 100
+"""Target rejections per second and process, for clients that honor `Retry-After`."""
 RETRY_SECONDS_MAX = 8
-REFUSALS_PER_TICK = 100
-"""Of one process. Those who are read again may be refused as often within the tick."""
+REJECTIONS_PER_TICK = 100
+"""Rejections per tick and process before clients are paused, and paused clients resumed per tick."""
 
 
 class AdmittedRequest(Protocol):
-    """A request that was let in, and since when (`perf_counter`)."""
+    """An admitted request; `started` is its `perf_counter` time."""
 
     started: float
 
-    async def give_up(self) -> None: ...
+    async def time_out(self) -> None: ...
 
 
 class AdmissionControl:
-    """The requests in flight in this process, but for those that rightly take long."""
+    """The requests in flight in this process, except long-running ones, and the limit of them."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class AdmissionControl:
         waiting: Callable[[], int],
         waiting_max: int,
     ) -> None:
-        """`waiting`: how many of those that were let in wait for a connection to the database."""
+        """`waiting` returns how many requests wait for a database connection."""
         self._in_flight: set[AdmittedRequest] = set()
         self._min = min(in_flight_min, in_flight_max)
         self._max = self.limit = in_flight_max
@@ -68,44 +67,44 @@ class AdmissionControl:
         self._waiting = waiting
         self._waiting_max = waiting_max
         self._durations: list[float] = []
-        self._giving_up: set[Task[None]] = set()
+        self._timing_out: set[Task[None]] = set()
         self._busy_ticks = 0
         self._paused: deque[Callable[[], None]] = deque()
-        self._refused_before = 0
+        self._rejected_before = 0
         self._retry_seconds = 1.0
-        self.refused = 0
-        """Since the process began."""
-        self.arriving = 0
-        """Requests that the server has read and the application has not seen yet."""
+        self.rejected = 0
+        """Rejections since the process started."""
+        self.pending = 0
+        """Requests that the server has parsed and the application has not received yet."""
 
     def __len__(self) -> int:
         return len(self._in_flight)
 
     @property
     def full(self) -> bool:
-        return len(self._in_flight) + self.arriving >= self.limit
+        return len(self._in_flight) + self.pending >= self.limit
 
     @property
     def should_pause(self) -> bool:
-        """Whether so many were refused since the last tick that who was refused should rest."""
-        return self.refused - self._refused_before > REFUSALS_PER_TICK or bool(self._paused)
+        """Whether rejected clients must be paused: many since the last tick, or some are paused already."""
+        return self.rejected - self._rejected_before > REJECTIONS_PER_TICK or bool(self._paused)
 
-    def rest(self, wake: Callable[[], None]) -> None:
-        """Until its turn comes to be heard again."""
-        self._paused.append(wake)
+    def pause(self, resume: Callable[[], None]) -> None:
+        """Pause a client; `resume` is called when its turn comes."""
+        self._paused.append(resume)
 
     def retry_after(self) -> dict[str, str]:
-        """The header for one that is refused now."""
+        """Return the `Retry-After` header for a rejection."""
         return {"Retry-After": str(random.randint(1, round(self._retry_seconds)))}  # noqa: S311  # no secret
 
-    def enter(self, request: AdmittedRequest) -> None:
+    def admit(self, request: AdmittedRequest) -> None:
         self._in_flight.add(request)
 
-    def leave(self, request: AdmittedRequest) -> None:
-        """Its reply is out, or it has a bound and a deadline of its own from here on."""
+    def exempt(self, request: AdmittedRequest) -> None:
+        """Stop tracking a request that has its reply, or its own limit and deadline from now on."""
         self._in_flight.discard(request)
 
-    def end(self, request: AdmittedRequest) -> None:
+    def complete(self, request: AdmittedRequest) -> None:
         if request in self._in_flight:
             self._in_flight.discard(request)
             self._durations.append(perf_counter() - request.started)
@@ -119,50 +118,50 @@ class AdmissionControl:
             ticking.cancel()
 
     async def _run(self) -> None:
-        ticked = told = perf_counter()
-        refused = 0
+        ticked = reported_at = perf_counter()
+        rejected = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = perf_counter()
-            self.adapt(now - ticked)
+            self.adjust_limit(now - ticked)
             self._time_out_late_requests(now)
             self.resume_some()
             ticked = now
-            if now - told >= 1:
-                self.spread((self.refused - refused) / (now - told))
-                if self.refused > refused:
-                    log.warning("overloaded", refused=self.refused - refused, limit=self.limit)
-                refused, told = self.refused, now
+            if now - reported_at >= 1:
+                self.adjust_retry_after((self.rejected - rejected) / (now - reported_at))
+                if self.rejected > rejected:
+                    log.warning("load_shed", rejected=self.rejected - rejected, limit=self.limit)
+                rejected, reported_at = self.rejected, now
 
-    def spread(self, refused_per_second: float) -> None:
-        """Choose what those who are refused from now on are told."""
-        wanted = self._retry_seconds * refused_per_second / REFUSALS_PER_SECOND
+    def adjust_retry_after(self, rejected_per_second: float) -> None:
+        """Set the range of `Retry-After` for coming rejections."""
+        wanted = self._retry_seconds * rejected_per_second / REJECTIONS_PER_SECOND
         self._retry_seconds = min(max(1.0, wanted), RETRY_SECONDS_MAX)
 
-    def adapt(self, seconds: float) -> None:
-        """Set the limit by what ended in the last `seconds`, and by what waits."""
-        took, self._durations = self._durations, []
-        slow = bool(took) and median_low(took) > self._delay_seconds
+    def adjust_limit(self, seconds: float) -> None:
+        """Adjust the limit to the requests completed in the last `seconds` and to the pool waiters."""
+        durations, self._durations = self._durations, []
+        slow = bool(durations) and median_low(durations) > self._delay_seconds
         surplus = self._waiting() - self._waiting_max
         busy = slow or surplus > 0
         self._busy_ticks = self._busy_ticks + 1 if busy else 0
         if self._busy_ticks >= BUSY_TICKS or (busy and self.limit < self._max):
-            in_time = int(len(took) / seconds * self._delay_seconds) if slow else self._max
+            in_time = int(len(durations) / seconds * self._delay_seconds) if slow else self._max
             connected = len(self) - surplus if surplus > 0 else self._max
             self.limit = min(max(self._min, in_time), connected)
         elif not busy:
-            probe = 0 if self.refused > self._refused_before else self.limit * GROWTH_PER_TICK
+            probe = 0 if self.rejected > self._rejected_before else self.limit * GROWTH_PER_TICK
             self.limit = min(self._max, self.limit + int(probe) + 1)
 
     def resume_some(self) -> None:
-        self._refused_before = self.refused
-        for _ in range(min(REFUSALS_PER_TICK, len(self._paused))):
+        self._rejected_before = self.rejected
+        for _ in range(min(REJECTIONS_PER_TICK, len(self._paused))):
             self._paused.popleft()()
 
     def _time_out_late_requests(self, now: float) -> None:
         late = [request for request in self._in_flight if now - request.started > self._timeout_seconds]
         for request in late:
-            self.leave(request)
-            task = asyncio.create_task(request.give_up())
-            self._giving_up.add(task)
-            task.add_done_callback(self._giving_up.discard)
+            self.exempt(request)
+            task = asyncio.create_task(request.time_out())
+            self._timing_out.add(task)
+            task.add_done_callback(self._timing_out.discard)

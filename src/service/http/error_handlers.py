@@ -116,6 +116,8 @@ def _fault_from_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByCo
 
 def _log_error(error: Exception, fault: Fault, exchange: Exchange) -> None:
     if isinstance(fault, errors.Unavailable):
-        log.warning("unavailable", code=fault.code, cause=repr(error), request_id=exchange.request_id)
+        log.warning(
+            "dependency_unavailable", code=fault.code, cause=repr(error), request_id=exchange.request_id
+        )
     else:
-        log.error("crash", exc_info=error, request_id=exchange.request_id)
+        log.error("unhandled_error", exc_info=error, request_id=exchange.request_id)

@@ -98,16 +98,16 @@ class Exchange:
         exchange: Exchange = scope["state"]["exchange"]
         return exchange
 
-    def patient(self) -> None:
+    def mark_long_running(self) -> None:
         """From here on it may take long: who calls this has a bound for such requests, and a deadline."""
-        self._admission.leave(self)
-        self.scope["state"]["patient"] = True
+        self._admission.exempt(self)
+        self.scope["state"]["long_running"] = True
 
-    async def give_up(self) -> None:
+    async def time_out(self) -> None:
         """Answer in the handler's stead. It is not cancelled: what it is about to commit, it commits."""
         if not self.status:
             self.timed_out = True
-            await self.refuse(Overloaded(DEADLINE_EXCEEDED))
+            await self.send_error(Overloaded(DEADLINE_EXCEEDED))
 
     async def send(self, message: Message) -> None:
         """What the application answers."""
@@ -125,14 +125,14 @@ class Exchange:
             message["headers"] = [*headers, CLOSE] if self._close_connection else headers
         await self._send(message)
 
-    def facts(self, fault: Fault) -> dict[str, Any]:
+    def error_fields(self, fault: Fault) -> dict[str, Any]:
         return error_fields(fault, path=self.path, request_id=self.request_id)
 
-    async def refuse(self, fault: Fault) -> None:
+    async def send_error(self, fault: Fault) -> None:
         rendered = render(fault, path=self.path, request_id=self.request_id, accept=self.accept)
-        await self.reply(rendered.status, rendered.headers, rendered.body)
+        await self.send_reply(rendered.status, rendered.headers, rendered.body)
 
-    async def reply(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    async def send_reply(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         if status != 204:
             headers = {**headers, "Content-Length": str(len(body))}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -166,8 +166,8 @@ class RequestMiddleware:
         *,
         draining: Callable[[], bool],
         log_access: Callable[[AccessLogEntry], None],
-        meters: Metrics,
-        traces: Tracer,
+        metrics: Metrics,
+        tracer: Tracer,
     ) -> None:
         self._inner: ASGIApp = app.asgi_handler
         self._router = app.asgi_router
@@ -176,37 +176,37 @@ class RequestMiddleware:
         self._trust = trust
         self._draining = draining
         self._log_access = log_access
-        self._meters = meters
-        self._traces = traces
+        self._metrics = metrics
+        self._tracer = tracer
         self._in_flight = 0
-        meters.watch(meters.in_flight, lambda: self._in_flight)
-        meters.watch(meters.in_flight_limit, lambda: admission.limit)
+        metrics.track(metrics.in_flight, lambda: self._in_flight)
+        metrics.track(metrics.in_flight_limit, lambda: admission.limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # no websockets here: the server answers 403 for an application that does not accept
-        if scope["state"].pop("arriving", False):
-            self._admission.arriving -= 1
+        if scope["state"].pop("pending", False):
+            self._admission.pending -= 1
         exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange
         self._in_flight += 1
-        span = self._begin_span(exchange) if self._traces.on else None
+        span = self._begin_span(exchange) if self._tracer.enabled else None
         token = REQUEST_CONTEXT.set((exchange.request_id, exchange.trace_id))
         try:
             await self._handle(exchange, receive)
         except asyncio.CancelledError:  # the server's last word to what outlasts its shutdown
             if not exchange.status:
-                await exchange.refuse(Draining())
+                await exchange.send_error(Draining())
             raise
         except Exception:  # the outermost layer: nothing else is left to answer
-            log.exception("crash")
+            log.exception("unhandled_error")
             if exchange.status:
                 exchange.code = InternalError.code
                 raise  # half a reply is out: only closing the connection tells the client so
-            await exchange.refuse(InternalError())
+            await exchange.send_error(InternalError())
         finally:
             self._in_flight -= 1
-            self._admission.end(exchange)
+            self._admission.complete(exchange)
             del scope["state"]["exchange"]  # a cycle: without it, every request would wait for the collector
             REQUEST_CONTEXT.reset(token)
             self._record(exchange)
@@ -217,11 +217,11 @@ class RequestMiddleware:
         scope = exchange.scope
         if not exchange.path.startswith(SHEDDING_EXEMPT_PATHS):
             if self._admission.full:
-                self._admission.refused += 1
-                return await exchange.refuse(Overloaded(headers=self._admission.retry_after()))
-            if not self._trust.knows(exchange.host):
-                return await exchange.refuse(BadRequest("This service does not go by that host name"))
-            self._admission.enter(exchange)
+                self._admission.rejected += 1
+                return await exchange.send_error(Overloaded(headers=self._admission.retry_after()))
+            if not self._trust.allows_host(exchange.host):
+                return await exchange.send_error(BadRequest("This service does not go by that host name"))
+            self._admission.admit(exchange)
         if scope["method"] == "OPTIONS":
             return await self._options(exchange)
         if exchange.head:  # in a copy: uvicorn has to know that it was HEAD, and sends no body
@@ -232,16 +232,16 @@ class RequestMiddleware:
         try:
             *_, template = self._router.handle_routing(path=normalize_path(exchange.path), method="OPTIONS")
         except NotFoundException:
-            await exchange.refuse(NotFound())
+            await exchange.send_error(NotFound())
         else:
             exchange.scope["path_template"] = template
-            await exchange.reply(204, {"Allow": self._allow_by_route[template]})
+            await exchange.send_reply(204, {"Allow": self._allow_by_route[template]})
 
     def _record(self, exchange: Exchange) -> None:
         scope, seconds, status = exchange.scope, perf_counter() - exchange.started, exchange.status or 499
-        self._meters.request(exchange.route, exchange.method, status, seconds)
+        self._metrics.observe_request(exchange.route, exchange.method, status, seconds)
         if exchange.code is not None:
-            self._meters.errors.labels(exchange.code).inc()
+            self._metrics.errors.labels(exchange.code).inc()
         if status == 200 and exchange.path.startswith(SHEDDING_EXEMPT_PATHS):
             return  # balancers probe each replica some times a second: 100 MB of log a day, of no news
         key = scope.get("user")
@@ -256,7 +256,7 @@ class RequestMiddleware:
                 request_id=exchange.request_id,
                 trace_id=exchange.trace_id,
                 key=key and key.id,
-                client=self._trust.client(scope["client"], exchange.forwarded_for),
+                client=self._trust.client_address(scope["client"], exchange.forwarded_for),
                 timestamp=datetime.now(UTC),
             )
         )
@@ -264,8 +264,8 @@ class RequestMiddleware:
     def _begin_span(self, exchange: Exchange) -> Any:
         headers = exchange.scope["headers"]
         came = {name.decode(): value.decode("latin-1") for name, value in headers if name in TRACE_CONTEXT}
-        span = self._traces.begin(exchange.method, came)
-        exchange.trace_id = self._traces.trace_id(span)
+        span = self._tracer.start_request_span(exchange.method, came)
+        exchange.trace_id = self._tracer.trace_id(span)
         return span
 
     def _end_span(self, exchange: Exchange, span: Any) -> None:
@@ -282,7 +282,9 @@ class RequestMiddleware:
             name = f"{name} {exchange.route}"
         if exchange.code is not None:
             attributes["error.type"] = exchange.code
-        self._traces.end(span, name, attributes, failed=status >= 500 or exchange.code == InternalError.code)
+        self._tracer.end_request_span(
+            span, name, attributes, failed=status >= 500 or exchange.code == InternalError.code
+        )
 
 
 def allow_header(methods: Iterable[str]) -> str:

@@ -13,11 +13,11 @@ class TrustPolicy:
         self._proxies = [ip_network(proxy) for proxy in proxies]
         self._is_proxy = lru_cache(maxsize=1024)(self._matches_proxy)
 
-    def knows(self, host: bytes) -> bool:
+    def allows_host(self, host: bytes) -> bool:
         """Whether the `Host` header, with or without a port, names this service."""
         return not self._hosts or _without_port(host.decode("latin-1").lower()) in self._hosts
 
-    def client(self, peer: tuple[str, int] | None, forwarded_for: bytes) -> str | None:
+    def client_address(self, peer: tuple[str, int] | None, forwarded_for: bytes) -> str | None:
         """Who asks: the last address in `X-Forwarded-For` that is not a proxy's own, if a proxy says so.
 
         What stands before it, anybody could have sent.

@@ -108,7 +108,7 @@ class JobController(Controller):
         first = await anext(changes)  # what refuses the stream does so before its first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         exchange = Exchange.of(request.scope)
-        exchange.patient()
+        exchange.mark_long_running()
         if exchange.head:
             await changes.aclose()
             return Stream(iter(()), headers=headers)

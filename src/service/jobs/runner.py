@@ -46,14 +46,14 @@ class Runner:
         *,
         attempts_max: int,
         on_end: Callable[[], None] = lambda: None,
-        meters: Metrics,
-        traces: Tracer = NO_TRACER,
+        metrics: Metrics,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`on_end` is called whenever one has ended: it may have made events."""
-        meters.register_kinds(kind.name for kind in kinds)
-        meters.watch(meters.running, lambda: len(self))
-        self._meters = meters
-        self._traces = traces
+        metrics.register_kinds(kind.name for kind in kinds)
+        metrics.track(metrics.running, lambda: len(self))
+        self._metrics = metrics
+        self._tracer = tracer
         self._database = database
         self._blobs = blobs
         self._kinds = kinds
@@ -78,7 +78,7 @@ class Runner:
         try:
             pause_seconds = await self._run(entry, scope)
         except Exception:  # a bug of ours: the job must not get lost by it
-            log.exception("crash", entry=entry.id)
+            log.exception("unhandled_error", entry=entry.id)
             pause_seconds = RETRY_DELAYS_SECONDS[-1]
         finally:
             self._under_way.discard(scope)
@@ -101,7 +101,7 @@ class Runner:
         job_id, attempt, kind, payload, _ = begun
         task = JobContext(job_id, entry.id, attempt, kind, database=self._database, blobs=self._blobs)
         facts = {"depot.job": str(job_id), "depot.attempt": attempt}
-        with self._meters.run(kind) as run, self._traces.work(f"job {kind}", facts):
+        with self._metrics.run(kind) as run, self._tracer.internal_span(f"job {kind}", facts):
             try:
                 with scope:
                     pause_seconds, run.outcome = await self._attempt(task, kind, payload.encode())

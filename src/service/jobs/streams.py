@@ -143,7 +143,7 @@ class JobStreams:
                     self._end_all()
                 await self._wait()
         except Exception:  # the clients come again, and find a new one
-            log.exception("crash")
+            log.exception("unhandled_error")
             self._task = None
             self._end_all()
         finally:

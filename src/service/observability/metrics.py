@@ -1,4 +1,4 @@
-"""Metrics of this process, or of all that share a folder: `depot serve --workers` (decision 0010)."""
+"""Metrics of this process, or of all that share a directory: `depot serve --workers` (decision 0010)."""
 
 import asyncio
 import os
@@ -29,21 +29,21 @@ ZERO_INITIALIZED_CODES = ("INTERNAL_ERROR", "OVERLOADED", "DATABASE_UNAVAILABLE"
 """Begin at 0: Prometheus would not see the first of them as an increase."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-LAG_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-RUN_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
-ORDERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+RUN_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+ORDER_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 
 Outcome = Literal["succeeded", "failed", "cancelled", "retried", "superseded", "interrupted"]
 
 
-def use_shared_directory(folder: str, slot: int) -> None:
-    """Keep the figures of this process in `folder`, beside those of its siblings.
+def use_shared_directory(directory: str, slot: int) -> None:
+    """Keep the figures of this process in `directory`, beside those of its siblings.
 
     Before any instrument is made. Whoever takes a slot over goes on from the counters of its predecessor, so
     nothing is lost with a process, and there are never more files than slots.
     """
-    os.environ[DIRECTORY_VARIABLE] = folder
+    os.environ[DIRECTORY_VARIABLE] = directory
     values.ValueClass = MultiProcessValue(process_identifier=lambda: slot)
 
 
@@ -59,9 +59,9 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._shared = os.environ.get(DIRECTORY_VARIABLE)
-        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._tracked: list[tuple[Gauge, Callable[[], float]]] = []
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._refusals: dict[str, tuple[Counter, Counter]] = {}
+        self._rejections: dict[str, tuple[Counter, Counter]] = {}
         self._cpu_seconds = 0.0
 
         self.requests = self._counter(
@@ -70,7 +70,7 @@ class Metrics:
         self.request_seconds = self._histogram(
             "http_request_seconds",
             "From the first byte of a request to its last.",
-            SECONDS,
+            DURATION_BUCKETS,
             "route",
             "method",
         )
@@ -87,23 +87,25 @@ class Metrics:
         self.pool_max = self._gauge("db_pool_connections_max", "How many there may be.", "pool")
         self.pool_waiting = self._gauge("db_pool_waiting", "Requests that wait for a connection.")
         self.placement_orders = self._histogram(
-            "placement_batch_orders", "Orders settled by one commit.", ORDERS
+            "placement_batch_orders", "Orders settled by one commit.", ORDER_BUCKETS
         )
-        self.placement_seconds = self._histogram("placement_flush_seconds", "One commit of orders.", SECONDS)
+        self.placement_seconds = self._histogram(
+            "placement_flush_seconds", "One commit of orders.", DURATION_BUCKETS
+        )
         self.placement_waiting = self._gauge("placement_waiting", "Orders that wait for their commit.")
         self.attempts = self._counter(
             "webhook_attempts",
             "Attempts to deliver: delivered, retried, failed (the last), gone (410).",
             "outcome",
         )
-        self.attempt_seconds = self._histogram("webhook_attempt_seconds", "One attempt.", SECONDS)
+        self.attempt_seconds = self._histogram("webhook_attempt_seconds", "One attempt.", DURATION_BUCKETS)
         self.attempts_in_flight = self._gauge("webhook_attempts_in_flight", "Attempts under way.")
         self.runs = self._counter("job_runs", "Runs of jobs, as they ended.", "kind", "outcome")
-        self.run_seconds = self._histogram("job_run_seconds", "One run of a job.", RUN_SECONDS, "kind")
+        self.run_seconds = self._histogram("job_run_seconds", "One run of a job.", RUN_BUCKETS, "kind")
         self.running = self._gauge("job_runs_in_flight", "Jobs under way in workers.")
         self.lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop wakes what is due, looked at once a second.",
-            LAG_SECONDS,
+            LAG_BUCKETS,
         )  # fmt: skip
         self.cpu = self._counter("process_cpu_seconds", "CPU time used, without ended child processes.")
 
@@ -117,11 +119,11 @@ class Metrics:
             ticking.cancel()
             await asyncio.wait({ticking})
 
-    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+    def track(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Have a gauge show what a function returns."""
-        self._watched.append((gauge, read))
+        self._tracked.append((gauge, read))
 
-    def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
+    def observe_request(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """For every request, so the instruments of a kind of request are looked up in one dictionary."""
         key = (route or UNROUTED, method if method in METHODS else OTHER, status)
         children = self._children.get(key)
@@ -132,13 +134,13 @@ class Metrics:
         count.inc()
         duration.observe(seconds)
 
-    def refuse(self, code: str, status: int) -> None:
+    def count_rejection(self, code: str, status: int) -> None:
         """A request that was answered before it was read: nothing else of it is known."""
-        refusal = self._refusals.get(code)
-        if refusal is None:
-            refusal = (self.requests.labels(UNROUTED, OTHER, status), self.errors.labels(code))
-            self._refusals[code] = refusal
-        for counter in refusal:
+        rejection = self._rejections.get(code)
+        if rejection is None:
+            rejection = (self.requests.labels(UNROUTED, OTHER, status), self.errors.labels(code))
+            self._rejections[code] = rejection
+        for counter in rejection:
             counter.inc()
 
     def register_kinds(self, kinds: Iterable[str]) -> None:
@@ -159,13 +161,13 @@ class Metrics:
             self.run_seconds.labels(kind).observe(monotonic() - begun)
 
     def collect(self) -> Iterable[Metric]:
-        """Of all that share the folder. Gauges are as of the last look at them."""
+        """Of all that share the directory. Gauges are as of the last look at them."""
         if self._shared is None:
             return self._registry.collect()
         return list(MultiProcessCollector(None, self._shared).collect())
 
-    def look(self) -> None:
-        for gauge, read in self._watched:
+    def sample(self) -> None:
+        for gauge, read in self._tracked:
             gauge.set(read())
         used = process_time()
         self.cpu.inc(used - self._cpu_seconds)
@@ -176,7 +178,7 @@ class Metrics:
             due = monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             self.lag.observe(max(0.0, monotonic() - due))
-            self.look()
+            self.sample()
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"depot_{name}", documentation, labels, registry=self._registry)

@@ -39,7 +39,7 @@ class ActiveSpan:
 class OtelTracer(Tracer):
     """Follows the sampling of whoever called; what begins here is sampled at `ratio`."""
 
-    on = True
+    enabled = True
 
     def __init__(self, url: str, ratio: float) -> None:
         resource = Resource.create({"service.name": "depot", "service.version": version("depot")})
@@ -59,14 +59,16 @@ class OtelTracer(Tracer):
             ending.start()
             await asyncio.to_thread(ending.join, EXPORT_SECONDS)
 
-    def begin(self, method: str, headers: Mapping[str, str]) -> ActiveSpan:
+    def start_request_span(self, method: str, headers: Mapping[str, str]) -> ActiveSpan:
         parent = self._propagator.extract(headers, context=context.Context())
         return ActiveSpan(self._tracer.start_span(method, parent, SpanKind.SERVER))
 
     def trace_id(self, span: ActiveSpan) -> str:
         return trace.format_trace_id(span.span.get_span_context().trace_id)
 
-    def end(self, span: ActiveSpan, name: str, attributes: Mapping[str, Any], *, failed: bool) -> None:
+    def end_request_span(
+        self, span: ActiveSpan, name: str, attributes: Mapping[str, Any], *, failed: bool
+    ) -> None:
         context.detach(span.token)
         if span.span.is_recording():
             span.span.update_name(name)
@@ -75,11 +77,13 @@ class OtelTracer(Tracer):
                 span.span.set_status(StatusCode.ERROR)
         span.span.end()
 
-    def here(self) -> Span:
+    def current_span(self) -> Span:
         return trace.get_current_span()
 
     @contextmanager
-    def work(self, name: str, attributes: Mapping[str, Any], origins: Sequence[Any] = ()) -> Iterator[Span]:
+    def internal_span(
+        self, name: str, attributes: Mapping[str, Any], origins: Sequence[Any] = ()
+    ) -> Iterator[Span]:
         sampled = [span for span in origins if span.get_span_context().trace_flags.sampled]
         parent = trace.set_span_in_context(sampled[0], context.Context()) if sampled else context.Context()
         links = [Link(span.get_span_context()) for span in sampled[1:LINKS_MAX]]
@@ -88,7 +92,7 @@ class OtelTracer(Tracer):
                 other.add_link(span.get_span_context())
             yield span
 
-    def statement(self, record: Any) -> None:
+    def record_statement(self, record: Any) -> None:
         """Comes late: the span it belongs to may have ended."""
         if not trace.get_current_span().get_span_context().trace_flags.sampled:
             return  # what the house does by itself: polling, health

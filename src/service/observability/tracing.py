@@ -11,34 +11,34 @@ EXTRA = "opentelemetry.exporter"
 class Tracer:
     """Off. Costs nothing, and imports nothing of the extra `tracing`."""
 
-    on = False
+    enabled = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """At the end, what has not been sent yet is sent."""
         yield
 
-    def begin(self, method: str, headers: Mapping[str, str]) -> Any:
+    def start_request_span(self, method: str, headers: Mapping[str, str]) -> Any:
         """The span of a request, current from now on. `headers`: what of W3C Trace Context came along."""
         return None
 
     def trace_id(self, span: Any) -> str | None:
         return None
 
-    def end(self, span: Any, name: str, attributes: Mapping[str, Any], *, failed: bool) -> None:
+    def end_request_span(self, span: Any, name: str, attributes: Mapping[str, Any], *, failed: bool) -> None:
         pass
 
-    def here(self) -> Any:
+    def current_span(self) -> Any:
         """Where this code runs, for `work` to begin from or to refer to."""
         return None
 
-    def work(
+    def internal_span(
         self, name: str, attributes: Mapping[str, Any], origins: Sequence[Any] = ()
     ) -> AbstractContextManager[Any]:
         """A span of something inside: part of the first of its origins, and linked to the others."""
         return nullcontext()
 
-    def statement(self, record: Any) -> None:
+    def record_statement(self, record: Any) -> None:
         """Told of every statement of a connection, with what asyncpg's query loggers get."""
 
 

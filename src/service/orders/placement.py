@@ -56,13 +56,13 @@ class PlacementQueue:
         database: Database,
         settings: Settings,
         *,
-        meters: Metrics | None = None,
-        traces: Tracer = NO_TRACER,
+        metrics: Metrics | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._database = database
-        self._meters = meters or Metrics()
-        self._meters.watch(self._meters.placement_waiting, lambda: self._pending_count)
-        self._traces = traces
+        self._metrics = metrics or Metrics()
+        self._metrics.track(self._metrics.placement_waiting, lambda: self._pending_count)
+        self._tracer = tracer
         self._queue_max = settings.placement_queue_max
         self._batch_max = settings.placement_batch_max
         self._flushes_max = settings.placement_flushes_max
@@ -88,7 +88,7 @@ class PlacementQueue:
         if self._pending_count >= self._queue_max:
             raise Overloaded
         outcome = asyncio.get_running_loop().create_future()
-        ticket = PendingOrder(order, claim, author, outcome, self._traces.here())
+        ticket = PendingOrder(order, claim, author, outcome, self._tracer.current_span())
         if self._aside.concerns(ticket):
             self._aside.put([ticket])
         else:
@@ -128,7 +128,9 @@ class PlacementQueue:
         """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
         begun = perf_counter()
         try:
-            with self._traces.work("place orders", {"depot.orders": len(batch)}, [t.span for t in batch]):
+            with self._tracer.internal_span(
+                "place orders", {"depot.orders": len(batch)}, [t.span for t in batch]
+            ):
                 outcomes = await self._commit(batch)
         except asyncpg.LockNotAvailableError:
             self._aside.put(batch)
@@ -147,8 +149,8 @@ class PlacementQueue:
             else:
                 _resolve_in_slices([(ticket, error) for ticket in batch])
         else:
-            self._meters.placement_orders.observe(len(batch))
-            self._meters.placement_seconds.observe(perf_counter() - begun)
+            self._metrics.placement_orders.observe(len(batch))
+            self._metrics.placement_seconds.observe(perf_counter() - begun)
             _resolve_in_slices(list(outcomes.items()))
 
     async def _commit(self, batch: Sequence[PendingOrder]) -> dict[PendingOrder, Order | Exception]:

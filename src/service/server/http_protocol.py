@@ -22,7 +22,7 @@ from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
 """Any at all (RFC 9110 §9.1); the parser knows those that are registered."""
 PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
-NEVER_REFUSED_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
+SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
 PATH_LENGTH_SHOWN = 2048
 """Of a target that may be what is too large."""
 
@@ -35,7 +35,7 @@ class HttpProtocol(HttpToolsProtocol):
         state = cast("Litestar", config.app).state
         self._settings = state.settings
         self._admission = state.admission
-        self._meters = state.meters
+        self._metrics = state.metrics
         self.url = b""
         self.headers = []
         self._in_head = True
@@ -43,7 +43,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._buffered_bytes = 0
         """Of a head, or of whatever else the parser keeps to itself."""
         self._head_may_be_too_large = False
-        self._refusal: Fault | None = None
+        self._rejection: Fault | None = None
         self._request_start = b""
         """What came last, if it is the beginning of a request whose head is not understood yet."""
         self._unknown_method = False
@@ -56,26 +56,26 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_read_timer()
         if len(self.connections) > self._settings.connections_max:
-            self._admission.refused += 1
+            self._admission.rejected += 1
             self._reject(Overloaded("Too many connections are open"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_reading_clock()
-        self._stop_writing_clock()
+        self._stop_read_timer()
+        self._stop_write_timer()
         self._disconnect_cycle()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._rejection is not None:
             return
         self._request_start = b"" if self._incomplete else data
         self._buffered_bytes += len(data)
         self._head_may_be_too_large = self._buffered_bytes > self._settings.head_bytes_max
         super().data_received(data)
-        if self._buffered_bytes > self._settings.head_bytes_max and self._refusal is None:
+        if self._buffered_bytes > self._settings.head_bytes_max and self._rejection is None:
             self._reject(HeadTooLarge())
         elif not self._incomplete:
-            self._stop_reading_clock()
+            self._stop_read_timer()
         elif self._read_timer is None:
             self._start_read_timer()
 
@@ -93,7 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reject(HeadTooLarge())
             raise ValueError  # which stops the parser
         idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._admission.full and not self.url.startswith(NEVER_REFUSED_TARGETS):
+        if idle and self._admission.full and not self.url.startswith(SHEDDING_EXEMPT_TARGETS):
             self._in_head, self._buffered_bytes = False, 0
             self._shed()
             return
@@ -115,8 +115,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         last = not self.pipeline
         super().on_response_complete()
-        if last and self._refusal is not None:
-            self._write_error_and_close(self._refusal)
+        if last and self._rejection is not None:
+            self._write_error_and_close(self._rejection)
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not understand. A method it does not know is none here either: 405."""
@@ -125,7 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser, self._unknown_method = HttpRequestParser(self), True
             self._incomplete, self._buffered_bytes = False, 0
             self.data_received(PLACEHOLDER_METHOD + self._request_start[method.end() :])
-        elif self._refusal is None:
+        elif self._rejection is None:
             self._reject(BadRequest(msg))
 
     def timeout_keep_alive_handler(self) -> None:
@@ -139,24 +139,24 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self._settings.write_timeout_seconds, self._on_write_timeout)
 
     def resume_writing(self) -> None:
-        self._stop_writing_clock()
+        self._stop_write_timer()
         super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active_cycle = cycle
-        self._admission.arriving += 1
-        cycle.scope["state"]["arriving"] = True
+        self._admission.pending += 1
+        cycle.scope["state"]["pending"] = True
         super()._start_asgi_task(cycle, app)
 
     def _start_read_timer(self) -> None:
         self._read_timer = self.loop.call_later(self._settings.read_timeout_seconds, self._on_read_timeout)
 
-    def _stop_reading_clock(self) -> None:
+    def _stop_read_timer(self) -> None:
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
 
-    def _stop_writing_clock(self) -> None:
+    def _stop_write_timer(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
@@ -166,7 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._read_timer = None
         if not self._incomplete:
             self.transport.close()
-        elif self._in_head or not self.scope["state"].get("patient"):
+        elif self._in_head or not self.scope["state"].get("long_running"):
             self._reject(RequestTimeout())
 
     def _on_write_timeout(self) -> None:
@@ -184,7 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _reject(self, fault: Fault) -> None:
         """Read no more, and answer what cannot be read after all that could be: replies keep their order."""
-        self._refusal, cycle = fault, self.cycle
+        self._rejection, cycle = fault, self.cycle
         if not self._in_head and self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()  # its body is broken, and the one before it is still at work
         elif self._in_head and (cycle is None or cycle.response_complete):
@@ -202,7 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _shed(self) -> None:
         """Refuse one request before it costs anything but its own parsing."""
-        self._admission.refused += 1
+        self._admission.rejected += 1
         overloaded = Overloaded(headers=self._admission.retry_after())
         keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
         if keep_alive and self.parser.get_http_version() != "1.0":
@@ -211,10 +211,10 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_response_complete()
             if self._admission.should_pause:
                 self.flow.pause_reading()
-                self._admission.rest(self._resume_reading)
+                self._admission.pause(self._resume_reading)
         else:
-            self._refusal, self.cycle = overloaded, FINISHED_CYCLE
-            self._write_error_and_close(self._refusal)
+            self._rejection, self.cycle = overloaded, FINISHED_CYCLE
+            self._write_error_and_close(self._rejection)
 
     def _resume_reading(self) -> None:
         if not self.transport.is_closing():
@@ -229,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
             elif name == b"accept":
                 accept += ("," if accept else "") + value.decode("latin-1")
         request_id = request_id or os.urandom(16).hex()
-        self._meters.refuse(fault.code, fault.status)
+        self._metrics.count_rejection(fault.code, fault.status)
         rendered = render(fault, path=path, request_id=request_id, accept=accept)
         headers = {
             **rendered.headers,

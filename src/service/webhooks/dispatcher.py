@@ -47,11 +47,11 @@ class WebhookDispatcher:
         database: Database,
         settings: Settings,
         schedule_seconds: Sequence[float] = SCHEDULE_SECONDS,
-        meters: Metrics | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
-        self._meters = meters or Metrics()
-        self._meters.watch(self._meters.attempts_in_flight, lambda: len(self._under_way))
+        self._metrics = metrics or Metrics()
+        self._metrics.track(self._metrics.attempts_in_flight, lambda: len(self._under_way))
         self._settings = settings
         self._opened = AsyncExitStack()
         self._sender: Sender | None = None
@@ -158,8 +158,8 @@ class WebhookDispatcher:
                 await asyncio.sleep(RETRY_DELAY_SECONDS)
             else:
                 break
-        self._meters.attempts.labels(name).inc()
-        self._meters.attempt_seconds.observe(outcome.attempt.ms / 1000)
+        self._metrics.attempts.labels(name).inc()
+        self._metrics.attempt_seconds.observe(outcome.attempt.ms / 1000)
 
     def _record_statement(
         self, parcel: ClaimedDelivery, outcome: AttemptResult

@@ -81,7 +81,7 @@ class Sender:
         if isinstance(getattr(failure, "os_error", None), PrivateAddressError):
             return "The address is not public"
         if not isinstance(failure, aiohttp.ClientError):
-            log.error("crash", exc_info=failure)
+            log.error("unhandled_error", exc_info=failure)
         return "The connection could not be made or was lost"
 
 
