@@ -1,7 +1,7 @@
 """`make mutation`: break the modules that carry the promises, bit by bit, and see the tests go red.
 
 cosmic-ray makes the mutants, each module's in a copy of the tree; a few modules are under test at once. What
-survives is printed as a diff. docs/mutation.md has the last score and says of each why it may live.
+survives is printed as a diff. docs/mutation-testing.md has the last score and says of each why it may live.
 """
 
 import argparse

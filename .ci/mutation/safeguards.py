@@ -1,7 +1,7 @@
 """`make guards`: take away what keeps each promise, one at a time, and see a test go red.
 
 The pitfalls are those of the article that Depot rebuilds, the promises those of its contract under fault.
-Exits with 1 if a guard can go unnoticed. docs/mutation.md is the table for readers.
+Exits with 1 if a guard can go unnoticed. docs/mutation-testing.md is the table for readers.
 """
 
 import os
