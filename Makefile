@@ -6,6 +6,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz guards mutation lint-api clients lock clean
 
+# Where the environment forbids to store bytecode, each process would compile Depot again.
+run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
+
 run: .venv/local
 	@exec $(BIN)/depot dev
 

@@ -96,12 +96,14 @@ def header(width: int = 1, height: int = 1, depth: int = 8, colour: int = 2, res
     return chunk(b"IHDR", struct.pack(">IIBB", width, height, depth, colour) + rest)
 
 
+@cache
 def bomb_of_pixels() -> bytes:
     """A few KiB that say they are 100,000 pixels wide and high."""
     data = zlib.compress(bytes(1_000_000), 9)
     return png(header(100_000, 100_000), chunk(b"IDAT", data), chunk(b"IEND", b""))
 
 
+@cache
 def bomb_of_rows() -> bytes:
     """40 KiB whose 49 million black pixels are within the limit, and take 147 MB once they are decoded."""
     packer = zlib.compressobj(9)
@@ -110,6 +112,7 @@ def bomb_of_rows() -> bytes:
     return png(header(7000, 7000), chunk(b"IDAT", data), chunk(b"IEND", b""))
 
 
+@cache
 def bomb_of_text() -> bytes:
     """A comment of 200 MB."""
     packer = zlib.compressobj(9)
@@ -117,6 +120,7 @@ def bomb_of_text() -> bytes:
     return png(header(), chunk(b"zTXt", b"Comment\0\0" + text), *_pixel())
 
 
+@cache
 def bomb_of_scans() -> bytes:
     """230 KB of JPEG that go over 36 million pixels fifteen hundred times."""
     image, content = Image.new("L", (6000, 6000)), BytesIO()
@@ -126,6 +130,7 @@ def bomb_of_scans() -> bytes:
     return whole[:-2] + scan * 1500 + whole[-2:]
 
 
+@cache
 def bomb_of_forms() -> bytes:
     """2 KB of PDF: a form that draws another ten times, nine deep."""
     form = b"/Type/XObject/Subtype/Form/BBox[0 0 99 99]"

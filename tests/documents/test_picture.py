@@ -3,6 +3,8 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -69,15 +71,17 @@ def test_a_picture_is_decoded_only_as_what_it_was_declared(file: Path) -> None:
 @pytest.mark.parametrize(
     ("bomb", "limits", "problem"),
     [
-        (bomb_of_pixels(), LIMITS, "it has more than 50000000 pixels"),
-        (picture(PNG, 11, 10), LIMITS._replace(pixels=109), "it has more than 109 pixels"),
-        (bomb_of_rows(), LIMITS._replace(memory_bytes=67_108_864), "it takes too much memory to decode"),
-        (bomb_of_text(), LIMITS, "it cannot be decoded"),
+        (bomb_of_pixels, LIMITS, "it has more than 50000000 pixels"),
+        (partial(picture, PNG, 11, 10), LIMITS._replace(pixels=109), "it has more than 109 pixels"),
+        (bomb_of_rows, LIMITS._replace(memory_bytes=67_108_864), "it takes too much memory to decode"),
+        (bomb_of_text, LIMITS, "it cannot be decoded"),
     ],
 )
-def test_what_takes_too_much_is_unfit(file: Path, bomb: bytes, limits: DecodingLimits, problem: str) -> None:
+def test_what_takes_too_much_is_unfit(
+    file: Path, bomb: Callable[[], bytes], limits: DecodingLimits, problem: str
+) -> None:
     with pytest.raises(DocumentRejected) as unfit:
-        seen(file, bomb, limits=limits)
+        seen(file, bomb(), limits=limits)
     assert unfit.value.problem == problem
 
 

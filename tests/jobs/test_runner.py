@@ -73,10 +73,14 @@ class Workshop:
         return job
 
     async def outcome(self, run: Run, **settings: Any) -> Job:
-        """Of a job that does this, once all that follows its end is done too."""
-        async with self.doing(run, **settings):
+        """Return the job once all that follows its end is done, the log line last."""
+        async with self.doing(run, **settings) as worker:
             job = await self.until(await self.wish(), "succeeded", "failed")
-            await eventually(self.all_taken)
+
+            async def done() -> bool:
+                return len(worker._runner) == 0 and await self.entries() == 0
+
+            await eventually(done)
             return job
 
     async def ends(self) -> list[str]:
