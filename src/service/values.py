@@ -1,4 +1,4 @@
-"""Values that mean the same in every schema: money, currencies, times, JSON numbers."""
+"""Types shared by all schemas: money, currencies, times, JSON numbers."""
 
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -10,7 +10,7 @@ from msgspec import Meta
 Version = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-"""What every JSON parser reads exactly (RFC 7493 §2.2)."""
+"""Integers that every JSON parser reads exactly (RFC 7493 §2.2)."""
 
 Timestamp = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, always UTC with `Z`."""
@@ -39,34 +39,37 @@ Currency = Literal[
 """ISO 4217 codes of circulating currencies, as of 2026."""
 
 NUMBER_MAX = 10**308
-NUMBER_RANGE_MESSAGE = "numbers have to be between -1e308 and 1e308, and not closer to 0 than 1e-308"
+NUMBER_RANGE_MESSAGE = "numbers must be between -1e308 and 1e308, and not closer to 0 than 1e-308"
 
 
 def parse_exact_number(text: str) -> Decimal:
-    """A JSON number with a fraction or an exponent: every digit, and as long as it will be once stored."""
+    """Parse a JSON number with a fraction or exponent, keeping all digits.
+
+    A positive exponent is expanded, so that the number's length is its stored length.
+    """
     try:
         number = Decimal(text)
-    except InvalidOperation:  # an exponent beyond even that of Decimal
+    except InvalidOperation:  # the exponent is beyond that of Decimal
         return Decimal("Infinity")
     return Decimal(f"{number:f}") if "E+" in str(number) and is_storable(number) else number
 
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 decode_json = msgspec.json.Decoder(float_hook=parse_exact_number).decode
-"""JSON documents keep every digit on their way through: 1.10 stays 1.10."""
+"""JSON numbers keep every digit: 1.10 stays 1.10."""
 
 
 def size_problem(document: object, bytes_max: int) -> str | None:
-    """What is wrong with a JSON document that would be larger than that when it is read back."""
+    """Return an error text if the encoded document is larger than `bytes_max`, else None."""
     if document and len(encode_json(document)) > bytes_max:
-        return f"must not be larger than {bytes_max} bytes of JSON"
+        return f"must be at most {bytes_max} bytes of JSON"
     return None
 
 
 def parse_client_number(text: str) -> Decimal:
-    """The same from a client. Raises `ValueError` where a double would end.
+    """Parse a number from a client. Raises `ValueError` outside the range of a double.
 
-    1e99999 is seven bytes here, but a hundred thousand digits in PostgreSQL and in every reply.
+    1e99999 is seven bytes in a request, but a hundred thousand digits in PostgreSQL and in every reply.
     """
     number = parse_exact_number(text)
     if not is_storable(number):
@@ -77,5 +80,5 @@ def parse_client_number(text: str) -> Decimal:
 def is_storable(number: Decimal | int) -> bool:
     if isinstance(number, int):
         return abs(number) <= NUMBER_MAX
-    within = number.is_finite() and abs(number) <= NUMBER_MAX and abs(number.adjusted()) <= 308
-    return within and len(number.as_tuple().digits) <= 4300
+    in_range = number.is_finite() and abs(number) <= NUMBER_MAX and abs(number.adjusted()) <= 308
+    return in_range and len(number.as_tuple().digits) <= 4300

@@ -16,8 +16,8 @@ STATE = {
 }
 """What is well formed may be refused for what the service knows and its schema does not."""
 RULES = (
-    *("must not be larger than", "must have a valid host", "must be a valid URL"),
-    *("NUL characters are not allowed", "numbers have to be between"),
+    *("must be at most", "must have a valid host", "must be a valid URL"),
+    *("NUL characters are not allowed", "numbers must be between"),
     *("`from` has to be before `to`", "The calendar has no room for the period"),
     "The quantity would exceed 2147483647",
     "Expected `int`, got `float`",  # 5.0, which is an integer to JSON Schema

@@ -45,9 +45,7 @@ def test_the_examples_of_the_rfc_hold(target: Any, patch: Any, result: Any) -> N
 
 
 @given(ANY, ANY)
-def test_each_name_of_the_patch_is_removed_or_merged_and_the_others_are_left_alone(
-    target: Any, patch: Any
-) -> None:
+def test_each_name_of_the_patch_is_removed_or_merged_and_the_others_stay(target: Any, patch: Any) -> None:
     before = deepcopy((target, patch))
     result = merge_patch(target, patch)
     assert (target, patch) == before
@@ -55,9 +53,9 @@ def test_each_name_of_the_patch_is_removed_or_merged_and_the_others_are_left_alo
         assert result == patch
         return
     old = target if isinstance(target, dict) else {}
-    kept = {name for name in old.keys() | patch.keys() if patch.get(name, ...) is not None}
-    assert result.keys() == kept
-    for name in kept:
+    names = {name for name in old.keys() | patch.keys() if patch.get(name, ...) is not None}
+    assert result.keys() == names
+    for name in names:
         assert result[name] == (merge_patch(old.get(name), patch[name]) if name in patch else old[name])
 
 

@@ -1,4 +1,4 @@
-"""`GET /items` as CSV: a page at a time, safe in a spreadsheet, and what an import reads again."""
+"""`GET /items` as CSV: one page at a time, safe in a spreadsheet, and importable again."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ async def test_a_page_of_items_is_a_file(client: Client) -> None:
     assert reply.headers["Vary"] == (await client.get("/items")).headers["Vary"] == "Accept"
 
 
-async def test_json_is_what_a_client_gets_that_does_not_ask_for_csv(client: Client) -> None:
+async def test_a_client_that_does_not_request_csv_gets_json(client: Client) -> None:
     for accept in ("*/*", "application/json", "text/csv;q=0.5, application/json", "image/png", "text/plain"):
         reply = await client.get("/items", headers={"Accept": accept})
         assert reply.headers["Content-Type"].startswith("application/json")
@@ -51,17 +51,17 @@ async def test_links_lead_through_all_pages_with_their_filters(client: Client) -
     assert seen == ["A-4", "A-2", "A-0"]
 
 
-async def test_cells_are_no_formulas(client: Client) -> None:
+async def test_cells_are_not_formulas(client: Client) -> None:
     names = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", "\t=1", "plain", "'quoted'"]
     for number, name in enumerate(names):
         await item(client, sku=f"-A{number}", name=name, description=name)
-    found = list(reversed(rows(await client.get("/items", headers=CSV))[1:]))
-    shown = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "''=1", "'\t=1", "plain", "'quoted'"]
-    assert [row[1] for row in found] == [row[3] for row in found] == shown
-    assert all(row[0].startswith("'-A") for row in found)
+    exported = list(reversed(rows(await client.get("/items", headers=CSV))[1:]))
+    escaped = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "''=1", "'\t=1", "plain", "'quoted'"]
+    assert [row[1] for row in exported] == [row[3] for row in exported] == escaped
+    assert all(row[0].startswith("'-A") for row in exported)
 
 
-async def test_what_was_written_can_be_imported_again(
+async def test_an_export_can_be_imported_again(
     client: Client, database: Database, settings: Settings
 ) -> None:
     await item(client, 3, sku="-A", name="=1+1", attributes={"size": 1.10})
@@ -75,6 +75,6 @@ async def test_what_was_written_can_be_imported_again(
 
 
 @given(st.text(alphabet="'=+-@\t\r\nabc\uff1d") | st.text())
-def test_a_shield_comes_off_again(text: str) -> None:
+def test_escaping_a_formula_is_reversible(text: str) -> None:
     assert _unescape_formula(_escape_formula(text)) == text
     assert not _escape_formula(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))

@@ -1,4 +1,4 @@
-"""`depot items import`: all rows or, if any is bad, none; and what a bad row is."""
+"""`depot items import`: all rows or, if any row is invalid, none; and which rows are invalid."""
 
 import asyncio
 import csv
@@ -55,7 +55,7 @@ async def depot_import(database_url: str, file: Path, *options: str) -> Outcome:
 
 
 async def load(database: Database, file: Path, *, skip_bad: bool = False) -> ImportReport:
-    """The same without a process for it."""
+    """Import without a process of its own."""
 
     async def on_progress(bytes_read: int) -> None:
         assert bytes_read > 0
@@ -121,7 +121,7 @@ async def test_ten_thousand_rows_are_created_then_unchanged_then_updated(
     assert await discrepancies(database_url) == []
 
 
-async def test_one_bad_row_in_a_thousand_imports_nothing_unless_it_may_be_skipped(
+async def test_one_invalid_row_in_a_thousand_stops_the_import_unless_it_may_be_skipped(
     database: Database, database_url: str, file: Path
 ) -> None:
     rows = [[f"SKU-{n:05}", "Bolt", "9.99"] for n in range(1000)]
@@ -131,7 +131,7 @@ async def test_one_bad_row_in_a_thousand_imports_nothing_unless_it_may_be_skippe
     assert (status, out) == (1, "")
     (problem,) = [line for line in err.splitlines() if line.startswith("line ")]
     assert problem.startswith("line 602: price: Expected")
-    assert problem.endswith("Z'")  # all of it: one row, one line, however narrow the terminal
+    assert problem.endswith("Z'")  # the whole message on one line, however narrow the terminal
     assert "1 bad rows, nothing imported" in err
     assert await stored(database) == []
     status, out, err = await depot_import(database_url, file, "--skip-bad")
@@ -140,15 +140,15 @@ async def test_one_bad_row_in_a_thousand_imports_nothing_unless_it_may_be_skippe
     assert len(await stored(database)) == 999
 
 
-async def test_a_file_that_is_no_csv_of_items_is_one_clear_error(database_url: str, file: Path) -> None:
+async def test_a_file_that_is_not_csv_of_items_is_one_clear_error(database_url: str, file: Path) -> None:
     write(file, "sku,name", ["A", "Bolt"])
     status, out, err = await depot_import(database_url, file)
     assert (status, out) == (1, "")
-    assert "the header lacks price" in err
+    assert "the header lacks required columns: price" in err
     assert "Traceback" not in err
 
 
-async def test_an_import_killed_half_way_leaves_nothing_behind(
+async def test_an_import_killed_halfway_leaves_nothing_behind(
     crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
     bolt = await item(crowd, 5)
@@ -156,7 +156,7 @@ async def test_an_import_killed_half_way_leaves_nothing_behind(
           [bolt["sku"], "Changed", "2", 9])  # fmt: skip
     async with locked(database_url, bolt) as holder:
         importing = await start(database_url, file)
-        await waiting_for_locks(holder, 1)  # the new items are inserted, the old one has to wait
+        await waiting_for_locks(holder, 1)  # the new items are inserted, the old one waits
         importing.send_signal(signal.SIGKILL)
         await importing.communicate()
     await nothing_under_way(database_url)
@@ -197,7 +197,7 @@ async def test_imports_and_orders_at_the_same_time_keep_the_books(
     assert await discrepancies(database_url, sold) == []
 
 
-async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_turn(
+async def test_an_import_records_the_difference_to_the_stock_left_when_its_lock_is_granted(
     crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
     first, second = sorted([await item(crowd, 5), await item(crowd, 5)], key=itemgetter("id"))
@@ -208,8 +208,8 @@ async def test_an_import_books_the_difference_to_what_is_left_once_it_is_its_tur
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await order(crowd, (second, 1))).status_code == 201
     assert (await importing).updated == 2
-    moved = await database.fetch("select delta from movements where cause = 'import' order by item_id")
-    assert [delta for (delta,) in moved] == [5, 6]
+    movements = await database.fetch("select delta from movements where cause = 'import' order by item_id")
+    assert [delta for (delta,) in movements] == [5, 6]
     assert await discrepancies(database_url) == []
 
 
@@ -226,7 +226,7 @@ async def test_an_item_may_be_renamed_to_a_sku_of_the_file_while_an_import_waits
     assert (report.created, report.updated) == (1, 1)
 
 
-# Bad rows
+# Invalid rows
 
 
 async def test_lines_are_counted_as_an_editor_does(database: Database, file: Path) -> None:
@@ -275,13 +275,13 @@ BAD = {
     "attributes: deep": ["A", "Bolt", "1", "1", "", "USD", '{"a": ' + "[" * 200 + "]" * 200 + "}"],
     "attributes: bottomless": ["A", "Bolt", "1", "1", "", "USD", "[" * 50_000],
     "attributes: large": ["A", "Bolt", "1", "1", "", "USD", '{"a": "' + "x" * 16_384 + '"}'],
-    "6 cells where the header has 7": ["A", "Bolt", "1", "1", "", "USD"],
-    "8 cells where the header has 7": ["A", "Bolt", "1", "1", "", "USD", "", ""],
+    "has 6 cells, but the header has 7 columns": ["A", "Bolt", "1", "1", "", "USD"],
+    "has 8 cells, but the header has 7 columns": ["A", "Bolt", "1", "1", "", "USD", "", ""],
 }
 
 
 @pytest.mark.parametrize(("what", "row"), BAD.items(), ids=BAD)
-async def test_a_bad_cell_is_told_with_its_line_and_column(
+async def test_an_invalid_cell_is_reported_with_its_line_and_column(
     what: str, row: list[str], database: Database, file: Path
 ) -> None:
     write(file, "sku,name,price,quantity,description,currency,attributes", row,
@@ -293,7 +293,7 @@ async def test_a_bad_cell_is_told_with_its_line_and_column(
     assert [row["sku"] for row in await stored(database)] == ["GOOD"]
 
 
-async def test_of_many_bad_rows_the_first_thousand_are_listed_and_all_are_counted(
+async def test_of_many_invalid_rows_the_first_thousand_are_listed_and_all_are_counted(
     database: Database, file: Path
 ) -> None:
     rows = [[f"S-{n}", "Bolt", "x" if n % 2 else "1"] for n in range(1800)]
@@ -303,7 +303,7 @@ async def test_of_many_bad_rows_the_first_thousand_are_listed_and_all_are_counte
     assert [row.line for row in report.bad_rows] == [*range(3, 1802, 2), *range(1802, 1902)]
 
 
-async def test_every_bad_cell_of_a_row_is_told(database: Database, file: Path) -> None:
+async def test_every_invalid_cell_of_a_row_is_reported(database: Database, file: Path) -> None:
     write(file, "sku,name,price,quantity", ["A B", "", "x", "y"])
     report = await load(database, file)
     assert {problem.partition(":")[0] for problem in report.bad_rows[0].problems} == {
@@ -314,7 +314,7 @@ async def test_every_bad_cell_of_a_row_is_told(database: Database, file: Path) -
     }
 
 
-async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Database, file: Path) -> None:
+async def test_a_repeated_sku_is_an_invalid_row_that_names_the_first(database: Database, file: Path) -> None:
     write(
         file,
         "sku,name,price",
@@ -325,8 +325,8 @@ async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Databa
     )
     refused = await load(database, file)
     assert refused.bad_rows == [
-        InvalidRow(4, ["sku: A is in line 2 already"]),
-        InvalidRow(5, ["sku: A is in line 2 already"]),
+        InvalidRow(4, ["sku: A is already in line 2"]),
+        InvalidRow(5, ["sku: A is already in line 2"]),
     ]
     assert await stored(database) == []
     assert (await load(database, file, skip_bad=True)).created == 2
@@ -336,7 +336,7 @@ async def test_a_repeated_sku_is_a_bad_row_that_names_the_first(database: Databa
 # What an import changes
 
 
-async def test_columns_the_file_lacks_keep_their_values(database: Database, file: Path) -> None:
+async def test_columns_missing_from_the_file_keep_their_values(database: Database, file: Path) -> None:
     write(file, "sku,name,price,quantity,description,currency,attributes",
           ["A", "Bolt", "1", "5", "Long", "EUR", '{"size": 1.10}'])  # fmt: skip
     await load(database, file)
@@ -349,7 +349,7 @@ async def test_columns_the_file_lacks_keep_their_values(database: Database, file
     assert str(now["attributes"]["size"]) == "1.10"
 
 
-async def test_an_empty_cell_clears_what_may_be_empty(database: Database, file: Path) -> None:
+async def test_an_empty_cell_clears_a_nullable_field(database: Database, file: Path) -> None:
     write(file, "sku,name,price,description,attributes", ["A", "Bolt", "1", "Long", "{}"])
     await load(database, file)
     write(file, "sku,name,price,description,attributes", ["A", "Bolt", "1", "", ""])
@@ -367,64 +367,68 @@ async def test_a_row_that_changes_nothing_keeps_the_version(database: Database, 
     assert [row["version"] for row in await stored(database)] == [1, 2]
 
 
-async def test_a_new_quantity_is_booked_as_a_movement(
+async def test_a_new_quantity_is_recorded_as_a_movement(
     database: Database, database_url: str, file: Path
 ) -> None:
     for quantity in ("5", "0", "7", "7"):
         write(file, "sku,name,price,quantity", ["A", "Bolt", "1", quantity])
         await load(database, file)
-    moved = await database.fetch(
+    movements = await database.fetch(
         "select cause, delta, resulting_quantity, version from movements order by version"
     )
-    assert [tuple(row) for row in moved] == [("import", 5, 5, 1), ("import", -5, 0, 2), ("import", 7, 7, 3)]
+    assert [tuple(row) for row in movements] == [
+        ("import", 5, 5, 1),
+        ("import", -5, 0, 2),
+        ("import", 7, 7, 3),
+    ]
     assert await discrepancies(database_url) == []
 
 
-# What the journal has of it
+# Events of an import
 
 
 async def journal(database: Database) -> list[dict[str, Any]]:
-    told = await database.fetch(
+    events = await database.fetch(
         "select type, subject, actor, request_id, payload from events where type like 'item.%' order by id"
     )
-    return [dict(row) for row in told]
+    return [dict(row) for row in events]
 
 
-async def test_a_created_item_is_told_as_the_api_shows_it(
+async def test_the_event_of_a_created_item_is_the_item_as_the_api_returns_it(
     crowd: httpx.AsyncClient, database: Database, file: Path
 ) -> None:
     write(file, "sku,name,price,quantity,description,attributes",
           ["A", "Schraube ×", "9.5", "3", "", '{"size": 1.10}'],
           ["B", "Nut", "0", "0", "Long", ""])  # fmt: skip
     await load(database, file)
-    told = await journal(database)
+    events = await journal(database)
     shown = {row["sku"]: row for row in (await crowd.get("/items")).json()["data"]}
-    assert {event["payload"]["sku"]: event["subject"] for event in told} == {
+    assert {event["payload"]["sku"]: event["subject"] for event in events} == {
         sku: row["id"] for sku, row in shown.items()
     }
-    for event in told:
+    for event in events:
         assert (event["type"], event["actor"], event["request_id"]) == ("item.created", "cli", None)
         assert json.loads(encode_json(event["payload"])) == shown[event["payload"]["sku"]]
-    assert str(told[0]["payload"]["attributes"]["size"]) == "1.10"
+    assert str(events[0]["payload"]["attributes"]["size"]) == "1.10"
 
 
-async def test_of_a_changed_item_the_difference_is_told_and_of_others_nothing(
+async def test_the_event_of_a_changed_item_is_the_difference_and_unchanged_items_have_none(
     database: Database, file: Path
 ) -> None:
     write(file, "sku,name,price,quantity", ["A", "Bolt", "1", "50"], ["B", "Nut", "1", "5"])
     await load(database, file)
     write(file, "sku,name,price,quantity", ["A", "Bolt", "1.50", "40"], ["B", "Nut", "1.00", "5"])
     await load(database, file)
-    (_, _, told) = await journal(database)
-    assert (told["type"], told["actor"]) == ("item.updated", "cli")
-    assert told["payload"] == {
-        "id": told["subject"],
+    (_, _, event) = await journal(database)
+    assert (event["type"], event["actor"]) == ("item.updated", "cli")
+    assert event["payload"] == {
+        "id": event["subject"],
         "version": 2,
         "changes": {"price": {"from": "1.00", "to": "1.50"}, "quantity": {"from": 50, "to": 40}},
     }
 
 
-async def test_the_journal_has_the_same_of_an_import_as_of_a_patch(
+async def test_an_import_records_the_same_events_as_a_patch(
     crowd: httpx.AsyncClient, database: Database, file: Path
 ) -> None:
     old = {"description": "Old", "attributes": {"a": 1.10}}
@@ -434,14 +438,14 @@ async def test_the_journal_has_the_same_of_an_import_as_of_a_patch(
     write(file, "sku,name,price,quantity,description,attributes",
           [imported["sku"], "Nut", "8", "4", "", '{"a": 1.2}'])  # fmt: skip
     await load(database, file)
-    told: dict[str, list[Any]] = {patched["id"]: [], imported["id"]: []}
+    events: dict[str, list[Any]] = {patched["id"]: [], imported["id"]: []}
     for event in await journal(database):
-        told[event["subject"]].append((event["type"], {**event["payload"], "id": "", "sku": ""}))
-    assert [type_ for type_, _ in told[patched["id"]]] == ["item.created", "item.updated", "item.low_stock"]
-    assert told[imported["id"]][1:] == told[patched["id"]][1:]
+        events[event["subject"]].append((event["type"], {**event["payload"], "id": "", "sku": ""}))
+    assert [type_ for type_, _ in events[patched["id"]]] == ["item.created", "item.updated", "item.low_stock"]
+    assert events[imported["id"]][1:] == events[patched["id"]][1:]
 
 
-async def test_nothing_is_told_of_an_import_that_was_refused(database: Database, file: Path) -> None:
+async def test_a_rejected_import_records_no_events(database: Database, file: Path) -> None:
     write(file, "sku,name,price", ["A", "Bolt", "1"], ["B", "Nut", "x"])
     assert (await load(database, file)).bad == 1
     assert await journal(database) == []
@@ -462,22 +466,22 @@ async def test_a_header_alone_imports_nothing(database: Database, file: Path) ->
 
 
 NO_CSV_OF_ITEMS = {
-    "empty": (b"", "the header lacks sku, name, price"),
-    "a column missing": (b"sku,name\nA,Bolt\n", "the header lacks price"),
+    "empty": (b"", "the header lacks required columns: sku, name, price"),
+    "a column missing": (b"sku,name\nA,Bolt\n", "the header lacks required columns: price"),
     "an unknown column": (b"sku,name,price,colour\nA,Bolt,1,red\n", "unknown columns: colour"),
-    "a column twice": (b"sku,name,price,name\nA,Bolt,1,Nut\n", "names a column twice"),
-    "not UTF-8": ("sku,name,price\nA,Käse,1\n".encode("latin-1"), "not CSV in UTF-8"),
-    "not UTF-8 far down": (b"sku,name,price\n" + b"A,B,1\n" * 9000 + b"\xff", "not CSV in UTF-8"),
-    "UTF-16": ("sku,name,price\nA,Bolt,1\n".encode("utf-16"), "not CSV in UTF-8"),
+    "a column twice": (b"sku,name,price,name\nA,Bolt,1,Nut\n", "duplicate column"),
+    "not UTF-8": ("sku,name,price\nA,Käse,1\n".encode("latin-1"), "not valid UTF-8 CSV"),
+    "not UTF-8 far down": (b"sku,name,price\n" + b"A,B,1\n" * 9000 + b"\xff", "not valid UTF-8 CSV"),
+    "UTF-16": ("sku,name,price\nA,Bolt,1\n".encode("utf-16"), "not valid UTF-8 CSV"),
     "binary": (bytes(range(256)) * 40, "the"),
-    "cut off in a quoted cell": (b'sku,name,price\nA,"Bolt,1\n', "not CSV in UTF-8"),
-    "a quote out of place": (b'sku,name,price\nA,"Bo"lt,1\n', "not CSV in UTF-8"),
-    "a cell without end": (b"sku,name,price\nA," + b"x" * 200_000 + b",1\n", "not CSV in UTF-8"),
+    "cut off in a quoted cell": (b'sku,name,price\nA,"Bolt,1\n', "not valid UTF-8 CSV"),
+    "a quote out of place": (b'sku,name,price\nA,"Bo"lt,1\n', "not valid UTF-8 CSV"),
+    "a cell without end": (b"sku,name,price\nA," + b"x" * 200_000 + b",1\n", "not valid UTF-8 CSV"),
 }
 
 
 @pytest.mark.parametrize(("content", "why"), NO_CSV_OF_ITEMS.values(), ids=NO_CSV_OF_ITEMS)
-async def test_what_is_no_csv_of_items_is_refused_as_a_whole(
+async def test_a_file_that_is_not_csv_of_items_is_rejected_as_a_whole(
     content: bytes, why: str, database: Database, file: Path
 ) -> None:
     write_bytes(file, content)

@@ -1,4 +1,4 @@
-"""PATCH changes what was sent, and nothing else."""
+"""PATCH changes the fields that are sent, and nothing else."""
 
 import asyncio
 from typing import Any
@@ -39,47 +39,47 @@ async def test_an_omitted_field_keeps_its_value(client: Client, item: str) -> No
     assert (await client.get(item)).json() == after
 
 
-async def test_null_clears_what_may_be_null(client: Client, item: str) -> None:
+async def test_null_clears_a_nullable_field(client: Client, item: str) -> None:
     after = (await client.patch(item, json={"description": None, "attributes": None})).json()
     assert (after["description"], after["attributes"], after["name"]) == (None, None, "Bolt")
 
 
-async def test_null_is_refused_where_there_has_to_be_a_value(client: Client, item: str) -> None:
+async def test_null_is_rejected_for_a_required_field(client: Client, item: str) -> None:
     reply = await client.patch(item, json=dict.fromkeys(FULL))
     assert wrong_fields(reply) == {f"/{name}" for name in FULL.keys() - NULLABLE}
     assert (await client.get(item)).json()["version"] == 1
 
 
-async def test_a_patch_of_nothing_is_refused(client: Client, item: str) -> None:
+async def test_an_empty_patch_is_rejected(client: Client, item: str) -> None:
     error = refused(await client.patch(item, json={}), 400, "NO_FIELDS")
     assert error["message"] == "No fields provided for update"
 
 
-async def test_what_the_service_keeps_cannot_be_patched(client: Client, item: str) -> None:
+async def test_fields_of_the_service_cannot_be_patched(client: Client, item: str) -> None:
     body = {"id": "x", "version": 7, "created_at": None, "name": "Nut"}
     assert wrong_fields(await client.patch(item, json=body)) == {"/id", "/version", "/created_at"}
     assert (await client.get(item)).json()["name"] == "Bolt"
 
 
-async def test_as_json_attributes_are_replaced(client: Client, item: str) -> None:
+async def test_a_json_patch_replaces_attributes(client: Client, item: str) -> None:
     sent = {"finish": {"zinc": None}}
     assert (await client.patch(item, json={"attributes": sent}, headers=JSON)).json()["attributes"] == sent
 
 
-async def test_as_merge_patch_attributes_are_merged(client: Client, item: str) -> None:
+async def test_a_merge_patch_merges_attributes(client: Client, item: str) -> None:
     sent = {"finish": {"zinc": None, "matt": True}, "length": 40}
     after = (await client.patch(item, json={"attributes": sent, "name": "Nut"}, headers=MERGE_PATCH)).json()
     assert after["name"] == "Nut"
     assert after["attributes"] == {"size": "M8", "finish": {"colour": "blue", "matt": True}, "length": 40}
 
 
-async def test_a_merge_into_nothing_keeps_no_nulls(client: Client, item: str) -> None:
+async def test_a_merge_into_null_removes_nested_nulls(client: Client, item: str) -> None:
     await client.patch(item, json={"attributes": None}, headers=MERGE_PATCH)
     after = await client.patch(item, json={"attributes": {"a": {"b": None}}}, headers=MERGE_PATCH)
     assert after.json()["attributes"] == {"a": {}}
 
 
-async def test_a_new_quantity_is_booked_as_a_movement(client: Client, item: str) -> None:
+async def test_a_new_quantity_is_recorded_as_a_movement(client: Client, item: str) -> None:
     for quantity in (8, 8, 0):
         await client.patch(item, json={"quantity": quantity})
     await client.patch(item, json={"name": "Nut"})

@@ -27,7 +27,7 @@ async def test_a_created_item_can_be_read(client: Client) -> None:
     assert read.headers["ETag"] == '"1"'
 
 
-async def test_what_is_not_sent_has_its_default(client: Client) -> None:
+async def test_a_field_that_is_not_sent_has_its_default(client: Client) -> None:
     item = await create(client)
     assert UUID(item.pop("id")).version == 7
     assert item.pop("created_at") == item.pop("updated_at")
@@ -81,7 +81,7 @@ async def test_text_is_counted_in_characters(client: Client) -> None:
         ({"sku": "NUT", "in_stock": "true"}, []),
     ],
 )
-async def test_a_list_is_filtered_by_what_is_asked_literally(
+async def test_filters_of_a_list_are_matched_literally(
     client: Client, query: dict[str, str], skus: list[str]
 ) -> None:
     for number, name in enumerate(["NUT", "100%", "back\\slash", "under_score"]):

@@ -1,4 +1,4 @@
-"""Stock: every change is a movement, their sum is the quantity, and there is never less than nothing."""
+"""Stock: every change is a movement, their sum is the quantity, and it is never negative."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ async def item(client: Client) -> str:
     return location
 
 
-async def test_pieces_come_and_go(client: Client, item: str) -> None:
+async def test_stock_is_added_and_removed(client: Client, item: str) -> None:
     assert (await client.post(f"{item}/stock", json={"delta": 5})).json()["quantity"] == 15
     reply = await client.post(f"{item}/stock", json={"delta": -15, "reason": "damaged"})
     assert (reply.status_code, reply.json()["quantity"], reply.headers["ETag"]) == (200, 0, '"3"')
@@ -75,13 +75,13 @@ async def test_a_delta_is_an_integer_within_its_bounds(client: Client, item: str
     assert wrong_fields(await client.post(f"{item}/stock", json={"delta": delta})) == {"/delta"}
 
 
-async def test_stock_of_what_is_missing_is_not_found(client: Client) -> None:
+async def test_stock_of_an_unknown_item_is_not_found(client: Client) -> None:
     nowhere = "/items/00000000-0000-7000-8000-000000000000"
     refused(await client.post(f"{nowhere}/stock", json={"delta": 1}), 404, "NOT_FOUND")
     refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
 
 
-async def test_of_many_buyers_only_as_many_are_served_as_there_are_pieces(
+async def test_of_many_buyers_only_as_many_succeed_as_there_are_pieces(
     crowd: httpx.AsyncClient, item: str
 ) -> None:
     takes = [crowd.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
@@ -90,10 +90,10 @@ async def test_of_many_buyers_only_as_many_are_served_as_there_are_pieces(
     assert (await crowd.get(item)).json()["quantity"] == 0
 
 
-async def test_the_movements_add_up_however_many_change_the_stock_at_once(
+async def test_movements_add_up_when_many_clients_change_the_stock_at_once(
     crowd: httpx.AsyncClient, item: str
 ) -> None:
-    """Patches that set, adjustments and orders, interleaved on one item."""
+    """Interleave patches that set the quantity, adjustments and orders of one item."""
 
     def change(number: int) -> Any:
         if number % 3 == 0:

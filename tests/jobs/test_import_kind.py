@@ -64,7 +64,7 @@ async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_told(
     assert job["result"] == {"created": 0, "updated": 0, "unchanged": 0, "bad": 2}
     assert third["line"] == 3
     assert {problem.partition(":")[0] for problem in third["problems"]} == {"sku", "name", "price"}
-    assert fifth == {"line": 5, "problems": ["sku: BOLT is in line 2 already"]}
+    assert fifth == {"line": 5, "problems": ["sku: BOLT is already in line 2"]}
 
 
 async def test_bad_rows_can_be_skipped(crowd: httpx.AsyncClient, worker: Worker) -> None:
@@ -77,7 +77,11 @@ async def test_what_is_no_csv_of_items_fails_with_the_reason(
     crowd: httpx.AsyncClient, worker: Worker
 ) -> None:
     job = await until(crowd, await process(crowd, IMPORT, csv="sku,name\nA,Bolt\n"), "failed")
-    assert (job["attempts"], job["error"], job["result"]) == (1, "the header lacks price", None)
+    assert (job["attempts"], job["error"], job["result"]) == (
+        1,
+        "the header lacks required columns: price",
+        None,
+    )
 
 
 @pytest.mark.parametrize(

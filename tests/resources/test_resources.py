@@ -1,4 +1,4 @@
-"""Resources over HTTP: plain records under the client's own ids."""
+"""Resources over HTTP: simple records under client-chosen ids."""
 
 import asyncio
 from typing import Any
@@ -31,7 +31,7 @@ async def test_a_resource_is_created_under_its_id_and_then_replaced(client: Clie
     assert replaced.json() == {
         "id": "printer-3",
         "status": "off",
-        "metadata": None,  # replaced as a whole: what is not sent has its default
+        "metadata": None,  # replaced as a whole: a field that is not sent has its default
         "version": 2,
         "created_at": created.json()["created_at"],
         "updated_at": replaced.json()["updated_at"],
@@ -52,7 +52,7 @@ async def test_every_wrong_field_is_listed(client: Client) -> None:
     assert wrong_fields(await client.put(PATH, json={"status": "x" * 65})) == {"/status"}
 
 
-async def test_a_put_may_ask_for_something_new(client: Client) -> None:
+async def test_a_put_can_require_that_the_id_is_new(client: Client) -> None:
     must_not_exist = {"If-None-Match": "*"}
     assert (await client.put(PATH, json=FULL, headers=must_not_exist)).status_code == 201
     reply = await client.put(PATH, json=FULL, headers=must_not_exist)
@@ -61,13 +61,13 @@ async def test_a_put_may_ask_for_something_new(client: Client) -> None:
 
 
 @pytest.mark.parametrize("tag", ["*", '"1"'])
-async def test_a_put_may_ask_for_something_known(client: Client, tag: str) -> None:
+async def test_a_put_can_require_that_the_id_exists(client: Client, tag: str) -> None:
     refused(await client.put(PATH, json=FULL, headers={"If-Match": tag}), 412, "PRECONDITION_FAILED")
     await put(client)
     assert (await client.put(PATH, json=FULL, headers={"If-Match": tag})).status_code == 200
 
 
-async def test_a_put_over_a_newer_version_is_refused(client: Client) -> None:
+async def test_a_put_over_a_newer_version_is_rejected(client: Client) -> None:
     await put(client)
     await put(client)
     reply = await client.put(PATH, json={"status": "off"}, headers={"If-Match": '"1"'})
@@ -76,7 +76,7 @@ async def test_a_put_over_a_newer_version_is_refused(client: Client) -> None:
     assert (await client.get(PATH)).json()["status"] == "on"
 
 
-async def test_a_patch_tells_what_was_updated_and_the_whole(client: Client) -> None:
+async def test_a_patch_returns_the_updated_fields_and_the_whole_resource(client: Client) -> None:
     before = await put(client)
     reply = await client.patch(PATH, json={"status": "off"})
     after = {**before, "status": "off", "version": 2, "updated_at": reply.json()["resource"]["updated_at"]}
@@ -93,18 +93,18 @@ async def test_null_clears_metadata_and_nothing_else(client: Client) -> None:
     assert wrong_fields(await client.patch(PATH, json={"status": None})) == {"/status"}
 
 
-async def test_a_patch_of_nothing_is_refused(client: Client) -> None:
+async def test_an_empty_patch_is_rejected(client: Client) -> None:
     await put(client)
     refused(await client.patch(PATH, json={}), 400, "NO_FIELDS")
 
 
-async def test_as_json_metadata_is_replaced(client: Client) -> None:
+async def test_a_json_patch_replaces_metadata(client: Client) -> None:
     await put(client)
     reply = await client.patch(PATH, json={"metadata": {"ink": {"black": None}}})
     assert reply.json()["resource"]["metadata"] == {"ink": {"black": None}}
 
 
-async def test_as_merge_patch_metadata_is_merged(client: Client) -> None:
+async def test_a_merge_patch_merges_metadata(client: Client) -> None:
     await put(client)
     sent = {"metadata": {"ink": {"black": None, "red": 5}}}
     reply = (await client.patch(PATH, json=sent, headers=MERGE_PATCH)).json()
@@ -138,7 +138,7 @@ async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace
     assert sorted(reply.json()["version"] for reply in replies) == list(range(1, 21))
 
 
-async def test_puts_and_deletes_of_one_id_at_once_never_fail(crowd: httpx.AsyncClient) -> None:
+async def test_concurrent_puts_and_deletes_of_one_id_never_fail(crowd: httpx.AsyncClient) -> None:
     def change(number: int) -> Any:
         return crowd.delete(PATH) if number % 2 else crowd.put(PATH, json=FULL)
 
@@ -156,7 +156,7 @@ async def test_a_deleted_resource_is_gone(client: Client) -> None:
     assert (await client.put(PATH, json=FULL)).json()["version"] == 1
 
 
-async def test_resources_are_listed_by_their_ids(client: Client) -> None:
+async def test_resources_are_listed_in_the_order_of_their_ids(client: Client) -> None:
     ids = ["B", "a", "_", "9", ".", "-", "Z", "z" * 64]
     for identity in ids:
         await put(client, f"/resources/{identity}" if identity != "." else "/resources/%2E")
@@ -164,7 +164,7 @@ async def test_resources_are_listed_by_their_ids(client: Client) -> None:
     assert [row["id"] for row in rows] == sorted(ids)
 
 
-async def test_metadata_has_a_limit_that_a_merge_cannot_pass_either(client: Client) -> None:
+async def test_metadata_has_a_limit_that_a_merge_cannot_exceed_either(client: Client) -> None:
     largest = {"k": "x" * (65_536 - len('{"k":""}'))}
     assert (await client.put(PATH, json={"status": "on", "metadata": largest})).status_code == 201
     for body in ({"metadata": {"k": largest["k"] + "x"}}, {"metadata": {**largest, "more": 1}}):
@@ -173,7 +173,7 @@ async def test_metadata_has_a_limit_that_a_merge_cannot_pass_either(client: Clie
     assert wrong_fields(reply) == {"/metadata"}
 
 
-async def test_a_database_that_cannot_answer_is_no_error_of_ours(
+async def test_a_database_that_does_not_respond_is_not_an_internal_error(
     settings: Settings, key: str, database_url: str
 ) -> None:
     narrow = replace(settings, records_pool_size=1, pool_wait_seconds=0.1, statement_timeout_seconds=0.3)

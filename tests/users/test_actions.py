@@ -1,4 +1,4 @@
-"""Users' actions: stored before the reply, listed newest first, an event for whoever wants to be told."""
+"""Users' actions: stored before the reply, listed newest first, and events for subscribed webhooks."""
 
 import asyncio
 from typing import Any
@@ -49,11 +49,11 @@ async def test_each_user_has_a_list_of_their_own_newest_first(client: Client) ->
     assert [action["action"] for action in listed] == [f"step-{number}" for number in (4, 3, 2, 1, 0)]
 
 
-async def test_nobody_s_list_is_empty(client: Client) -> None:
+async def test_the_list_of_an_unknown_user_is_empty(client: Client) -> None:
     assert (await client.get("/users/nobody/actions")).json() == {"data": [], "next_cursor": None}
 
 
-async def test_an_item_under_the_same_id_is_no_action(client: Client) -> None:
+async def test_an_event_of_an_item_with_the_same_id_is_not_an_action(client: Client) -> None:
     item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()
     assert (await client.get(f"/users/{item['id']}/actions")).json()["data"] == []
 
@@ -73,13 +73,13 @@ async def test_an_item_under_the_same_id_is_no_action(client: Client) -> None:
         ({"action": "a", "other": 1}, "/other"),
     ],
 )
-async def test_what_is_wrong_with_an_action_is_said(client: Client, body: Any, field: str) -> None:
+async def test_every_wrong_field_of_an_action_is_reported(client: Client, body: Any, field: str) -> None:
     assert wrong_fields(await client.post(ANN, json=body)) == {field}
     assert (await client.get(ANN)).json()["data"] == []
 
 
 @pytest.mark.parametrize("user", ["a b", "a%2Fb", "ü", "a" * 129, "a%00"])
-async def test_a_user_id_has_a_form(client: Client, user: str) -> None:
+async def test_a_malformed_user_id_is_rejected(client: Client, user: str) -> None:
     for reply in (
         await client.post(f"/users/{user}/actions", json=LOGIN),
         await client.get(f"/users/{user}/actions"),

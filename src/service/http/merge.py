@@ -4,7 +4,7 @@ from typing import Any
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """Apply `patch` to `target` as RFC 7396 §2 says; neither is changed."""
+    """Return `target` with `patch` applied (RFC 7396 §2); neither is changed."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

@@ -1,4 +1,4 @@
-"""What can be done with items. Every function is one round trip unless it has to say why it refuses."""
+"""Item operations. Each takes one round trip, and one more to explain a rejection."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,25 +28,25 @@ from service.items.schemas import (
 
 
 class DuplicateSku(Fault):
-    status, code, message = 409, "DUPLICATE_SKU", "Another item has this SKU"
+    status, code, message = 409, "DUPLICATE_SKU", "Another item already has this SKU"
 
 
 class InsufficientStock(Fault):
-    status, code, message = 409, "INSUFFICIENT_STOCK", "There is not enough stock"
+    status, code, message = 409, "INSUFFICIENT_STOCK", "Not enough stock"
 
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
-"""By the name of the violated constraint."""
+"""Errors by the name of the violated constraint."""
 
 
 async def create_item(database: Database, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
-    """Raises `Replay` if the claim was answered before."""
+    """Create an item and return it. Raises `Replay` if the claim already has a stored reply."""
     item = _item(new)
-    kept = [] if claim is None else [creation_reply(claim, item, location(item))]
+    replies = [] if claim is None else [creation_reply(claim, item, location(item))]
     row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
            item.attributes, item.created_at)  # fmt: skip
     created = await database.fetchval(
-        statements.CREATE, *row, *reply_columns(kept), author.actor, author.request_id, item
+        statements.CREATE, *row, *reply_columns(replies), author.actor, author.request_id, item
     )
     if claim is not None and not created:
         async with database.connection() as connection:
@@ -85,7 +85,7 @@ async def patch_item(
             statements.PATCH, item_id, patch, versions, author.actor, author.request_id
         )
     if row is None:
-        raise await _why_not(database, item_id, versions)
+        raise await _rejection(database, item_id, versions)
     return Item(*row)
 
 
@@ -95,7 +95,7 @@ async def adjust_stock(
     arguments = _adjustment(item_id, change, author, versions)
     row = await database.fetchrow(statements.ADJUST, *arguments)
     if row is None:
-        raise await _why_not(database, item_id, versions, change.delta)
+        raise await _rejection(database, item_id, versions, change.delta)
     return Item(*row)
 
 
@@ -108,12 +108,15 @@ async def adjust_stock_idempotently(
     *,
     versions: list[int] | None,
 ) -> tuple[int, bytes]:
-    """Returns the item's version and the body of the reply. Raises `Replay` if it was done before."""
+    """Return the item's version and the reply's body.
+
+    Raises `Replay` if the claim already has a stored reply.
+    """
     arguments = _adjustment(item_id, change, author, versions)
     async with database.connection() as connection:
         row = await execute_once(connection, claim, statements.ADJUST_IDEMPOTENTLY, *arguments)
     if row is None:
-        raise await _why_not(database, item_id, versions, change.delta)
+        raise await _rejection(database, item_id, versions, change.delta)
     return row["version"], row["body"]
 
 
@@ -126,20 +129,20 @@ async def delete_item(
 ) -> None:
     deleted = await database.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
     if deleted is None:
-        raise await _why_not(database, item_id, versions)
+        raise await _rejection(database, item_id, versions)
 
 
 async def list_items(database: Database, filters: Mapping[str, Any], limit: int) -> list[Item]:
-    """Newest first. Filters that are None do not filter."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.fetch(statements.list_items(list(given)), *given.values(), limit)
+    """Return items, newest first. A filter that is None is ignored."""
+    provided = {name: value for name, value in filters.items() if value is not None}
+    rows = await database.fetch(statements.list_items(list(provided)), *provided.values(), limit)
     return [Item(*row) for row in rows]
 
 
 async def list_movements(
     database: Database, item_id: UUID, after: int | None, limit: int
 ) -> Sequence[Movement]:
-    """Newest first; `after` is the version of the last movement seen."""
+    """Return an item's movements, newest first; `after` is the version of the last movement read."""
     rows = await database.fetch(statements.MOVEMENTS, item_id, after, limit)
     if not rows:
         await read_item(database, item_id)
@@ -170,17 +173,17 @@ def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-async def _why_not(
+async def _rejection(
     database: Database, item_id: UUID, versions: list[int] | None, delta: int | None = None
 ) -> Fault:
-    """The row as it is now explains why a guarded statement did not change it."""
+    """Return the error that explains, from the current row, why a guarded statement changed nothing."""
     row = await database.fetchrow(statements.READ_STATE, item_id)
     if row is None:
         return NotFound()
     if delta is None or (versions is not None and row["version"] not in versions):
         return PreconditionFailed(row["version"])
     if row["quantity"] + delta > QUANTITY_MAX:
-        return ValidationFailed([Detail("/delta", f"The quantity would exceed {QUANTITY_MAX}")])
+        return ValidationFailed([Detail("/delta", f"would raise the quantity above {QUANTITY_MAX}")])
     return InsufficientStock(
         details=[{"item_id": item_id, "sku": row["sku"], "requested": -delta, "available": row["quantity"]}]
     )

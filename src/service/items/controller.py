@@ -1,4 +1,4 @@
-"""The endpoints of items."""
+"""HTTP endpoints of items."""
 
 from typing import Annotated
 from uuid import UUID
@@ -33,7 +33,10 @@ class ItemController(Controller):
         request: StrictRequest,
         data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
-        """Create an item. A quantity is booked as its first stock movement."""
+        """Create an item
+
+        An initial quantity is recorded as its first stock movement.
+        """
         async with hold_claim(request) as claim:
             item = await catalog.create_item(database, data, claim, request.author)
         return versioned_reply(request, item, location=catalog.location(item))
@@ -44,25 +47,28 @@ class ItemController(Controller):
         database: NamedDependency[Database],
         request: StrictRequest,
         sku: Annotated[
-            str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=64, description="Exactly this SKU.")
+            str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=64, description="Exact SKU.")
         ] = None,
         q: Annotated[
             str | None,
             QueryParameter(
-                pattern=NO_NUL_PATTERN, max_length=200, description="Part of the name or SKU, in any case."
+                pattern=NO_NUL_PATTERN,
+                max_length=200,
+                description="Part of the name or SKU, case-insensitive.",
             ),
         ] = None,
-        in_stock: Annotated[bool | None, QueryParameter(description="Whether any piece is left.")] = None,
+        in_stock: Annotated[bool | None, QueryParameter(description="Whether the item is in stock.")] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Reply[Page[Item]]:
-        """List items, newest first.
+        """List items, newest first
 
-        `Accept: text/csv` gets the page as a file that `catalog.import` takes; a `Link` names the next one.
+        With `Accept: text/csv` the page is a CSV file for `catalog.import`, and a `Link` header points to
+        the next page.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        searched = "q" if q and len(q) > 1 else "letter"
-        filters = {"sku": sku, searched: q or None, "in_stock": in_stock, "after": pager.after}
+        search = "q" if q and len(q) > 1 else "q_single_letter"
+        filters = {"sku": sku, search: q or None, "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(database, filters, pager.fetch)
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:
@@ -76,7 +82,7 @@ class ItemController(Controller):
     async def get_item(
         self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
     ) -> Reply[Item]:
-        """Read an item."""
+        """Get an item"""
         return versioned_reply(request, await catalog.read_item(database, item_id))
 
     @patch(
@@ -89,10 +95,11 @@ class ItemController(Controller):
         item_id: FromPath[UUID],
         data: JSONBody[ItemPatch],
     ) -> Reply[Item]:
-        """Change the fields that are sent, and no others.
+        """Update an item
 
-        An omitted field keeps its value; null clears a nullable one. As `application/merge-patch+json`,
-        `attributes` is merged (RFC 7396). A new quantity is booked as a stock movement.
+        Only the fields that are sent change; null clears a nullable field. With
+        `application/merge-patch+json`, `attributes` is merged (RFC 7396). A new quantity is recorded as a
+        stock movement.
         """
         item = await catalog.patch_item(
             database,
@@ -108,7 +115,7 @@ class ItemController(Controller):
     async def delete_item(
         self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
     ) -> None:
-        """Delete an item that was never ordered."""
+        """Delete an item that was never ordered"""
         await catalog.delete_item(database, item_id, request.author, versions=if_match_versions(request))
 
     @post(
@@ -124,7 +131,10 @@ class ItemController(Controller):
         item_id: FromPath[UUID],
         data: JSONBody[StockChange],
     ) -> Reply[Item]:
-        """Add pieces to the stock, or take some away; never below zero."""
+        """Adjust an item's stock
+
+        Adds or removes pieces; the stock cannot fall below zero.
+        """
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
             if claim is None:
@@ -133,7 +143,7 @@ class ItemController(Controller):
             version, body = await catalog.adjust_stock_idempotently(
                 database, item_id, data, request.author, claim, versions=versions
             )
-        return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the item, as it is kept
+        return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the stored reply
 
     @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])
     async def list_movements(
@@ -144,7 +154,10 @@ class ItemController(Controller):
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Movement]:
-        """List every change of an item's stock, newest first. Their sum is the item's quantity."""
+        """List an item's stock movements, newest first
+
+        Their sum is the item's quantity.
+        """
         pager = Pager[int](request, limit, cursor, Version)
         movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch)
         return pager.page(movements, lambda movement: movement.version)

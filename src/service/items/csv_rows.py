@@ -1,6 +1,6 @@
-"""Rows of a CSV file as items, and the other way round: what is written can be read again.
+"""Convert CSV rows to items and back; an export can be imported again.
 
-Strict: what the API refuses is a bad row here.
+A row that the API would reject is invalid here too.
 """
 
 import csv
@@ -19,24 +19,24 @@ from service.items.schemas import ATTRIBUTES_BYTES_MAX, Item, ItemCreate
 from service.values import decode_json, encode_json
 
 ENCODING = "utf-8-sig"
-"""With or without a byte order mark."""
+"""UTF-8, with or without a byte order mark."""
 REQUIRED = ("sku", "name", "price")
 OPTIONAL = ("description", "currency", "quantity", "attributes")
 NULLABLE = ("description", "attributes")
 TEXTS = ("sku", "name", "description")
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""What spreadsheets run, and what is shielded from them already. See OWASP, "CSV Injection"."""
+"""Cells that spreadsheets run as formulas, and cells that are already escaped. See OWASP, "CSV Injection"."""
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 ATTRIBUTES_LENGTH_MAX = 2 * ATTRIBUTES_BYTES_MAX
-"""As written, with blanks and escapes: to look at much more would keep the event loop."""
+"""Maximum length as written, with whitespace and escapes; parsing more would block the event loop."""
 
 
 class InvalidFile(ValueError):
-    """Not a CSV of items at all."""
+    """The file is not a CSV file of items."""
 
 
 class InvalidCell(ValueError):
-    """Attributes that are not worth a closer look."""
+    """Attributes are beyond the limits and are not parsed further."""
 
 
 class InvalidRow(Struct, frozen=True):
@@ -45,22 +45,22 @@ class InvalidRow(Struct, frozen=True):
 
 
 Row: TypeAlias = ItemCreate | InvalidRow | None
-"""None: an empty line."""
+"""An item, an invalid row, or None for an empty line."""
 
 
 def read_rows(text: TextIO) -> tuple[list[str], Iterator[tuple[int, Row]]]:
-    """The columns, and for each row the line it begins in with the item or what is wrong with it."""
+    """Return the columns, and for each row its line number with the item or its errors."""
     reader = csv.reader(text, strict=True)
     try:
         columns = next(reader, [])
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InvalidFile(f"the file is not CSV in UTF-8: {error}") from None
+        raise InvalidFile(f"the file is not valid UTF-8 CSV: {error}") from None
     if missing := [name for name in REQUIRED if name not in columns]:
-        raise InvalidFile(f"the header lacks {', '.join(missing)}")
+        raise InvalidFile(f"the header lacks required columns: {', '.join(missing)}")
     if unknown := [name for name in columns if name not in REQUIRED + OPTIONAL]:
         raise InvalidFile(f"the header has unknown columns: {', '.join(unknown)}")
     if len(set(columns)) < len(columns):
-        raise InvalidFile("the header names a column twice")
+        raise InvalidFile("the header has a duplicate column")
     return columns, _rows(reader, columns)
 
 
@@ -72,14 +72,14 @@ def _rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row]]:
         except StopIteration:
             return
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InvalidFile(f"line {line}: the file is not CSV in UTF-8: {error}") from None
+            raise InvalidFile(f"line {line}: the file is not valid UTF-8 CSV: {error}") from None
         yield line, _parse(line, columns, cells) if cells else None
         line = reader.line_num + 1
 
 
 def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | InvalidRow:
     if len(cells) != len(columns):
-        return InvalidRow(line, [f"{len(cells)} cells where the header has {len(columns)}"])
+        return InvalidRow(line, [f"has {len(cells)} cells, but the header has {len(columns)} columns"])
     values: dict[str, Any] = dict(zip(columns, cells, strict=True))
     for name in TEXTS:
         if name in values:
@@ -92,24 +92,24 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | Inva
     try:
         if values.get("attributes") is not None:
             values["attributes"] = _attributes(values["attributes"])
-        wrong = find_unstorable(values)
-        if not wrong:
+        errors = find_unstorable(values)
+        if not errors:
             return msgspec.convert(values, ItemCreate)
     except msgspec.ValidationError:
-        wrong = find_errors(values, ItemCreate)
+        errors = find_errors(values, ItemCreate)
     except InvalidCell as error:
-        wrong = [Detail("/attributes", str(error))]
+        errors = [Detail("/attributes", str(error))]
     except (msgspec.DecodeError, RecursionError):
-        wrong = [Detail("/attributes", "not JSON")]
-    return InvalidRow(line, [_problem(detail) for detail in wrong])
+        errors = [Detail("/attributes", "must be valid JSON")]
+    return InvalidRow(line, [_problem(detail) for detail in errors])
 
 
 def _attributes(text: str) -> Any:
     if len(text) > ATTRIBUTES_LENGTH_MAX:
-        raise InvalidCell(f"must not be larger than {ATTRIBUTES_BYTES_MAX} bytes of JSON")
+        raise InvalidCell(f"must be at most {ATTRIBUTES_BYTES_MAX} bytes of JSON")
     attributes = decode_json(text)
     if depth(attributes) >= DEPTH_MAX:
-        raise InvalidCell(f"nested more than {DEPTH_MAX} levels deep")
+        raise InvalidCell(f"must not be nested more than {DEPTH_MAX} levels deep")
     return attributes
 
 
@@ -119,7 +119,7 @@ def _problem(detail: Detail) -> str:
 
 
 def to_csv(items: Iterable[Item]) -> str:
-    """RFC 4180, with the columns an import takes."""
+    """Return the items as CSV (RFC 4180), with the columns of an import."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(REQUIRED + OPTIONAL)
@@ -136,7 +136,7 @@ def to_csv(items: Iterable[Item]) -> str:
 
 
 def _escape_formula(text: str) -> str:
-    """A formula begins with an apostrophe more than it has: a spreadsheet shows it and does not run it."""
+    """Escape a formula with a leading apostrophe, so that a spreadsheet shows it and does not run it."""
     return f"'{text}" if FORMULA.match(text) else text
 
 

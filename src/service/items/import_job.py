@@ -1,4 +1,4 @@
-"""`catalog.import`: items from CSV text, imported once whatever happens to the worker."""
+"""Job `catalog.import`: import items from CSV text exactly once, even if the worker dies."""
 
 from io import BytesIO, TextIOWrapper
 from typing import Annotated
@@ -20,20 +20,22 @@ Csv = Annotated[
 
 class CatalogImport(Struct, forbid_unknown_fields=True):
     csv: Csv
-    """The first line names the columns: `sku`, `name`, `price`, and any of the other fields of an item."""
+    """CSV text. The header must have `sku`, `name` and `price`, and may have `description`, `currency`,
+    `quantity` and `attributes`.
+    """
     skip_bad: bool = False
-    """Import the good rows although there are bad ones."""
+    """Import the valid rows and skip the invalid ones."""
 
 
 async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportReport:
-    """What is changed, what the journal has of it, and the end of the job are committed together."""
+    """Import the items. Changes, events and the end of the job commit together."""
     content = payload.csv.encode()
     text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
 
     async def on_progress(bytes_read: int) -> None:
         await task.progress(99 * bytes_read // len(content))
 
-    author = Author(WORKER.actor, str(task.id))  # the job's own event tells who asked for it
+    author = Author(WORKER.actor, str(task.id))  # the job's first event records who requested it
     try:
         async with task.database.transaction() as connection:
             report = await import_items(

@@ -1,4 +1,7 @@
-"""Items from CSV: streamed into a staging table by COPY, then merged set by set, journal and all."""
+"""CSV import: COPY into a staging table, then merge with statements over all rows.
+
+The same statements record movements and events.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,27 +22,27 @@ STAGING_COLUMNS = ("line", "id", *REQUIRED, *OPTIONAL)
 
 BAD_ROWS_LISTED_MAX = 1000
 LOOP_SLICE_SECONDS = 0.005
-"""After so long of reading rows the event loop is for others."""
-PATIENCE_SECONDS = 3600.0
-"""For each statement: files can be large, and their items ordered by others meanwhile."""
+"""Seconds of parsing before yielding to the event loop."""
+STATEMENT_TIMEOUT_SECONDS = 3600.0
+"""Files can be large, and orders may hold locks on their items."""
 
 CREATE_STAGING_TABLE = """
 create temporary table staged (line int, id uuid, sku text, name text, price text, description text,
   currency text, quantity int, attributes text) on commit drop"""
 
 DELETE_DUPLICATES = """
-with repeated as (
+with duplicates as (
   delete from staged s using (select sku, min(line) as line from staged group by sku) first
   where s.sku = first.sku and s.line > first.line returning s.line, s.sku, first.line as first_line
 )
-select line, sku, first_line, count(*) over () from repeated order by line limit $1"""
+select line, sku, first_line, count(*) over () from duplicates order by line limit $1"""
 
 INSERT_NEW = f"""
 with created as (
   insert into items (id, sku, name, price, description, currency, quantity, attributes, version)
   select id, sku, name, price::numeric, description, currency, quantity, attributes::jsonb, 1
   from staged order by sku on conflict (sku) do nothing returning *
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', quantity, quantity from created where quantity > 0
 ), recorded as (
@@ -49,8 +52,8 @@ with created as (
 select count(*) from created"""
 
 LOCK_EXISTING = """
-with old as (select 1 from items join staged using (sku) order by items.id for no key update of items)
-select count(*) from old"""
+with existing as (select 1 from items join staged using (sku) order by items.id for no key update of items)
+select count(*) from existing"""
 
 UPDATE_EXISTING = f"""
 with before as (
@@ -61,7 +64,7 @@ with before as (
   where i.sku = s.sku and i.id = before.id and ({{current}}) is distinct from ({{values}})
   returning i.*, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', delta, quantity from changed where delta <> 0
 ), recorded as ({record_item_events("$1", "$2")}
@@ -71,18 +74,18 @@ CASTS = {"price": "s.price::numeric", "attributes": "s.attributes::jsonb"}
 
 
 class ImportReport(Struct):
-    """How many items an import created, updated or left as they were, and how many rows are bad."""
+    """Result of an import: items created, updated and unchanged, and invalid rows."""
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     bad: int = 0
     bad_rows: list[InvalidRow] = []
-    """The first of them."""
+    """The first invalid rows."""
 
 
 class InvalidRows(Exception):
-    """Not all rows are good, so none is to be imported."""
+    """Some rows are invalid, so none is imported."""
 
     def __init__(self, report: ImportReport) -> None:
         super().__init__(f"{report.bad} bad rows, nothing imported")
@@ -97,19 +100,19 @@ async def import_items(
     skip_bad: bool,
     on_progress: Callable[[int], Awaitable[None]],
 ) -> ImportReport:
-    """Create the items with new SKUs and update the others; columns the file lacks keep their values.
+    """Create items with new SKUs and update the others; columns missing from the file keep their values.
 
-    `text` is opened with `rows.ENCODING` and without translation of newlines; `on_progress` gets the bytes
-    read so far. All is in the caller's transaction, to be rolled back should this raise: `BadFile` when the
-    header or the encoding is wrong, `InvalidRows` unless they are to be skipped.
+    `text` must be opened with `csv_rows.ENCODING` and newline="". `on_progress` receives the bytes read so
+    far. All changes are in the caller's transaction, which must be rolled back if this raises: `InvalidFile`
+    for a bad header or encoding, `InvalidRows` unless invalid rows are skipped.
     """
     report = ImportReport()
-    await connection.execute(f"set local statement_timeout = '{PATIENCE_SECONDS}s'")
+    await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
     await connection.execute(CREATE_STAGING_TABLE)
     columns, rows = read_rows(text)
     records = _records(rows, text, report, on_progress)
     await connection.copy_records_to_table(
-        "staged", records=records, columns=STAGING_COLUMNS, timeout=PATIENCE_SECONDS
+        "staged", records=records, columns=STAGING_COLUMNS, timeout=STATEMENT_TIMEOUT_SECONDS
     )
     await _drop_duplicate_skus(connection, report)
     if report.bad and not skip_bad:
@@ -146,23 +149,28 @@ def _add(report: ImportReport, row: InvalidRow) -> None:
 
 
 async def _drop_duplicate_skus(connection: Connection, report: ImportReport) -> None:
-    repeated = await connection.fetch(DELETE_DUPLICATES, BAD_ROWS_LISTED_MAX, timeout=PATIENCE_SECONDS)
-    rows = [InvalidRow(line, [f"sku: {sku} is in line {first} already"]) for line, sku, first, _ in repeated]
-    report.bad += repeated[0]["count"] if repeated else 0
+    duplicates = await connection.fetch(
+        DELETE_DUPLICATES, BAD_ROWS_LISTED_MAX, timeout=STATEMENT_TIMEOUT_SECONDS
+    )
+    rows = [
+        InvalidRow(line, [f"sku: {sku} is already in line {first}"]) for line, sku, first, _ in duplicates
+    ]
+    report.bad += duplicates[0]["count"] if duplicates else 0
     report.bad_rows = sorted(report.bad_rows + rows, key=lambda row: row.line)[:BAD_ROWS_LISTED_MAX]
 
 
 async def _merge(connection: Connection, columns: list[str], author: Author, report: ImportReport) -> None:
     by = (author.actor, author.request_id)
-    # Before anything of ours is in the way of who holds one of them, such as a PATCH to a SKU of ours.
-    await connection.fetchval(LOCK_EXISTING, timeout=PATIENCE_SECONDS)
-    report.created = await connection.fetchval(INSERT_NEW, *by, timeout=PATIENCE_SECONDS)
-    report.unchanged = await connection.fetchval(LOCK_EXISTING, timeout=PATIENCE_SECONDS)
-    kept = [name for name in columns if name != "sku"]
+    # Lock existing items before inserting new ones, to avoid a deadlock with a transaction that holds one of
+    # them, such as a PATCH that renames it to a SKU of this file.
+    await connection.fetchval(LOCK_EXISTING, timeout=STATEMENT_TIMEOUT_SECONDS)
+    report.created = await connection.fetchval(INSERT_NEW, *by, timeout=STATEMENT_TIMEOUT_SECONDS)
+    report.unchanged = await connection.fetchval(LOCK_EXISTING, timeout=STATEMENT_TIMEOUT_SECONDS)
+    updated = [name for name in columns if name != "sku"]
     statement = UPDATE_EXISTING.format(
-        columns=", ".join(kept),
-        values=", ".join(CASTS.get(name, f"s.{name}") for name in kept),
-        current=", ".join(f"i.{name}" for name in kept),
+        columns=", ".join(updated),
+        values=", ".join(CASTS.get(name, f"s.{name}") for name in updated),
+        current=", ".join(f"i.{name}" for name in updated),
     )
-    report.updated = await connection.fetchval(statement, *by, timeout=PATIENCE_SECONDS)
+    report.updated = await connection.fetchval(statement, *by, timeout=STATEMENT_TIMEOUT_SECONDS)
     report.unchanged -= report.updated

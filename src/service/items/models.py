@@ -1,4 +1,4 @@
-"""Items and the movements of their stock. Every invariant is a named constraint."""
+"""Items and stock movements. Every invariant is a named constraint."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -37,7 +37,7 @@ class Item(Base):
         CheckConstraint("quantity >= 0", name="quantity"),
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes"),
         CheckConstraint("version >= 1", name="version"),
-        # None on what an order changes: it would cost every order an entry in each index.
+        # No index on columns that orders change: each order would write an entry into every index.
         Index(
             "ix_items_parts",
             text("parts((name || ' '::text) || sku, '{2,3}'::integer[])"),
@@ -59,7 +59,7 @@ class Item(Base):
 
 
 class Movement(Base):
-    """One change of an item's stock, known by the item version it led to. Their sum is the quantity."""
+    """A stock change, identified by the item version it produced. Their sum is the item's quantity."""
 
     __tablename__ = "movements"
     __table_args__ = (

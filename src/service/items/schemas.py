@@ -1,4 +1,4 @@
-"""What items look like on the wire. Money is a string: no client's float ever touches it."""
+"""API schemas of items. Money is a string, so that no float rounds it."""
 
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
@@ -10,7 +10,7 @@ from service.values import Currency, Money, Timestamp, Version, size_problem
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
 LOW_STOCK = 5
-"""`item.low_stock` is told when stock falls from above this to this or less, and when it falls to 0."""
+"""Threshold of `item.low_stock`: sent when stock falls to it or below from above, and when it falls to 0."""
 
 Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["BOLT-M8"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]
@@ -27,7 +27,7 @@ def delta_problem(delta: object) -> str | None:
 
 
 Attributes = Annotated[dict[str, Any], Meta(extra={"rule": attributes_problem})]
-"""A JSON object of at most 16 KiB, kept digit for digit."""
+"""A JSON object of at most 16 KiB; numbers keep all digits."""
 Delta = Annotated[
     int,
     Meta(
@@ -55,7 +55,7 @@ class ItemCreate(Struct, forbid_unknown_fields=True):
 
 
 class ItemPatch(Struct, forbid_unknown_fields=True):
-    """Omitted is not null: what is left out keeps its value."""
+    """Fields to change. An omitted field keeps its value; null clears it."""
 
     json_schema: ClassVar = {"minProperties": 1}
 
@@ -72,7 +72,7 @@ class ItemPatch(Struct, forbid_unknown_fields=True):
             raise ValueError(problem)
 
 
-class Item(Struct):  # in the order of `statements.COLUMNS`: a row becomes an Item without a look at its names
+class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows convert by position
     id: UUID
     sku: Sku
     name: Name
@@ -88,7 +88,7 @@ class Item(Struct):  # in the order of `statements.COLUMNS`: a row becomes an It
 
 class StockChange(Struct, forbid_unknown_fields=True):
     delta: Delta
-    """Pieces that came (positive) or went (negative); not zero."""
+    """Pieces to add (positive) or remove (negative); not zero."""
     reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class StockChange(Struct, forbid_unknown_fields=True):
 
 class Movement(Struct):
     version: Version
-    """The version of the item this movement led to."""
+    """The item version this movement produced."""
     cause: Literal["order", "cancel", "adjust", "set", "import"]
     delta: int
     resulting_quantity: Quantity

@@ -1,4 +1,4 @@
-"""The SQL of items: a mutation is one statement that changes the row and books movement and event."""
+"""SQL of items. A mutation is one statement that changes the row and records its movement and event."""
 
 from service.http.idempotency import store_computed_reply_sql, store_replies_sql
 from service.items.schemas import LOW_STOCK, QUANTITY_MAX
@@ -9,22 +9,22 @@ COLUMNS = """id, sku, name, description, price::text, currency, quantity, attrib
 READ = f"select {COLUMNS} from items where id = $1"
 
 READ_STATE = "select version, sku, quantity from items where id = $1"
-"""Why a guarded statement changed nothing; asked only then."""
+"""Reads why a guarded statement changed nothing; only used then."""
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
     'price', {0}.price::text, 'currency', {0}.currency, 'quantity', {0}.quantity,
     'attributes', {0}.attributes)"""
-"""What the journal compares."""
+"""The fields the journal compares, as JSON."""
 
 CREATE = f"""
-with kept as ({store_replies_sql(10)}
+with stored_replies as ({store_replies_sql(10)}
 ), created as (
   insert into items (id, sku, name, description, price, currency, quantity, attributes, version,
     created_at, updated_at)
   select $1, $2, $3, $4, $5::text::numeric, $6, $7, $8::jsonb, 1, $9::timestamptz, $9
-  where (select count(*) from kept) = cardinality($10::text[])
+  where (select count(*) from stored_replies) = cardinality($10::text[])
   returning *
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', quantity, quantity from created where quantity > 0
 ), recorded as (
@@ -32,16 +32,16 @@ with kept as ({store_replies_sql(10)}
   select 'item.created', id::text, $17, $18, $19::jsonb from created
 )
 select count(*) from created"""
-"""Returns 0 when the claim to do it once is taken."""
+"""Returns 0 if the claim is taken."""
 
 
 def low_stock_condition(quantity: str) -> str:
-    """Whether the change `delta` that led to this quantity is worth an `item.low_stock`."""
+    """Return an SQL condition for `item.low_stock`, given the quantity after the change `delta`."""
     return f"delta < 0 and ({quantity} = 0 or {quantity} <= {LOW_STOCK} and {quantity} - delta > {LOW_STOCK})"
 
 
 def record_item_events(actor: str, request_id: str) -> str:
-    """Books what `changed` has: rows of items with their `delta` and `changes`."""
+    """Return SQL that records events for `changed`: item rows with `delta` and `changes`."""
     return f"""
   insert into events (type, subject, actor, request_id, payload)
   select 'item.updated', id::text, {actor}, {request_id},
@@ -52,8 +52,8 @@ def record_item_events(actor: str, request_id: str) -> str:
   from changed where {low_stock_condition("quantity")}"""
 
 
-# The SET refers to the target row itself, so concurrent patches of different fields both survive: what a
-# waiting update gets to see is the row as the other one left it. `before` locks that same row.
+# SET reads the target row itself, so concurrent patches of different fields both survive: an update that
+# waited sees the row as the other one left it. `before` locks the same row.
 PATCH = f"""
 with before as (
   select * from items where id = $1 and ($3::int[] is null or version = any($3)) for no key update
@@ -66,7 +66,7 @@ with before as (
   from before where i.id = before.id
   returning i.*, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', delta, quantity from changed where delta <> 0
 ), recorded as ({record_item_events("$4", "$5")}
@@ -82,7 +82,7 @@ with changed as (
     and ($3::int[] is null or version = any($3))
   returning *, $2::int as delta,
     jsonb_build_object('quantity', jsonb_build_object('from', quantity - $2, 'to', quantity)) as changes
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
   select id, version, 'adjust', $2, quantity, $6 from changed
 ), recorded as ({record_item_events("$4", "$5")}
@@ -94,14 +94,14 @@ ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'descriptio
     'price', price::text, 'currency', currency, 'quantity', quantity, 'attributes', attributes,
     'version', version, 'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
-"""An item as the API shows it."""
+"""An item as the API returns it."""
 
-# Nobody can know this reply before the statement has run, so the statement itself writes it.
-ADJUST_IDEMPOTENTLY = f"""{_ADJUST}, kept as (
+# This reply is not known before the statement runs, so the statement stores it.
+ADJUST_IDEMPOTENTLY = f"""{_ADJUST}, stored_reply as (
   {store_computed_reply_sql(7, ITEM_JSON)} from changed returning body
 )
-select version, body from changed, kept"""
-"""Fails on `TAKEN` if there is a reply under the claim."""
+select version, body from changed, stored_reply"""
+"""Violates `PRIMARY_KEY` if the claim already has a reply."""
 
 DELETE = f"""
 with deleted as (
@@ -120,19 +120,19 @@ where item_id = $1 and version < coalesce($2, 2147483647) order by version desc 
 
 _CONTAINS = "(strpos(lower(name), lower(${0})) > 0 or strpos(lower(sku), lower(${0})) > 0)"
 
-# The index knows which items have all parts of two or three letters; one letter is in nearly all of them.
+# The index finds items by all parts of two or three letters; a single letter is in nearly all of them.
 FILTERS = {
     "sku": "sku = ${}",
     "q": "parts(name || ' ' || sku, '{{2,3}}') @> parts(${0}, array[least(3, char_length(${0}))]) and "
     + _CONTAINS,
-    "letter": _CONTAINS,
+    "q_single_letter": _CONTAINS,
     "in_stock": "(quantity > 0) = ${}",
     "after": "id < ${}",
 }
 
 
-def list_items(given: list[str]) -> str:
-    """The list with the conditions of the filters `given`, in that order; the limit is the last argument."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(given, start=1)]
+def list_items(filters: list[str]) -> str:
+    """Return the list statement. Its arguments are the values of `filters`, in that order, and the limit."""
+    conditions = [FILTERS[name].format(position) for position, name in enumerate(filters, start=1)]
     where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from items {where}order by id desc limit ${len(given) + 1}"
+    return f"select {COLUMNS} from items {where}order by id desc limit ${len(filters) + 1}"

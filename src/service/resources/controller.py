@@ -1,4 +1,4 @@
-"""The endpoints of resources."""
+"""HTTP endpoints of resources."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from service.resources.schemas import (
 )
 from service.resources.service import ResourceService
 
-PathId = Annotated[str, PathParameter(pattern=RESOURCE_ID, description="The client's own id.")]
+PathId = Annotated[str, PathParameter(pattern=RESOURCE_ID, description="Client-chosen id.")]
 Session = NamedDependency[AsyncSession]
 
 
@@ -42,7 +42,10 @@ class ResourceController(Controller):
     async def put_resource(
         self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePut]
     ) -> Reply[Resource]:
-        """Create a resource under an id of your own (201), or replace it (200)."""
+        """Create or replace a resource
+
+        The client chooses the id. Returns 201 if it was created, 200 if replaced.
+        """
         record, created = await ResourceService(session).put(
             resource_id,
             data,
@@ -52,7 +55,7 @@ class ResourceController(Controller):
             must_not_exist=request.header(b"if-none-match") == "*",
         )
         reply = versioned_reply(
-            request, wire(record), location=f"/resources/{record.id}" if created else None
+            request, to_schema(record), location=f"/resources/{record.id}" if created else None
         )
         reply.status_code = 201 if created else 200
         return reply
@@ -61,25 +64,25 @@ class ResourceController(Controller):
     async def get_resource(
         self, session: Session, request: StrictRequest, resource_id: PathId
     ) -> Reply[Resource]:
-        """Read a resource."""
-        return versioned_reply(request, wire(await ResourceService(session).read(resource_id)))
+        """Get a resource"""
+        return versioned_reply(request, to_schema(await ResourceService(session).read(resource_id)))
 
     @get(scope="resources:read", faults=[InvalidCursor])
     async def list_resources(
         self, session: Session, request: StrictRequest, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
     ) -> Page[Resource]:
-        """List resources by their ids."""
+        """List resources, ordered by id"""
         pager = Pager[str](request, limit, cursor, ResourceId)
         records = await ResourceService(session).page(pager.after, pager.fetch)
-        return pager.page([wire(record) for record in records], lambda resource: resource.id)
+        return pager.page([to_schema(record) for record in records], lambda resource: resource.id)
 
     @patch("/{resource_id:str}", scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed])
     async def update_resource(
         self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePatch]
     ) -> Reply[ResourceUpdated]:
-        """Change the fields that are sent, and no others.
+        """Update a resource
 
-        An omitted field keeps its value; null clears `metadata`. As `application/merge-patch+json`,
+        Only the fields that are sent change; null clears `metadata`. With `application/merge-patch+json`,
         `metadata` is merged (RFC 7396).
         """
         record = await ResourceService(session).patch(
@@ -89,7 +92,7 @@ class ResourceController(Controller):
             versions=if_match_versions(request),
             merge=request.is_merge_patch,
         )
-        resource = wire(record)
+        resource = to_schema(record)
         updated = Updated(
             status=UNSET if data.status is UNSET else resource.status,
             metadata=UNSET if data.metadata is UNSET else resource.metadata,
@@ -98,13 +101,13 @@ class ResourceController(Controller):
 
     @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
     async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:
-        """Delete a resource."""
+        """Delete a resource"""
         await ResourceService(session).remove(
             resource_id, request.author, versions=if_match_versions(request)
         )
 
 
-def wire(record: models.Resource) -> Resource:
+def to_schema(record: models.Resource) -> Resource:
     return Resource(
         id=record.id,
         status=record.status,

@@ -1,4 +1,4 @@
-"""Plain records under the client's own ids."""
+"""Simple records under client-chosen ids."""
 
 from datetime import datetime
 from typing import Any

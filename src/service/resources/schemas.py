@@ -1,4 +1,4 @@
-"""What resources look like on the wire."""
+"""API schemas of resources."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +18,7 @@ def metadata_problem(metadata: object) -> str | None:
 
 
 Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
-"""A JSON object of at most 64 KiB, kept digit for digit."""
+"""A JSON object of at most 64 KiB; numbers keep all digits."""
 
 
 class ResourcePut(Struct, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class ResourcePut(Struct, forbid_unknown_fields=True):
 
 
 class ResourcePatch(Struct, forbid_unknown_fields=True):
-    """Omitted is not null."""
+    """Fields to change. An omitted field keeps its value; null clears it."""
 
     json_schema: ClassVar = {"minProperties": 1}
 
@@ -53,7 +53,7 @@ class Resource(Struct):
 
 
 class Updated(Struct):
-    """Only the fields that were sent, with the values they have now."""
+    """The fields that were sent, with their new values."""
 
     status: Status | UnsetType = UNSET
     metadata: Metadata | None | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""Plain record keeping, the example of it: advanced-alchemy's repository and service, one session."""
+"""Resources, the reference example of advanced-alchemy's repository and service in one session."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,19 +25,22 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
     repository_type = ResourceRepository
 
     async def read(self, resource_id: str) -> Resource:
-        found = await self.get_one_or_none(id=resource_id)
-        if found is None:
+        resource = await self.get_one_or_none(id=resource_id)
+        if resource is None:
             raise NotFound
-        return found
+        return resource
 
-    async def locked(self, resource_id: str, versions: list[int] | None) -> Resource:
-        """The row, nobody else's until the end of the transaction. Raises `PreconditionFailed` if stale."""
-        found = await self.get_one_or_none(id=resource_id, with_for_update=True)
-        if found is None:
+    async def get_for_update(self, resource_id: str, versions: list[int] | None) -> Resource:
+        """Return the row, locked until the transaction ends.
+
+        Raises `PreconditionFailed` if it has another version.
+        """
+        resource = await self.get_one_or_none(id=resource_id, with_for_update=True)
+        if resource is None:
             raise NotFound
-        if versions is not None and found.version not in versions:
-            raise PreconditionFailed(found.version)
-        return found
+        if versions is not None and resource.version not in versions:
+            raise PreconditionFailed(resource.version)
+        return resource
 
     async def put(
         self,
@@ -49,21 +52,21 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         must_exist: bool,
         must_not_exist: bool,
     ) -> tuple[Resource, bool]:
-        """Create or replace; tells whether it was created."""
+        """Create or replace a resource; return it and whether it is new."""
         while True:
             if not must_exist and (created := await self._insert(resource_id, data)):
                 self._record("resource.created", resource_id, author, event_payload(created))
                 return created, True
             try:
-                found = await self.locked(resource_id, versions)
+                resource = await self.get_for_update(resource_id, versions)
             except NotFound:
                 if must_exist:
                     raise PreconditionFailed(None) from None
-                continue  # deleted since the insert found it
+                continue  # deleted after the insert conflicted with it
             if must_not_exist:
-                raise PreconditionFailed(found.version)
+                raise PreconditionFailed(resource.version)
             fields = {"status": data.status, "metadata_": data.metadata}
-            return await self._update(found, author, fields), False
+            return await self._update(resource, author, fields), False
 
     async def patch(
         self,
@@ -78,21 +81,21 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         if data.status is UNSET and data.metadata is UNSET:
             raise NoFields
         fields: dict[str, Any] = {}
-        found = await self.locked(resource_id, versions)
+        resource = await self.get_for_update(resource_id, versions)
         if isinstance(data.status, str):
             fields["status"] = data.status
         if isinstance(data.metadata, dict | None):
-            fields["metadata_"] = _merged(found, data.metadata) if merge else data.metadata
-        return await self._update(found, author, fields)
+            fields["metadata_"] = _merged(resource, data.metadata) if merge else data.metadata
+        return await self._update(resource, author, fields)
 
     async def remove(self, resource_id: str, author: Author, *, versions: list[int] | None) -> None:
-        found = await self.locked(resource_id, versions)
-        self._record("resource.deleted", resource_id, author, event_payload(found))
+        resource = await self.get_for_update(resource_id, versions)
+        self._record("resource.deleted", resource_id, author, event_payload(resource))
         await self.delete(resource_id)
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
-        newer = [] if after is None else [Resource.id > after]
-        rows = await self.get_many(*newer, LimitOffset(limit, 0), OrderBy("id", "asc"))
+        following = [] if after is None else [Resource.id > after]
+        rows = await self.get_many(*following, LimitOffset(limit, 0), OrderBy("id", "asc"))
         return list(rows)
 
     async def _insert(self, resource_id: str, data: ResourcePut) -> Resource | None:
@@ -105,33 +108,34 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
             "created_at": now,
             "updated_at": now,
         }
-        # In PostgreSQL's words: the repository tells a duplicate key by the text of the driver's error
+        # PostgreSQL's ON CONFLICT: the repository detects duplicates by the text of the driver's error.
         statement = insert(Resource).values(new).on_conflict_do_nothing().returning(Resource)
         created: Resource | None = await self.repository.session.scalar(statement)
         return created
 
-    async def _update(self, found: Resource, author: Author, fields: dict[str, Any]) -> Resource:
-        before = event_payload(found)
+    async def _update(self, resource: Resource, author: Author, fields: dict[str, Any]) -> Resource:
+        before = event_payload(resource)
         for name, value in fields.items():
-            setattr(found, name, value)
-        found.version += 1
-        found.updated_at = datetime.now(UTC)
-        changed = {"id": found.id, "version": found.version, "changes": diff(before, event_payload(found))}
-        self._record("resource.updated", found.id, author, changed)
+            setattr(resource, name, value)
+        resource.version += 1
+        resource.updated_at = datetime.now(UTC)
+        changes = diff(before, event_payload(resource))
+        payload = {"id": resource.id, "version": resource.version, "changes": changes}
+        self._record("resource.updated", resource.id, author, payload)
         await self.repository.session.flush()
-        return found
+        return resource
 
     def _record(self, type_: str, resource_id: str, author: Author, payload: dict[str, Any]) -> None:
         self.repository.session.add(new_event(type_, resource_id, author, payload))
 
 
 def event_payload(resource: Resource) -> dict[str, Any]:
-    """What the journal tells of a resource."""
+    """Return the fields for the journal."""
     return {"id": resource.id, "status": resource.status, "metadata": resource.metadata_}
 
 
-def _merged(found: Resource, patch: dict[str, Any] | None) -> Any:
-    merged = merge_patch(found.metadata_, patch)
+def _merged(resource: Resource, patch: dict[str, Any] | None) -> Any:
+    merged = merge_patch(resource.metadata_, patch)
     if problem := metadata_problem(merged):
         raise ValidationFailed([Detail("/metadata", problem)])
     return merged

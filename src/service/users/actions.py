@@ -1,4 +1,4 @@
-"""An action of a user is an event in the journal and nothing else: one insert stores it and tells of it."""
+"""User actions. An action is only an event: one insert stores it and creates its deliveries."""
 
 from uuid import UUID
 
@@ -20,10 +20,10 @@ INSERT_ACTION = """
 insert into events (id, type, subject, actor, request_id, payload)
 select $1::uuid, 'user.action', $2, $3, $4, $5::jsonb"""
 
-INSERT_ACTION_IDEMPOTENTLY = (
-    f"with kept as ({store_replies_sql(6)}) {INSERT_ACTION} where exists (select from kept) returning 1"
-)
-"""Returns nothing when the claim to do it once is taken."""
+INSERT_ACTION_IDEMPOTENTLY = f"""
+with stored_replies as ({store_replies_sql(6)}) {INSERT_ACTION}
+where exists (select from stored_replies) returning 1"""
+"""Returns nothing if the claim is taken."""
 
 LIST = """
 select id, subject, payload->>'action', payload->'metadata', created_at from events
@@ -34,20 +34,20 @@ order by id desc limit $3"""
 async def record_action(
     database: Database, user_id: str, new: NewAction, author: Author, claim: Claim | None
 ) -> ActionCompleted:
-    """Raises `Replay` if the claim was answered before."""
+    """Store an action. Raises `Replay` if the claim already has a stored reply."""
     completed = ActionCompleted(uuid7())
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
     row = (completed.id, user_id, author.actor, author.request_id, payload)
     if claim is None:
         await database.fetch(INSERT_ACTION, *row)
         return completed
-    kept = StoredReply(claim, 201, {}, encode_json(completed))
-    if not await database.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([kept])):
+    reply = StoredReply(claim, 201, {}, encode_json(completed))
+    if not await database.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([reply])):
         async with database.connection() as connection:
             await raise_claim_conflict(connection, claim)
     return completed
 
 
 async def list_actions(database: Database, user_id: str, after: UUID | None, limit: int) -> list[Action]:
-    """Newest first."""
+    """Return a user's actions, newest first."""
     return [Action(*row) for row in await database.fetch(LIST, user_id, after, limit)]

@@ -1,4 +1,4 @@
-"""The endpoints of users' actions."""
+"""HTTP endpoints of users' actions."""
 
 from typing import Annotated
 from uuid import UUID
@@ -15,7 +15,7 @@ from service.http.request import StrictRequest
 from service.users import actions
 from service.users.schemas import USER_ID, Action, ActionCompleted, NewAction
 
-UserId = Annotated[str, PathParameter(pattern=USER_ID, description="Your own id of the user.")]
+UserId = Annotated[str, PathParameter(pattern=USER_ID, description="Client-chosen id of the user.")]
 
 
 class UserController(Controller):
@@ -30,7 +30,10 @@ class UserController(Controller):
         user_id: UserId,
         data: JSONBody[NewAction],
     ) -> ActionCompleted:
-        """Record what a user did. Webhooks that ask for `user.action` are told after the reply."""
+        """Record a user action
+
+        Webhooks subscribed to `user.action` are notified after the reply.
+        """
         async with hold_claim(request) as claim:
             return await actions.record_action(database, user_id, data, request.author, claim)
 
@@ -43,7 +46,7 @@ class UserController(Controller):
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Action]:
-        """List what a user did, newest first."""
+        """List a user's actions, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        found = await actions.list_actions(database, user_id, pager.after, pager.fetch)
-        return pager.page(found, lambda action: action.id)
+        page = await actions.list_actions(database, user_id, pager.after, pager.fetch)
+        return pager.page(page, lambda action: action.id)

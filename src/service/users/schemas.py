@@ -1,4 +1,4 @@
-"""What users' actions look like on the wire."""
+"""API schemas of users' actions."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -18,7 +18,7 @@ def metadata_problem(metadata: object) -> str | None:
 
 
 Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
-"""A JSON object of at most 16 KiB, kept digit for digit."""
+"""A JSON object of at most 16 KiB; numbers keep all digits."""
 
 
 class NewAction(Struct, forbid_unknown_fields=True):
