@@ -109,7 +109,12 @@ def outage(stack: Stack, balancers: list[httpx.Client], database: Postgres) -> N
     database.start()
     seconds = until("the service again", lambda: balancers[0].get("/items").is_success)
     assert [stack.stop(service) for service in (*API, "worker")] == [0, 0, 0]
-    error = {"code": "OVERLOADED", "message": "The service is busy", "path": "/items", "request_id": "mine"}
+    error = {
+        "code": "OVERLOADED",
+        "message": "The service is overloaded; retry later",
+        "path": "/items",
+        "request_id": "mine",
+    }
     for client in balancers:
         reply = client.get("/items", headers={"X-Request-ID": "mine"})
         assert (reply.status_code, reply.json()) == (503, {"error": error}), reply.text

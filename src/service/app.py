@@ -189,7 +189,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app.state.probe = parts.probe
     app.state.kinds = parts.kinds
     # No dependency: with two of them, Litestar starts a task for each (100 µs a request).
-    app.state.claims = set()
+    app.state.claims_in_progress = set()
     app.asgi_handler = _wrap_asgi_handler(app, parts)
     return app
 

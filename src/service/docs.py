@@ -1,4 +1,4 @@
-"""The OpenAPI document, worth generating clients from, and its UI, which works offline."""
+"""The OpenAPI document, and a UI for it that works offline."""
 
 from functools import cache
 from importlib.metadata import version
@@ -17,12 +17,12 @@ from service.http.json_schema import REF, schema_name
 from service.http.openapi import complete_document
 from service.jobs.kinds import Kind, KindRegistry
 
-DESCRIPTION = """Inventory and orders: stock never oversold, changes that overwrite nothing that was not sent.
+DESCRIPTION = """Inventory and orders. Stock is never oversold; a PATCH changes only the fields that are sent.
 
-Every reply that is not a 2xx has one shape, the schema `Error` (or RFC 9457, if you accept
-`application/problem+json`); `code` is stable, `message` is for people.
-Send `Authorization: Bearer <API key>`.
-Mutable resources carry an `ETag`: send it back as `If-Match` to change only what you have seen."""
+Every 4xx and 5xx reply has the schema `Error`, or RFC 9457 problem details if the client accepts
+`application/problem+json`. `code` is stable; `message` is for people.
+Authenticate with `Authorization: Bearer <API key>`.
+Mutable resources carry an `ETag`. Send it back as `If-Match` to change only the version you have read."""
 
 PAGE = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depot API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -38,7 +38,7 @@ ASSETS = {
 
 
 class NoRoutes(Router):
-    """Takes the routes Litestar would serve the document at: their 404 is HTML, not the error contract."""
+    """Discards the routes at which Litestar would serve the document: their 404 is HTML."""
 
     def register(self, value: Any) -> list[Any]:  # the signature is Litestar's
         return []
@@ -63,16 +63,16 @@ def openapi_config() -> OpenAPIConfig:
             }
         ),
         tags=[
-            Tag("Items", "What there is, and how many pieces of it."),
-            Tag("Orders", "Placed wholly or not at all."),
-            Tag("Documents", "Files that are what they say they are, from the first byte to the last."),
-            Tag("Resources", "Plain records under ids of your own."),
-            Tag("Jobs", "What takes longer than a request: queued, done by a worker, followed as it goes."),
-            Tag("Users", "What users did."),
-            Tag("Reports", "Figures an accountant trusts, from the ledger alone."),
-            Tag("Audit", "Every change: who, what, when."),
-            Tag("Webhooks", "Who is told of events, and every telling."),
-            Tag("Health", "For load balancers and people on call."),
+            Tag("Items", "Items and their stock."),
+            Tag("Orders", "Orders. All lines of an order are placed, or none."),
+            Tag("Documents", "PNG, JPEG and PDF files, validated during the upload."),
+            Tag("Resources", "Simple records under client-chosen ids."),
+            Tag("Jobs", "Long-running work: start a job, follow its progress, fetch its result."),
+            Tag("Users", "User actions."),
+            Tag("Reports", "Financial reports computed from the ledger."),
+            Tag("Audit", "The audit trail: who changed what, and when."),
+            Tag("Webhooks", "Webhook subscriptions and their deliveries."),
+            Tag("Health", "Health checks for load balancers and operators; metrics."),
         ],
     )
 
@@ -110,7 +110,7 @@ def build_document(app: Litestar) -> dict[str, Any]:
 
 
 def job_request_schemas(kinds: KindRegistry) -> dict[str, Any]:
-    """The body that asks for a job: one of as many as there are kinds, told apart by `kind`."""
+    """Return the request schemas of jobs: one per kind, discriminated by `kind`."""
     requests = {kind.name: f"New{schema_name(kind.payload)}Job" for kind in kinds}
     references = {kind: REF + request for kind, request in requests.items()}
     new_job = {
@@ -132,7 +132,7 @@ def job_request_schema(kind: Kind) -> dict[str, Any]:
 
 @cache
 def read_asset(name: str) -> tuple[bytes, str]:
-    """Swagger UI, from the wheel of mkdocs-swagger-ui-tag, which is not imported."""
+    """Read a Swagger UI file from the package mkdocs-swagger-ui-tag, which is not imported."""
     spec = find_spec("mkdocs_swagger_ui_tag")
     folder, media_type = ASSETS[name]
     package = Path(spec.origin or "") if spec else Path()

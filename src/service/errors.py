@@ -1,4 +1,4 @@
-"""Faults: what the service answers when it does not do what was asked, and their single renderer."""
+"""API errors, and the function that renders them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 
 ACCEPT_LENGTH_MAX = 1024
-"""Of an `Accept`; the rest of a longer one is not read. To sort one of 28 kB takes 80 ms."""
+"""Characters of an `Accept` header that are read; sorting one of 28 kB takes 80 ms."""
 ZERO_WEIGHT = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
 
 
 class Fault(Exception):
-    """A refusal a client may see. Its message never carries SQL, a driver's text or a path of the host."""
+    """An error reply. Its message never contains SQL, a driver's message or a path of the host."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL_ERROR"
@@ -53,7 +53,7 @@ class NoFields(Fault):
 
 
 class InvalidCursor(Fault):
-    status, code, message = 400, "INVALID_CURSOR", "The cursor is not one this list gave out"
+    status, code, message = 400, "INVALID_CURSOR", "The cursor is not valid for this list and its filters"
 
 
 class Unauthenticated(Fault):
@@ -62,7 +62,7 @@ class Unauthenticated(Fault):
 
 
 class Forbidden(Fault):
-    status, code, message = 403, "FORBIDDEN", "The API key lacks a scope"
+    status, code, message = 403, "FORBIDDEN", "The API key lacks the required scope"
 
 
 class NotFound(Fault):
@@ -70,27 +70,29 @@ class NotFound(Fault):
 
 
 class MethodNotAllowed(Fault):
-    status, code, message = 405, "METHOD_NOT_ALLOWED", "This method is not allowed here"
+    status, code, message = 405, "METHOD_NOT_ALLOWED", "This path does not support the method"
 
 
 class InUse(Fault):
-    status, code, message = 409, "IN_USE", "It is in use and cannot be deleted"
+    status, code, message = 409, "IN_USE", "The item is referenced by an order and cannot be deleted"
 
 
 class InvalidState(Fault):
-    status, code, message = 409, "INVALID_STATE", "This cannot be done in its state"
+    status, code = 409, "INVALID_STATE"
+    message = "The resource's current state does not allow this"
 
 
 class PreconditionFailed(Fault):
-    status, code, message = 412, "PRECONDITION_FAILED", "It has been changed since that version"
+    status, code = 412, "PRECONDITION_FAILED"
+    message = "The resource's current version does not meet the precondition (If-Match or If-None-Match)"
 
     def __init__(self, version: int | None) -> None:
-        """None: there is nothing that could match."""
+        """`version` is the current version, or None if the resource does not exist."""
         super().__init__(headers={} if version is None else {"ETag": f'"{version}"'})
 
 
 class RequestTimeout(Fault):
-    status, code, message = 408, "REQUEST_TIMEOUT", "The request took too long to come"
+    status, code, message = 408, "REQUEST_TIMEOUT", "The request took too long to arrive"
     headers: Mapping[str, str] = {"Connection": "close"}
 
 
@@ -103,7 +105,7 @@ class UnsupportedMediaType(Fault):
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """One wrong field: a JSON Pointer (RFC 6901), why, and where it was sent."""
+    """One invalid field: its JSON Pointer (RFC 6901), what is wrong, and where it was sent."""
 
     field: str
     message: str
@@ -125,30 +127,31 @@ class HeadTooLarge(Fault):
 
 
 class RateLimited(Fault):
-    """Raised with `Retry-After`."""
+    """Always raised with `Retry-After`."""
 
-    status, code, message = 429, "RATE_LIMITED", "The API key has used up its requests for now"
+    status, code = 429, "RATE_LIMITED"
+    message = "The rate limit of this API key is exceeded; wait for the time in Retry-After"
 
 
 class ClientClosedRequest(Fault):
-    """Nobody reads this reply; the status (nginx's) keeps it apart from our own errors in the log."""
+    """The client disconnected. The reply is never read; nginx's status 499 sets it apart in the log."""
 
-    status, code, message = 499, "CLIENT_CLOSED_REQUEST", "The client went away"
+    status, code, message = 499, "CLIENT_CLOSED_REQUEST", "The client closed the connection"
 
 
 class Unavailable(Fault):
-    """Everything a client should simply try again soon."""
+    """A temporary error (503); the client should retry."""
 
     status = 503
     headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
 class Overloaded(Unavailable):
-    code, message = "OVERLOADED", "The service is busy"
+    code, message = "OVERLOADED", "The service is overloaded; retry later"
 
 
 class DatabaseUnavailable(Unavailable):
-    code, message = "DATABASE_UNAVAILABLE", "The database is not available"
+    code, message = "DATABASE_UNAVAILABLE", "The database is unavailable; retry later"
 
 
 class Draining(Unavailable):
@@ -156,19 +159,22 @@ class Draining(Unavailable):
 
 
 def negotiate_media_type(accept: str, *offered: str) -> str:
-    """The media type a client likes best (RFC 9110 §12.5.1); the first unless it says so sensibly."""
+    """Return the media type the client prefers (RFC 9110 §12.5.1).
+
+    The first one offered is the default: `Accept` may be missing or malformed.
+    """
     if accept in {"", "*/*", offered[0]}:
         return offered[0]
     ranges = accept[:ACCEPT_LENGTH_MAX].lower().split(",")
     try:
         wanted = Accept(",".join(part for part in ranges if not ZERO_WEIGHT.search(part)))
         return wanted.best_match(list(offered), default=offered[0])
-    except (ValueError, OverflowError):  # it weighs one with `inf`
+    except (ValueError, OverflowError):  # a weight such as `q=inf`
         return offered[0]
 
 
 class RenderedError(msgspec.Struct, frozen=True):
-    """A fault as bytes, ready for ASGI."""
+    """An error reply, rendered to bytes."""
 
     status: int
     headers: dict[str, str]
@@ -176,7 +182,7 @@ class RenderedError(msgspec.Struct, frozen=True):
 
 
 def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> RenderedError:
-    """The one place where an error becomes bytes: the error contract, or RFC 9457 if asked for."""
+    """Render an error in the error contract, or as RFC 9457 problem details if the client prefers that."""
     problem = negotiate_media_type(accept, JSON, PROBLEM) == PROBLEM
     contract = error_fields(fault, path=path, request_id=request_id)
     content = _problem(fault, contract) if problem else {"error": contract}
@@ -190,7 +196,7 @@ def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> Ren
 
 
 def error_fields(fault: Fault, *, path: str, request_id: str) -> dict[str, Any]:
-    """The body of the error contract."""
+    """Return the fields of the error contract."""
     known = {"code": fault.code, "message": str(fault), "path": path, "request_id": request_id}
     return {**known, "details": fault.details} if fault.details else known
 

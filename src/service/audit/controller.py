@@ -74,4 +74,4 @@ class AuditController(Controller):
             "until": None if until is None else parse_time(until),
             "after": pager.after,
         }
-        return pager.page(await list_entries(database, filters, pager.fetch), lambda entry: entry.id)
+        return pager.page(await list_entries(database, filters, pager.fetch_limit), lambda entry: entry.id)

@@ -69,7 +69,7 @@ class DocumentController(Controller):
     ) -> Page[Document]:
         """List documents, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        documents = await archive.page(pager.after, pager.fetch)
+        documents = await archive.page(pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
     @get("/{document_id:str}", scope="documents:read", faults=[NotFound])

@@ -36,7 +36,7 @@ def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exc
 
     def handle(request: AnyRequest, error: Exception) -> Response[Any]:
         if isinstance(error, Replay):
-            return _replay_response(error.kept)
+            return _replay_response(error.stored)
         exchange = Exchange.of(request.scope)
         fault = _to_fault(error, by_constraint)
         if isinstance(fault, ValidationFailed):
@@ -53,9 +53,9 @@ def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exc
     return {HTTPException: handle, Exception: handle}
 
 
-def _replay_response(kept: StoredReply) -> Response[Any]:
-    headers = {**kept.headers, "Idempotent-Replayed": "true"}
-    return Response(kept.body, status_code=kept.status, headers=headers, media_type=JSON)
+def _replay_response(stored: StoredReply) -> Response[Any]:
+    headers = {**stored.headers, "Idempotent-Replayed": "true"}
+    return Response(stored.body, status_code=stored.status, headers=headers, media_type=JSON)
 
 
 def _to_fault(error: Exception, by_constraint: FaultsByConstraint) -> Fault:

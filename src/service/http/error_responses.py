@@ -1,4 +1,4 @@
-"""How the OpenAPI document describes what is not a 2xx: the error contract, and each fault by its code."""
+"""OpenAPI descriptions of error replies."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,23 +15,23 @@ Details = Annotated[list[dict[str, Any]], Meta(max_length=DETAILS_MAX)]
 
 class ErrorBody(Struct):
     code: str
-    """Stable, in capitals."""
+    """Stable error code, such as NOT_FOUND."""
     message: str
-    """For people."""
+    """Explanation for people; may change."""
     path: str
     request_id: str
     details: Details | UnsetType = UNSET
-    """Where there is more to say: of a 422 every wrong field, with a JSON Pointer to it."""
+    """Details; for a 422 one entry per invalid field, with its JSON Pointer."""
 
 
 class Error(Struct):
-    """The error contract: the body of every reply that is not a 2xx."""
+    """Body of every 4xx and 5xx reply."""
 
     error: ErrorBody
 
 
 class Problem(Struct):
-    """The same facts as RFC 9457 has them."""
+    """The same error as RFC 9457 problem details."""
 
     type: str
     title: str
@@ -49,48 +49,50 @@ def header_schema(description: str, **schema: object) -> Json:
 
 HEADERS = {
     "X-Request-ID": {
-        **header_schema("Yours, or a new one.", pattern=r"^[A-Za-z0-9._-]{1,128}\Z", maxLength=128),
+        **header_schema(
+            "The client's request id, or a generated one.", pattern=r"^[A-Za-z0-9._-]{1,128}\Z", maxLength=128
+        ),
         "required": True,
     },
-    "ETag": header_schema(
-        "The version: send it back as `If-Match`, or as `If-None-Match`.", examples=['"3"']
-    ),
-    "Location": header_schema("Where it is to be found.", format="uri-reference", maxLength=2048),
-    "Retry-After": header_schema("Try again after so many seconds.", pattern=r"^[0-9]{1,9}\Z", maxLength=9),
+    "ETag": header_schema("Version of the resource, for `If-Match` and `If-None-Match`.", examples=['"3"']),
+    "Location": header_schema("URL of the resource.", format="uri-reference", maxLength=2048),
+    "Retry-After": header_schema("Seconds to wait before a retry.", pattern=r"^[0-9]{1,9}\Z", maxLength=9),
     "WWW-Authenticate": header_schema("How to authenticate (RFC 6750).", examples=["Bearer"]),
     "Idempotent-Replayed": header_schema(
-        "This is what the first request under this `Idempotency-Key` was answered.", enum=["true"]
+        "The reply is a replay of the first one for this `Idempotency-Key`.", enum=["true"]
     ),
     "RateLimit": header_schema(
-        "What is left of the quota, where there is one (draft-ietf-httpapi-ratelimit-headers-10).",
+        "Remaining quota, if a rate limit is configured (draft-ietf-httpapi-ratelimit-headers-10).",
         examples=['"default";r=599;t=60'],
     ),
-    "Content-Range": header_schema("What part of the whole this is.", examples=["bytes 0-99/1234"]),
+    "Content-Range": header_schema(
+        "The returned byte range and the total size.", examples=["bytes 0-99/1234"]
+    ),
 }
 
 
 def header_references(*names: str) -> Json:
-    """Headers of a reply, by reference."""
+    """Return references to reply headers."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
 
 
 def response_name(faults: Sequence[type[Fault]]) -> str:
-    """The name of a refusal that is one of these faults."""
+    """Return the component name for these errors."""
     return ".".join(sorted({fault.__name__ for fault in faults}))
 
 
 def error_response(faults: Sequence[type[Fault]]) -> Json:
-    """One status of an operation, for whatever reason it is given."""
+    """Return the OpenAPI response of one status with all its error codes."""
     codes = sorted({fault.code for fault in faults})
-    carried = sorted({name for fault in faults for name in fault.headers if name in HEADERS})
-    carried += ["ETag"] * (errors.PreconditionFailed in faults)
-    carried += ["Retry-After", "RateLimit"] * (errors.RateLimited in faults)
+    header_names = sorted({name for fault in faults for name in fault.headers if name in HEADERS})
+    header_names += ["ETag"] * (errors.PreconditionFailed in faults)
+    header_names += ["Retry-After", "RateLimit"] * (errors.RateLimited in faults)
     return {
         "description": "; ".join(dict.fromkeys(f"`{fault.code}`: {fault.message}" for fault in faults)),
         "headers": {
-            **header_references(*carried),
+            **header_references(*header_names),
             "X-Error-Code": {
-                "description": "The code once more.",
+                "description": "The error code.",
                 "required": True,
                 "schema": {"type": "string", "enum": codes},
             },

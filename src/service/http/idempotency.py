@@ -1,7 +1,8 @@
-"""Whatever a client repeats under one `Idempotency-Key` happens once, and is answered byte for byte.
+"""Idempotent requests: repeated under one `Idempotency-Key`, a request takes effect once.
 
-The reply is stored by the statement of its effect, so neither can be without the other: it has to be known
-before the statement runs. Only successes are stored; a refusal had no effect, so its repetition is a new try.
+The repetition gets the first reply byte for byte. The reply is stored by the statement that has the effect,
+so neither exists without the other; it must be known before the statement runs. Only successes are stored:
+a rejected request had no effect, so repeating it is a new attempt.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ PRINTABLE = re.compile(r"[ -~]{1,255}")
 RETENTION = "interval '24 hours'"
 
 PRIMARY_KEY = "pk_idempotency_keys"
-CLAIM_KINDS = ("text", "text", "text", "bytea")
+CLAIM_TYPES = ("text", "text", "text", "bytea")
 
 FIND = f"""
 select caller, path, key, fingerprint, status, headers, body from idempotency_keys
@@ -45,21 +46,21 @@ delete from idempotency_keys where caller = $1 and path = $2 and key = $3
 
 class IdempotencyMismatch(Fault):
     status, code = 422, "IDEMPOTENCY_MISMATCH"
-    message = "This Idempotency-Key was used with another body"
+    message = "This Idempotency-Key was already used with a different body"
 
 
 class IdempotencyInProgress(Fault):
     status, code = 409, "IDEMPOTENCY_IN_PROGRESS"
-    message = "A request with this Idempotency-Key is still running"
+    message = "A request with this Idempotency-Key is still in progress"
     headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
 IDEMPOTENCY_FAULTS = [IdempotencyMismatch, IdempotencyInProgress]
-"""What a POST that creates may answer besides its own faults."""
+"""The errors that an idempotent POST adds to its own."""
 
 
 class Claim(Struct, frozen=True):
-    """Who wants what done once: the id of the API key, the path, the client's key, and a hash of the body."""
+    """The identity of an idempotent request, and a hash of its body. `caller` is the API key's id."""
 
     caller: str
     path: str
@@ -72,7 +73,7 @@ class Claim(Struct, frozen=True):
 
 
 class StoredReply(Struct, frozen=True):
-    """A reply as it is stored with its claim."""
+    """A stored reply and its claim."""
 
     claim: Claim
     status: int
@@ -81,28 +82,28 @@ class StoredReply(Struct, frozen=True):
 
 
 class Replay(Exception):
-    """Ends a request with the reply it was given the first time; nothing happens again."""
+    """Answers a request with its stored reply; the effect is not repeated."""
 
-    def __init__(self, kept: StoredReply) -> None:
-        super().__init__(kept.claim.key)
-        self.kept = kept
+    def __init__(self, stored: StoredReply) -> None:
+        super().__init__(stored.claim.key)
+        self.stored = stored
 
 
 class ClaimConflict(IdempotencyInProgress):
-    """Another process stored a reply under the claim while this one worked: look it up."""
+    """Another process stored a reply for the claim first; look it up."""
 
 
 @asynccontextmanager
 async def hold_claim(request: StrictRequest) -> AsyncIterator[Claim | None]:
-    """The claim a request makes, or None. Raises `IdempotencyInProgress` if this process works on it already.
+    """Yield the request's claim, or None. Between processes the table's primary key decides.
 
-    Other processes are told by the table's primary key.
+    Raises `IdempotencyInProgress` if this process is handling the same claim.
     """
     claim = await _claim(request)
     if claim is None:
         yield None
         return
-    running: set[tuple[str, str, str]] = request.app.state.claims
+    running: set[tuple[str, str, str]] = request.app.state.claims_in_progress
     if claim.identity in running:
         raise IdempotencyInProgress
     running.add(claim.identity)
@@ -113,45 +114,45 @@ async def hold_claim(request: StrictRequest) -> AsyncIterator[Claim | None]:
 
 
 def key_problem(key: str | None) -> str | None:
-    """What is wrong with an `Idempotency-Key`, if there is one."""
+    """Return what is wrong with an `Idempotency-Key`, or None."""
     if key is None or PRINTABLE.fullmatch(key):
         return None
-    return "It has to be 1 to 255 printable ASCII characters"
+    return "must be 1 to 255 printable ASCII characters"
 
 
 def creation_reply(claim: Claim, created: Versioned, location: str) -> StoredReply:
-    """What the reply to a creation will be."""
+    """Return the reply to a creation, to be stored."""
     return StoredReply(claim, 201, reply_headers(created.version, location), encode_json(created))
 
 
 async def stored_outcomes(connection: Connection, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
-    """The claims that were answered before, each with what answers it now."""
+    """Return the claims that have a stored reply, each with the exception that answers it."""
     if not claims:
         return {}
-    names = zip(*(claim.identity for claim in claims), strict=True)
-    rows = {tuple(row[:3]): row[3:] for row in await connection.fetch(FIND, *map(list, names))}
+    identities = zip(*(claim.identity for claim in claims), strict=True)
+    rows = {tuple(row[:3]): row[3:] for row in await connection.fetch(FIND, *map(list, identities))}
     return {claim: _outcome(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
 
 
 async def raise_stored_outcome(connection: Connection, claim: Claim | None) -> None:
-    """Raises what answers the claim now, if it was answered before."""
-    if claim is not None and (answer := (await stored_outcomes(connection, [claim])).get(claim)):
-        raise answer
+    """Raise the stored outcome of a claim, if there is one."""
+    if claim is not None and (outcome := (await stored_outcomes(connection, [claim])).get(claim)):
+        raise outcome
 
 
 async def raise_claim_conflict(connection: Connection, claim: Claim) -> NoReturn:
-    """Raises what answers a claim that turned out to be taken."""
+    """Raise the stored outcome of a claim that is taken, or `IdempotencyInProgress`."""
     await raise_stored_outcome(connection, claim)
     raise IdempotencyInProgress
 
 
 def store_replies_sql(first: int) -> str:
-    """A statement's part that stores the replies in its arguments from `$first` on (see `reply_columns`).
+    """Return SQL that stores the replies passed from `$first` on (see `reply_columns`).
 
-    Returns a row for each one stored; where a claim is taken, none.
+    The SQL returns one row per stored reply, and none for a claim that is taken.
     """
-    kinds = (*CLAIM_KINDS, "int", "jsonb", "bytea")
-    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, start=first))
+    types = (*CLAIM_TYPES, "int", "jsonb", "bytea")
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, start=first))
     return f"""
   insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
   select * from unnest({arrays})
@@ -162,12 +163,12 @@ def store_replies_sql(first: int) -> str:
 
 
 def store_computed_reply_sql(first: int, body: str) -> str:
-    """A statement's part that stores a reply the statement itself makes, of a resource with a `version`.
+    """Return SQL that stores a reply computed by the statement itself, for a resource with a `version`.
 
-    `body` is an SQL expression of type json; the claim is in the arguments from `$first` on. What follows has
-    to begin with `from`. Where the claim is taken, the whole statement fails (see `execute_once`).
+    `body` is an SQL expression of type json; the claim is passed from `$first` on; `from` must follow. If the
+    claim is taken, the whole statement fails (see `execute_once`).
     """
-    claim = ", ".join(f"${number}::{kind}" for number, kind in enumerate(CLAIM_KINDS, start=first))
+    claim = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(CLAIM_TYPES, start=first))
     return f"""
   insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
   select {claim}, 200, jsonb_build_object('ETag', format('"%s"', version)),
@@ -175,11 +176,9 @@ def store_computed_reply_sql(first: int, body: str) -> str:
 
 
 async def execute_once(connection: Connection, claim: Claim, statement: str, *arguments: object) -> Any:
-    """Run a statement with `store_computed_reply_sql` and return its row, if there is one.
+    """Run a statement that contains `store_computed_reply_sql` and takes the claim last.
 
-    The last arguments of the statement are the claim.
-
-    Raises `Replay` if the claim was answered before.
+    Return its row, or None. Raises `Replay` if the claim already has a stored reply.
     """
     for _ in range(2):
         taken = False
@@ -190,46 +189,44 @@ async def execute_once(connection: Connection, claim: Claim, statement: str, *ar
             if error.constraint_name != PRIMARY_KEY:
                 raise
             taken = True
-        if answered := await stored_outcomes(connection, [claim]):
-            raise answered[claim]
+        if outcomes := await stored_outcomes(connection, [claim]):
+            raise outcomes[claim]
         if not await connection.fetchval(DELETE_EXPIRED, *claim.identity) and not taken:
             return None
     raise IdempotencyInProgress
 
 
-async def store_reply(connection: Connection, kept: StoredReply) -> None:
-    """Store a reply in the transaction of its effect. Raises what answers the claim now if it is taken."""
-    if not await connection.fetchval(store_replies_sql(1), *reply_columns([kept])):
-        await raise_claim_conflict(connection, kept.claim)
+async def store_reply(connection: Connection, reply: StoredReply) -> None:
+    """Store a reply in the transaction of its effect, or raise the stored outcome of a taken claim."""
+    if not await connection.fetchval(store_replies_sql(1), *reply_columns([reply])):
+        await raise_claim_conflict(connection, reply.claim)
 
 
-async def store_reply_in_session(session: AsyncSession, kept: StoredReply) -> None:
-    """Store a reply in a session's transaction. Raises what answers the claim now if it is taken."""
-    reply = {"status": kept.status, "headers": kept.headers, "body": kept.body}
-    new = insert(IdempotencyKey).values(**asdict(kept.claim), **reply)
-    fresh = {name: new.excluded[name] for name in ("fingerprint", *reply)} | {"created_at": func.now()}
+async def store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:
+    """Store a reply in a session's transaction, or raise the stored outcome of a taken claim."""
+    values = {"status": reply.status, "headers": reply.headers, "body": reply.body}
+    new = insert(IdempotencyKey).values(**asdict(reply.claim), **values)
+    replaced = {name: new.excluded[name] for name in ("fingerprint", *values)} | {"created_at": func.now()}
     expired = IdempotencyKey.created_at <= func.now() - text(RETENTION)
-    stored = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=fresh, where=expired).returning(
-        literal(1)
-    )
-    if await session.scalar(stored):
+    upsert = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=replaced, where=expired)
+    if await session.scalar(upsert.returning(literal(1))):
         return
-    found = await session.get(IdempotencyKey, kept.claim.identity)
-    if found is None:
+    row = await session.get(IdempotencyKey, reply.claim.identity)
+    if row is None:
         raise IdempotencyInProgress
-    raise _outcome(kept.claim, found.fingerprint, found.status, found.headers, found.body)
+    raise _outcome(reply.claim, row.fingerprint, row.status, row.headers, row.body)
 
 
-def reply_columns(kept: Sequence[StoredReply]) -> list[list[Any]]:
-    """The arguments of `store_replies_sql`."""
+def reply_columns(replies: Sequence[StoredReply]) -> list[list[Any]]:
+    """Return the arguments of `store_replies_sql`."""
     return [
-        [reply.claim.caller for reply in kept],
-        [reply.claim.path for reply in kept],
-        [reply.claim.key for reply in kept],
-        [reply.claim.fingerprint for reply in kept],
-        [reply.status for reply in kept],
-        [reply.headers for reply in kept],
-        [reply.body for reply in kept],
+        [reply.claim.caller for reply in replies],
+        [reply.claim.path for reply in replies],
+        [reply.claim.key for reply in replies],
+        [reply.claim.fingerprint for reply in replies],
+        [reply.status for reply in replies],
+        [reply.headers for reply in replies],
+        [reply.body for reply in replies],
     ]
 
 

@@ -1,4 +1,4 @@
-"""JSON Schema of the types on the wire, as exact as the service is, in words that every generator knows."""
+"""JSON Schema of request and reply types, exact and portable across client generators."""
 
 import ast
 import inspect
@@ -20,18 +20,18 @@ PAGE = re.compile(r"Page[_[](?:[\w.]*\.)?(\w+?)[_\]]$")
 
 LENGTHS = {"uuid": 36, "date": 10, "date-time": 32}
 TEXT_BOUNDS = {"pattern": r"^[^\u0000]*$", "maxLength": 65_536}
-"""A text without a rule of its own: PostgreSQL knows no NUL. Only replies have texts without a bound."""
+"""Text without its own rule: PostgreSQL cannot store NUL. Only replies have unbounded text."""
 INT32 = {"format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 INT64 = {"format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
 CURRENCIES = set(get_args(Currency))
 ITEMS_MAX = 1_000_000
-"""Of lists without a bound of their own: those in replies that grow with what they report."""
+"""Maximum items of lists without their own bound: lists in replies that grow with their content."""
 
 
 def build_schemas(taken: Iterable[Any], given: Iterable[Any]) -> Json:
-    """The schemas of the bodies of requests and replies by name, with whatever they refer to.
+    """Return the schemas of request and reply bodies by name, with all types they reference.
 
-    A Struct's own `json_schema` says what no annotation of a field can.
+    A Struct's `json_schema` adds what annotations cannot express.
     """
     kinds = [*taken, *given]
     replies = {schema_name(struct) for kind in given for struct in structs(kind)}
@@ -41,7 +41,7 @@ def build_schemas(taken: Iterable[Any], given: Iterable[Any]) -> Json:
         schema = described[schema_name(struct)]
         schema |= getattr(struct, "json_schema", {})
         _add_descriptions(schema, struct)
-        if schema_name(struct) in replies:  # what has a default is there all the same
+        if schema_name(struct) in replies:  # a field with a default is always present in a reply
             schema["required"] = [field.encode_name for field in fields(struct) if not _may_be_absent(field)]
     described["Currency"] = {"type": "string", "description": "ISO 4217.", "enum": sorted(CURRENCIES)}
     described["File"] = {"type": "string", "format": "binary"}
@@ -49,7 +49,7 @@ def build_schemas(taken: Iterable[Any], given: Iterable[Any]) -> Json:
 
 
 def structs(kind: Any) -> Iterator[Any]:
-    """Every Struct that values of this type hold."""
+    """Yield all Structs that a type contains."""
     if _is_struct(kind):
         yield kind
         for field in fields(kind):
@@ -59,14 +59,14 @@ def structs(kind: Any) -> Iterator[Any]:
 
 
 def schema_name(struct: Any) -> str:
-    """`Page[Item]` is called `ItemPage`."""
+    """Return the schema name; `Page[Item]` becomes `ItemPage`."""
     return "".join(part.__name__ for part in (*get_args(struct), get_origin(struct) or struct))
 
 
 def to_portable(node: Any, key: str = "") -> Any:
-    r"""The same in words every generator knows, and no wider than what is meant.
+    r"""Rewrite a schema so that every generator understands it.
 
-    Python's `\Z`, which a trailing newline does not pass, is `$` in the dialect of JSON Schema.
+    Python's `\Z`, which rejects a trailing newline, is `$` in the dialect of JSON Schema.
     """
     if isinstance(node, dict):
         if set(node.get("enum", [])) == CURRENCIES:
@@ -81,7 +81,7 @@ def to_portable(node: Any, key: str = "") -> Any:
 
 
 def _with_implied_bounds(schema: Json) -> Json:
-    """With the bounds that go without saying here, but not in JSON Schema."""
+    """Add bounds that the service implies but JSON Schema must state."""
     implied: Json = {}
     match schema:
         case {"enum": [str(), *_]}:
@@ -101,7 +101,7 @@ def _with_implied_bounds(schema: Json) -> Json:
 
 
 def _add_descriptions(schema: Json, struct: Any) -> None:
-    """What the code says under a field, its reader wants to know too."""
+    """Copy field docstrings into the descriptions."""
     for field, text in _field_docstrings(get_origin(struct) or struct):
         schema["properties"][field].setdefault("description", text)
 

@@ -1,4 +1,4 @@
-"""Replies kept for clients that repeat a request."""
+"""Stored replies of idempotent requests."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from service.database.orm import Base
 
 
 class IdempotencyKey(Base):
-    """A reply, stored in the transaction of its effect. Only successes are kept: a refusal had no effect."""
+    """A stored reply, written in the transaction of its effect; only successes are stored."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (
@@ -25,7 +25,7 @@ class IdempotencyKey(Base):
     path: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    """Of the request's body."""
+    """Hash of the request body."""
     status: Mapped[int] = mapped_column(Integer)
     headers: Mapped[dict[str, Any]] = mapped_column(JSONB)
     body: Mapped[bytes] = mapped_column(LargeBinary)

@@ -1,4 +1,4 @@
-"""What Litestar's OpenAPI document leaves out: exact schemas, every refusal, the scope an operation needs."""
+"""Completes Litestar's OpenAPI document: exact schemas, all error replies, required scopes."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -32,28 +32,33 @@ def parameter(name: str, description: str, **schema: object) -> Json:
 
 PARAMETERS = {
     "IfMatch": parameter(
-        "If-Match", "The `ETag` you have seen: 412 if it has changed since.", examples=['"3"']
+        "If-Match", "Apply the change only if the resource has this `ETag`; otherwise 412.", examples=['"3"']
     ),
     "IfNoneMatch": parameter(
-        "If-None-Match", "The `ETag` you have: 304 without a body if it is current.", examples=['"3"']
+        "If-None-Match", "Return 304 without a body if the resource still has this `ETag`.", examples=['"3"']
     ),
-    "OnlyNew": parameter("If-None-Match", "`*`: 412 if there is one already.", examples=["*"]),
+    "OnlyNew": parameter(
+        "If-None-Match", "`*` allows only creation: 412 if the resource exists.", examples=["*"]
+    ),
     "IdempotencyKey": parameter(
         HEADER,
-        "What is repeated under it within 24 hours happens once.",
-        pattern=r"^[!-~]([ -~]{0,253}[!-~])?\Z",  # blanks around it are none of its own (RFC 9110 §5.5)
+        "Makes the request idempotent: repeated with the same key within 24 hours, it takes effect once "
+        "and gets the first reply.",
+        pattern=r"^[!-~]([ -~]{0,253}[!-~])?\Z",  # surrounding whitespace is not part of it (RFC 9110 §5.5)
         maxLength=255,
     ),
     "Range": parameter("Range", "One range of bytes (RFC 9110 §14).", examples=["bytes=0-99"]),
     "IfRange": parameter(
-        "If-Range", "The `ETag` that the range is of; if it is not current, all is sent.", examples=['"9f1c"']
+        "If-Range",
+        "Return the range only if the file has this `ETag`; otherwise return the whole file.",
+        examples=['"9f1c"'],
     ),
 }
 
 
-def complete_document(app: Litestar, document: Json, also_taken: Iterable[Any] = ()) -> Json:
-    """Complete Litestar's document. `also_taken` are types of requests that no signature names."""
-    taken = list(also_taken)
+def complete_document(app: Litestar, document: Json, more_request_types: Iterable[Any] = ()) -> Json:
+    """Complete Litestar's document. `more_request_types` are types that no signature names."""
+    taken = list(more_request_types)
     given: list[Any] = [Error, Problem]
     refusals: Json = {}
     for path, method, handler in operations(app):
@@ -77,7 +82,7 @@ def complete_document(app: Litestar, document: Json, also_taken: Iterable[Any] =
 
 
 def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
-    """Path, method and handler of everything that is documented."""
+    """Yield path, method and handler of every documented operation."""
     for route in app.routes:
         for handler in route.route_handlers if isinstance(route, HTTPRoute) else []:
             if handler.resolve_include_in_schema():
@@ -92,7 +97,7 @@ def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler)
     scope = handler.opt.get("scope")
     operation["security"] = [{"apiKey": [scope]}] if scope else []
     if scope:
-        operation["description"] += f"\n\nNeeds the scope `{scope}`."
+        operation["description"] += f"\n\nRequires the scope `{scope}`."
     if method == "patch":
         content = operation["requestBody"]["content"]
         content[MERGE_PATCH] = content[errors.JSON]
@@ -117,11 +122,11 @@ def _success_responses(operation: Json, method: str, handler: HTTPRouteHandler) 
                 reply["content"] = media if _reply_type(handler) is Stream else {**reply["content"], **media}
             yield status, reply
     if method == "get" and _conditional(handler):
-        yield "304", {"description": "You have the current version.", "headers": header_references("ETag")}
+        yield "304", {"description": "Not modified.", "headers": header_references("ETag")}
 
 
 def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[str]:
-    """The headers an operation listens to, as they are called in the components."""
+    """Yield the request headers of an operation by component name."""
     if method == "get" and _conditional(handler):
         yield "IfNoneMatch"
     if errors.PreconditionFailed in handler.opt.get("faults", []):
@@ -135,7 +140,7 @@ def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterato
 
 
 def _parameter(described: Json) -> Json:
-    """Litestar's, without what says nothing: null cannot be sent in a query."""
+    """Simplify Litestar's parameter: a query cannot carry null."""
     schema = {key: value for key, value in described["schema"].items() if key != "description"}
     for option in schema.pop("oneOf", []):
         schema |= option if option.get("type") != "null" else {}
@@ -147,7 +152,7 @@ def _parameter(described: Json) -> Json:
 
 
 def _content(media_type: str) -> Json:
-    """The schema of a reply that is no JSON."""
+    """Return the schema of a non-JSON reply."""
     text = {"type": "string", "maxLength": INT32["maximum"]}
     return text if media_type.startswith("text/") else {"$ref": REF + "File"}
 
@@ -157,7 +162,7 @@ def _annotation(handler: HTTPRouteHandler) -> Any:
 
 
 def _reply_type(handler: HTTPRouteHandler) -> Any:
-    """The type of the body of a reply."""
+    """Return the type of a reply's body."""
     annotation = _annotation(handler)
     return get_args(annotation)[0] if get_origin(annotation) in {Reply, Response} else annotation
 

@@ -1,4 +1,7 @@
-"""Lists: keyset pages behind opaque cursors. No OFFSET, no COUNT: the last page costs what the first does."""
+"""Keyset pagination with opaque cursors.
+
+Without OFFSET and COUNT the last page costs as much as the first.
+"""
 
 import base64
 import binascii
@@ -16,19 +19,19 @@ from service.errors import InvalidCursor
 from service.http.parameters import validate_query
 
 NO_NUL_PATTERN = r"^[^\x00]*\Z"
-"""A filter's text: anything but NUL, which PostgreSQL does not know."""
+"""Text filter: anything but NUL, which PostgreSQL cannot store."""
 
 LIMIT_MAX = 200
 LIMIT_DEFAULT = 50
 CURSOR_LENGTH_MAX = 512
 CHECK_LENGTH = 4
 
-Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description="How many to return at most.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description="Maximum number of entries.")]
 Cursor = Annotated[
     str | None,
     QueryParameter(
         schema_extra={"maxLength": CURSOR_LENGTH_MAX},
-        description="`next_cursor` of the page before; it belongs to one list and its filters.",
+        description="`next_cursor` of the previous page; valid for the same list and filters.",
     ),
 ]
 
@@ -39,17 +42,17 @@ P = TypeVar("P")
 class Page(Struct, Generic[T]):
     data: Annotated[list[T], Meta(max_length=LIMIT_MAX)]
     next_cursor: Annotated[str, Meta(max_length=CURSOR_LENGTH_MAX)] | None
-    """Gets the next page; null on the last one."""
+    """Cursor of the next page; null on the last page."""
 
 
 class Pager(Generic[P]):
-    """One request for a page of a list whose rows are ordered by a unique position of type `P`.
+    """A request for one page of a list ordered by a unique position of type `P`.
 
-    `position` is that type with its bounds: a forged cursor must not reach what the database refuses.
+    `position_type` is that type with bounds, so that a forged cursor carries no value the database rejects.
     """
 
     def __init__(
-        self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position: Any
+        self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position_type: Any
     ) -> None:
         validate_query(request)
         self._request = request
@@ -57,11 +60,13 @@ class Pager(Generic[P]):
         filters = sorted((name, value) for name, value in query if name not in {"limit", "cursor"})
         self._list = hashlib.blake2b(repr((request.scope["path"], filters)).encode(), digest_size=32).digest()
         self.limit = limit
-        self.after: P | None = None if cursor is None else self._decode(cursor[:CURSOR_LENGTH_MAX], position)
+        self.after: P | None = (
+            None if cursor is None else self._decode(cursor[:CURSOR_LENGTH_MAX], position_type)
+        )
 
     @property
-    def fetch(self) -> int:
-        """How many rows to read: one more than asked for tells whether there is a next page."""
+    def fetch_limit(self) -> int:
+        """Rows to fetch: one more than the limit, to detect a next page."""
         return self.limit + 1
 
     def page(self, rows: Sequence[T], position: Callable[[T], P]) -> Page[T]:
@@ -70,7 +75,7 @@ class Pager(Generic[P]):
         return Page(data, self._encode(msgspec.json.encode(position(data[-1]))) if more else None)
 
     def next_url(self, cursor: str) -> str:
-        """The next page's, for a `Link` header (RFC 8288): where the body has no room for a cursor."""
+        """Return the next page's URL for a `Link` header (RFC 8288): a CSV file cannot carry a cursor."""
         query = [
             (name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"
         ]
@@ -79,16 +84,19 @@ class Pager(Generic[P]):
     def _encode(self, content: bytes) -> str:
         return base64.urlsafe_b64encode(self._checksum(content) + content).rstrip(b"=").decode()
 
-    def _decode(self, cursor: str, kind: Any) -> P:
+    def _decode(self, cursor: str, type_: Any) -> P:
         try:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-            position: P = msgspec.json.decode(raw[CHECK_LENGTH:], type=kind)
+            position: P = msgspec.json.decode(raw[CHECK_LENGTH:], type=type_)
         except (binascii.Error, ValueError):
             raise InvalidCursor from None
-        if cursor != self._encode(raw[CHECK_LENGTH:]):  # as text: base64 has several spellings of some bytes
+        if cursor != self._encode(raw[CHECK_LENGTH:]):  # base64 has several spellings of some bytes
             raise InvalidCursor
         return position
 
     def _checksum(self, content: bytes) -> bytes:
-        """Ties a cursor to its list. A forged one only moves within rows the caller may read anyway."""
+        """Return a check value that ties a cursor to its list.
+
+        It need not be secret: a forged cursor only reaches rows the caller may read anyway.
+        """
         return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()

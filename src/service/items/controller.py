@@ -69,7 +69,7 @@ class ItemController(Controller):
         pager = Pager[UUID](request, limit, cursor, UUID)
         search = "q" if q and len(q) > 1 else "q_single_letter"
         filters = {"sku": sku, search: q or None, "in_stock": in_stock, "after": pager.after}
-        items = await catalog.list_items(database, filters, pager.fetch)
+        items = await catalog.list_items(database, filters, pager.fetch_limit)
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:
             return Reply(page, headers={"Vary": "Accept"})
@@ -159,5 +159,5 @@ class ItemController(Controller):
         Their sum is the item's quantity.
         """
         pager = Pager[int](request, limit, cursor, Version)
-        movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch)
+        movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch_limit)
         return pager.page(movements, lambda movement: movement.version)

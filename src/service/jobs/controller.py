@@ -82,7 +82,7 @@ class JobController(Controller):
         """List jobs, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"status": status, "kind": kind, "after": pager.after}
-        jobs = await operations.list_jobs(database, filters, pager.fetch)
+        jobs = await operations.list_jobs(database, filters, pager.fetch_limit)
         return pager.page(jobs, lambda job: job.id)
 
     @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])

@@ -97,5 +97,5 @@ class OrderController(Controller):
         """List orders, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"customer_id": customer_id, "status": status, "after": pager.after}
-        orders = await queries.list_orders(database, filters, pager.fetch)
+        orders = await queries.list_orders(database, filters, pager.fetch_limit)
         return pager.page(orders, lambda order: order.id)

@@ -73,7 +73,7 @@ class ResourceController(Controller):
     ) -> Page[Resource]:
         """List resources, ordered by id"""
         pager = Pager[str](request, limit, cursor, ResourceId)
-        records = await ResourceService(session).page(pager.after, pager.fetch)
+        records = await ResourceService(session).page(pager.after, pager.fetch_limit)
         return pager.page([to_schema(record) for record in records], lambda resource: resource.id)
 
     @patch("/{resource_id:str}", scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed])

@@ -48,5 +48,5 @@ class UserController(Controller):
     ) -> Page[Action]:
         """List a user's actions, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        page = await actions.list_actions(database, user_id, pager.after, pager.fetch)
+        page = await actions.list_actions(database, user_id, pager.after, pager.fetch_limit)
         return pager.page(page, lambda action: action.id)

@@ -68,7 +68,7 @@ class WebhookController(Controller):
     ) -> Page[Webhook]:
         """List webhooks, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        records = await WebhookService(session).page(pager.after, pager.fetch)
+        records = await WebhookService(session).page(pager.after, pager.fetch_limit)
         return pager.page([wire(record) for record in records], lambda webhook: webhook.id)
 
     @get("/{webhook_id:str}", scope="webhooks:read", faults=[NotFound])
@@ -167,7 +167,7 @@ class WebhookController(Controller):
     ) -> Page[Delivery]:
         """List what a webhook was told or is to be told, newest first, with every attempt."""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        found = await deliveries.page(session, webhook_id, status, pager.after, pager.fetch)
+        found = await deliveries.page(session, webhook_id, status, pager.after, pager.fetch_limit)
         return pager.page([to_delivery_schema(*row) for row in found], lambda delivery: delivery.id)
 
     @post(
