@@ -1,4 +1,4 @@
-"""The application: all wiring, readable from top to bottom."""
+"""Assemble the application: every component is created and wired here, readable from top to bottom."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -33,7 +33,7 @@ from service.jobs.controller import JobController, ProcessController
 from service.jobs.streams import JobStreams
 from service.observability.logs import access_log
 from service.observability.metrics import Metrics
-from service.observability.tracing import create_tracer
+from service.observability.tracer_factory import create_tracer
 from service.orders.controller import OrderController
 from service.orders.placement import PlacementQueue
 from service.reports.controller import ReportController
@@ -47,14 +47,17 @@ if TYPE_CHECKING:
     from service.worker import Worker
 
 WORKER_GRACE_SECONDS = 0.5
-"""What jobs get to end in when Ctrl-C stops a worker in the process of the API; they are begun again then."""
+"""Seconds that running jobs get to finish when Ctrl-C stops a worker in the API's process.
+
+Unfinished jobs are requeued and run again.
+"""
 POOL_WAITERS_PER_CONNECTION = 3
-"""More requests than this that wait for one of the pool's are overload, if it lasts."""
+"""Waiters per connection of the pool above which the service counts as overloaded, if it lasts."""
 METRICS_ACCESS: dict[str, dict[str, Any]] = {
     "open": {"public": True},
     "key": {"scope": "metrics:read", "allow_stale_key": True},
 }
-"""Who may read `GET /metrics`."""
+"""Route options of `GET /metrics` by setting."""
 
 
 CONTROLLERS = [
@@ -75,7 +78,7 @@ CONTROLLERS = [
 
 
 class Components:
-    """What the application is made of. Nothing is connected before they are opened."""
+    """The components of one application. Nothing connects before `open`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -120,7 +123,7 @@ class Components:
             yield
 
     def worker(self) -> "Worker":
-        # PgQueuer is 130 ms and 6 MiB that the API alone does without.
+        # Imported lazily: PgQueuer costs 130 ms and 6 MiB, which an API without a worker does not need.
         from service.worker import Worker  # noqa: PLC0415
 
         return Worker(
@@ -134,8 +137,8 @@ class Components:
         )
 
     def dependencies(self) -> dict[str, Provide]:
-        """Those that handlers ask for, by the names of their parameters."""
-        parts = {
+        """Return the dependencies that handlers request by parameter name."""
+        components = {
             "settings": self.settings,
             "database": self.database,
             "placement": self.placement,
@@ -147,33 +150,38 @@ class Components:
             "probe": self.probe,
             "scrapes": self.scrapes,
         }
-        return {name: _provide(part) for name, part in parts.items()} | session_dependency(self.database)
+        return {name: _provide(part) for name, part in components.items()} | session_dependency(self.database)
 
 
 def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
-    """Build the service, with a worker in its process if asked for.
+    """Build the application, with a worker in its process if requested.
 
-    Nothing is connected before the application's lifespan begins.
+    Nothing connects before the application's lifespan starts.
     """
-    parts = Components(settings)
+    components = Components(settings)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with parts.open(), parts.worker().open() if worker else nullcontext():
+        async with components.open(), components.worker().open() if worker else nullcontext():
             yield
 
     async def wake_dispatcher(request: Request[Any, Any, Any]) -> None:
-        """Must never raise: the server would close the client's connection."""
-        if request.method != "GET":
-            parts.courier.wake()
+        """Start webhook delivery after a write.
 
-    keyring = KeyAuthenticator(parts.database, secret=settings.secret, cache_max=settings.key_cache_max)
-    quota = RateLimiter(settings.rate_limit) if settings.rate_limit else None
+        It must never raise: the server would close the client's connection.
+        """
+        if request.method != "GET":
+            components.courier.wake()
+
+    authenticator = KeyAuthenticator(
+        components.database, secret=settings.secret, cache_max=settings.key_cache_max
+    )
+    rate_limiter = RateLimiter(settings.rate_limit) if settings.rate_limit else None
     metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])
     app = Litestar(
         route_handlers=[*CONTROLLERS, metrics],
-        dependencies=parts.dependencies(),
-        middleware=[AuthMiddleware(keyring, quota)],
+        dependencies=components.dependencies(),
+        middleware=[AuthMiddleware(authenticator, rate_limiter)],
         exception_handlers=exception_handlers(catalog.FAULT_BY_CONSTRAINT),
         after_response=wake_dispatcher,
         lifespan=[lifespan],
@@ -184,29 +192,29 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         logging_config=None,
     )
     app.state.settings = settings
-    app.state.admission = parts.admission
-    app.state.metrics = parts.metrics
-    app.state.probe = parts.probe
-    app.state.kinds = parts.kinds
-    # No dependency: with two of them, Litestar starts a task for each (100 µs a request).
+    app.state.admission = components.admission
+    app.state.metrics = components.metrics
+    app.state.probe = components.probe
+    app.state.kinds = components.kinds
+    # On the state, not injected: with two dependencies, Litestar starts a task for each (100 µs per request).
     app.state.claims_in_progress = set()
-    app.asgi_handler = _wrap_asgi_handler(app, parts)
+    app.asgi_handler = _wrap_asgi_handler(app, components)
     return app
 
 
-def _wrap_asgi_handler(app: Litestar, parts: Components) -> ASGIApp:
-    """Around all of Litestar: what it would not answer by the contract, or would answer too late."""
-    settings = parts.settings
-    envelope = RequestMiddleware(
+def _wrap_asgi_handler(app: Litestar, components: Components) -> ASGIApp:
+    """Wrap Litestar in the layer that answers what it would answer outside the error contract or too late."""
+    settings = components.settings
+    middleware = RequestMiddleware(
         app,
-        parts.admission,
+        components.admission,
         TrustPolicy(settings.allowed_hosts, settings.trusted_proxies),
-        draining=parts.draining,
+        draining=components.draining,
         log_access=access_log(settings.log),
-        metrics=parts.metrics,
-        tracer=parts.tracer,
+        metrics=components.metrics,
+        tracer=components.tracer,
     )
-    return CorsMiddleware(envelope, settings.cors_origins) if settings.cors_origins else envelope
+    return CorsMiddleware(middleware, settings.cors_origins) if settings.cors_origins else middleware
 
 
 def _provide(part: Any) -> Provide:

@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 def settings_from_environment(log: str) -> Settings:
     """The settings; `log` is the style of logs this command has unless DEPOT_LOG says otherwise."""
-    from service.observability import tracing
+    from service.observability import tracer_factory
     from service.observability.logs import configure_logs
 
     settings = load_settings({"DEPOT_LOG": log, **os.environ})
-    if settings.traces_url is not None and not tracing.is_installed():
+    if settings.traces_url is not None and not tracer_factory.is_installed():
         raise StartupError(
             "DEPOT_TRACES_URL is set, and OpenTelemetry is not installed (pip install 'depot[tracing]')"
         )

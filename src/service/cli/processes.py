@@ -63,7 +63,7 @@ def worker(concurrency: int | None) -> None:
     """Queued jobs, webhooks and upkeep, for production: as many workers as you like, on any machines."""
     from service.health.metrics_endpoint import serve_worker_metrics
     from service.observability.metrics import Metrics
-    from service.observability.tracing import create_tracer
+    from service.observability.tracer_factory import create_tracer
     from service.worker import run_worker
 
     settings = require_database_url(settings_from_environment("json"))

@@ -1,21 +1,20 @@
-"""Lets web pages of named origins call the service (the Fetch standard's CORS protocol). Off unless set.
+"""CORS (Fetch standard): lets web pages of the configured origins call the service; off by default.
 
-The layer around the envelope, so that refusals of any kind can be read by such a page too. A preflight is
-answered as any OPTIONS is, and says more.
+It wraps the outermost layer, so that pages can read error replies of any kind. A preflight is answered like
+any OPTIONS request, with more headers.
 """
 
 from collections.abc import Collection
-from typing import TypeAlias
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 EXPOSED_HEADERS = "ETag, Location, Retry-After, X-Error-Code, X-Request-ID, Idempotent-Replayed, RateLimit"
 PREFLIGHT_MAX_AGE_SECONDS = b"600"
 
-Values: TypeAlias = dict[bytes, bytes]
-
 
 class CorsMiddleware:
+    """Adds CORS headers to the replies to the configured origins."""
+
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self._app = app
         self._origins = {origin.encode() for origin in origins}
@@ -36,16 +35,16 @@ class CorsMiddleware:
 
 
 def _cors_headers(
-    origin: bytes, asked: dict[bytes, bytes], replied: dict[bytes, bytes]
+    origin: bytes, requested: dict[bytes, bytes], replied: dict[bytes, bytes]
 ) -> list[tuple[bytes, bytes]]:
-    leave = [
+    headers = [
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", EXPOSED_HEADERS.encode()),
     ]
-    if b"access-control-request-method" in asked and b"allow" in replied:
-        leave += [
+    if b"access-control-request-method" in requested and b"allow" in replied:
+        headers += [
             (b"access-control-allow-methods", replied[b"allow"]),
-            (b"access-control-allow-headers", asked.get(b"access-control-request-headers", b"")),
+            (b"access-control-allow-headers", requested.get(b"access-control-request-headers", b"")),
             (b"access-control-max-age", PREFLIGHT_MAX_AGE_SECONDS),
         ]
-    return leave
+    return headers

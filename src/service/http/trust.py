@@ -1,4 +1,4 @@
-"""Whose word is taken: which host names this service goes by, and which proxies say who a client is."""
+"""Accepted host names, and proxies that are trusted to report the client address."""
 
 from collections.abc import Collection
 from functools import lru_cache
@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 
 class TrustPolicy:
-    """Unless told otherwise any `Host` is right, and a client is who opened the connection."""
+    """By default any `Host` is accepted, and the client is the connection's peer."""
 
     def __init__(self, hosts: Collection[str], proxies: Collection[str]) -> None:
         self._hosts = {host.lower() for host in hosts}
@@ -14,13 +14,13 @@ class TrustPolicy:
         self._is_proxy = lru_cache(maxsize=1024)(self._matches_proxy)
 
     def allows_host(self, host: bytes) -> bool:
-        """Whether the `Host` header, with or without a port, names this service."""
+        """Return whether a `Host` header, with or without a port, is accepted."""
         return not self._hosts or _without_port(host.decode("latin-1").lower()) in self._hosts
 
     def client_address(self, peer: tuple[str, int] | None, forwarded_for: bytes) -> str | None:
-        """Who asks: the last address in `X-Forwarded-For` that is not a proxy's own, if a proxy says so.
+        """Return the last address in `X-Forwarded-For` that is not a trusted proxy's, if the peer is one.
 
-        What stands before it, anybody could have sent.
+        Anyone can send what precedes that address.
         """
         address = None if peer is None else peer[0]
         if not self._proxies or address is None:

@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line, or colours for a person. Everything goes through structlog, uvicorn too."""
+"""Logging: one JSON object per line, or colored text for a terminal.
+
+Everything goes through structlog, including uvicorn.
+"""
 
 import logging
 import sys
@@ -20,7 +23,7 @@ from service.observability.redaction import redact_path, redactor
 LogFormat = Literal["json", "console"]
 
 REQUEST_CONTEXT: ContextVar[tuple[str, str | None] | None] = ContextVar("REQUEST", default=None)
-"""The request id and the trace id of the request this code runs for."""
+"""The request id and the trace id of the current request."""
 
 
 class AccessLogEntry(Struct):
@@ -30,24 +33,24 @@ class AccessLogEntry(Struct):
     path: str
     route: str | None
     status: int
-    """499 when the client left before there was a reply."""
+    """499 if the client disconnected before the reply."""
     code: str | None
-    """The error contract's, in a refusal."""
+    """Error code, if the reply is an error."""
     ms: float
     request_id: str
     trace_id: str | None
     key: str | None
-    """The id of the API key."""
+    """Id of the API key."""
     client: str | None
-    """Its address: of the connection, or as a trusted proxy tells it."""
+    """Client address, from the connection or from a trusted proxy."""
     timestamp: datetime
     event: str = "request"
     level: str = "info"
 
 
-def access_log(style: LogFormat) -> Callable[[AccessLogEntry], None]:
-    """Writes the one line every request has. JSON goes past structlog's chain (decision 0005)."""
-    if style == "console":
+def access_log(log_format: LogFormat) -> Callable[[AccessLogEntry], None]:
+    """Return the writer of access-log lines. JSON bypasses structlog (decision 0005)."""
+    if log_format == "console":
         return lambda access: structlog.get_logger().info(**structs.asdict(access))
     out = sys.stderr.buffer
 
@@ -59,18 +62,18 @@ def access_log(style: LogFormat) -> Callable[[AccessLogEntry], None]:
     return write
 
 
-def configure_logs(style: LogFormat, secrets: Iterable[str] = ()) -> None:
-    """To stderr: stdout belongs to what commands print. `secrets` never get there."""
-    clean = redactor(secrets)
+def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
+    """Log to stderr; stdout is for command output. `secrets` are redacted."""
+    redact = redactor(secrets)
     shared: list[Processor] = [
         _add_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, *_rendering(style, clean)],
+        processors=[*shared, *_rendering(log_format, redact)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=_logger_factory(style),
+        logger_factory=_logger_factory(log_format),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -79,7 +82,7 @@ def configure_logs(style: LogFormat, secrets: Iterable[str] = ()) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(style, clean, text=True),
+                *_rendering(log_format, redact, text=True),
             ],
         )
     )
@@ -87,7 +90,10 @@ def configure_logs(style: LogFormat, secrets: Iterable[str] = ()) -> None:
 
 
 def _add_request(_: object, __: str, event: EventDict) -> EventDict:
-    """Costs requests that log nothing next to nothing: binding to structlog's own context is done by each."""
+    """Add the request id and the trace id from a context variable.
+
+    A request that logs nothing pays almost nothing; structlog's own context would be bound by every request.
+    """
     if (request := REQUEST_CONTEXT.get()) is not None:
         request_id, trace_id = request
         event.setdefault("request_id", request_id)
@@ -96,24 +102,24 @@ def _add_request(_: object, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _rendering(style: LogFormat, clean: Callable[[str], str], *, text: bool = False) -> list[Processor]:
-    def clean_all(_: object, __: str, event: EventDict) -> EventDict:
+def _rendering(log_format: LogFormat, redact: Callable[[str], str], *, text: bool = False) -> list[Processor]:
+    def redact_all(_: object, __: str, event: EventDict) -> EventDict:
         for name, value in event.items():
             if isinstance(value, str):
                 event[name] = (
-                    "\n".join(map(clean, value.split("\n"))) if name == "exception" else clean(value)
+                    "\n".join(map(redact, value.split("\n"))) if name == "exception" else redact(value)
                 )
         return event
 
-    if style == "console":
+    if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=lambda out, error: _traceback(out, error, clean)
+            colors=sys.stderr.isatty(), exception_formatter=lambda out, error: _traceback(out, error, redact)
         )
-        return [clean_all, renderer]
+        return [redact_all, renderer]
     encode = _json_text if text else _json_bytes
     return [
         structlog.processors.format_exc_info,
-        clean_all,
+        redact_all,
         structlog.processors.JSONRenderer(serializer=encode),
     ]
 
@@ -121,19 +127,19 @@ def _rendering(style: LogFormat, clean: Callable[[str], str], *, text: bool = Fa
 def _traceback(
     out: TextIO,
     error: tuple[type[BaseException], BaseException, TracebackType | None],
-    clean: Callable[[str], str],
+    redact: Callable[[str], str],
 ) -> None:
-    """Rich's, without the local variables, which hold API keys, and with clean messages."""
+    """Write Rich's traceback without local variables, which contain API keys, and with redacted messages."""
     trace = Traceback.extract(*error, show_locals=False)
     for stack in trace.stacks:
-        stack.exc_value = clean(stack.exc_value)
-        stack.notes = [clean(note) for note in stack.notes]
+        stack.exc_value = redact(stack.exc_value)
+        stack.notes = [redact(note) for note in stack.notes]
     out.write("\n")
     Console(file=out, force_terminal=sys.stderr.isatty()).print(Traceback(trace))
 
 
-def _logger_factory(style: LogFormat) -> Any:
-    if style == "console":
+def _logger_factory(log_format: LogFormat) -> Any:
+    if log_format == "console":
         return structlog.PrintLoggerFactory(sys.stderr)
     return structlog.BytesLoggerFactory(sys.stderr.buffer)
 

@@ -1,4 +1,4 @@
-"""Metrics of this process, or of all that share a directory: `depot serve --workers` (decision 0010)."""
+"""Metrics of this process, or of all processes that share a directory (decision 0010)."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import MultiProcessValue
 
-disable_created_metrics()  # they would double the counters, and are not there with several processes
+disable_created_metrics()  # they double the number of series, and do not exist with several processes
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 TICK_SECONDS = 1.0
-"""How old a gauge of another process may be."""
+"""Sampling interval of gauges in seconds."""
 UNROUTED, OTHER = "unrouted", "other"
 ZERO_INITIALIZED_CODES = ("INTERNAL_ERROR", "OVERLOADED", "DATABASE_UNAVAILABLE")
-"""Begin at 0: Prometheus would not see the first of them as an increase."""
+"""Codes that start at 0; otherwise Prometheus would not see the first one as an increase."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,23 +38,23 @@ Outcome = Literal["succeeded", "failed", "cancelled", "retried", "superseded", "
 
 
 def use_shared_directory(directory: str, slot: int) -> None:
-    """Keep the figures of this process in `directory`, beside those of its siblings.
+    """Store the metrics of this process in `directory`, next to those of its siblings.
 
-    Before any instrument is made. Whoever takes a slot over goes on from the counters of its predecessor, so
-    nothing is lost with a process, and there are never more files than slots.
+    It must be called before any metric is created. A process that takes over a slot continues its
+    predecessor's counters, so no count is lost and there are never more files than slots.
     """
     os.environ[DIRECTORY_VARIABLE] = directory
     values.ValueClass = MultiProcessValue(process_identifier=lambda: slot)
 
 
 class JobRun:
-    """A run of a job; what does not say how it ended was interrupted."""
+    """A job run; it counts as interrupted unless an outcome is set."""
 
     outcome: Outcome = "interrupted"
 
 
 class Metrics:
-    """The instruments, by name. Labels are of few values: never a path, an id or anything a client chose."""
+    """All metrics. Labels have few values: never a path, an id or client input."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -69,49 +69,55 @@ class Metrics:
         )
         self.request_seconds = self._histogram(
             "http_request_seconds",
-            "From the first byte of a request to its last.",
+            "Seconds from the start of request handling to the end of the reply.",
             DURATION_BUCKETS,
             "route",
             "method",
         )
-        self.errors = self._counter("http_errors", "Refusals by code of the error contract.", "code")
+        self.errors = self._counter("http_errors", "Error replies by error code.", "code")
         for code in ZERO_INITIALIZED_CODES:
             self.errors.labels(code)
-        self.in_flight = self._gauge("http_requests_in_flight", "Requests under way.")
-        self.in_flight_limit = self._gauge("http_in_flight_limit", "How many are let in, as of now.")
-        self.streams = self._gauge("job_streams_open", "Event streams of jobs under way.")
-        self.uploads = self._gauge("uploads_in_flight", "Uploads under way.")
+        self.in_flight = self._gauge("http_requests_in_flight", "Requests in progress.")
+        self.in_flight_limit = self._gauge("http_in_flight_limit", "Current concurrency limit.")
+        self.streams = self._gauge("job_streams_open", "Event streams of jobs in progress.")
+        self.uploads = self._gauge("uploads_in_flight", "Uploads in progress.")
         self.pool = self._gauge(
             "db_pool_connections", "Connections to PostgreSQL, idle and in use.", "pool", "state"
         )
-        self.pool_max = self._gauge("db_pool_connections_max", "How many there may be.", "pool")
-        self.pool_waiting = self._gauge("db_pool_waiting", "Requests that wait for a connection.")
+        self.pool_max = self._gauge("db_pool_connections_max", "Maximum number of connections.", "pool")
+        self.pool_waiting = self._gauge("db_pool_waiting", "Requests that wait for a database connection.")
         self.placement_orders = self._histogram(
-            "placement_batch_orders", "Orders settled by one commit.", ORDER_BUCKETS
+            "placement_batch_orders", "Orders committed together.", ORDER_BUCKETS
         )
         self.placement_seconds = self._histogram(
-            "placement_flush_seconds", "One commit of orders.", DURATION_BUCKETS
+            "placement_flush_seconds", "Duration of an order commit in seconds.", DURATION_BUCKETS
         )
-        self.placement_waiting = self._gauge("placement_waiting", "Orders that wait for their commit.")
+        self.placement_waiting = self._gauge("placement_waiting", "Orders that wait to be committed.")
         self.attempts = self._counter(
             "webhook_attempts",
-            "Attempts to deliver: delivered, retried, failed (the last), gone (410).",
+            "Delivery attempts by outcome: delivered, retried, failed (the last), gone (410).",
             "outcome",
         )
-        self.attempt_seconds = self._histogram("webhook_attempt_seconds", "One attempt.", DURATION_BUCKETS)
-        self.attempts_in_flight = self._gauge("webhook_attempts_in_flight", "Attempts under way.")
-        self.runs = self._counter("job_runs", "Runs of jobs, as they ended.", "kind", "outcome")
-        self.run_seconds = self._histogram("job_run_seconds", "One run of a job.", RUN_BUCKETS, "kind")
-        self.running = self._gauge("job_runs_in_flight", "Jobs under way in workers.")
+        self.attempt_seconds = self._histogram(
+            "webhook_attempt_seconds", "Duration of a delivery attempt in seconds.", DURATION_BUCKETS
+        )
+        self.attempts_in_flight = self._gauge("webhook_attempts_in_flight", "Delivery attempts in progress.")
+        self.runs = self._counter("job_runs", "Job runs by outcome.", "kind", "outcome")
+        self.run_seconds = self._histogram(
+            "job_run_seconds", "Duration of a job run in seconds.", RUN_BUCKETS, "kind"
+        )
+        self.running = self._gauge("job_runs_in_flight", "Job runs in progress.")
         self.lag = self._histogram(
-            "event_loop_lag_seconds", "How late the event loop wakes what is due, looked at once a second.",
+            "event_loop_lag_seconds", "Event loop lag in seconds, sampled once a second.",
             LAG_BUCKETS,
         )  # fmt: skip
-        self.cpu = self._counter("process_cpu_seconds", "CPU time used, without ended child processes.")
+        self.cpu = self._counter(
+            "process_cpu_seconds", "CPU seconds used, without terminated child processes."
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Look at what is watched once a second, until the block ends."""
+        """Sample the tracked gauges once a second until the block ends."""
         ticking = asyncio.create_task(self._tick())
         try:
             yield
@@ -120,11 +126,11 @@ class Metrics:
             await asyncio.wait({ticking})
 
     def track(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Have a gauge show what a function returns."""
+        """Set a gauge from a function at every sample."""
         self._tracked.append((gauge, read))
 
     def observe_request(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """For every request, so the instruments of a kind of request are looked up in one dictionary."""
+        """Count a request. It is called for every one, so label lookups are cached in one dictionary."""
         key = (route or UNROUTED, method if method in METHODS else OTHER, status)
         children = self._children.get(key)
         if children is None:
@@ -135,7 +141,7 @@ class Metrics:
         duration.observe(seconds)
 
     def count_rejection(self, code: str, status: int) -> None:
-        """A request that was answered before it was read: nothing else of it is known."""
+        """Count a request that was rejected before it was parsed; nothing else is known of it."""
         rejection = self._rejections.get(code)
         if rejection is None:
             rejection = (self.requests.labels(UNROUTED, OTHER, status), self.errors.labels(code))
@@ -144,7 +150,7 @@ class Metrics:
             counter.inc()
 
     def register_kinds(self, kinds: Iterable[str]) -> None:
-        """Begin at 0: Prometheus would not see the first failure of a kind as an increase."""
+        """Create the series of all kinds at 0, so that Prometheus sees the first failure as an increase."""
         for kind in kinds:
             self.run_seconds.labels(kind)
             for outcome in get_args(Outcome):
@@ -152,21 +158,22 @@ class Metrics:
 
     @contextmanager
     def run(self, kind: str) -> Iterator[JobRun]:
-        """Around one run of a job."""
-        run, begun = JobRun(), monotonic()
+        """Count and time one job run."""
+        run, started_at = JobRun(), monotonic()
         try:
             yield run
         finally:
             self.runs.labels(kind, run.outcome).inc()
-            self.run_seconds.labels(kind).observe(monotonic() - begun)
+            self.run_seconds.labels(kind).observe(monotonic() - started_at)
 
     def collect(self) -> Iterable[Metric]:
-        """Of all that share the directory. Gauges are as of the last look at them."""
+        """Return the metrics of all processes that share the directory; gauges show the last sample."""
         if self._shared is None:
             return self._registry.collect()
         return list(MultiProcessCollector(None, self._shared).collect())
 
     def sample(self) -> None:
+        """Read the tracked gauges and the CPU time now."""
         for gauge, read in self._tracked:
             gauge.set(read())
         used = process_time()

@@ -20,14 +20,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from service.observability.tracing import Tracer
 
 EXPORT_SECONDS = 5
-"""For one batch; a collector that is away delays the end of the process by no more."""
+"""Export timeout; an unreachable collector delays shutdown by no more."""
 STATEMENT_LENGTH_MAX = 1000
 LINKS_MAX = 128
-"""What OpenTelemetry keeps of them."""
+"""OpenTelemetry's limit of links per span."""
 
 
 class ActiveSpan:
-    """The span of a request, and what was current before."""
+    """A request's span, and the token of the previous context."""
 
     __slots__ = ("span", "token")
 
@@ -37,7 +37,7 @@ class ActiveSpan:
 
 
 class OtelTracer(Tracer):
-    """Follows the sampling of whoever called; what begins here is sampled at `ratio`."""
+    """OpenTelemetry tracing. It follows the caller's sampling; new traces are sampled at `ratio`."""
 
     enabled = True
 
@@ -93,9 +93,9 @@ class OtelTracer(Tracer):
             yield span
 
     def record_statement(self, record: Any) -> None:
-        """Comes late: the span it belongs to may have ended."""
+        """Record a finished statement; its parent span may have ended."""
         if not trace.get_current_span().get_span_context().trace_flags.sampled:
-            return  # what the house does by itself: polling, health
+            return  # internal work: polling, health checks
         ended, text = time.time_ns(), " ".join(record.query.split())
         span = self._tracer.start_span(
             f"postgresql {text.partition(' ')[0].lower().rstrip(';')}",

@@ -1,4 +1,4 @@
-"""What may stand in a log line: nothing that moves a cursor or begins a line of its own, and no secret."""
+"""Redaction of log text: no character that moves the cursor or starts a line, and no secret."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,19 +7,22 @@ from functools import partial
 SECRET = re.compile(
     r"(?P<shown>depot_[0-9A-Za-z]{12}_|whsec_|://[^\s/:@]*:)(?P<hidden>(?<=:)[^\s@]+(?=@)|(?<=_)[0-9A-Za-z+/=]+)"
 )
-"""An API key (its id may be told), a webhook's secret, the password in a URL."""
+"""An API key (its id may be shown), a webhook secret, or a password in a URL."""
 REDACTED_LENGTH_MIN = 8
-"""A shorter secret of the environment is hidden only where a URL shows it: it may be a word of everyday."""
+"""Minimum length of a secret that is redacted everywhere.
+
+A shorter one may be a common word and is redacted only in URLs.
+"""
 
 
 def redactor(secrets: Iterable[str] = ()) -> Callable[[str], str]:
-    """A function that makes a text fit for one line; `secrets` are hidden wherever they turn up."""
+    """Return a function that sanitizes a line of text and redacts `secrets`."""
     known = [re.escape(secret) for secret in secrets if len(secret) >= REDACTED_LENGTH_MIN]
     return partial(_redact, re.compile("|".join(known)) if known else None)
 
 
 def redact_path(path: str) -> str:
-    """For every request, so it looks for the little there can be in a path before it does anything."""
+    """Sanitize a path. It is called for every request, so it first checks whether there is anything to do."""
     if path.isprintable() and "depot_" not in path and "whsec_" not in path:
         return path
     return _redact(None, path)
@@ -33,5 +36,5 @@ def _redact(known: re.Pattern[str] | None, text: str) -> str:
 
 
 def _printable(character: str) -> str:
-    """As Python writes it in a literal: line breaks, escapes of either width, marks that turn text around."""
+    """Escape a character as in a Python literal, such as a line break or a direction override."""
     return character if character.isprintable() else character.encode("unicode_escape").decode()

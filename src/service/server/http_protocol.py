@@ -1,7 +1,7 @@
-"""A client's connection: uvicorn's HTTP/1.1 protocol, with what it lacks.
+"""uvicorn's HTTP/1.1 protocol with timeouts, limits and the error contract.
 
-Deadlines for who sends or takes too slowly, bounds for heads and for connections, and the error contract for
-what never gets as far as the application: what is no HTTP, and what is more than can be served.
+It adds read and write timeouts, limits on request heads and connections, and error replies for input that
+never reaches the application: malformed HTTP and shed requests.
 """
 
 import os
@@ -20,15 +20,15 @@ from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestT
 from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
 
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
-"""Any at all (RFC 9110 §9.1); the parser knows those that are registered."""
+"""Any valid method (RFC 9110 §9.1); the parser knows only registered ones."""
 PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
 SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
-PATH_LENGTH_SHOWN = 2048
-"""Of a target that may be what is too large."""
+PATH_LENGTH_MAX = 2048
+"""Maximum path length in an error reply; the target may be what is too large."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Its limits are those of `app.state.settings`."""
+    """One client connection. Its limits come from `app.state.settings`."""
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -41,14 +41,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._incomplete = False
         self._buffered_bytes = 0
-        """Of a head, or of whatever else the parser keeps to itself."""
+        """Bytes buffered by the parser: part of a head, or other data that it has not reported."""
         self._head_may_be_too_large = False
         self._rejection: Fault | None = None
         self._request_start = b""
-        """What came last, if it is the beginning of a request whose head is not understood yet."""
+        """The latest data, if it starts a request whose head is not parsed yet."""
         self._unknown_method = False
         self._active_cycle: RequestResponseCycle | None = None
-        """Unlike `cycle`, which is the latest of what a client has pipelined."""
+        """The request being handled; `cycle` is the last pipelined one."""
         self._read_timer: TimerHandle | None = None
         self._write_timer: TimerHandle | None = None
 
@@ -84,24 +84,26 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # or it is a trailer, which must not pass for a header (RFC 9110 §6.5.1)
-            super().on_header(name, value.rstrip(b" \t"))  # which the parser leaves there (§5.5)
+        if self._in_head:  # trailers are ignored: they must not be treated as headers (RFC 9110 §6.5.1)
+            super().on_header(name, value.rstrip(b" \t"))  # the parser keeps trailing whitespace (§5.5)
 
     def on_headers_complete(self) -> None:
         self._request_start = b""
         if self._head_may_be_too_large and self._head_bytes() > self._settings.head_bytes_max:
             self._reject(HeadTooLarge())
-            raise ValueError  # which stops the parser
+            raise ValueError  # stops the parser
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._admission.full and not self.url.startswith(SHEDDING_EXEMPT_TARGETS):
             self._in_head, self._buffered_bytes = False, 0
             self._shed()
             return
-        super().on_headers_complete()  # which raises if the target is none: then there is no cycle of its own
+        super().on_headers_complete()  # raises for an invalid target, which then has no cycle
         if self._unknown_method:
             self.scope["method"], self._unknown_method = UNKNOWN_METHOD, False
         self._in_head, self._buffered_bytes = False, 0
-        if self.parser.should_upgrade():  # to nothing we know: what follows in the same packet would be lost
+        if (
+            self.parser.should_upgrade()
+        ):  # no upgrade is supported, and data behind the head in the same packet would be lost
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -119,7 +121,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_error_and_close(self._rejection)
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser does not understand. A method it does not know is none here either: 405."""
+        """Handle a parser error.
+
+        An unknown but valid method is parsed again under a placeholder, so that the application answers 405.
+        """
         method = METHOD.match(self._request_start)
         if method and isinstance(sys.exc_info()[1], HttpParserInvalidMethodError):
             self.parser, self._unknown_method = HttpRequestParser(self), True
@@ -129,7 +134,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._reject(BadRequest(msg))
 
     def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():  # who does not take the last reply never will
+        if (
+            self.transport.get_write_buffer_size()
+        ):  # a client that has not read the last reply will not read more
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
@@ -162,7 +169,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _on_read_timeout(self) -> None:
-        """A request has begun to come, or a connection was opened for one, and it is not here yet."""
+        """Handle the end of the time in which a complete request must arrive."""
         self._read_timer = None
         if not self._incomplete:
             self.transport.close()
@@ -174,7 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _disconnect_cycle(self) -> None:
-        """The application finds its client gone, and does not write to a transport that is closed."""
+        """Mark the client as disconnected, so that the application does not write to a closed transport."""
         if self._active_cycle is not None and not self._active_cycle.response_complete:
             self._active_cycle.disconnected = True
             self._active_cycle.message_event.set()
@@ -183,14 +190,17 @@ class HttpProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _reject(self, fault: Fault) -> None:
-        """Read no more, and answer what cannot be read after all that could be: replies keep their order."""
+        """Stop reading, and reply with `fault` after all earlier requests of this connection are answered.
+
+        Replies stay in order.
+        """
         self._rejection, cycle = fault, self.cycle
         if not self._in_head and self.pipeline and self.pipeline[0][0] is cycle:
-            self.pipeline.popleft()  # its body is broken, and the one before it is still at work
+            self.pipeline.popleft()  # its body is malformed, and an earlier request is still running
         elif self._in_head and (cycle is None or cycle.response_complete):
             self._write_error_and_close(fault)
         elif not self._in_head and cycle.response_started:
-            self.transport.close()  # it has its answer, and must not get a second one
+            self.transport.close()  # its reply has started, so no second one may follow
         elif not self._in_head:
             self._disconnect_cycle()
             self._write_error_and_close(fault)
@@ -201,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _shed(self) -> None:
-        """Refuse one request before it costs anything but its own parsing."""
+        """Shed one request at no cost beyond parsing it."""
         self._admission.rejected += 1
         overloaded = Overloaded(headers=self._admission.retry_after())
         keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
@@ -222,7 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _write_error(self, fault: Fault, *, close: bool) -> None:
         path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
-        path = path[:PATH_LENGTH_SHOWN]
+        path = path[:PATH_LENGTH_MAX]
         for name, value in self.headers:
             if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 request_id = value.decode()
@@ -249,7 +259,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class FinishedCycle:
-    """In the place of uvicorn's cycle: a request that is over, whatever of it is still to come."""
+    """Replaces uvicorn's cycle for a request that is answered, even if parts of it still arrive."""
 
     response_started = response_complete = True
     message_event = Event()

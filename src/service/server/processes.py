@@ -1,4 +1,4 @@
-"""uvicorn, with what it lacks: draining, and workers that share a socket."""
+"""uvicorn with draining, and worker processes that share a socket."""
 
 import asyncio
 import contextlib
@@ -30,11 +30,15 @@ log = structlog.get_logger()
 
 BACKLOG = 2048
 RESPAWN_SECONDS = 1.0
-"""So that a worker that dies at its start does not keep a core busy."""
+"""Delay before a dead worker is replaced, so that crashes at startup do not use a full core."""
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM: not ready at once, served on for `drain_seconds`, then ended. A second signal hurries."""
+    """Server with graceful shutdown.
+
+    On SIGTERM readiness fails immediately, requests are served for `drain_seconds`, then the server exits. A
+    second signal skips the drain.
+    """
 
     def __init__(
         self, app: Litestar, settings: Settings, on_started: Callable[[], None] | None = None
@@ -60,7 +64,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is here now stays: a full collection of it stopped the loop for 100 ms every few seconds.
+        # Collecting the objects made at startup blocked the loop for 100 ms every few seconds.
         gc.collect()
         gc.freeze()
         host, port, *_ = self.servers[0].sockets[0].getsockname()
@@ -69,9 +73,9 @@ class Server(uvicorn.Server):
             self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        hurried = self._probe.draining or sig == signal.SIGINT
+        forced = self._probe.draining or sig == signal.SIGINT
         self._probe.draining = True
-        if hurried:
+        if forced:
             self.should_exit = True
         else:
             asyncio.get_running_loop().call_later(self._drain_seconds, self._exit)
@@ -81,7 +85,10 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, does not raise the signal again: an ordered stop is no failure."""
+        """Install signal handlers.
+
+        Unlike uvicorn's, the signal is not raised again: a requested stop is not a failure.
+        """
         before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -91,15 +98,15 @@ class Server(uvicorn.Server):
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Raises `StartupError` when the address cannot be had."""
+    """Bind the listening socket. Raises `StartupError` if the address is not available."""
     try:
-        found = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, *_, address = found[0]
+        family, *_, address = addresses[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:  # the latter: it can be no host's name
-        why = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+        why = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
 
 
@@ -109,7 +116,10 @@ def serve(settings: Settings, listener: socket.socket, on_started: Callable[[], 
 
 
 def serve_workers(settings: Settings, listener: socket.socket, workers: int) -> None:
-    """Serve in `workers` processes on one socket; a worker that dies is replaced, and goes on counting."""
+    """Serve in `workers` processes on one socket.
+
+    A dead worker is replaced, and its successor continues its metric counters.
+    """
     context = multiprocessing.get_context("spawn")
     processes: dict[int, BaseProcess] = {}
     stopping = False
@@ -123,38 +133,42 @@ def serve_workers(settings: Settings, listener: socket.socket, workers: int) -> 
 
     for sig in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sig, stop)
-    with tempfile.TemporaryDirectory(prefix="depot-metrics-", ignore_cleanup_errors=True) as figures:
+    with tempfile.TemporaryDirectory(
+        prefix="depot-metrics-", ignore_cleanup_errors=True
+    ) as metrics_directory:
         while not stopping:
             for slot in range(workers):
                 if stopping or (slot in processes and processes[slot].is_alive()):
                     continue
-                mark_process_dead(slot, figures)
-                started = context.Process(target=_worker_main, args=(settings, listener, figures, slot))
+                mark_process_dead(slot, metrics_directory)
+                started = context.Process(
+                    target=_worker_main, args=(settings, listener, metrics_directory, slot)
+                )
                 started.start()
                 processes[slot] = started
-                if stopping:  # the signal came before this one was on the list
+                if stopping:  # the signal arrived before this process was registered
                     started.terminate()
             multiprocessing.connection.wait([process.sentinel for process in processes.values()])
             for slot, process in processes.items():
                 if not process.is_alive():
-                    mark_process_dead(slot, figures)
+                    mark_process_dead(slot, metrics_directory)
             time.sleep(0 if stopping else RESPAWN_SECONDS)
         for process in processes.values():
             process.join()
 
 
-def _worker_main(settings: Settings, listener: socket.socket, figures: str, slot: int) -> None:
+def _worker_main(settings: Settings, listener: socket.socket, metrics_directory: str, slot: int) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     configure_logs(settings.log, settings.secrets())
-    use_shared_directory(figures, slot)
+    use_shared_directory(metrics_directory, slot)
     serve(settings, listener)
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        shutil.rmtree(figures, ignore_errors=True)
+        shutil.rmtree(metrics_directory, ignore_errors=True)
 
 
 def _stop_with_parent() -> None:
-    """A worker whose parent was killed would go on serving where nobody can stop it."""
+    """Stop with the parent process; otherwise the worker would keep serving without a supervisor."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
