@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.depot_process import DEPOT, Live, live
+from tests.support.depot_command import DEPOT
+from tests.support.depot_process import Live, live
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / ".ci" / "api"

@@ -14,7 +14,7 @@ from service.app import create_app
 from service.auth.keys import SCOPES
 from service.docs import build_document
 from service.settings import Settings
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import DEPOT
 
 Json = dict[str, Any]
 METHODS = {"get", "put", "post", "patch", "delete"}

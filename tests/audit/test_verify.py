@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,7 +20,7 @@ from service.jobs.kinds import KindRegistry
 from service.settings import Settings
 from service.worker import SCHEDULES, Worker
 from tests.support.app_helpers import connected, eventually, item
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import NEW_INTERPRETER, run_depot
 
 PLAIN = Settings()
 """Without a secret: the key is the database's own."""
@@ -185,15 +184,14 @@ class Command:
     err: str
 
 
-def depot_audit_verify(database_url: str, *arguments: str) -> Command:
-    command = [str(DEPOT), "audit", "verify", *arguments]
-    environment = {**os.environ, "DATABASE_URL": database_url}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    return Command(done.returncode, done.stdout, done.stderr)
+def depot_audit_verify(database_url: str, *arguments: str, **environment: str) -> Command:
+    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
+    completed = run_depot(["audit", "verify", *arguments], env=environment)
+    return Command(completed.returncode, completed.stdout, completed.stderr)
 
 
 async def test_the_command_says_which_row_and_fails(sealed: Database, database_url: str) -> None:
-    honest = depot_audit_verify(database_url)
+    honest = depot_audit_verify(database_url, **NEW_INTERPRETER)
     assert honest.status == 0, honest.err
     anchor = honest.out.split()[-1]
     assert depot_audit_verify(database_url, "--anchor", anchor).status == 0

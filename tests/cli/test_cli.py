@@ -11,15 +11,21 @@ import httpx
 import pytest
 
 from service.auth.keys import key_id
-from tests.support.depot_process import DEPOT, live
+from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot
+from tests.support.depot_process import live
 
 
 def depot(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEPOT_")}
-    inherited.pop("DATABASE_URL", None)
-    return subprocess.run(
-        [DEPOT, *arguments], env={**inherited, **environment}, capture_output=True, text=True, timeout=60
-    )
+    return run_depot(arguments, env={**inherited(), **environment})
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment without settings of Depot."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("DEPOT_") and name != "DATABASE_URL"
+    }
 
 
 def assert_one_clear_line(outcome: "subprocess.CompletedProcess[str]", *words: str) -> None:
@@ -33,6 +39,11 @@ def assert_one_clear_line(outcome: "subprocess.CompletedProcess[str]", *words: s
 @pytest.mark.parametrize("command", ["serve", "migrate"])
 def test_without_a_database_url_it_does_not_start(command: str) -> None:
     assert_one_clear_line(depot(command), "DATABASE_URL")
+
+
+def test_the_installed_script_says_the_same() -> None:
+    done = subprocess.run([DEPOT, "serve"], env=inherited(), capture_output=True, text=True, timeout=60)
+    assert_one_clear_line(done, "DATABASE_URL")
 
 
 def test_a_setting_it_does_not_know_stops_the_start() -> None:
@@ -91,7 +102,8 @@ def test_a_host_that_is_not_ours_stops_the_start(database_url: str) -> None:
 
 
 def test_a_created_key_is_printed_alone_and_works(database_url: str, tmp_path: Path) -> None:
-    made = depot("keys", "create", "--name", "shop", "--scope", "items:read", DATABASE_URL=database_url)
+    scope = ["--scope", "items:read"]
+    made = depot("keys", "create", "--name", "shop", *scope, DATABASE_URL=database_url, **NEW_INTERPRETER)
     key = made.stdout.strip()
     assert made.returncode == 0
     assert made.stdout == key + "\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import DEPOT
 
 Start = Callable[[], "subprocess.Popen[str]"]
 

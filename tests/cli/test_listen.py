@@ -1,5 +1,6 @@
 """`depot listen`: the events of a service, one line each, on this machine."""
 
+import asyncio
 import os
 import re
 import signal
@@ -8,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from tests.support.app_helpers import item
-from tests.support.depot_process import DEPOT, Live, live
+from tests.support.depot_command import NEW_INTERPRETER, Process, run_depot, start_depot
+from tests.support.depot_process import Live, live
 
 ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
 LINE = r"[0-9:.]+  (\S+) +([0-9a-f-]{36})  signature (\S+) +([0-9.]+) ms"
@@ -25,14 +26,13 @@ def server(database_url: str, tmp_path: Path) -> Iterator[Live]:
 
 
 @contextmanager
-def listening(home: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def listening(home: Path, *arguments: str, **environment: str) -> Iterator[Process]:
     """`depot listen` in a process of its own, once it listens."""
-    process = subprocess.Popen(
-        [DEPOT, "listen", *arguments],
-        env={**os.environ, "DEPOT_HOME": str(home)},
+    process = start_depot(
+        ["listen", *arguments],
+        env={**os.environ, "DEPOT_HOME": str(home), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     try:
         assert process.stdout
@@ -73,7 +73,8 @@ async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
 ) -> None:
     (tmp_path / "api-key").write_text(f"{key}\n")
     async with server.client(key) as client:
-        with listening(tmp_path, "--url", server.url, "--event", "item.updated", "--event", "user.action"):
+        chosen = ["--event", "item.updated", "--event", "user.action"]
+        with listening(tmp_path, "--url", server.url, *chosen, **NEW_INTERPRETER):
             (webhook,) = (await client.get("/webhooks")).json()["data"]
     assert webhook["events"] == ["item.updated", "user.action"]
 
@@ -94,7 +95,7 @@ async def test_what_stops_it_is_one_clear_line(
     assert ended.returncode == 1
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
     for word in words:
-        assert word in ended.stderr.decode()
+        assert word in ended.stderr
 
 
 async def test_a_service_that_allows_no_private_targets_says_so(
@@ -105,11 +106,10 @@ async def test_a_service_that_allows_no_private_targets_says_so(
         async with server.client(key) as client:
             assert (await client.get("/webhooks")).json()["data"] == []
     assert ended.returncode == 1
-    assert b"private" in ended.stderr
+    assert "private" in ended.stderr
 
 
-async def listen(home: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    """`depot listen` that ends by itself."""
-    command = [str(DEPOT), "listen", *arguments]
-    with anyio.fail_after(20):
-        return await anyio.run_process(command, env={**os.environ, "DEPOT_HOME": str(home)}, check=False)
+async def listen(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `depot listen` until it ends."""
+    environment = {**os.environ, "DEPOT_HOME": str(home)}
+    return await asyncio.to_thread(run_depot, ["listen", *arguments], env=environment, timeout=20)

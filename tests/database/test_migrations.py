@@ -22,7 +22,7 @@ from service.database.database import SCHEMA
 from service.models import Base
 from service.settings import Settings, StartupError
 from service.testing import database_url_for, execute
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import DEPOT
 
 ROOT = Path(__file__).parents[2]
 

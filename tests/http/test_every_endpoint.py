@@ -9,6 +9,7 @@ import httpx
 from PIL import Image
 
 from tests.support.app_helpers import eventually
+from tests.support.depot_command import NEW_INTERPRETER
 from tests.support.depot_process import live, working
 from tests.support.recording_receiver import witnessing
 
@@ -22,11 +23,15 @@ async def test_every_documented_operation_answers_over_a_real_socket(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
     with live(
-        database_url, tmp_path / "home", DEPOT_WEBHOOK_ALLOW_PRIVATE="1", DEPOT_JOB_TEST_KINDS="1"
+        database_url,
+        tmp_path / "home",
+        DEPOT_WEBHOOK_ALLOW_PRIVATE="1",
+        DEPOT_JOB_TEST_KINDS="1",
+        **NEW_INTERPRETER,
     ) as server:
         async with server.client(key) as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()
-            with working(database_url, tmp_path / "home"):
+            with working(database_url, tmp_path / "home", **NEW_INTERPRETER):
                 answered = await story(client)
     documented = {
         (method.upper(), path) for path, operations in document["paths"].items() for method in operations

@@ -5,11 +5,11 @@ import csv
 import json
 import os
 import signal
-from asyncio.subprocess import PIPE, Process, create_subprocess_exec
 from collections.abc import Sequence
 from decimal import Decimal
 from operator import itemgetter
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -30,7 +30,7 @@ from tests.support.app_helpers import (
     waiting_for_locks,
 )
 from tests.support.consistency import discrepancies
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import NEW_INTERPRETER, Process, run_depot, start_depot
 
 MANY = 10_000
 
@@ -41,17 +41,15 @@ class Outcome(NamedTuple):
     err: str
 
 
-async def start(database_url: str, file: Path, *options: str) -> Process:
-    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url}
-    environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    command = [str(DEPOT), "items", "import", str(file), *options]
-    return await create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+def start(database_url: str, file: Path) -> Process:
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    return start_depot(["items", "import", str(file)], env=environment, stdout=PIPE, stderr=PIPE)
 
 
-async def depot_import(database_url: str, file: Path, *options: str) -> Outcome:
-    process = await start(database_url, file, *options)
-    out, err = await process.communicate()
-    return Outcome(process.returncode or 0, out.decode().strip(), err.decode())
+async def depot_import(database_url: str, file: Path, *options: str, **environment: str) -> Outcome:
+    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
+    completed = await asyncio.to_thread(run_depot, ["items", "import", str(file), *options], env=environment)
+    return Outcome(completed.returncode, completed.stdout.strip(), completed.stderr)
 
 
 async def load(database: Database, file: Path, *, skip_bad: bool = False) -> ImportReport:
@@ -96,7 +94,7 @@ async def test_ten_thousand_rows_are_created_then_unchanged_then_updated(
 ) -> None:
     rows = [[f"SKU-{n:05}", f"Bolt {n}", "9.99", f"{n}"] for n in range(MANY)]
     write(file, "sku,name,price,quantity", *rows)
-    assert await depot_import(database_url, file) == (
+    assert await depot_import(database_url, file, **NEW_INTERPRETER) == (
         0,
         "10000 created, 0 updated, 0 unchanged, 0 skipped",
         ANY,
@@ -155,10 +153,10 @@ async def test_an_import_killed_halfway_leaves_nothing_behind(
     write(file, "sku,name,price,quantity", *[[f"N-{n}", "New", "1", 1] for n in range(2000)],
           [bolt["sku"], "Changed", "2", 9])  # fmt: skip
     async with locked(database_url, bolt) as holder:
-        importing = await start(database_url, file)
+        importing = start(database_url, file)
         await waiting_for_locks(holder, 1)  # the new items are inserted, the old one waits
         importing.send_signal(signal.SIGKILL)
-        await importing.communicate()
+        importing.communicate()
     await nothing_under_way(database_url)
     assert await database.fetchval("select count(*) from items") == 1
     assert (await crowd.get(f"/items/{bolt['id']}")).json() == bolt

@@ -18,7 +18,8 @@ from service.auth.store import create_key
 from service.database.database import Database
 from service.observability.redaction import redact_path, redactor
 from service.settings import Settings
-from tests.support.depot_process import DEPOT, Live, live
+from tests.support.depot_command import run_depot
+from tests.support.depot_process import Live, live
 
 Make = Callable[..., Awaitable[str]]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -212,9 +213,7 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_a_bad_database_url_is_one_line_without_its_password(url: str) -> None:
     environment = {**os.environ, "DATABASE_URL": url, "DEPOT_SECRET": SECRET}
-    done = subprocess.run(
-        [str(DEPOT), "migrate"], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = run_depot(["migrate"], env=environment)
     assert done.returncode == 1
     assert PASSWORD not in done.stdout + done.stderr
     assert SECRET not in done.stderr

@@ -17,7 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from tests.support.app_helpers import item, order
-from tests.support.depot_process import DEPOT, live, working
+from tests.support.depot_command import DEPOT
+from tests.support.depot_process import live, working
 from tests.support.job_helpers import process, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +10,15 @@ from pathlib import Path
 
 import httpx
 
-DEPOT = Path(sys.executable).with_name("depot")
+from tests.support.depot_command import Process, start_depot
+
 START_SECONDS = 60.0
 
 
 class Live:
     """A running `depot serve` or `depot worker`; `log` is its stderr, one JSON object a line."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, url: str) -> None:
+    def __init__(self, process: Process, log: Path, url: str) -> None:
         self.process = process
         self.log = log
         self.url = url
@@ -79,7 +78,7 @@ def _running(
     log = home / f"{arguments[0]}-{time.monotonic_ns()}.log"
     settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}
     with log.open("wb") as stderr:
-        process = subprocess.Popen([str(DEPOT), *arguments], env={**os.environ, **settings}, stderr=stderr)
+        process = start_depot(arguments, env={**os.environ, **settings}, stderr=stderr)
     running = Live(process, log, "")
     try:
         yield running

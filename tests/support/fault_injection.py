@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 
 from tests.support.app_helpers import connected
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import start_depot
 
 PATIENCE_SECONDS = 60.0
 AGAIN_SECONDS = 0.05
@@ -41,7 +40,7 @@ class Victim:
     """A `depot` command that is started again whenever it was killed."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        self._command = [str(DEPOT), *arguments]
+        self._arguments = arguments
         self._environment = {**os.environ, **environment}
         self.log = log
         self.kills = 0
@@ -49,7 +48,7 @@ class Victim:
 
     def start(self) -> None:
         with self.log.open("ab") as stderr:
-            self._process = subprocess.Popen(self._command, env=self._environment, stderr=stderr)
+            self._process = start_depot(self._arguments, env=self._environment, stderr=stderr)
 
     def kill_and_restart(self) -> None:
         assert self._process.poll() is None, f"it died by itself: {self.log.read_text()[-3000:]}"

@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 
 from tests.support.consistency import discrepancies
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import DEPOT
 
 BROKEN = (OSError, asyncio.IncompleteReadError)
 """The connection ended before the reply did."""

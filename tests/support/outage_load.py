@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 from asyncio import Event
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +19,8 @@ from msgspec import Struct
 from tests.support.app_helpers import connected
 from tests.support.chaos_events import UNTOLD, judge_events
 from tests.support.chaos_jobs import UNENDED
-from tests.support.depot_process import DEPOT, Live, live, working
+from tests.support.depot_command import run_depot
+from tests.support.depot_process import Live, live, working
 from tests.support.fault_injection import until_none
 from tests.support.recording_receiver import Witness, witnessing
 
@@ -258,10 +258,7 @@ def cluster(database_url: str, home: Path, **settings: str) -> Iterator[tuple[Li
 def depot(database_url: str, *arguments: str, **settings: str) -> str:
     """What a command prints."""
     environment = {**os.environ, "DATABASE_URL": database_url, **settings}
-    done = subprocess.run(
-        [str(DEPOT), *arguments], env=environment, check=True, text=True, stdout=subprocess.PIPE
-    )
-    return done.stdout
+    return run_depot(arguments, env=environment, check=True).stdout
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from service.cli.doctor.run import run_checks
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import connected
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import NEW_INTERPRETER, run_depot
 
 SMALL = DemoSize(items=60, orders=400, days=20)
 
@@ -105,11 +105,10 @@ def test_any_size_has_a_past(items: int, orders: int, days: int) -> None:
 def test_the_command_fills_and_tells(database_url: str, tmp_path: object) -> None:
     environment = {**os.environ, "DATABASE_URL": database_url, "DEPOT_HOME": str(tmp_path)}
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [str(DEPOT), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        return run_depot(arguments, env={**environment, **more}, timeout=120)
 
-    made = run("demo", "--items", "20", "--orders", "50", "--days", "5")
+    made = run("demo", "--items", "20", "--orders", "50", "--days", "5", **NEW_INTERPRETER)
     assert made.returncode == 0, made.stderr
     assert "orders" in made.stderr
     again = run("demo")

@@ -29,7 +29,7 @@ from service.reports.books import close_books
 from service.settings import Settings
 from tests.support.app_helpers import connected, item, order
 from tests.support.consistency import discrepancies
-from tests.support.depot_process import DEPOT
+from tests.support.depot_command import NEW_INTERPRETER, run_depot
 from tests.support.job_helpers import a_worker, done
 from tests.support.ledger_samples import backdate
 
@@ -197,17 +197,11 @@ async def test_of_many_differences_some_are_named(
 
 
 async def test_the_command_names_what_differs_and_fails(shop: Settings, database: Database) -> None:
-    def run() -> "subprocess.CompletedProcess[str]":
-        environment = {"DATABASE_URL": shop.database_url or "", "DEPOT_HOME": str(shop.home)}
-        return subprocess.run(
-            [str(DEPOT), "doctor"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def run(**environment: str) -> "subprocess.CompletedProcess[str]":
+        environment |= {"DATABASE_URL": shop.database_url or "", "DEPOT_HOME": str(shop.home)}
+        return run_depot(["doctor"], env={**os.environ, **environment})
 
-    honest = run()
+    honest = run(**NEW_INTERPRETER)
     assert (honest.returncode, honest.stdout) == (0, ""), honest.stderr
     bolt: UUID = await database.fetchval("update items set quantity = 77 where quantity > 7 returning id")
     found = run()

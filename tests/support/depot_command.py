@@ -1,0 +1,185 @@
+"""`depot` in a process of its own, forked from one that has imported everything, which saves a second each.
+
+The process has its own memory, files, signals and exit status, and runs the installed script. Only what
+modules read from the environment at import time could differ. A process whose environment differs in more
+than Depot's settings therefore gets a new interpreter. So does one that is started with `**NEW_INTERPRETER`.
+At least one test of each command does that, because a forked process does not show that an import is missing.
+"""
+
+import atexit
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Lock
+from typing import IO, Any
+
+from tests.support.fork_server import STATUS_BYTES
+
+DEPOT = Path(sys.executable).with_name("depot")
+SETTINGS = ("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR")
+"""Beginnings of the names of variables that are read when a command runs, not when it is imported."""
+NEW_INTERPRETER = {"TEST_NEW_INTERPRETER": "1"}
+"""Environment of a process, or of the whole suite, that must not be forked."""
+
+Stream = IO[Any] | int | None
+
+
+class ForkedProcess:
+    """The part of `subprocess.Popen` that the tests need, for a process that is not a child of this one."""
+
+    def __init__(self, args: list[str], pid: int, status: int, *pipes: IO[str] | None) -> None:
+        self.args = args
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdout, self.stderr = pipes
+        self._status = status
+
+    def __del__(self) -> None:
+        if self.returncode is None:
+            os.close(self._status)
+
+    def poll(self) -> int | None:
+        return self._read_status(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        status = self._read_status(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return status
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self) -> tuple[str, str]:
+        """Return the rest of its output, which must be short, once it has ended."""
+        output = []
+        for stream in (self.stdout, self.stderr):
+            output.append(stream.read() if stream else "")
+            if stream:
+                stream.close()
+        self.wait()
+        return output[0], output[1]
+
+    def _read_status(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._status, select.POLLIN)
+            if poll.poll(None if timeout is None else timeout * 1000):
+                status = os.read(self._status, STATUS_BYTES)
+                assert status, "the fork server has ended"
+                self.returncode = int.from_bytes(status, "big", signed=True)
+                os.close(self._status)
+        return self.returncode
+
+
+Process = ForkedProcess | subprocess.Popen[Any]
+
+
+def start_depot(
+    args: Sequence[str], *, env: Mapping[str, str], stdout: Stream = None, stderr: Stream = None
+) -> Process:
+    """Start `depot` with these arguments. Without a stream its output goes where pytest's goes."""
+    command = [str(DEPOT), *args]
+    if not _may_fork(env):
+        text = subprocess.PIPE in (stdout, stderr)
+        return subprocess.Popen(command, env=dict(env), stdout=stdout, stderr=stderr, text=text)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    files, pipes, to_close = [0], list[IO[str] | None](), list[int]()
+    for number, target in ((1, stdout), (2, stderr)):
+        file, pipe = _open_stream(number, target)
+        files.append(file)
+        pipes.append(pipe)
+        to_close += [file] if pipe else []
+    status, status_writer = os.pipe()
+    try:
+        pid = _fork_server().start(command, env, [*files, status_writer])
+    finally:
+        for file in (*to_close, status_writer):
+            os.close(file)
+    return ForkedProcess(command, pid, status, *pipes)
+
+
+def run_depot(
+    args: Sequence[str], *, env: Mapping[str, str], timeout: float = 60.0, check: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """Run `depot` until it ends, and return its output."""
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = start_depot(args, env=env, stdout=out, stderr=err)
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        output = [(file.seek(0), file.read())[1] for file in (out, err)]
+    completed = subprocess.CompletedProcess([str(DEPOT), *args], status, *output)
+    if check:
+        completed.check_returncode()
+    return completed
+
+
+def _open_stream(number: int, target: Stream) -> tuple[int, IO[str] | None]:
+    """Return the child's file, and our end of it if it is a pipe."""
+    if target == subprocess.PIPE:
+        reader, writer = os.pipe()
+        return writer, os.fdopen(reader)
+    if target is None:
+        return number, None
+    return (target if isinstance(target, int) else target.fileno()), None
+
+
+def _may_fork(env: Mapping[str, str]) -> bool:
+    """Tell whether a forked process can have this environment."""
+    is_covered = any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
+    if sys.platform != "linux" or is_covered or NEW_INTERPRETER.items() <= os.environ.items():
+        return False
+    changed = {name for name in env.keys() | os.environ.keys() if env.get(name) != os.environ.get(name)}
+    return all(name.startswith(SETTINGS) for name in changed)
+
+
+class _ForkServer:
+    """The client of `fork_server.py`. Each worker of pytest has one."""
+
+    def __init__(self) -> None:
+        self._socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = Lock()
+        with remote:
+            script = str(Path(__file__).with_name("fork_server.py"))
+            file = remote.fileno()
+            self._process = subprocess.Popen([sys.executable, script, str(file)], pass_fds=[file], cwd="/")
+        atexit.register(self._close)
+
+    def start(self, args: list[str], env: Mapping[str, str], files: list[int]) -> int:
+        """Return the id of the new process."""
+        request = json.dumps({"args": args, "env": dict(env), "cwd": str(Path.cwd())}).encode()
+        with self._lock:
+            socket.send_fds(self._socket, [request], files)
+            reply = self._socket.recv(32)
+        assert reply, "the fork server has ended"
+        return int(reply)
+
+    def _close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+@functools.cache
+def _fork_server() -> _ForkServer:
+    return _ForkServer()

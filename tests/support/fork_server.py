@@ -1,0 +1,115 @@
+"""A process that has imported all of Depot and forks children, for `tests/support/depot_command.py`."""
+
+import gc
+import json
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+STATUS_BYTES = 4
+LAZY_IMPORTS = (
+    *("alembic.command", "alembic.runtime.migration"),
+    "sqlalchemy.dialects.postgresql.asyncpg",
+)
+
+
+class StartRequest(NamedTuple):
+    args: list[str]
+    env: dict[str, str]
+    cwd: str
+
+
+def main() -> None:
+    import_all()
+    run_script(serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+def import_all() -> None:
+    service = import_module("service")
+    for module in pkgutil.walk_packages(service.__path__, "service."):
+        if not module.name.startswith(("service.testing", "service.migrations")):
+            import_module(module.name)
+    for name in LAZY_IMPORTS:
+        import_module(name)
+    gc.collect()
+    gc.freeze()  # so that the children share the pages
+
+
+def serve(requests: socket.socket) -> StartRequest:
+    """Fork once for each request. Return in each child, with its request."""
+    children: dict[int, int] = {}
+    wakeup, signals = os.pipe()
+    os.set_blocking(signals, False)
+    signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for pytest
+    while True:
+        readable, _, _ = select.select([requests, wakeup], [], [])
+        if wakeup in readable:
+            os.read(wakeup, 4096)
+        report_exits(children)
+        if requests not in readable:
+            continue
+        content, files, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+        if not content:
+            os._exit(0)  # pytest has ended; children that still run are orphans, as those of any parent
+        if pid := os.fork():
+            children[pid] = files.pop()
+            for file in files:
+                os.close(file)
+            requests.send(str(pid).encode())
+            continue
+        restore_signals()
+        for number, file in enumerate(files[:3]):
+            os.dup2(file, number)
+        requests.close()
+        os.closerange(3, max(*files, wakeup, signals, *children.values()) + 1)
+        return StartRequest(**json.loads(content))
+
+
+def report_exits(children: dict[int, int]) -> None:
+    """Write the exit status of each child that has ended to its pipe."""
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        exit_code = os.waitstatus_to_exitcode(status)
+        with suppress(BrokenPipeError):  # the test does not wait for this child
+            os.write(children[pid], exit_code.to_bytes(STATUS_BYTES, "big", signed=True))
+        os.close(children.pop(pid))
+
+
+def restore_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run_script(request: StartRequest) -> None:
+    """Run the script of the request as if a new interpreter had started it."""
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.env)
+    tempfile.tempdir = None
+    unbuffered = bool(request.env.get("PYTHONUNBUFFERED"))
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty(), write_through=unbuffered)
+    sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+    sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
+    sys.argv = request.args
+    sys.path[0] = str(Path(request.args[0]).parent)
+    runpy.run_path(request.args[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
