@@ -1,4 +1,4 @@
-"""deploy/ and the Containerfile agree with the service: settings, probes, times. deploy/check runs them."""
+"""Tests that deploy/ and the Containerfile match the service; deploy/check runs them."""
 
 import json
 import re
@@ -34,16 +34,16 @@ def seconds(text: str) -> float:
 
 
 def haproxy(timeout: str) -> float:
-    found = re.search(rf"\b{timeout} (\d+m?s)", (DEPLOY / "haproxy.cfg").read_text())
-    assert found, timeout
-    return seconds(found[1])
+    match = re.search(rf"\b{timeout} (\d+m?s)", (DEPLOY / "haproxy.cfg").read_text())
+    assert match, timeout
+    return seconds(match[1])
 
 
 def test_every_variable_of_depot_in_deploy_is_a_setting() -> None:
     texts = [path.read_text() for path in (*DEPLOY.rglob("*.yaml"), CHECKOUT / "docs" / "deploy.md")]
     names = {name for text in texts for name in re.findall(r"\bDEPOT_[A-Z_]+", text)}
-    composes_own = {"DEPOT_IMAGE", "DEPOT_PORT"}
-    assert {f"DEPOT_{field.upper()}" for field in Settings.__struct_fields__} >= names - composes_own
+    compose_variables = {"DEPOT_IMAGE", "DEPOT_PORT"}
+    assert {f"DEPOT_{field.upper()}" for field in Settings.__struct_fields__} >= names - compose_variables
 
 
 def test_the_settings_of_the_config_map_are_valid() -> None:
@@ -51,7 +51,7 @@ def test_the_settings_of_the_config_map_are_valid() -> None:
     assert load_settings(config["data"]).blob_url == config["data"]["DEPOT_BLOB_URL"]
 
 
-def test_what_is_probed_exists() -> None:
+def test_probed_paths_exist() -> None:
     routes = {route.path for route in create_app(Settings(database_url="postgresql://unused")).routes}
     texts = [
         path.read_text()
@@ -88,7 +88,7 @@ def test_a_pod_has_time_to_end_and_no_rights(name: str) -> None:
     }
 
 
-def test_a_draining_replica_is_left_before_it_ends() -> None:
+def test_a_draining_replica_gets_no_traffic_before_it_stops() -> None:
     noticed = 2 * (haproxy("inter") + haproxy("timeout check"))
     assert noticed < Settings().drain_seconds
     [container] = pod("api")["containers"]
@@ -107,10 +107,10 @@ def test_the_balancer_closes_idle_connections_before_a_replica_does(file: str) -
     assert max(kept) < Settings().keepalive_seconds
 
 
-def test_posts_are_sent_again_where_a_key_is_kept_and_only_there() -> None:
+def test_haproxy_retries_exactly_the_posts_that_accept_a_key() -> None:
     paths = json.loads(encode_document(create_app(Settings(database_url="postgresql://unused"))))["paths"]
     keep = {path for path, item in paths.items() if "IdempotencyKey" in json.dumps(item.get("post"))}
-    found = re.search(r"acl keeps_keys path_reg (\S+)", (DEPLOY / "haproxy.cfg").read_text())
-    assert found
+    match = re.search(r"acl has_idempotency path_reg (\S+)", (DEPLOY / "haproxy.cfg").read_text())
+    assert match
     posts = {path for path, item in paths.items() if "post" in item}
-    assert {path for path in posts if re.fullmatch(found[1], re.sub(r"\{\w+\}", "x", path))} == keep
+    assert {path for path in posts if re.fullmatch(match[1], re.sub(r"\{\w+\}", "x", path))} == keep

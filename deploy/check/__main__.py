@@ -1,6 +1,6 @@
 """The container test: builds the image, runs deploy/'s own configuration, and uses it as clients do.
 
-Exit status 77: it cannot run here, and says why. Everything happens in network namespaces of its own.
+It exits with status 77 and a reason if it cannot run here. Everything runs in separate network namespaces.
 """
 
 import sys
@@ -10,26 +10,26 @@ from contextlib import ExitStack
 
 import httpx
 import scenes
-from machine import CannotRunError, build_base, build_image, install, try_out
+from machine import CannotRunError, build_base, build_image, check_containers, install
 from neighbours import LOGS, haproxy, nginx, postgres
 from network import network
-from stack import Stack, answers, until
+from stack import Stack, responds, until
 
 CANNOT_RUN = 77
 BALANCER_PORT = 8080
 
 
 def main() -> int:
-    began = time.monotonic()
+    started_at = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
         timed("tools", install)
-        timed("a base image", build_base)
-        timed("a container on trial", try_out)
+        timed("base image", build_base)
+        timed("trial container", check_containers)
     except CannotRunError as error:
         print(f"container test: NOT RUN: {error}")
         return CANNOT_RUN
-    timed("Depot's image", build_image)
+    timed("image", build_image)
     scenes.image()
     with (
         network("db", "migrate", "worker", *scenes.API, "lb", "nginx", "client") as hosts,
@@ -39,16 +39,16 @@ def main() -> int:
         stack = Stack(hosts)
         running.callback(stack.remove, *scenes.API, "worker")
         try:
-            play(stack, running)
+            run_scenes(stack, running)
         except BaseException:
             show_logs(stack)
             raise
-    print(f"container test: passed in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"container test: passed in {time.monotonic() - started_at:.0f} s", flush=True)
     return 0
 
 
-def play(stack: Stack, running: ExitStack) -> None:
-    """docs/deploy.md, from the empty database to the end of all replicas."""
+def run_scenes(stack: Stack, running: ExitStack) -> None:
+    """Run docs/deploy.md, from the empty database to the end of all replicas."""
     database = running.enter_context(postgres(stack))
     timed("depot migrate", lambda: stack.once("migrate"))
     key = stack.once("api-1", "keys", "create", "--name", "shop", "--scope", "admin")
@@ -57,7 +57,7 @@ def play(stack: Stack, running: ExitStack) -> None:
     for host, balancer in (("lb", haproxy), ("nginx", nginx)):
         running.enter_context(balancer(stack))
         url = stack.url(host, BALANCER_PORT)
-        until(f"{host} ready", lambda url=url: answers(f"{url}/health/ready"))  # type: ignore[misc]
+        until(f"{host} ready", lambda url=url: responds(f"{url}/health/ready"))  # type: ignore[misc]
         headers = {"Authorization": f"Bearer {key}"}
         balancers.append(running.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30)))
     scenes.smoke(stack, balancers[0])
@@ -75,9 +75,9 @@ def show_logs(stack: Stack) -> None:
 
 
 def timed(what: str, do: Callable[[], object]) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     do()
-    print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{what}: {time.monotonic() - started_at:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

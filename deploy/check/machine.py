@@ -1,4 +1,4 @@
-"""What this machine has to have: the tools, an image that stands in for the base, and Depot's own image."""
+"""Prerequisites: tools, a stand-in for the base image, and Depot's image."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 HOME = Path("/var/tmp/depot-check")
-"""Images and containers are kept apart from the machine's own; a second run finds the layers of the first."""
+"""Images and containers are separate from the machine's own; a second run reuses the layers of the first."""
 
 SUITE = "trixie"
 BASE = "localhost/python:3.13-slim"
-"""Debian with its own Python 3.13: what the official image is made of, less what only its build is."""
+"""Debian with its own Python 3.13: the official image without the files that only its build needs."""
 IMAGE = "localhost/depot:check"
 
 PROGRAMS = {
@@ -28,37 +28,41 @@ PROGRAMS = {
     "pg_lsclusters": "postgresql",
 }
 LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
-"""Podman's defaults are more than a machine may grant."""
+"""Podman's defaults exceed what some machines grant."""
 INDEX_SETTINGS = {"index-url", "extra-index-url", "trusted-host", "proxy"}
 
 
 class CannotRunError(Exception):
-    """Why the test cannot run on this machine at all."""
+    """The reason why the test cannot run on this machine."""
 
 
 def install() -> None:
     """Install what is missing, with apt. Raises `CannotRunError`."""
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
     if os.geteuid() != 0:
-        raise CannotRunError("it needs root: for namespaces, mounts and packages")
+        raise CannotRunError("root is required for namespaces, mounts and packages")
     if subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode != 0:
-        raise CannotRunError("this sandbox lets nobody make namespaces")
+        raise CannotRunError("this sandbox does not allow namespaces")
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise CannotRunError(f"there is no apt-get to install {', '.join(missing)}")
-    quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # 1: starts no services
+        raise CannotRunError(f"apt-get is missing, which would install {', '.join(missing)}")
+    environment = {
+        **os.environ,
+        "DEBIAN_FRONTEND": "noninteractive",
+        "RUNLEVEL": "1",
+    }  # 1: starts no services
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
         done = subprocess.run(
             ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command],
-            env=quietly, capture_output=True, text=True, check=False,
+            env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise CannotRunError(f"apt-get {command[0]} failed:\n{done.stderr}")
 
 
 def podman(*arguments: str, check: bool = True) -> str:
-    """Podman on a storage of its own. Returns stdout, and for `podman logs` both."""
+    """Run podman on separate storage. Returns stdout; for `podman logs` also stderr."""
     done = subprocess.run(
         ["podman", *_storage(), "--runtime", "runc", *arguments], capture_output=True, text=True, check=False
     )
@@ -68,23 +72,23 @@ def podman(*arguments: str, check: bool = True) -> str:
 
 
 def build_base() -> None:
-    """An image of Debian and its Python, unless there is one."""
+    """Build an image of Debian and its Python, unless it exists."""
     if podman("images", "--quiet", BASE):
         return
     with tempfile.TemporaryDirectory(dir=HOME) as folder:
         archive = f"{folder}/base.tar"
-        left_out = [
+        excluded = [
             f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale", "info")
         ]
         _quietly(
             "mmdebstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates",
-            "--dpkgopt=force-unsafe-io", *left_out, SUITE, archive,
+            "--dpkgopt=force-unsafe-io", *excluded, SUITE, archive,
         )  # fmt: skip
         podman("import", archive, BASE)
 
 
-def try_out() -> None:
-    """Raises `CannotRunError` unless images can be built and containers be run: some sandboxes forbid it."""
+def check_containers() -> None:
+    """Raises `CannotRunError` if images cannot be built or containers cannot run, as in some sandboxes."""
     image = f"{BASE}-probe"
     for command in (
         ["buildah", *_storage(), "build", "--isolation=chroot", "--pull=never", f"--tag={image}", "-"],
@@ -98,9 +102,9 @@ def try_out() -> None:
 
 
 def build_image() -> None:
-    """Depot's image from the unchanged Containerfile, by chroot: no daemon, no privileges to hand out.
+    """Build Depot's image from the unchanged Containerfile, by chroot: without a daemon or extra privileges.
 
-    How this machine reaches a package index is mounted while the build runs: none of it is in the image.
+    The machine's package index settings are mounted during the build; none of them is in the image.
     """
     with tempfile.NamedTemporaryFile("w", dir=HOME) as configuration:
         configuration.write(_pip_configuration())
@@ -118,16 +122,16 @@ def _storage() -> list[str]:
 
 
 def _pip_configuration() -> str:
-    """Where pip finds its index on this machine, without what lies on its disk."""
+    """Return pip's index settings on this machine, without local files."""
     listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
     lines = [line.partition("=") for line in listed.splitlines()]
     settings = {name.split(".")[-1]: value.strip("'") for name, _, value in lines}
-    kept = [
+    index_lines = [
         f"{name} = {value}"
         for name, value in settings.items()
         if name in INDEX_SETTINGS and "file:" not in value
     ]
-    return "\n".join(["[global]", *kept, ""])
+    return "\n".join(["[global]", *index_lines, ""])
 
 
 def _quietly(*command: str) -> None:

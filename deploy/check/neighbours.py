@@ -1,4 +1,4 @@
-"""The other services: PostgreSQL, HAProxy and nginx as this machine has them, on hosts of their own."""
+"""The other services: this machine's PostgreSQL, HAProxy and nginx, each on its own host."""
 
 import os
 import shutil
@@ -15,27 +15,27 @@ LOGS = HOME / "logs"
 
 
 class Postgres:
-    """A server that can be taken away and come back."""
+    """A PostgreSQL server that can be stopped and restarted."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self._hosts = stack.hosts
-        self._said = stack.environment("db")
+        self._environment = stack.environment("db")
         self._folder = folder
         self._data = f"--pgdata={folder}/data"
         self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
     def create(self) -> None:
-        """With the user, the password and the database that compose.yaml names."""
+        """Create the user, the password and the database that compose.yaml names."""
         shutil.chown(self._folder, "postgres", "postgres")
         password = self._folder / "password"
-        password.write_text(self._said["POSTGRES_PASSWORD"])
-        user = f"--username={self._said['POSTGRES_USER']}"
+        password.write_text(self._environment["POSTGRES_PASSWORD"])
+        user = f"--username={self._environment['POSTGRES_USER']}"
         methods = ("--auth-local=trust", "--auth-host=scram-sha-256")
         self._run("initdb", self._data, user, f"--pwfile={password}", *methods, "--no-sync")
         with (self._folder / "data" / "pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet scram-sha-256\n")
         self.start()
-        self._run("createdb", f"--host={self._folder}", user, self._said["POSTGRES_DB"])
+        self._run("createdb", f"--host={self._folder}", user, self._environment["POSTGRES_DB"])
 
     def start(self) -> None:
         options = f"-c listen_addresses=* -c unix_socket_directories={self._folder} -c fsync=off"
@@ -68,12 +68,12 @@ def postgres(stack: Stack) -> Iterator[Postgres]:
 
 @contextmanager
 def haproxy(stack: Stack) -> Iterator[None]:
-    """haproxy.cfg as it is, with the variables of compose.yaml: addresses, for want of a name server."""
-    said = stack.environment("lb")
+    """Run haproxy.cfg unchanged, with the variables of compose.yaml as addresses: there is no name server."""
+    environment = stack.environment("lb")
     for variable in ("API_1", "API_2"):
-        host, _, port = said[variable].partition(":")
-        said[variable] = f"{stack.hosts.addresses[host]}:{port}"
-    with _running(stack, "lb", "haproxy", "-db", "-f", str(DEPLOY / "haproxy.cfg"), environment=said):
+        host, _, port = environment[variable].partition(":")
+        environment[variable] = f"{stack.hosts.addresses[host]}:{port}"
+    with _running(stack, "lb", "haproxy", "-db", "-f", str(DEPLOY / "haproxy.cfg"), environment=environment):
         yield
 
 

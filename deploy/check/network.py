@@ -1,4 +1,4 @@
-"""Hosts on a network of their own: namespaces joined by a bridge, with no way out of it."""
+"""Hosts on an isolated network: namespaces joined by a bridge, without a route to the outside."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 NETWORK = "10.77.0"
 CLONE_NEWNET = 0x40000000
 FILES = Path("/etc/netns")
-"""`ip netns exec` puts what is in a namespace's folder here in place of the machine's own /etc."""
+"""`ip netns exec` replaces files of /etc by those in the namespace's directory here."""
 
 
 class Hosts:
@@ -24,11 +24,11 @@ class Hosts:
         return f"depot-{os.getpid()}-{name}"
 
     def inside(self, name: str, *command: str) -> list[str]:
-        """The command that runs another one on a host."""
+        """Return the command that runs `command` on a host."""
         return ["ip", "netns", "exec", self.namespace(name), *command]
 
     def enter(self, name: str) -> None:
-        """Make this process, and what it starts from now on, part of a host."""
+        """Move this process, and the processes that it starts from now on, to a host."""
         with Path(f"/run/netns/{self.namespace(name)}").open() as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
@@ -36,24 +36,24 @@ class Hosts:
 
 @contextmanager
 def network(*names: str) -> Iterator[Hosts]:
-    """Make the hosts; they are gone when the block ends."""
+    """Create the hosts; they are removed when the block ends."""
     hosts = Hosts(names)
     switch = hosts.namespace("switch")
-    known = "".join(f"{address} {name}\n" for name, address in hosts.addresses.items())
-    made: list[str] = []
+    hosts_file = "".join(f"{address} {name}\n" for name, address in hosts.addresses.items())
+    created: list[str] = []
     try:
         for namespace in (switch, *map(hosts.namespace, names)):
             _ip("netns", "add", namespace)
-            made.append(namespace)
+            created.append(namespace)
             FILES.joinpath(namespace).mkdir(parents=True)
-            FILES.joinpath(namespace, "hosts").write_text(f"127.0.0.1 localhost\n{known}")
+            FILES.joinpath(namespace, "hosts").write_text(f"127.0.0.1 localhost\n{hosts_file}")
         _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", switch, "link", "set", "bridge", "up")
         for name, address in hosts.addresses.items():
             _plug_in(switch, hosts.namespace(name), name, address)
         yield hosts
     finally:
-        for namespace in made:
+        for namespace in created:
             _ip("netns", "delete", namespace)
             shutil.rmtree(FILES / namespace)
 

@@ -1,4 +1,4 @@
-"""What happens to a deployment, and what its clients see of it."""
+"""Deployment scenarios and what clients observe."""
 
 import time
 from io import BytesIO
@@ -14,11 +14,11 @@ API = ("api-1", "api-2")
 BYTES_MAX = 200_000_000
 PER_SECOND = 300.0
 STEADY_SECONDS = 1.5
-"""Longer than HAProxy needs to see a replica come or go."""
+"""Longer than HAProxy needs to notice that a replica starts or stops."""
 STOCK = 1_000_000
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf"}
 
-WITHIN = """
+PROBE = """
 import importlib.util, os, shutil
 assert os.getuid() == 10001, os.getuid()
 assert not any(map(shutil.which, ("pip", "apt-get", "gcc", "perl"))) and not importlib.util.find_spec("pip")
@@ -28,27 +28,27 @@ for place in ("/", "/etc", "/opt/depot", importlib.util.find_spec("service").sub
 
 
 def image() -> None:
-    """Small, not root's, with nothing in it that builds."""
+    """Check that the image is small, does not run as root, and contains no build tools."""
     size = int(podman("image", "inspect", "--format={{.Size}}", IMAGE))
     print(f"image size: {size / 1e6:.0f} MB")
     assert size <= BYTES_MAX, size
     podman(
-        "run", "--rm", "--network=none", "--read-only", *SANDBOX, "--entrypoint=python", IMAGE, "-c", WITHIN
+        "run", "--rm", "--network=none", "--read-only", *SANDBOX, "--entrypoint=python", IMAGE, "-c", PROBE
     )
 
 
 def start(stack: Stack) -> None:
     stack.start("worker")
     for service in API:
-        began = time.monotonic()
+        started_at = time.monotonic()
         stack.start(service)
         stack.wait_until_ready(service)
-        print(f"{service}: start to ready {time.monotonic() - began:.1f} s")
+        print(f"{service}: start to ready {time.monotonic() - started_at:.1f} s")
         stack.check_health(service)
 
 
 def smoke(stack: Stack, client: httpx.Client) -> None:
-    """What is done through the balancer is in both replicas, and the worker does its part."""
+    """Check that a change made through the balancer is in both replicas, and that the worker runs."""
     item = create(client, "BOLT-M8", quantity=5)
     order = {"customer_id": "c-1", "lines": [{"item_id": item, "quantity": 2}]}
     placed = done(client.post("/orders", json=order, headers={"X-Request-ID": "mine"}))
@@ -56,18 +56,20 @@ def smoke(stack: Stack, client: httpx.Client) -> None:
     for service in API:
         own = f"{stack.url(service)}/orders/{placed.json()['id']}"
         assert done(client.get(own)).json() == placed.json(), service
-    refused = client.post("/orders", json={**order, "lines": [{"item_id": item, "quantity": 4}]})
-    assert refused.json()["error"]["code"] == "INSUFFICIENT_STOCK", refused.text
-    looked = ", ".join(f"{kind} {document(stack, client, kind):.1f} s" for kind in MEDIA)
+    rejected = client.post("/orders", json={**order, "lines": [{"item_id": item, "quantity": 4}]})
+    assert rejected.json()["error"]["code"] == "INSUFFICIENT_STOCK", rejected.text
+    durations = ", ".join(f"{kind} {document(stack, client, kind):.1f} s" for kind in MEDIA)
     health = done(client.get("/health")).json()
     assert health["status"] == "healthy", health
     metrics = client.get("/metrics").status_code
     assert metrics in {200, 404}, metrics
-    print(f"smoke: an order in both replicas, documents too; thumbnails after: {looked}; metrics: {metrics}")
+    print(
+        f"smoke: an order in both replicas, documents too; thumbnails after: {durations}; metrics: {metrics}"
+    )
 
 
 def document(stack: Stack, client: httpx.Client, kind: str) -> float:
-    """Upload one; returns how long the worker took to make a thumbnail."""
+    """Upload a document; return the seconds until the worker has made its thumbnail."""
     file = BytesIO()
     Image.new("RGB", (640, 480), "teal").save(file, kind)
     upload = {"file": (f"a.{kind}", file.getvalue(), MEDIA[kind])}
@@ -78,7 +80,7 @@ def document(stack: Stack, client: httpx.Client, kind: str) -> float:
 
 
 def rolling_restart(stack: Stack, client: httpx.Client) -> None:
-    """Both replicas, one after the other, as an update does it: nobody notices."""
+    """Restart both replicas, one after the other, as an update does; no client notices."""
     item = create(client, "NUT-M8")
     with Traffic(client, item, per_second=PER_SECOND) as traffic:
         for service in API:
@@ -86,11 +88,11 @@ def rolling_restart(stack: Stack, client: httpx.Client) -> None:
             assert status == 0, f"{service} ended with {status}"
             stack.restart(service)
             time.sleep(STEADY_SECONDS)
-    expect_all_well("rolling restart of both replicas", client, item, traffic)
+    check_traffic("rolling restart of both replicas", client, item, traffic)
 
 
 def kill(stack: Stack, client: httpx.Client) -> None:
-    """A replica is gone at once: what may be sent again is, and is carried out once."""
+    """Kill a replica: repeatable requests are sent again and take effect once."""
     item = create(client, "NUT-M10")
     with Traffic(client, item, per_second=PER_SECOND, repeatable=True) as traffic:
         time.sleep(STEADY_SECONDS)
@@ -98,11 +100,11 @@ def kill(stack: Stack, client: httpx.Client) -> None:
         time.sleep(STEADY_SECONDS)
         stack.restart("api-1")
         time.sleep(STEADY_SECONDS)
-    expect_all_well("kill -9 of a replica, reads and orders with a key", client, item, traffic)
+    check_traffic("kill -9 of a replica, reads and orders with a key", client, item, traffic)
 
 
 def outage(stack: Stack, balancers: list[httpx.Client], database: Postgres) -> None:
-    """The contract's error whoever answers: a replica without its database, a balancer without replicas."""
+    """Check the error contract of a replica without a database and of a balancer without replicas."""
     database.stop()
     for client in balancers:
         until("DATABASE_UNAVAILABLE", lambda client=client: code(client) == "DATABASE_UNAVAILABLE")  # type: ignore[misc]
@@ -127,8 +129,8 @@ def create(client: httpx.Client, sku: str, quantity: int = STOCK) -> str:
     return str(done(client.post("/items", json=item)).json()["id"])
 
 
-def expect_all_well(what: str, client: httpx.Client, item: str, traffic: Traffic) -> None:
-    """No request failed, and stock went down by what was acknowledged: nothing lost, nothing done twice."""
+def check_traffic(what: str, client: httpx.Client, item: str, traffic: Traffic) -> None:
+    """Check that no request failed and stock fell by what was acknowledged: nothing is lost or repeated."""
     print(f"{what}: {traffic}")
     assert not traffic.failures, traffic.failures[:5]
     left = done(client.get(f"/items/{item}")).json()["quantity"]

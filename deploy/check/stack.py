@@ -26,18 +26,18 @@ SANDBOX = (
 
 
 class Stack:
-    """What compose.yaml says. A service's container is on the host of its name."""
+    """The services of compose.yaml, each in a container on the host of its name."""
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
-        given = {
+        variables = {
             "POSTGRES_PASSWORD": secrets.token_hex(16),
             "DEPOT_SECRET": secrets.token_hex(24),
             "DEPOT_IMAGE": IMAGE,
         }
         text = (DEPLOY / "compose.yaml").read_text()
         self._services: dict[str, dict[str, Any]] = yaml.safe_load(
-            VARIABLE.sub(lambda found: given.get(found[1], found[0]), text)
+            VARIABLE.sub(lambda match: variables.get(match[1], match[0]), text)
         )["services"]
         self._blobs = f"blobs-{os.getpid()}"
 
@@ -48,7 +48,7 @@ class Stack:
         return dict(self._services[service]["environment"])
 
     def once(self, service: str, *command: str) -> str:
-        """Like `docker compose run --rm SERVICE COMMAND`. Returns stdout."""
+        """Run a command like `docker compose run --rm SERVICE COMMAND`. Returns stdout."""
         return podman("run", "--rm", *self._run(service, command or self._services[service]["command"]))
 
     def start(self, service: str) -> None:
@@ -56,9 +56,9 @@ class Stack:
         podman("run", "--detach", name, *self._run(service, self._services[service].get("command", ())))
 
     def stop(self, service: str) -> int:
-        """As Compose stops it: SIGTERM, then patience. Returns the exit status."""
-        patience = self._services[service]["stop_grace_period"].removesuffix("s")
-        podman("stop", f"--time={patience}", self._container(service))
+        """Stop a service as Compose does: SIGTERM, then a grace period. Returns the exit status."""
+        grace_seconds = self._services[service]["stop_grace_period"].removesuffix("s")
+        podman("stop", f"--time={grace_seconds}", self._container(service))
         return int(podman("inspect", "--format={{.State.ExitCode}}", self._container(service)))
 
     def kill(self, service: str) -> None:
@@ -69,7 +69,7 @@ class Stack:
         self.wait_until_ready(service)
 
     def wait_until_ready(self, service: str) -> float:
-        return until(f"{service} ready", lambda: answers(f"{self.url(service)}/health/ready"))
+        return until(f"{service} ready", lambda: responds(f"{self.url(service)}/health/ready"))
 
     def check_health(self, service: str) -> None:
         """Run the image's HEALTHCHECK. Raises `RuntimeError` if it fails."""
@@ -87,25 +87,31 @@ class Stack:
         return f"depot-{os.getpid()}-{service}"
 
     def _run(self, service: str, command: Any) -> list[str]:
-        said = self._services[service]
-        assert said["read_only"], service
+        service_definition = self._services[service]
+        assert service_definition["read_only"], service
         return [
             f"--network=ns:/run/netns/{self.hosts.namespace(service)}",
             *(f"--add-host={name}:{address}" for name, address in self.hosts.addresses.items()),
-            *(f"--env={name}={value}" for name, value in said["environment"].items()),
+            *(f"--env={name}={value}" for name, value in service_definition["environment"].items()),
             "--read-only",
-            *(f"--cap-drop={capability}" for capability in said["cap_drop"]),
-            *(f"--security-opt={option.removesuffix(':true')}" for option in said["security_opt"]),
-            *(f"--tmpfs={mount}" for mount in said["tmpfs"]),
-            *(f"--volume={volume.replace('blobs', self._blobs, 1)}" for volume in said["volumes"]),
-            f"--memory={said['mem_limit']}",
+            *(f"--cap-drop={capability}" for capability in service_definition["cap_drop"]),
+            *(
+                f"--security-opt={option.removesuffix(':true')}"
+                for option in service_definition["security_opt"]
+            ),
+            *(f"--tmpfs={mount}" for mount in service_definition["tmpfs"]),
+            *(
+                f"--volume={volume.replace('blobs', self._blobs, 1)}"
+                for volume in service_definition["volumes"]
+            ),
+            f"--memory={service_definition['mem_limit']}",
             *SANDBOX,
-            said["image"],
+            service_definition["image"],
             *command,
         ]
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     try:
         return httpx.get(url).is_success
     except httpx.TransportError:
@@ -113,10 +119,10 @@ def answers(url: str) -> bool:
 
 
 def until(what: str, holds: Callable[[], bool]) -> float:
-    """Ask until it holds; returns the seconds it took."""
-    began = time.monotonic()
+    """Poll until the condition holds; return the seconds it took."""
+    started_at = time.monotonic()
     while not holds():
-        if time.monotonic() - began > WAIT_SECONDS:
+        if time.monotonic() - started_at > WAIT_SECONDS:
             raise TimeoutError(what)
         time.sleep(0.05)
-    return time.monotonic() - began
+    return time.monotonic() - started_at

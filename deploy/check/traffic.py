@@ -1,4 +1,4 @@
-"""Clients that keep their connections, at a steady rate, for as long as a block lasts."""
+"""Clients on persistent connections that send requests at a steady rate while a block lasts."""
 
 import asyncio
 import threading
@@ -12,20 +12,20 @@ import httpx
 
 CLIENTS = 16
 SECONDS_MAX = 60.0
-"""A bound for the case that nobody ends the block."""
+"""Upper bound if the block never ends."""
 
 
 class Traffic:
-    """Reads, orders with and without a key, and PATCHes, on one item."""
+    """Reads, PATCHes, and orders with and without a key, of one item."""
 
     def __init__(
         self, client: httpx.Client, item: str, *, per_second: float, repeatable: bool = False
     ) -> None:
-        """`repeatable`: without what must not be sent twice. Use it as a context manager."""
+        """`repeatable`: send only requests that may be repeated. Use it as a context manager."""
         self._url = client.base_url
         self._headers = client.headers
         self._item = item
-        self._pause = CLIENTS / per_second
+        self._interval = CLIENTS / per_second
         self._repeatable = repeatable
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -39,7 +39,7 @@ class Traffic:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
         self._thread.join()
@@ -56,18 +56,18 @@ class Traffic:
                 clients.create_task(self._client())
 
     async def _client(self) -> None:
-        begin = perf_counter()
+        started_at = perf_counter()
         async with httpx.AsyncClient(base_url=self._url, headers=self._headers, timeout=30) as client:
-            turn = 0
-            while not self._over.is_set() and perf_counter() - begin < SECONDS_MAX:
-                await self._ask(client, turn % 4)
-                turn += 1
-                await asyncio.sleep(max(0.0, begin + turn * self._pause - perf_counter()))
+            number = 0
+            while not self._over.is_set() and perf_counter() - started_at < SECONDS_MAX:
+                await self._send(client, number % 4)
+                number += 1
+                await asyncio.sleep(max(0.0, started_at + number * self._interval - perf_counter()))
 
-    async def _ask(self, client: httpx.AsyncClient, turn: int) -> None:
-        began = perf_counter()
+    async def _send(self, client: httpx.AsyncClient, number: int) -> None:
+        started_at = perf_counter()
         try:
-            reply = await client.send(self._request(client, turn))
+            reply = await client.send(self._request(client, number))
         except httpx.HTTPError as error:
             self.failures.append(repr(error))
         else:
@@ -75,13 +75,13 @@ class Traffic:
             self.ordered += reply.status_code == httpx.codes.CREATED
             if not reply.is_success:
                 self.failures.append(f"{reply.request.method} {reply.status_code} {reply.text}")
-        self.seconds.append(perf_counter() - began)
+        self.seconds.append(perf_counter() - started_at)
 
-    def _request(self, client: httpx.AsyncClient, turn: int) -> httpx.Request:
+    def _request(self, client: httpx.AsyncClient, number: int) -> httpx.Request:
         order = {"customer_id": "c-1", "lines": [{"item_id": self._item, "quantity": 1}]}
-        if turn == 0 or (turn == 1 and not self._repeatable):
-            key = {"Idempotency-Key": str(uuid4())} if turn == 0 else {}
+        if number == 0 or (number == 1 and not self._repeatable):
+            key = {"Idempotency-Key": str(uuid4())} if number == 0 else {}
             return client.build_request("POST", "/orders", json=order, headers=key)
-        if turn == 2 and not self._repeatable:
+        if number == 2 and not self._repeatable:
             return client.build_request("PATCH", f"/items/{self._item}", json={"description": str(uuid4())})
         return client.build_request("GET", f"/items/{self._item}")

@@ -1,4 +1,4 @@
-"""How many requests are let in: bursts are, a queue that stands is not, and none waits for ever."""
+"""Tests of the adaptive concurrency limit and load shedding."""
 
 import asyncio
 from functools import partial
@@ -22,7 +22,7 @@ DELAY_SECONDS = 0.05
 
 
 class Request:
-    """One that has been in flight for a while."""
+    """A request that has been in flight for some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.started = perf_counter() - seconds
@@ -33,11 +33,11 @@ class Request:
 
 @pytest.fixture
 def admission() -> AdmissionControl:
-    return admitting(waiting=0)
+    return admission_with(waiting=0)
 
 
-def admitting(waiting: int) -> AdmissionControl:
-    """So many wait for a connection all the time."""
+def admission_with(waiting: int) -> AdmissionControl:
+    """Return admission control with a constant number of pool waiters."""
     return AdmissionControl(
         in_flight_min=10,
         in_flight_max=1000,
@@ -49,20 +49,20 @@ def admitting(waiting: int) -> AdmissionControl:
 
 
 def tick(admission: AdmissionControl, requests: int, seconds: float) -> None:
-    """A tick in which so many requests end, each of which took so long."""
+    """Complete `requests` requests that took `seconds` each, then adjust the limit."""
     for request in [Request(seconds) for _ in range(requests)]:
         admission.admit(request)
         admission.complete(request)
     admission.adjust_limit(TICK_SECONDS)
 
 
-def test_a_burst_is_let_in(admission: AdmissionControl) -> None:
+def test_a_burst_is_admitted(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS - 1):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 1000
 
 
-def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(
+def test_under_sustained_load_only_requests_that_can_be_served_in_time_are_admitted(
     admission: AdmissionControl,
 ) -> None:
     for _ in range(BUSY_TICKS):
@@ -70,8 +70,8 @@ def test_under_a_load_that_lasts_no_more_are_let_in_than_can_be_served_in_time(
     assert admission.limit == 50  # 1,000 a second, for 0.05 s
 
 
-def test_a_queue_for_the_database_that_lasts_is_cut_to_what_is_served_soon() -> None:
-    admission = admitting(waiting=130)
+def test_a_standing_queue_for_the_database_lowers_the_limit() -> None:
+    admission = admission_with(waiting=130)
     for request in [Request(0) for _ in range(150)]:
         admission.admit(request)
     for _ in range(BUSY_TICKS - 1):
@@ -81,7 +81,7 @@ def test_a_queue_for_the_database_that_lasts_is_cut_to_what_is_served_soon() -> 
     assert admission.limit == 50  # the 150 in flight, but for 100 of those that wait
 
 
-def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: AdmissionControl) -> None:
+def test_during_recovery_one_slow_tick_lowers_the_limit(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     tick(admission, 100, seconds=0.01)
@@ -90,7 +90,7 @@ def test_until_all_are_let_in_again_one_slow_tick_is_enough(admission: Admission
     assert admission.limit == 40
 
 
-def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission: AdmissionControl) -> None:
+def test_the_limit_grows_by_one_per_tick_while_requests_are_rejected(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     admission.rejected += 1
@@ -98,45 +98,47 @@ def test_as_long_as_some_are_refused_more_are_let_in_little_by_little(admission:
     assert admission.limit == 51
 
 
-def test_what_the_server_has_read_counts_before_the_application_has_it(admission: AdmissionControl) -> None:
+def test_parsed_requests_count_before_the_application_receives_them(admission: AdmissionControl) -> None:
     admission.pending = 1000
     assert admission.full
 
 
-def test_who_is_refused_again_and_again_rests_and_is_heard_in_turn(admission: AdmissionControl) -> None:
+def test_clients_that_are_rejected_repeatedly_are_paused_and_resumed_in_turn(
+    admission: AdmissionControl,
+) -> None:
     admission.rejected += REJECTIONS_PER_TICK
     assert not admission.should_pause
     admission.rejected += 1
     assert admission.should_pause
-    heard: list[int] = []
+    resumed: list[int] = []
     for number in range(REJECTIONS_PER_TICK + 1):
-        admission.pause(partial(heard.append, number))
+        admission.pause(partial(resumed.append, number))
     admission.resume_some()
-    assert heard == list(range(REJECTIONS_PER_TICK))
-    assert admission.should_pause  # somebody rests still
+    assert resumed == list(range(REJECTIONS_PER_TICK))
+    assert admission.should_pause  # one is still paused
     admission.resume_some()
-    assert heard == list(range(REJECTIONS_PER_TICK + 1))
+    assert resumed == list(range(REJECTIONS_PER_TICK + 1))
     assert not admission.should_pause
 
 
-def test_the_more_are_refused_the_later_they_are_told_to_come_back_and_not_all_at_once(
+def test_retry_after_grows_with_the_rejections_and_is_spread(
     admission: AdmissionControl,
 ) -> None:
-    def told() -> set[str]:
+    def announced() -> set[str]:
         return {admission.retry_after()["Retry-After"] for _ in range(1000)}
 
-    assert told() == {"1"}
+    assert announced() == {"1"}
     admission.adjust_retry_after(5 * REJECTIONS_PER_SECOND)
-    assert told() == set("12345")
+    assert announced() == set("12345")
     admission.adjust_retry_after(REJECTIONS_PER_SECOND)
-    assert told() == set("12345")
+    assert announced() == set("12345")
     admission.adjust_retry_after(9 * REJECTIONS_PER_SECOND)
-    assert told() == set("12345678")
+    assert announced() == set("12345678")
     admission.adjust_retry_after(0)
-    assert told() == {"1"}
+    assert announced() == {"1"}
 
 
-def test_some_are_let_in_however_slow_it_gets(admission: AdmissionControl) -> None:
+def test_the_limit_stays_at_its_minimum_however_slow_requests_are(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 1, seconds=5)
     assert admission.limit == 10
@@ -150,7 +152,7 @@ def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admissi
     assert admission.limit == 1000
 
 
-def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: AdmissionControl) -> None:
+def test_the_limit_recovers_when_requests_are_fast_again(admission: AdmissionControl) -> None:
     for _ in range(BUSY_TICKS):
         tick(admission, 100, seconds=0.5)
     for _ in range(40):
@@ -158,7 +160,7 @@ def test_as_soon_as_it_is_quick_again_more_are_let_in(admission: AdmissionContro
     assert admission.limit == 1000
 
 
-def test_what_takes_long_by_its_nature_does_not_count(admission: AdmissionControl) -> None:
+def test_a_long_running_request_does_not_count(admission: AdmissionControl) -> None:
     upload = Request(100)
     admission.admit(upload)
     admission.exempt(upload)
@@ -169,9 +171,7 @@ def test_what_takes_long_by_its_nature_does_not_count(admission: AdmissionContro
     assert admission.limit == 1000
 
 
-async def test_what_is_more_than_can_be_served_is_refused_and_health_never(
-    settings: Settings, key: str
-) -> None:
+async def test_excess_requests_are_rejected_and_health_checks_never(settings: Settings, key: str) -> None:
     async with running(replace(settings, in_flight_max=2), key) as client:
         bolt = await item(client)
         async with locked(str(settings.database_url), bolt) as connection:

@@ -1,4 +1,4 @@
-"""The same contract over a real socket: what only the server below ASGI could get wrong."""
+"""Tests of the HTTP contract over a real socket, for the server below ASGI."""
 
 import json
 import socket
@@ -39,7 +39,7 @@ BEYOND_ASCII = [
 def served(
     server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """One server for all of these tests; they look at different things in it."""
+    """One server for all of these tests; they use different data in it."""
     with serving(server_url, depot_template, tmp_path_factory.mktemp("served")) as served:
         yield served
 
@@ -51,19 +51,19 @@ async def socketed(served: Served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("sent", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage_is_answered_in_the_error_contract(served: Served, sent: bytes) -> None:
+async def test_malformed_requests_get_the_error_contract(served: Served, sent: bytes) -> None:
     status, headers, body = served.exchange(sent)
     assert contract(status, headers, body)["code"] == "BAD_REQUEST"
     assert (status, headers["connection"]) == (400, "close")
 
 
-async def test_a_bad_target_takes_nothing_from_the_request_before_it(served: Served) -> None:
+async def test_an_invalid_target_does_not_affect_the_request_before_it(served: Served) -> None:
     sent = served.request("GET", "/items") + b"GET http://x:abc/ HTTP/1.1\r\nHost: x\r\n\r\n"
     statuses = [reply[:3] for reply in received_until_the_end(served, sent).split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"200", b"400"]
 
 
-async def test_a_method_nobody_knows_is_not_allowed(served: Served) -> None:
+async def test_an_unknown_method_is_not_allowed(served: Served) -> None:
     problem = ("Accept: application/problem+json", "X-Request-ID: mine")
     status, headers, body = served.exchange(served.request("BREW", "/items", *problem))
     assert (status, json.loads(body)["code"]) == (405, "METHOD_NOT_ALLOWED")
@@ -84,7 +84,7 @@ def received_until_the_end(served: Served, sent: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
-async def test_the_refusals_are_the_error_contract(socketed: httpx.AsyncClient) -> None:
+async def test_error_replies_follow_the_error_contract(socketed: httpx.AsyncClient) -> None:
     refused(await socketed.get("/nope"), 404, "NOT_FOUND")
     wrong_method = await socketed.put("/items")
     refused(wrong_method, 405, "METHOD_NOT_ALLOWED")
@@ -98,10 +98,10 @@ async def test_the_refusals_are_the_error_contract(socketed: httpx.AsyncClient) 
     assert problem.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_a_body_that_is_too_large_is_refused(served: Served, socketed: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_too_large_is_rejected(served: Served, socketed: httpx.AsyncClient) -> None:
     refused(await socketed.post("/items", content=b" " * 1_048_577, headers=JSON), 413, "TOO_LARGE")
     announced = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99999999")
-    assert contract(*served.exchange(announced))["code"] == "TOO_LARGE"  # and none of it was sent
+    assert contract(*served.exchange(announced))["code"] == "TOO_LARGE"  # although none of it was sent
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(17):
@@ -111,7 +111,7 @@ async def test_a_body_that_is_too_large_is_refused(served: Served, socketed: htt
 
 
 @pytest.mark.parametrize("key", ["nonsense", ""])
-async def test_nothing_of_a_body_is_read_for_who_has_no_key(served: Served, key: str) -> None:
+async def test_no_body_is_read_without_a_valid_key(served: Served, key: str) -> None:
     stranger = Served(served.server, key)
     announced = stranger.request("POST", "/items", "Content-Type: application/json", "Content-Length: 1000")
     assert contract(*stranger.exchange(announced))["code"] == "UNAUTHENTICATED"
@@ -119,7 +119,7 @@ async def test_nothing_of_a_body_is_read_for_who_has_no_key(served: Served, key:
 
 async def test_head_and_options_work(served: Served, socketed: httpx.AsyncClient) -> None:
     got = await socketed.get("/items")
-    for path, found in (("/items", 200), ("/nope", 404), ("/health", 200)):  # and the connection lives on
+    for path, found in (("/items", 200), ("/nope", 404), ("/health", 200)):  # on one connection
         head = await socketed.head(path)
         assert (head.status_code, head.content, head.headers.get("Connection")) == (found, b"", None)
     assert (await socketed.head("/items")).headers["Content-Length"] == str(len(got.content))
@@ -177,7 +177,7 @@ async def test_a_bad_traceparent_is_ignored(
     assert served.logged(request_id=reply.headers["X-Request-ID"])["trace_id"] is None
 
 
-async def test_a_client_that_leaves_half_way_is_logged_as_that_and_not_as_a_crash(served: Served) -> None:
+async def test_a_client_that_disconnects_early_is_logged_as_499(served: Served) -> None:
     with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
         head = ("Content-Type: application/json", "Content-Length: 1000", "X-Request-ID: gone")
         connection.sendall(served.request("POST", "/items", *head) + b'{"sku": ')
@@ -226,7 +226,7 @@ async def test_a_large_head_below_the_limit_is_served(served: Served) -> None:
 
 
 @pytest.mark.parametrize("endless", [b"10;" + b"e" * 600_000, b"0\r\nX: " + b"t" * 600_000])
-async def test_what_frames_a_body_has_a_limit(served: Served, endless: bytes) -> None:
+async def test_the_framing_of_a_body_has_a_limit(served: Served, endless: bytes) -> None:
     status, headers, body = served.exchange(chunks(served, "/resources/framed", endless))
     assert contract(status, headers, body)["code"] == "HEAD_TOO_LARGE"
 
@@ -237,7 +237,7 @@ async def test_trailers_are_no_headers(served: Served) -> None:
 
 
 def statuses(served: Served, sent: bytes) -> list[int]:
-    """Of all that comes back until the server closes the connection."""
+    """Return the statuses of all replies until the server closes the connection."""
     with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(sent)
         received = b""
@@ -246,13 +246,13 @@ def statuses(served: Served, sent: bytes) -> list[int]:
     return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
-async def test_what_is_no_http_is_answered_in_its_turn(served: Served) -> None:
+async def test_malformed_http_is_answered_in_order(served: Served) -> None:
     good = served.request("GET", "/items") + served.request("GET", "/nope")
     assert statuses(served, good + b"rubbish\r\n\r\n") == [200, 404, 400]
     assert statuses(served, good + chunks(served, "/resources/broken", b"rubbish\r\n")) == [200, 404, 400]
 
 
-async def test_a_request_that_has_its_answer_gets_no_second_one(served: Served) -> None:
+async def test_a_request_with_a_reply_gets_no_second_one(served: Served) -> None:
     stranger = Served(served.server, "nonsense")
     with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(chunks(stranger, "/resources/broken"))
@@ -267,7 +267,7 @@ async def test_an_upgrade_is_not_taken_and_ends_the_connection(served: Served) -
     assert statuses(served, upgrade + served.request("GET", "/items")) == [200]
 
 
-async def test_a_client_that_leaves_amid_pipelined_requests_is_no_crash(served: Served) -> None:
+async def test_a_client_that_disconnects_amid_pipelined_requests_causes_no_error(served: Served) -> None:
     head = ("Content-Type: application/json", "Content-Length: 16", "X-Request-ID: left-amid")
     put = served.request("PUT", "/resources/left", *head) + b'{"status": "on"}'
     for _ in range(20):
@@ -278,6 +278,6 @@ async def test_a_client_that_leaves_amid_pipelined_requests_is_no_crash(served: 
     assert served.server.events("unhandled_error") == []
 
 
-async def test_nothing_of_all_this_crashed(served: Served) -> None:
+async def test_no_request_caused_an_unhandled_error(served: Served) -> None:
     assert served.server.events("unhandled_error") == []
     assert served.server.process.poll() is None

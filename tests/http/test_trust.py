@@ -1,4 +1,4 @@
-"""Whose word is taken, and what a browser is told."""
+"""Tests of trusted hosts and proxies, and of CORS."""
 
 import httpx
 import pytest
@@ -30,36 +30,36 @@ PEER = ("10.1.2.3", 4711)
         (["10.1.2.3"], b"203.0.113.9", "203.0.113.9"),
     ],
 )
-def test_a_client_is_who_a_trusted_proxy_says_it_is(
+def test_the_client_address_comes_from_a_trusted_proxy(
     proxies: list[str], forwarded_for: bytes, client: str
 ) -> None:
     assert TrustPolicy([], proxies).client_address(PEER, forwarded_for) == client
 
 
 @pytest.mark.parametrize("host", [b"shop.example", b"SHOP.example", b"shop.example:8000", b"[::1]:80"])
-def test_a_host_of_ours_is_known_with_and_without_a_port(host: bytes) -> None:
+def test_an_allowed_host_is_accepted_with_and_without_a_port(host: bytes) -> None:
     assert TrustPolicy(["Shop.example", "[::1]"], []).allows_host(host)
 
 
 @pytest.mark.parametrize("host", [b"", b"evil.example", b"shop.example.evil.example", b"\xff"])
-def test_another_host_is_not(host: bytes) -> None:
+def test_another_host_is_not_accepted(host: bytes) -> None:
     assert not TrustPolicy(["shop.example"], []).allows_host(host)
 
 
-async def test_a_request_for_another_host_is_refused_but_for_health(settings: Settings, key: str) -> None:
+async def test_a_request_for_another_host_is_rejected_except_for_health(settings: Settings, key: str) -> None:
     async with running(replace(settings, allowed_hosts=("shop.example",)), key) as client:
         refused(await client.get("/items"), 400, "BAD_REQUEST")
         assert (await client.get("/items", headers={"Host": "shop.example"})).status_code == 200
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_without_a_setting_browsers_are_told_nothing(crowd: httpx.AsyncClient) -> None:
+async def test_without_the_setting_no_cors_header_is_sent(crowd: httpx.AsyncClient) -> None:
     reply = await crowd.get("/items", headers={"Origin": "https://shop.example"})
     assert not [name for name in reply.headers if name.startswith("access-control")]
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_pages_of_a_named_origin_may_call_and_read_refusals(settings: Settings, key: str) -> None:
+async def test_pages_of_a_configured_origin_can_read_replies_and_errors(settings: Settings, key: str) -> None:
     app = create_app(replace(settings, cors_origins=("https://shop.example",)))
     async with AsyncTestClient(app) as client:
         client.headers.update({"Authorization": f"Bearer {key}", "Origin": "https://shop.example"})
@@ -69,11 +69,11 @@ async def test_pages_of_a_named_origin_may_call_and_read_refusals(settings: Sett
             assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example"
             assert "Origin" in reply.headers["Vary"]
             assert "X-Request-ID" in reply.headers["Access-Control-Expose-Headers"]
-        asked = {
+        requested = {
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization, content-type",
         }
-        preflight = await client.options("/items", headers={**asked, "Authorization": ""})
+        preflight = await client.options("/items", headers={**requested, "Authorization": ""})
         assert preflight.status_code == 204
         assert preflight.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS, POST"
         assert preflight.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
@@ -92,7 +92,7 @@ async def test_pages_of_a_named_origin_may_call_and_read_refusals(settings: Sett
         ("DEPOT_RATE_LIMIT", "many"),
     ],
 )
-def test_what_is_no_list_of_such_is_refused_at_the_start(name: str, value: str) -> None:
+def test_an_invalid_list_is_rejected_at_startup(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         load_settings({name: value})
 

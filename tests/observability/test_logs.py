@@ -1,4 +1,4 @@
-"""What stands in the log: the request each line belongs to, nothing that forges lines, and no secret."""
+"""Tests of the log: request ids, no forged lines, and no secret."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ PASSWORD, SECRET = "pa55word-of-the-database", "a-secret-that-keys-the-hashes-of
 
 
 def written(style: str, code: str) -> str:
-    """What a process with that style of logs writes to stderr."""
+    """Return the stderr of a process with this log format."""
     program = f"""
 import logging, structlog
 from datetime import datetime, UTC
@@ -67,7 +67,7 @@ SAYINGS = {
 
 @pytest.mark.parametrize("saying", SAYINGS)
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_nobody_writes_lines_or_escapes_of_their_own(style: str, saying: str) -> None:
+def test_logged_text_cannot_forge_lines_or_escapes(style: str, saying: str) -> None:
     text = written(style, SAYINGS[saying])
     assert not CONTROL.search(text), repr(text)
     lines = text.splitlines()
@@ -81,7 +81,7 @@ def test_nobody_writes_lines_or_escapes_of_their_own(style: str, saying: str) ->
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_secrets_are_hidden_wherever_they_turn_up(style: str) -> None:
+def test_secrets_are_redacted_everywhere(style: str) -> None:
     key = mint()
     text = written(
         style,
@@ -98,11 +98,11 @@ access("/items/{key}")
     )
     for secret in (key, key[-20:], PASSWORD, "MfKQ9r8GKYqrTwjU", ":pw@"):
         assert secret not in text
-    assert key[:18] in text.replace("\n", "")  # whose it is may be told
+    assert key[:18] in text.replace("\n", "")  # the id of the key may be shown
 
 
-def test_ordinary_texts_stay_as_they_are() -> None:
-    clean = redactor({"depot"})  # too short to be hidden: it is a word of everyday
+def test_ordinary_texts_are_unchanged() -> None:
+    clean = redactor({"depot"})  # too short to be redacted: it may be a common word
     for text in (
         "/items/depot",
         "depot: 3 orders",
@@ -138,7 +138,7 @@ async def test_every_line_of_a_request_has_its_ids(
         assert "request_id" not in server.events("listening")[0]
 
 
-async def test_probes_that_find_all_well_leave_no_line(database_url: str, tmp_path: Path, key: str) -> None:
+async def test_successful_probes_are_not_logged(database_url: str, tmp_path: Path, key: str) -> None:
     with live(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             for path in ("/health", "/health/live", "/health/ready", "/metrics", "/health/else", "/items"):
@@ -147,7 +147,7 @@ async def test_probes_that_find_all_well_leave_no_line(database_url: str, tmp_pa
         assert [line["path"] for line in server.events("request")] == ["/health/else", "/items"]
 
 
-async def test_a_live_server_keeps_its_secrets_through_crashes_and_outages(
+async def test_a_live_server_logs_no_secret_during_errors_and_outages(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     async with database.sessions() as session, session.begin():
@@ -191,7 +191,7 @@ def raw(server: Live, request: str) -> bytes:
 
 
 def with_password(settings: Settings) -> str:
-    """The server trusts whoever reaches its socket, so any password will do."""
+    """Return the URL with a password; the server trusts every connection to its socket."""
     head, _, rest = (settings.database_url or "").partition("@")
     scheme, _, user = head.partition("://")
     return f"{scheme}://{user.partition(':')[0]}:{PASSWORD}@{rest}"
@@ -221,7 +221,7 @@ def test_a_bad_database_url_is_one_line_without_its_password(url: str) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_settings_know_what_is_secret(settings: Settings) -> None:
+def test_settings_list_their_secrets(settings: Settings) -> None:
     url = "postgresql://u:p%40ss%2Fword@h/db?password=other-word"
     secrets = replace(settings, database_url=url, secret=SECRET).secrets()
     assert {"p%40ss%2Fword", "p@ss/word", "other-word", SECRET} <= secrets

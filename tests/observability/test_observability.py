@@ -1,4 +1,4 @@
-"""Dashboard, alerts and runbook speak of what there is, and docs/configuration.md lists every setting."""
+"""Tests that dashboard, alerts, runbook and docs/configuration.md match the service."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def panels() -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def names(settings: Settings) -> set[str]:
-    """The names samples have, even of metrics that have none yet."""
+    """Return all sample names, including those of metrics without samples."""
     async with AsyncTestClient(create_app(replace(settings, metrics="open"), worker=True)) as client:
         figures = Figures("")
 

@@ -1,4 +1,4 @@
-"""Who sends or takes too slowly, or too much, is not waited for; everybody else is served."""
+"""Tests of timeouts and limits of connections."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.support.app_helpers import Json, item, locked, waiting_for_locks
 from tests.support.raw_http import PATIENCE_SECONDS, Served, contract, serving
 from tests.support.reply_assertions import JSON, refused
 
-HASTY = {
+SHORT_LIMITS = {
     "DEPOT_READ_TIMEOUT_SECONDS": "0.5",
     "DEPOT_WRITE_TIMEOUT_SECONDS": "0.5",
     "DEPOT_REQUEST_TIMEOUT_SECONDS": "0.5",
@@ -32,7 +32,9 @@ HALF_A_HEAD = b"GET /items HTTP/1.1\r\nHost: depot\r\nX-Request-ID: slow\r\nX-"
 def served(
     server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    with serving(server_url, depot_template, tmp_path_factory.mktemp("hasty"), **HASTY) as served:
+    with serving(
+        server_url, depot_template, tmp_path_factory.mktemp("short-limits"), **SHORT_LIMITS
+    ) as served:
         yield served
 
 
@@ -50,13 +52,13 @@ def connected(served: Served) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_half_a_head_is_not_waited_for(served: Served) -> None:
+def test_an_incomplete_head_times_out(served: Served) -> None:
     status, headers, body = served.exchange(HALF_A_HEAD)
     error = contract(status, headers, body)
     assert (status, error["code"], headers["connection"]) == (408, "REQUEST_TIMEOUT", "close")
 
 
-def test_nor_is_one_that_comes_byte_by_byte(served: Served) -> None:
+def test_a_head_that_arrives_byte_by_byte_times_out(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(HALF_A_HEAD)
         connection.settimeout(0.05)
@@ -65,10 +67,10 @@ def test_nor_is_one_that_comes_byte_by_byte(served: Served) -> None:
                 assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
                 return
             connection.sendall(b"a")
-    raise AssertionError("it is still waited for")
+    raise AssertionError("the connection is still open")
 
 
-def test_nor_is_the_second_one_of_a_connection(served: Served) -> None:
+def test_an_incomplete_second_head_times_out(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(served.request("GET", "/health/live"))
         received(connection, until=b"alive")
@@ -76,7 +78,7 @@ def test_nor_is_the_second_one_of_a_connection(served: Served) -> None:
         assert received(connection, until=b"}}").startswith(b"HTTP/1.1 408 ")
 
 
-def test_half_a_body_is_not_waited_for(served: Served) -> None:
+def test_an_incomplete_body_times_out(served: Served) -> None:
     head = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99")
     assert contract(*served.exchange(head + b'{"sku": '))["code"] == "REQUEST_TIMEOUT"
 
@@ -86,7 +88,7 @@ def test_a_connection_without_a_request_is_closed(served: Served) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_whole_request_keeps_its_connection(served: Served) -> None:
+def test_complete_requests_keep_their_connection(served: Served) -> None:
     with connected(served) as connection:
         for part in (HALF_A_HEAD, b"Rest: a\r\n\r\n", HALF_A_HEAD + b"Rest: a\r\n\r\n"):
             connection.sendall(part)
@@ -95,7 +97,7 @@ def test_a_whole_request_keeps_its_connection(served: Served) -> None:
     assert replies.count(b"HTTP/1.1 401 ") == 2
 
 
-def test_who_does_not_take_a_reply_is_cut_off(served: Served) -> None:
+def test_a_client_that_does_not_read_its_reply_is_disconnected(served: Served) -> None:
     with httpx.Client(
         base_url=served.server.url, headers={"Authorization": f"Bearer {served.key}"}
     ) as client:
@@ -114,7 +116,7 @@ def test_who_does_not_take_a_reply_is_cut_off(served: Served) -> None:
                 return
             connection.settimeout(0.05)
             served.exchange(served.request("GET", "/health/live"))
-    raise AssertionError("it is still waited for")
+    raise AssertionError("the connection is still open")
 
 
 def connections(process: psutil.Process) -> list[psutil._ntuples.pconn]:
@@ -131,13 +133,13 @@ def connections(process: psutil.Process) -> list[psutil._ntuples.pconn]:
     ],
     ids=["a header", "a path", "many headers", "without an end"],
 )
-def test_a_head_that_is_too_large_is_refused(served: Served, head: bytes) -> None:
+def test_a_head_that_is_too_large_is_rejected(served: Served, head: bytes) -> None:
     status, headers, body = served.exchange(head)
     error = contract(status, headers, body)
     assert (status, error["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
 
 
-def test_what_is_refused_before_the_application_names_no_other_request(served: Served) -> None:
+def test_a_rejection_before_the_application_names_no_other_request(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(b"GET /nope HTTP/1.1\r\nHost: depot\r\nX-Request-ID: mine\r\n\r\n")
         received(connection, until=b'"request_id":"mine"}}')
@@ -148,7 +150,7 @@ def test_what_is_refused_before_the_application_names_no_other_request(served: S
         assert b"/nope" not in reply
 
 
-def test_whitespace_behind_a_value_is_no_part_of_it(served: Served) -> None:
+def test_whitespace_behind_a_header_value_is_removed(served: Served) -> None:
     status, headers, _ = served.exchange(served.request("GET", "/items", "X-Request-ID: mine \t"))
     assert (status, headers["x-request-id"]) == (200, "mine")
     key = f"Authorization:  Bearer   {served.key}  \r\n"
@@ -156,7 +158,7 @@ def test_whitespace_behind_a_value_is_no_part_of_it(served: Served) -> None:
     assert status == 200
 
 
-def test_only_so_many_connections_are_open_at_once(served: Served) -> None:
+def test_the_number_of_open_connections_is_limited(served: Served) -> None:
     with ExitStack() as stack:
         for _ in range(41):
             last = stack.enter_context(connected(served))
@@ -169,7 +171,7 @@ def test_only_so_many_connections_are_open_at_once(served: Served) -> None:
 async def full(
     served: Served, client: httpx.AsyncClient
 ) -> AsyncIterator[tuple[Json, list[asyncio.Task[httpx.Response]]]]:
-    """While as many requests as may be in flight wait for the lock of an item; they are given."""
+    """Fill the concurrency limit with requests that wait for the lock of an item, and yield them."""
     bolt = await item(client)
     async with locked(served.database_url, bolt) as lock:
         waiting = [
@@ -179,7 +181,7 @@ async def full(
         yield bolt, waiting
 
 
-async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
+async def test_excess_requests_are_rejected_on_a_connection_that_stays_open(
     served: Served, server_url: str
 ) -> None:
     async with served.server.client(served.key) as client:
@@ -195,7 +197,7 @@ async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
                     reply = await asyncio.to_thread(received, connection, until=found)
                     assert reply.startswith(b"HTTP/1.1 503 ") or b"alive" in reply
             for reply in await asyncio.gather(*waiting):
-                error = refused(reply, 503, "OVERLOADED")  # their time is up before the lock is free
+                error = refused(reply, 503, "OVERLOADED")  # their deadline passes before the lock is free
                 assert "may still take effect" in error["message"]
         names = {"A", "B"}
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -204,15 +206,15 @@ async def test_what_is_too_much_is_refused_on_a_connection_that_lives_on(
         assert (await client.post("/items", content=b"{}", headers=JSON)).status_code == 422
 
 
-async def test_who_insists_on_being_refused_is_heard_ever_less(served: Served) -> None:
+async def test_a_client_that_ignores_retry_after_is_throttled(served: Served) -> None:
     async with served.server.client(served.key) as client, full(served, client) as (_, waiting):
         with connected(served) as connection:
-            refusals = await asyncio.to_thread(insist, connection, served.request("GET", "/items"), 0.3)
+            rejections = await asyncio.to_thread(repeat, connection, served.request("GET", "/items"), 0.3)
         await asyncio.gather(*waiting)
-    assert 0 < refusals <= (REJECTIONS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
+    assert 0 < rejections <= (REJECTIONS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
-async def test_whatever_becomes_of_a_request_its_place_is_free_again(served: Served) -> None:
+async def test_every_request_frees_its_place(served: Served) -> None:
     upgrade = served.request("GET", "/items", "Upgrade: websocket", "Connection: Upgrade")
     for request in (
         upgrade,
@@ -224,22 +226,22 @@ async def test_whatever_becomes_of_a_request_its_place_is_free_again(served: Ser
     ):
         for _ in range(3):
             with connected(served) as connection:
-                connection.sendall(request)  # and leave
+                connection.sendall(request)  # and disconnect
     async with served.server.client(served.key) as client, asyncio.timeout(PATIENCE_SECONDS):
         while (await client.get("/items")).status_code != 200:
             pass
 
 
-def insist(connection: socket.socket, request: bytes, seconds: float) -> int:
-    """How often it is answered when it is sent again as soon as it is."""
-    begun, replies = monotonic(), 0
-    while monotonic() - begun < seconds:
+def repeat(connection: socket.socket, request: bytes, seconds: float) -> int:
+    """Repeat a request as fast as it is answered; return the number of replies."""
+    started_at, replies = monotonic(), 0
+    while monotonic() - started_at < seconds:
         connection.sendall(request)
         received(connection, until=b"}}")
         replies += 1
     return replies
 
 
-def test_nothing_of_all_this_crashed(served: Served) -> None:
+def test_no_request_caused_an_unhandled_error(served: Served) -> None:
     assert [event["exception"] for event in served.server.events("unhandled_error")] == []
     assert served.server.process.poll() is None

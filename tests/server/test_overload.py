@@ -1,4 +1,4 @@
-"""Ten times as many clients as may be served at once; the long form, with its figures, is `make overload`."""
+"""Tests of load shedding with ten times as many clients as the limit; `make overload` is the long form."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ IN_FLIGHT_MAX = 16
 TURNS = 20
 
 
-async def test_what_it_can_serve_it_serves_and_the_rest_it_refuses(
+async def test_requests_within_the_limit_are_served_and_the_rest_rejected(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     replies: Counter[tuple[int, str | None, str | None]] = Counter()
@@ -24,7 +24,7 @@ async def test_what_it_can_serve_it_serves_and_the_rest_it_refuses(
             async with session.post("/items", json=new, raise_for_status=True) as reply:
                 path = reply.headers["Location"]
 
-            async def insist() -> None:
+            async def repeat() -> None:
                 for _ in range(TURNS):
                     async with session.get(path) as reply:
                         said = reply.headers.get("X-Error-Code"), reply.headers.get("Retry-After")
@@ -33,12 +33,12 @@ async def test_what_it_can_serve_it_serves_and_the_rest_it_refuses(
 
             async with asyncio.TaskGroup() as clients:
                 for _ in range(10 * IN_FLIGHT_MAX):
-                    clients.create_task(insist())
+                    clients.create_task(repeat())
                 for probe in ("/health/live", "/health/ready", "/health"):
                     async with session.get(probe) as reply:
                         assert reply.status == 200
         assert server.events("database away") == server.events("unhandled_error") == []
     print(f"{replies.total()} requests: {dict(replies)}")
-    refused = {(503, "OVERLOADED", str(seconds)) for seconds in range(1, RETRY_SECONDS_MAX + 1)}
-    assert {(200, None, None)} < replies.keys() <= {(200, None, None)} | refused
+    rejected = {(503, "OVERLOADED", str(seconds)) for seconds in range(1, RETRY_SECONDS_MAX + 1)}
+    assert {(200, None, None)} < replies.keys() <= {(200, None, None)} | rejected
     assert replies.total() == 10 * IN_FLIGHT_MAX * TURNS

@@ -1,4 +1,4 @@
-"""A rolling restart behind a load balancer loses no request; the long form is `make rolling`."""
+"""A rolling restart behind a load balancer loses no request; `make rolling` is the long form."""
 
 from pathlib import Path
 

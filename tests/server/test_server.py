@@ -1,4 +1,4 @@
-"""`depot serve` as a process."""
+"""Tests of `depot serve` as a process."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ def test_it_serves_until_sigterm_and_exits_with_success(database_url: str, tmp_p
         assert server.process.wait(timeout=5) == 0
 
 
-def test_while_it_drains_it_is_not_ready_and_serves_on(database_url: str, tmp_path: Path) -> None:
+def test_while_draining_it_is_not_ready_and_keeps_serving(database_url: str, tmp_path: Path) -> None:
     with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="60") as server:
         server.process.send_signal(signal.SIGTERM)
         while (ready := httpx.get(f"{server.url}/health/ready")).status_code == 200:
@@ -35,7 +35,9 @@ def test_while_it_drains_it_is_not_ready_and_serves_on(database_url: str, tmp_pa
         assert server.process.wait(timeout=5) == 0
 
 
-async def test_what_outlasts_the_shutdown_is_told_so(database_url: str, tmp_path: Path, key: str) -> None:
+async def test_a_request_that_outlasts_the_shutdown_gets_an_error(
+    database_url: str, tmp_path: Path, key: str
+) -> None:
     limits = {"DEPOT_DRAIN_SECONDS": "0", "DEPOT_SHUTDOWN_TIMEOUT_SECONDS": "1"}
     with live(database_url, tmp_path / "home", **limits) as server:
         async with server.client(key) as client:

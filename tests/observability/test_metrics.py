@@ -1,4 +1,4 @@
-"""The figures of several processes are one: nothing is counted twice, nothing is lost with a process."""
+"""Tests of metrics of several processes: nothing is counted twice or lost with a process."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ REQUESTS = 60
 
 @contextmanager
 def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple[Live, Path]]:
-    """Two workers, and the folder of their figures, once both serve."""
+    """Run two workers; yield them and their metrics directory once both serve."""
     temporary = home / "tmp"
     temporary.mkdir()
     with live(database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment) as server:
@@ -33,42 +33,42 @@ def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple
 
 
 def workers(server: Live) -> list[psutil.Process]:
-    """Those that serve: the parent has a resource tracker as well."""
+    """Return the serving processes; the parent also has a resource tracker."""
     children = psutil.Process(server.process.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def ask(server: Live, path: str, key: str) -> httpx.Response:
-    """On a connection of its own: whichever worker takes it."""
+def get(server: Live, path: str, key: str) -> httpx.Response:
+    """Send a request on a new connection, which any worker may accept."""
     reply = httpx.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=10)
     assert reply.status_code == 200, reply.text
     return reply
 
 
-def asked(server: Live, key: str) -> float:
-    figures = Figures(ask(server, "/metrics", key).text)
+def item_requests(server: Live, key: str) -> float:
+    figures = Figures(get(server, "/metrics", key).text)
     return figures.sum("http_requests_total", route="/items", status="200")
 
 
 def pool_max(server: Live, key: str) -> float:
-    return Figures(ask(server, "/metrics", key).text).sum("db_pool_connections_max", pool="statements")
+    return Figures(get(server, "/metrics", key).text).sum("db_pool_connections_max", pool="statements")
 
 
-async def test_workers_are_summed_and_one_that_dies_takes_nothing_along(
+async def test_workers_are_summed_and_a_dead_one_loses_no_count(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     with serving(database_url, tmp_path, DEPOT_POOL_SIZE="5") as (server, folder):
-        await asyncio.gather(*(asyncio.to_thread(ask, server, "/items", key) for _ in range(REQUESTS)))
-        assert {asked(server, key) for _ in range(12)} == {REQUESTS}
+        await asyncio.gather(*(asyncio.to_thread(get, server, "/items", key) for _ in range(REQUESTS)))
+        assert {item_requests(server, key) for _ in range(12)} == {REQUESTS}
         assert pool_max(server, key) == 10
 
         killed = workers(server)[0]
         killed.kill()
         killed.wait()
         server.wait_for("listening", 3)
-        assert {asked(server, key) for _ in range(12)} == {REQUESTS}
-        ask(server, "/items", key)
-        assert {asked(server, key) for _ in range(12)} == {REQUESTS + 1}
+        assert {item_requests(server, key) for _ in range(12)} == {REQUESTS}
+        get(server, "/items", key)
+        assert {item_requests(server, key) for _ in range(12)} == {REQUESTS + 1}
 
         async def settled() -> bool:
             return await asyncio.to_thread(pool_max, server, key) == 10
@@ -81,9 +81,7 @@ async def test_workers_are_summed_and_one_that_dies_takes_nothing_along(
     assert not folder.exists()
 
 
-def test_gauges_of_a_worker_that_died_are_gone_before_it_is_replaced(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_gauges_of_a_dead_worker_are_removed_before_it_is_replaced(database_url: str, tmp_path: Path) -> None:
     with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, folder):
         assert len(list(folder.glob("gauge_livesum_*.db"))) == 2
         workers(server)[0].kill()
@@ -92,7 +90,9 @@ def test_gauges_of_a_worker_that_died_are_gone_before_it_is_replaced(
         httpx.get(f"{server.url}/metrics").raise_for_status()
 
 
-def test_the_folder_does_not_outlive_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
+def test_the_metrics_directory_is_removed_when_the_parent_is_killed(
+    database_url: str, tmp_path: Path
+) -> None:
     with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, folder):
         children = workers(server)
         server.kill()
@@ -108,7 +108,7 @@ def port() -> Iterator[int]:
     yield number
 
 
-async def test_a_worker_shows_its_own_if_it_is_given_a_port(
+async def test_a_worker_serves_its_metrics_on_the_configured_port(
     settings: Settings, database_url: str, tmp_path: Path, key: str, port: int
 ) -> None:
     given = {"DEPOT_WORKER_METRICS_PORT": str(port), "DEPOT_JOB_ATTEMPTS_MAX": "1"}
@@ -133,7 +133,7 @@ async def test_a_worker_shows_its_own_if_it_is_given_a_port(
         assert await asyncio.to_thread(worker.process.wait, 30) == 0
 
 
-def test_a_worker_whose_port_is_taken_says_so_in_one_line(database_url: str, tmp_path: Path) -> None:
+def test_a_worker_whose_port_is_in_use_fails_with_one_line(database_url: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
         with (

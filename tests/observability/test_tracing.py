@@ -1,4 +1,4 @@
-"""Traces: a real OTLP/HTTP receiver gets them, and without one nothing of them is even imported."""
+"""Tests of traces with a real OTLP/HTTP receiver, and without the extra."""
 
 import asyncio
 import os
@@ -23,11 +23,11 @@ from tests.support.job_helpers import process, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SERVER, CLIENT = 2, 3
-"""Kinds of spans, as the protocol numbers them."""
+"""Span kinds of the protocol."""
 
 
 class Span:
-    """One that came in."""
+    """A received span."""
 
     def __init__(self, sent: Any) -> None:
         self.name: str = sent.name
@@ -42,7 +42,7 @@ class Span:
 
 
 class Collector:
-    """What a collector was sent."""
+    """The spans that a collector received."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -87,8 +87,8 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
         with live(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
             async with server.client(key) as client:
                 bolt = await item(client, 100)
-                came = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine"}
-                await client.get(f"/items/{bolt['id']}", headers=came)
+                headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine"}
+                await client.get(f"/items/{bolt['id']}", headers=headers)
                 await client.get("/items", headers={"traceparent": f"00-{'1' * 32}-{PARENT}-00"})
                 await client.get("/nowhere/at/all")
                 await asyncio.gather(*(order(client, (bolt, 1)) for _ in range(5)))
@@ -108,7 +108,7 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
     assert 0 < select.seconds <= read.seconds
     assert bolt["id"] not in str(select.attributes)
 
-    assert not [span for span in collector.spans if span.trace == "1" * 32]  # the caller does not want it
+    assert not [span for span in collector.spans if span.trace == "1" * 32]  # the caller does not sample it
     (lost,) = collector.named("GET")
     assert (lost.parent, lost.attributes["error.type"], lost.failed) == ("", "NOT_FOUND", False)
 
@@ -125,7 +125,7 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
     assert set(logged.values()) >= {span.trace for span in placed}
 
 
-async def test_a_crash_is_a_failed_span_without_the_row_that_failed(
+async def test_an_unhandled_error_is_a_failed_span_without_the_row(
     database_url: str, tmp_path: Path, key: str, database: Any
 ) -> None:
     await database.fetch("alter table items add check (name <> 'hunter2') not valid")
@@ -140,7 +140,9 @@ async def test_a_crash_is_a_failed_span_without_the_row_that_failed(
     assert "hunter2" not in str([span.attributes for span in collector.spans])
 
 
-async def test_of_what_begins_here_a_share_is_kept(database_url: str, tmp_path: Path, key: str) -> None:
+async def test_new_traces_are_sampled_at_the_configured_ratio(
+    database_url: str, tmp_path: Path, key: str
+) -> None:
     async with collecting() as collector:
         given = {"DEPOT_TRACES_URL": collector.url, "DEPOT_TRACES_RATIO": "0"}
         with live(database_url, tmp_path / "home", **given) as server:
@@ -166,7 +168,7 @@ async def test_jobs_of_a_worker_are_spans(database_url: str, tmp_path: Path, key
     assert [span for span in collector.spans if span.parent == run.id]
 
 
-async def test_a_collector_that_is_away_neither_slows_requests_nor_the_end(
+async def test_an_unreachable_collector_delays_neither_requests_nor_shutdown(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     given = {"DEPOT_TRACES_URL": "http://127.0.0.1:1/v1/traces", "DEPOT_DRAIN_SECONDS": "0"}
@@ -179,7 +181,7 @@ async def test_a_collector_that_is_away_neither_slows_requests_nor_the_end(
         assert monotonic() - started < 15
 
 
-def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
+def test_without_the_setting_opentelemetry_is_not_imported(tmp_path: Path) -> None:
     program = """
 import sys
 from service import cli, worker
@@ -188,13 +190,13 @@ from service.app import create_app
 from service.settings import Settings
 create_app(Settings(database_url="postgresql://unused"), worker=True)
 loaded = {name.split(".")[1] for name in sys.modules if name.startswith("opentelemetry.")}
-sys.exit(", ".join(loaded - {"semconv"}))  # names of attributes, which Litestar looks for by itself
+sys.exit(", ".join(loaded - {"semconv"}))  # attribute names, which Litestar imports
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr.strip()) == ("", "")
 
 
-def test_with_the_setting_but_without_the_extra_the_start_is_refused(tmp_path: Path) -> None:
+def test_the_setting_without_the_extra_is_a_startup_error(tmp_path: Path) -> None:
     hidden = tmp_path / "opentelemetry"
     hidden.mkdir()
     (hidden / "__init__.py").touch()
