@@ -51,7 +51,7 @@ async def tamper(database_url: str, statement: str) -> None:
 async def test_an_honest_journal_has_no_findings(sealed: Database) -> None:
     found = await verify(sealed, PLAIN)
     assert found.findings == []
-    assert found.awaiting == 0
+    assert found.unsealed == 0
     assert found.head.position == await sealed.fetchval("select count(*) from events")
 
 
@@ -59,10 +59,10 @@ async def test_what_the_service_does_is_sealed_as_it_is(client: Client, database
     bolt = await item(client, 9, attributes={"size": 1.10, "ü": ["a", None]})
     await client.patch(f"/items/{bolt['id']}", json={"price": "0"})
     await client.post("/users/ann/actions", json={"action": "login"})
-    assert (await verify(database, PLAIN)).awaiting == await seal(database, PLAIN) >= 3
+    assert (await verify(database, PLAIN)).unsealed == await seal(database, PLAIN) >= 3
     assert await findings(database) == []
     await client.delete(f"/items/{bolt['id']}")
-    assert (await verify(database, PLAIN)).awaiting == 1
+    assert (await verify(database, PLAIN)).unsealed == 1
     assert await seal(database, PLAIN) == 1
     assert await seal(database, PLAIN) == 0
     assert await findings(database) == []

@@ -18,7 +18,7 @@ STATE = {
 RULES = (
     *("must be at most", "must have a valid host", "must be a valid URL"),
     *("NUL characters are not allowed", "numbers must be between"),
-    *("`from` has to be before `to`", "The calendar has no room for the period"),
+    *("must be before `to`", "is outside the calendar"),
     "The quantity would exceed 2147483647",
     "Expected `int`, got `float`",  # 5.0, which is an integer to JSON Schema
 )

@@ -23,7 +23,7 @@ from service.events.journal import CLI
 from service.items.statements import ADJUST
 from service.orders import statements
 from service.orders.allocation import UnknownItem
-from service.orders.deferred import LOOK_SECONDS
+from service.orders.deferred import POLL_INTERVAL_SECONDS
 from service.orders.placement import REPLIES_PER_TURN, PlacementQueue
 from service.orders.schemas import NewLine, NewOrder, Order
 from service.settings import Settings
@@ -268,7 +268,7 @@ async def test_patience_for_an_item_that_is_held_ends(
 
     async def counted(statement: str, *arguments: object) -> list[asyncpg.Record]:
         nonlocal looks
-        if statement == statements.HELD:
+        if statement == statements.SELECT_LOCKED_ITEMS:
             looks += 1
             looked.set()
         return await fetch(statement, *arguments)
@@ -284,7 +284,7 @@ async def test_patience_for_an_item_that_is_held_ends(
         with pytest.raises(Overloaded):  # those who wait apart are counted too
             await placement.place(new(bolt), None, CLI)
         assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
-    assert looks <= 0.2 / LOOK_SECONDS + 2
+    assert looks <= 0.2 / POLL_INTERVAL_SECONDS + 2
     assert await stock(crowd, bolt) == 9
 
 

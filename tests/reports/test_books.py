@@ -14,7 +14,7 @@ from service.database.database import Database
 from service.reports import books
 from service.reports.books import close_books, close_until
 from service.reports.financial import financial_report
-from service.reports.statements import ITEM_DIFFERENCES, ROLLUP_MISMATCHES
+from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 from service.settings import Settings
 from service.worker import SCHEDULES
 from tests.support.app_helpers import connected
@@ -93,7 +93,7 @@ async def test_a_day_stays_open_while_something_that_began_on_it_may_still_commi
 async def test_processes_that_close_at_once_add_up_once(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "DAYS_AT_ONCE", 2)
+    monkeypatch.setattr(books, "DAYS_PER_TRANSACTION", 2)
     sales = [sale(BEGIN + timedelta(days=number), f"{number}.00") for number in range(12)]
     await write(database_url, sales)
     async with Database(settings).open() as one, Database(settings).open() as other:
@@ -185,7 +185,7 @@ async def test_hours_of_a_day_are_added_to_it_once(database: Database, database_
             await close_until(connection, BEGIN + timedelta(hours=hour))
             assert await told(database) == expected
             assert await database.fetch(ROLLUP_MISMATCHES, date(1, 1, 1)) == []
-            assert await database.fetch(ITEM_DIFFERENCES) == []
+            assert await database.fetch(ITEM_ROLLUP_MISMATCHES) == []
 
 
 def test_a_worker_closes_the_books_every_hour() -> None:

@@ -1,8 +1,7 @@
 """Tamper evidence: a hash chain over the journal, written off the hot path.
 
-Each link's hash covers one event and the hash of the link before, keyed with a secret of the deployment. Who
-edits, deletes or reorders rows breaks it at that row; who cuts off its end is found by an anchor, the head
-that an earlier verification printed.
+Each link is a keyed hash of one event and the previous link. Editing, deleting or reordering rows breaks the
+chain at that row. Truncation is detected with an anchor, the head printed by an earlier verification.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ HEAD = "select position, hash from seals order by position desc limit 1"
 
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
   extract(epoch from e.created_at))::text, 'UTF8'))"""
-"""Everything there is to an event, in a form that does not depend on any setting."""
+"""Digest of all columns of an event, independent of session settings."""
 
 UNSEALED = f"""
 select e.id, {DIGEST} as digest from events e
@@ -39,7 +38,7 @@ ADVANCE_WATERMARK = "update sealing set settled_at = $1"
 
 
 class Head(Struct, frozen=True):
-    """The newest link. `str` is the anchor `depot audit verify --anchor` takes."""
+    """The newest link of the chain. Its `str` is the anchor for `depot audit verify --anchor`."""
 
     position: int
     hash: bytes
@@ -49,21 +48,22 @@ class Head(Struct, frozen=True):
 
     @staticmethod
     def parse(anchor: str) -> "Head":
-        """Raises `ValueError`."""
+        """Parse an anchor. Raises `ValueError`."""
         position, _, digest = anchor.partition(":")
         return Head(int(position), bytes.fromhex(digest))
 
 
 async def seal(database: Database, settings: Settings) -> int:
-    """Append what has been recorded since to the chain. Returns how many; 0 if another process is at it."""
+    """Append the events recorded since the last run to the chain.
+
+    Return their number, or 0 if another process is sealing.
+    """
     key = await chain_key(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
             return 0
-        oldest = await connection.fetchval(
-            OLDEST_OPEN_TRANSACTION
-        )  # what is recorded later has an id from after it
+        oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
         begin = watermark_id(await connection.fetchval(READ_WATERMARK))
         sealed = 0
         while batch := await connection.fetch(UNSEALED, begin):
@@ -86,16 +86,20 @@ async def _append(
     await connection.copy_records_to_table("seals", records=links, columns=("position", "event_id", "hash"))
 
 
-def link_hash(key: bytes, before: bytes, digest: bytes) -> bytes:
-    return hmac.digest(key, before + digest, "sha256")
+def link_hash(key: bytes, previous_hash: bytes, digest: bytes) -> bytes:
+    """Return the hash of a link from the digest of its event and the previous link."""
+    return hmac.digest(key, previous_hash + digest, "sha256")
 
 
 async def chain_key(database: Database, settings: Settings) -> bytes:
-    """Derived from `DEPOT_SECRET`, which the database does not know; without one, from its own."""
+    """Return the key of the chain.
+
+    It is derived from `DEPOT_SECRET`, which the database does not know; without it, from the stored pepper.
+    """
     pepper = derive_pepper(settings.secret) or await database.fetchval(READ_PEPPER)
     return hashlib.sha256(b"depot audit chain" + pepper).digest()
 
 
 def watermark_id(settled_at: datetime) -> UUID:
-    """No unsealed event has a lower id."""
+    """Return a lower bound for the ids of unsealed events."""
     return UUID(int=0) if settled_at.year == 1 else lowest_uuid7(settled_at)

@@ -1,4 +1,4 @@
-"""The endpoint of the audit trail."""
+"""HTTP endpoint of the audit trail."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,18 +15,18 @@ from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit
 from service.http.request import StrictRequest
 
 TIME_SCHEMA = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
-Moment = "RFC 3339, such as 2026-11-23T12:00:00Z; a date is its first moment (UTC)."
+TIME_FORMAT = "RFC 3339, such as 2026-11-23T12:00:00Z. A date means 00:00 UTC."
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""Nothing is older. A moment just above the least Python knows could not be reckoned with."""
+"""No entry is older, and arithmetic near `datetime.min` would overflow."""
 
 
 def parse_time(text: str) -> datetime:
-    """Raises `ValueError`, in words for clients. What has no offset is UTC."""
+    """Parse a time or date; without an offset it is UTC. Raises `ValueError` with a message for clients."""
     try:
-        found = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
-        utc = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        time = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
+        utc = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise ValueError("Expected an RFC 3339 time or date") from None
+        raise ValueError("must be an RFC 3339 time or date") from None
     return max(utc, EARLIEST)
 
 
@@ -44,26 +44,38 @@ class AuditController(Controller):
             QueryParameter(
                 pattern=NO_NUL_PATTERN,
                 max_length=200,
-                description="`item` for all items, `item/<id>` for one, or an id of any kind.",
+                description="`item` for all items, `item/<id>` for one, or the id of an entity of any type.",
             ),
         ] = None,
         actor: Annotated[
             str | None,
             QueryParameter(
-                pattern=NO_NUL_PATTERN, max_length=100, description="The id of a key, `cli` or `worker`."
+                pattern=NO_NUL_PATTERN, max_length=100, description="API key id, `cli` or `worker`."
             ),
         ] = None,
         since: Annotated[
             str | None,
-            QueryParameter(name="from", schema_extra=TIME_SCHEMA, description=f"Not before. {Moment}"),
+            QueryParameter(
+                name="from",
+                schema_extra=TIME_SCHEMA,
+                description=f"Only entries at or after this time. {TIME_FORMAT}",
+            ),
         ] = None,
         until: Annotated[
-            str | None, QueryParameter(name="to", schema_extra=TIME_SCHEMA, description=f"Before. {Moment}")
+            str | None,
+            QueryParameter(
+                name="to",
+                schema_extra=TIME_SCHEMA,
+                description=f"Only entries before this time. {TIME_FORMAT}",
+            ),
         ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Entry]:
-        """List every change any endpoint made, newest first: who, what, when, in which request."""
+        """List audit entries, newest first
+
+        Every change has an entry with its actor, time and request id.
+        """
         pager = Pager[UUID](request, limit, cursor, UUID)
         begin = None if since is None else parse_time(since)
         filters: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The chain over the journal: each link's hash covers an event and the link before it."""
+"""Hash chain of the journal: each link covers an event and the previous link."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +12,10 @@ from service.database.orm import Base
 
 
 class SealedEvent(Base):
-    """Never changed or deleted; a trigger refuses it, and the chain tells if somebody did it all the same."""
+    """One link of the chain.
+
+    A trigger rejects updates and deletes, and the chain reveals a change made past the trigger.
+    """
 
     __tablename__ = "seals"
     __table_args__ = (
@@ -27,11 +30,11 @@ class SealedEvent(Base):
 
 
 class SealingState(Base):
-    """How far the journal is known to be sealed: one row."""
+    """The sealing watermark; a table with one row."""
 
     __tablename__ = "sealing"
     __table_args__ = (CheckConstraint("id", name="id"),)
 
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     settled_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
-    """Whatever was recorded before this is sealed: no transaction that could add to it is left."""
+    """Every event recorded before this time is sealed, and no open transaction can add another."""

@@ -1,4 +1,4 @@
-"""Reading the journal: who changed what, when, and in which request."""
+"""Read the audit trail: who changed what, when, and in which request."""
 
 import re
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ FILTERS = {
     "until": "created_at < ${until}",
     "after": "id < ${after}",
 }
-# Entities of one kind are read from their own index: this order and these bounds leave no other. The planner
-# would take the journal's, where the next entry most often is of a kind that is frequent, but for the oldest
-# ones: the last page of the orders among 20 million entries took 270 ms.
+# Filter and sort by (entity type, id), which only the entity index serves. Otherwise the planner scans the
+# primary key, where a frequent type is found quickly except among the oldest entries: the last page of orders
+# among 20 million entries took 270 ms.
 SINGLE_ENTITY_FILTERS = {
     "actor": FILTERS["actor"],
     "since": FILTERS["since"],
@@ -49,27 +49,27 @@ class Entry(Struct):  # in the order of `COLUMNS`
     """The id of an API key, `cli`, or `worker`."""
     request_id: str | None
     changes: dict[str, Any] | None
-    """By field, `{"from": …, "to": …}`. Null where something began, ended or happened."""
+    """Changed fields, each as `{"from": …, "to": …}`. Null if the event changes no field."""
     data: dict[str, Any]
     created_at: Timestamp
 
 
 async def list_entries(database: Database, filters: Mapping[str, Any], limit: int) -> list[Entry]:
-    """Newest first. Filters that are None do not filter."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    possible, order = FILTERS, "id desc"
-    if "entity" in given and "entity_id" not in given:
-        possible, order = SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc"
-        given = {"since_id": FIRST_ID, "after": LAST_ID} | given
-    positions = {name: position for position, name in enumerate(given, start=1)}
-    conditions = [condition.format(**positions) for name, condition in possible.items() if name in given]
+    """Return the entries, newest first. A filter that is None is ignored."""
+    provided = {name: value for name, value in filters.items() if value is not None}
+    available, order = FILTERS, "id desc"
+    if "entity" in provided and "entity_id" not in provided:
+        available, order = SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc"
+        provided = {"since_id": FIRST_ID, "after": LAST_ID} | provided
+    positions = {name: position for position, name in enumerate(provided, start=1)}
+    conditions = [condition.format(**positions) for name, condition in available.items() if name in provided]
     where = f"where {' and '.join(conditions)} " if conditions else ""
-    statement = f"select {COLUMNS} from events {where}order by {order} limit ${len(given) + 1}"
-    return [Entry(*row) for row in await database.fetch(statement, *given.values(), limit)]
+    statement = f"select {COLUMNS} from events {where}order by {order} limit ${len(provided) + 1}"
+    return [Entry(*row) for row in await database.fetch(statement, *provided.values(), limit)]
 
 
 def entity_filters(entity: str | None) -> dict[str, str]:
-    """`item` is all items, `item/<id>` one of them, and anything else an id of whatever kind."""
+    """Parse the `entity` filter: `item` means all items, `item/<id>` one, anything else an id of any type."""
     if entity is None:
         return {}
     if entity in ENTITIES:
@@ -79,6 +79,6 @@ def entity_filters(entity: str | None) -> dict[str, str]:
     return {"entity_id": entity}
 
 
-def lowest_uuid7(moment: datetime) -> UUID:
-    """The lowest UUIDv7 of a moment (RFC 9562 §5.7: its first 48 bits are milliseconds)."""
-    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
+def lowest_uuid7(time: datetime) -> UUID:
+    """Return the lowest UUIDv7 of a time (RFC 9562 §5.7: the first 48 bits are Unix milliseconds)."""
+    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)

@@ -1,4 +1,4 @@
-"""Is the journal what was written? Compares every event with its link in the chain."""
+"""Verify the journal: compare every event with its link in the hash chain."""
 
 import asyncpg
 from msgspec import Struct
@@ -20,15 +20,18 @@ COUNT_UNSEALED = f"select count(*) {_UNSEALED.format('>=')}"
 
 
 class Verification(Struct):
-    """`findings` is empty if all is well; `awaiting` events are too young to be sealed."""
+    """Result of a verification.
+
+    `findings` is empty if the journal is intact; `unsealed` counts the events that are not sealed yet.
+    """
 
     head: Head
-    awaiting: int
+    unsealed: int
     findings: list[str]
 
 
 async def verify(database: Database, settings: Settings, anchor: Head | None = None) -> Verification:
-    """Read the whole journal in one snapshot. `anchor`: a head printed earlier, to be found again."""
+    """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain."""
     key = await chain_key(database, settings)
     findings: list[str] = []
     head = Head(0, GENESIS)
@@ -44,23 +47,29 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
             if len(findings) >= FINDINGS_MAX:
                 break
         if anchor is not None and anchor.position > head.position:
-            findings.append(f"the chain ends at {head.position}, before the anchor {anchor.position}")
-        settled = watermark_id(await connection.fetchval(READ_WATERMARK))
-        left_out = await connection.fetch(MISSING_FROM_CHAIN, settled)
-        findings += [f"event {row['id']} was left out of the chain" for row in left_out]
-        awaiting: int = await connection.fetchval(COUNT_UNSEALED, settled)
-    return Verification(head, awaiting, findings)
+            findings.append(
+                f"the chain ends at seal {head.position}, before the anchor at seal {anchor.position}: "
+                "its end was cut off"
+            )
+        watermark = watermark_id(await connection.fetchval(READ_WATERMARK))
+        missing = await connection.fetch(MISSING_FROM_CHAIN, watermark)
+        findings += [f"event {row['id']} is missing from the chain" for row in missing]
+        unsealed: int = await connection.fetchval(COUNT_UNSEALED, watermark)
+    return Verification(head, unsealed, findings)
 
 
-def _check_link(key: bytes, before: Head, row: asyncpg.Record, anchor: Head | None) -> str | None:
-    """The link is compared with the one stored before it, so that one wrong row does not blame the rest."""
+def _check_link(key: bytes, previous: Head, row: asyncpg.Record, anchor: Head | None) -> str | None:
+    """Return what is wrong with a row, or None.
+
+    Each link is compared with the stored previous link, so that one bad row does not make all later ones bad.
+    """
     position, event_id = row["position"], row["event_id"]
-    if position != before.position + 1:
-        return f"seals {before.position + 1} to {position - 1} were deleted"
+    if position != previous.position + 1:
+        return f"seals {previous.position + 1} to {position - 1} were deleted"
     if row["digest"] is None:
         return f"event {event_id} (seal {position}) was deleted"
-    if row["hash"] != link_hash(key, before.hash, row["digest"]):
-        return f"event {event_id} (seal {position}) was changed or moved, or its seal was"
+    if row["hash"] != link_hash(key, previous.hash, row["digest"]):
+        return f"event {event_id} (seal {position}) or its seal was changed or moved"
     if anchor is not None and position == anchor.position and row["hash"] != anchor.hash:
-        return f"seal {position} is not the one the anchor names: the chain was written anew"
+        return f"seal {position} does not match the anchor: the chain was rewritten"
     return None

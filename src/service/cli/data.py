@@ -34,7 +34,7 @@ def audit_verify(anchor: str | None) -> None:
     found = run(settings, lambda database: verify(database, settings, known))
     for finding in found.findings:
         click.echo(finding)
-    click.echo(f"{found.head.position} sealed events, {found.awaiting} not sealed yet, head {found.head}")
+    click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
     if found.findings:
         raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
 

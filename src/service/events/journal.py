@@ -1,4 +1,4 @@
-"""Who did something, and the one way to say so besides the statements that record their own event."""
+"""Event types and authors, and the insert for code whose statement does not record its own event."""
 
 from typing import Any, Literal
 
@@ -14,11 +14,11 @@ EventType = Literal[
     "user.action",
     "job.finished",
 ]
-"""What webhooks can be told of. The journal has more: every change any endpoint made."""
+"""Event types available to webhooks. The journal has more: it records every change."""
 
 
 class Author(Struct, frozen=True):
-    """On whose behalf something happens: the id of an API key, `cli`, or `worker`."""
+    """The author of a change: an API key id, `cli` or `worker`, and the request."""
 
     actor: str
     request_id: str | None = None
@@ -32,12 +32,12 @@ insert into events (type, subject, actor, request_id, payload) values ($1, $2, $
 
 
 def event_arguments(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> list[Any]:
-    """The arguments of `INSERT_EVENT`."""
+    """Return the arguments of `INSERT_EVENT`."""
     return [type_, str(subject), author.actor, author.request_id, payload]
 
 
 def diff(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What differs, as `{"status": {"from": "new", "to": "active"}}`."""
+    """Return the changed fields, as `{"status": {"from": "new", "to": "active"}}`."""
     return {
         name: {"from": before.get(name), "to": value}
         for name, value in after.items()

@@ -1,7 +1,7 @@
-"""The journal: what happened, who did it and what it changed, written in the transaction of the change.
+"""The journal: one row per change, written in the transaction of the change.
 
-One row is both the audit trail's entry and what webhooks are told. Rows are never changed or deleted (a
-trigger refuses it), and one trigger owes a delivery to every webhook that asked for the type of event.
+A row is both an audit entry and an outbox message for webhooks. Rows are immutable (a trigger rejects updates
+and deletes), and another trigger creates a delivery for every webhook subscribed to the event type.
 """
 
 from datetime import datetime
@@ -27,20 +27,20 @@ class Event(Base):
     )
 
     id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True, server_default=func.uuidv7())
-    """What receivers know it by (`webhook-id`), whatever the number of tries."""
+    """The receiver's `webhook-id`, the same for every attempt."""
     type: Mapped[str] = mapped_column(Text)
-    """What it happened to, and what: `item.updated`."""
+    """Entity type and action, such as `item.updated`."""
     subject: Mapped[str] = mapped_column(Text)
-    """The id of what it happened to."""
+    """Id of the entity."""
     actor: Mapped[str] = mapped_column(Text)
-    """The id of the API key, `cli`, or `worker`."""
+    """API key id, `cli` or `worker`."""
     request_id: Mapped[str | None] = mapped_column(Text)
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
 
 
 def new_event(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> Event:
-    """For a session of plain records; statements insert theirs themselves."""
+    """Return an event for an ORM session; SQL statements insert theirs directly."""
     return Event(
         type=type_,
         subject=str(subject),

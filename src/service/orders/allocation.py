@@ -1,4 +1,4 @@
-"""Who gets what: a pure rule over stock and orders, without I/O."""
+"""Stock allocation: a pure function of stock and orders, without I/O."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -17,11 +17,11 @@ class UnknownItem(Fault):
 
 
 class MixedCurrencies(Fault):
-    status, code, message = 422, "MIXED_CURRENCIES", "All items of an order have to have one currency"
+    status, code, message = 422, "MIXED_CURRENCIES", "All items of an order must have the same currency"
 
 
 class Stock(Struct):
-    """One item as it stands while orders are placed."""
+    """An item's stock during a batch."""
 
     item_id: UUID
     sku: str
@@ -33,7 +33,7 @@ class Stock(Struct):
 
 
 class AllocatedLine(Struct, frozen=True):
-    """A line that got its pieces, and what was left of the item after it."""
+    """An allocated line, with the item's stock and version after it."""
 
     stock: Stock
     quantity: int
@@ -43,6 +43,8 @@ class AllocatedLine(Struct, frozen=True):
 
 
 class Allocation(Struct, frozen=True):
+    """The lines of one order, allocated completely."""
+
     currency: Currency
     total: Decimal
     lines: list[AllocatedLine]
@@ -53,38 +55,42 @@ StockIndex = Mapping[UUID | str, Stock]
 
 
 def index_stock(stock: Iterable[Stock]) -> StockIndex:
-    """An entry is one object under both of its names, so taking from one takes from the other."""
-    shelf: dict[UUID | str, Stock] = {}
-    for entry in stock:
-        shelf[entry.item_id] = shelf[entry.sku] = entry
-    return shelf
+    """Index stock by item id and SKU.
 
-
-def allocate(shelf: StockIndex, orders: Sequence[NewOrder]) -> list[Allocation | Fault]:
-    """Serve the orders one after the other, each wholly or not at all; a refused one consumes nothing.
-
-    Takes what it allocates from `shelf`, and counts the version of an entry up for every taking.
+    Both refer to one object, so an allocation by either counts for both.
     """
-    return [_allocate_one(shelf, order) for order in orders]
+    index: dict[UUID | str, Stock] = {}
+    for entry in stock:
+        index[entry.item_id] = index[entry.sku] = entry
+    return index
 
 
-def _allocate_one(shelf: StockIndex, order: NewOrder) -> Allocation | Fault:
-    wanted: dict[UUID, int] = {}
+def allocate(stock: StockIndex, orders: Sequence[NewOrder]) -> list[Allocation | Fault]:
+    """Allocate stock to the orders in sequence, each completely or not at all.
+
+    A rejected order consumes nothing. Updates `stock`: reduces quantities, and increments an entry's version
+    for every allocated line.
+    """
+    return [_allocate_one(stock, order) for order in orders]
+
+
+def _allocate_one(stock: StockIndex, order: NewOrder) -> Allocation | Fault:
+    requested: dict[UUID, int] = {}
     unknown: list[Detail] = []
     for index, line in enumerate(order.lines):
-        stock = shelf.get(item_reference(line))
-        if stock is None:
+        entry = stock.get(item_reference(line))
+        if entry is None:
             unknown.append(_unknown(index, line))
         else:
-            wanted[stock.item_id] = wanted.get(stock.item_id, 0) + line.quantity
+            requested[entry.item_id] = requested.get(entry.item_id, 0) + line.quantity
     if unknown:
         return UnknownItem(details=unknown)
-    entries = [(shelf[item_id], quantity) for item_id, quantity in wanted.items()]
+    entries = [(stock[item_id], quantity) for item_id, quantity in requested.items()]
     return _rejection(entries) or _allocate_lines(entries)
 
 
 def item_reference(line: NewLine) -> UUID | str:
-    """What the line calls its item by."""
+    """Return the line's item id or SKU."""
     return line.item_id if isinstance(line.item_id, UUID) else str(line.sku)
 
 
@@ -116,5 +122,5 @@ def _allocate_lines(entries: list[tuple[Stock, int]]) -> Allocation:
 
 
 def _unknown(index: int, line: NewLine) -> Detail:
-    by = "item_id" if isinstance(line.item_id, UUID) else "sku"
-    return Detail(f"/lines/{index}/{by}", "There is no such item")
+    field = "item_id" if isinstance(line.item_id, UUID) else "sku"
+    return Detail(f"/lines/{index}/{field}", "does not exist")

@@ -1,4 +1,4 @@
-"""What a batch of placed orders writes: rows turned into the columns of one statement."""
+"""The rows of a batch of orders, as the columns of one statement."""
 
 from datetime import datetime
 
@@ -13,16 +13,17 @@ from service.orders.schemas import Line, NewOrder, Order
 
 
 class OrderBatch:
-    """Collects the orders of one commit and the allocations behind them."""
+    """The orders and allocations of one commit."""
 
     def __init__(self, placed_at: datetime) -> None:
         self.placed_at = placed_at
         self._orders: list[Order] = []
         self._authors: list[Author] = []
-        self._kept: list[StoredReply] = []
+        self._replies: list[StoredReply] = []
         self._allocated: list[AllocatedLine] = []
 
     def add(self, new: NewOrder, allocation: Allocation, claim: Claim | None, author: Author) -> Order:
+        """Add an order to the batch, and return it as it will be stored."""
         order = Order(
             id=uuid7(),
             status="placed",
@@ -38,21 +39,21 @@ class OrderBatch:
         self._authors.append(author)
         self._allocated += allocation.lines
         if claim is not None:
-            self._kept.append(creation_reply(claim, order, location(order)))
+            self._replies.append(creation_reply(claim, order, location(order)))
         return order
 
     async def write(self, connection: Connection) -> None:
         """Write the batch in one statement.
 
-        Raises `ClaimConflict` if another process has stored a reply meanwhile.
+        Raises `ClaimConflict` if another process has stored a reply first.
         """
         if self._orders:
-            kept = await connection.fetchval(statements.PLACE, *self._columns())
-            if kept < len(self._kept):
+            stored = await connection.fetchval(statements.PLACE, *self._columns())
+            if stored < len(self._replies):
                 raise ClaimConflict
 
     def _columns(self) -> list[object]:
-        """The arguments of `statements.PLACE`, in its order."""
+        """Return the arguments of `statements.PLACE` in order."""
         orders, allocated = self._orders, self._allocated
         stock = list({line.stock.item_id: line.stock for line in allocated}.values())
         numbered = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
@@ -80,7 +81,7 @@ class OrderBatch:
             [line.amount for _, _, line in numbered],
             [line.remaining for line in allocated],
             [line.version for line in allocated],
-            *reply_columns(self._kept),
+            *reply_columns(self._replies),
         ]
 
 

@@ -1,4 +1,4 @@
-"""The endpoints of orders."""
+"""HTTP endpoints of orders."""
 
 from typing import Annotated
 from uuid import UUID
@@ -32,7 +32,10 @@ class OrderController(Controller):
         request: StrictRequest,
         data: JSONBody[NewOrder],
     ) -> Reply[Order]:
-        """Place an order: all of its lines or nothing. Names and prices are copied from the items."""
+        """Place an order
+
+        All lines are placed or none. Names and prices are copied from the items.
+        """
         async with hold_claim(request) as claim:
             order = await placement.place(data, claim, request.author)
         return versioned_reply(request, order, location=location(order))
@@ -46,9 +49,9 @@ class OrderController(Controller):
     async def cancel_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
-        """Cancel a placed order: its pieces go back into stock, its total is refunded.
+        """Cancel an order
 
-        Cancelling a cancelled order changes nothing.
+        Returns its pieces to stock and records a refund. Cancelling a cancelled order has no effect.
         """
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
@@ -66,7 +69,10 @@ class OrderController(Controller):
     async def fulfil_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
-        """Mark a placed order as fulfilled. It cannot be cancelled any more."""
+        """Mark an order as fulfilled
+
+        It can no longer be cancelled.
+        """
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
             order = await lifecycle.apply_once(
@@ -78,7 +84,7 @@ class OrderController(Controller):
     async def get_order(
         self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
-        """Read an order."""
+        """Get an order"""
         return versioned_reply(request, await queries.read_order(database, order_id))
 
     @get(scope="orders:read", faults=[InvalidCursor])
@@ -88,13 +94,15 @@ class OrderController(Controller):
         request: StrictRequest,
         customer_id: Annotated[
             str | None,
-            QueryParameter(pattern=NO_NUL_PATTERN, max_length=128, description="Of this customer."),
+            QueryParameter(
+                pattern=NO_NUL_PATTERN, max_length=128, description="Only orders of this customer."
+            ),
         ] = None,
-        status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
+        status: Annotated[Status | None, QueryParameter(description="Only orders with this status.")] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Order]:
-        """List orders, newest first."""
+        """List orders, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"customer_id": customer_id, "status": status, "after": pager.after}
         orders = await queries.list_orders(database, filters, pager.fetch_limit)

@@ -1,6 +1,6 @@
-"""Orders of items that somebody else holds for long, such as an import: they wait apart from all the others.
+"""Orders that wait because another transaction, such as an import, holds their items for long.
 
-In the queue they would keep a whole commit waiting, and with two of them all placing of this process.
+In the queue, one such order would block a whole commit, and two such commits all placement in this process.
 """
 
 import asyncio
@@ -16,64 +16,66 @@ from service.orders import statements
 from service.orders.allocation import item_reference
 from service.orders.pending import PendingOrder, item_references
 
-LOOK_SECONDS = 0.05
-"""How often to look who is free: to wait for the locks themselves would take a connection for each."""
-LOCK_WAIT_EXCEEDED = "An item of this order is held by other work that takes long"
+POLL_INTERVAL_SECONDS = 0.05
+"""Waiting for the locks themselves would take a connection per order."""
+LOCK_WAIT_EXCEEDED = "An item of this order is locked by a long-running operation; retry later"
 
 
 class DeferredOrders:
-    """Gives tickets back once nobody holds their items, or answers them `Overloaded` when patience ends."""
+    """Orders with locked items: requeued once unlocked, rejected with `Overloaded` after the maximum wait."""
 
     def __init__(
         self,
         database: Database,
         *,
-        patience_seconds: float,
-        give_back: Callable[[Sequence[PendingOrder]], None],
+        max_wait_seconds: float,
+        requeue: Callable[[Sequence[PendingOrder]], None],
     ) -> None:
         self._database = database
-        self._patience_seconds = patience_seconds
-        self._give_back = give_back
-        self._tickets: list[PendingOrder] = []
+        self._max_wait_seconds = max_wait_seconds
+        self._requeue = requeue
+        self._orders: list[PendingOrder] = []
         self._locked_items: set[UUID | str] = set()
-        """Ids and SKUs of items, as of the last look."""
-        self.looking: Task[None] | None = None
+        """Ids and SKUs of the items that were locked at the last poll."""
+        self.polling: Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._orders)
 
-    def concerns(self, ticket: PendingOrder) -> bool:
+    def must_defer(self, pending: PendingOrder) -> bool:
+        """Return whether an item of the order was locked at the last poll."""
         return bool(self._locked_items) and any(
-            item_reference(line) in self._locked_items for line in ticket.order.lines
+            item_reference(line) in self._locked_items for line in pending.order.lines
         )
 
-    def put(self, tickets: Sequence[PendingOrder]) -> None:
-        for ticket in tickets:
-            ticket.wait_deadline = ticket.wait_deadline or monotonic() + self._patience_seconds
-        self._tickets += tickets
-        if self.looking is None:
-            self.looking = asyncio.create_task(self._poll_until_empty(), context=Context())
+    def defer(self, orders: Sequence[PendingOrder]) -> None:
+        """Take the orders until their items are unlocked."""
+        for pending in orders:
+            pending.wait_deadline = pending.wait_deadline or monotonic() + self._max_wait_seconds
+        self._orders += orders
+        if self.polling is None:
+            self.polling = asyncio.create_task(self._poll_until_empty(), context=Context())
 
     async def _poll_until_empty(self) -> None:
         try:
-            while self._tickets:
+            while self._orders:
                 await self._poll_locks()
-                if self._tickets:
-                    await asyncio.sleep(LOOK_SECONDS)
-        except Exception as error:  # whatever it is, it is the answer to these orders
-            for ticket in self._tickets:
-                ticket.resolve(error)
+                if self._orders:
+                    await asyncio.sleep(POLL_INTERVAL_SECONDS)
+        except Exception as error:  # any error is the result of these orders
+            for pending in self._orders:
+                pending.resolve(error)
         finally:
-            self.looking, self._tickets, self._locked_items = None, [], set()
+            self.polling, self._orders, self._locked_items = None, [], set()
 
     async def _poll_locks(self) -> None:
-        asked = self._tickets.copy()
-        rows = await self._database.fetch(statements.HELD, *item_references(asked))
-        self._locked_items = {name for row in rows for name in row}
-        late = {ticket for ticket in asked if (ticket.wait_deadline or 0) < monotonic()}
-        free = [ticket for ticket in asked if ticket not in late and not self.concerns(ticket)]
-        settled = late.union(free)
-        self._tickets = [ticket for ticket in self._tickets if ticket not in settled]
-        for ticket in late:
-            ticket.resolve(Overloaded(LOCK_WAIT_EXCEEDED))
-        self._give_back(free)
+        polled = self._orders.copy()
+        rows = await self._database.fetch(statements.SELECT_LOCKED_ITEMS, *item_references(polled))
+        self._locked_items = {reference for row in rows for reference in row}
+        late = {pending for pending in polled if (pending.wait_deadline or 0) < monotonic()}
+        unlocked = [pending for pending in polled if pending not in late and not self.must_defer(pending)]
+        done = late.union(unlocked)
+        self._orders = [pending for pending in self._orders if pending not in done]
+        for pending in late:
+            pending.resolve(Overloaded(LOCK_WAIT_EXCEEDED))
+        self._requeue(unlocked)

@@ -1,4 +1,4 @@
-"""What becomes of a placed order: it is fulfilled or cancelled, once, whatever races it."""
+"""Order transitions: an order is fulfilled or cancelled once, even under concurrent requests."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -22,42 +22,43 @@ Transition = Callable[[Source, UUID, Author, list[int] | None], Awaitable[Order]
 
 
 async def cancel_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
-    """Give the pieces back and book the refund. A cancelled order is returned as it is."""
+    """Restock the order's items and record the refund. A cancelled order is returned unchanged."""
     try:
         row = await source.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
     except asyncpg.NumericValueOutOfRangeError:
-        raise InvalidState("The stock of an item has no room for the pieces of this order") from None
+        raise InvalidState("The order cannot be cancelled: an item's stock would exceed 2147483647") from None
     if row is not None:
         return order_from_row(row)
     order = await read_order(source, order_id)
     if order.status == "cancelled" and (versions is None or order.version in versions):
         return order
-    raise _why_not(order, versions)
+    raise _rejection(order, versions)
 
 
 async def fulfil_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
+    """Mark the order as fulfilled."""
     row = await source.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
     if row is not None:
         return order_from_row(row)
-    raise _why_not(await read_order(source, order_id), versions)
+    raise _rejection(await read_order(source, order_id), versions)
 
 
 async def apply_once(
-    change: Transition,
+    transition: Transition,
     database: Database,
     order_id: UUID,
     author: Author,
     versions: list[int] | None,
     claim: Claim | None,
 ) -> Order:
-    """Either change. Raises `Replay` if the claim was answered before."""
+    """Apply a transition once per claim. Raises `Replay` if the claim already has a stored reply."""
     if claim is None:
-        return await change(database, order_id, author, versions)
+        return await transition(database, order_id, author, versions)
     async with database.transaction() as connection:
         try:
-            async with connection.transaction():  # a savepoint: after an error there is something to look up
-                order = await change(connection, order_id, author, versions)
-        except Fault:  # that it cannot be done again is no news to whoever did it
+            async with connection.transaction():  # a savepoint: the stored reply is read after an error
+                order = await transition(connection, order_id, author, versions)
+        except Fault:  # a repetition gets its stored reply instead of this error
             await raise_stored_outcome(connection, claim)
             raise
         await store_reply(
@@ -66,7 +67,7 @@ async def apply_once(
     return order
 
 
-def _why_not(order: Order, versions: list[int] | None) -> Fault:
+def _rejection(order: Order, versions: list[int] | None) -> Fault:
     if versions is not None and order.version not in versions:
         return PreconditionFailed(order.version)
     return InvalidState(f"The order is {order.status}")

@@ -1,4 +1,4 @@
-"""Orders, their lines, and the ledger of money that moved for them."""
+"""Orders, order lines, and the ledger of sales and refunds."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.database.orm import Base
 
 MONEY = Numeric(24, 2)
-"""Holds 100 lines of a million pieces at the highest price."""
+"""Large enough for 100 lines of a million pieces at the highest price."""
 
 
 class Order(Base):
@@ -60,7 +60,7 @@ class OrderLine(Base):
 
 
 class Transaction(Base):
-    """The ledger: one sale, and at most one refund, for an order."""
+    """A ledger entry: an order has one sale and at most one refund."""
 
     __tablename__ = "transactions"
     __table_args__ = (

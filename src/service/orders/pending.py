@@ -1,4 +1,4 @@
-"""An order on its way to a commit."""
+"""Orders that wait for their commit."""
 
 from asyncio import Future
 from collections.abc import Iterable
@@ -21,21 +21,22 @@ class PendingOrder(Struct, eq=False):
     author: Author
     outcome: "Future[Order]"
     span: Any
-    """Of its request, in a trace."""
+    """The span of the request."""
     wait_deadline: float | None = None
-    """If an item of it was held by somebody else: when that has lasted too long."""
+    """The latest time for a locked item to be unlocked, once the order had to wait for one."""
 
     def resolve(self, outcome: Order | BaseException) -> None:
+        """Hand the outcome to the request that waits for it."""
         if self.outcome.done():
-            return  # whoever asked has been cancelled; the order stands all the same
+            return  # the request was cancelled; the order is placed anyway
         if isinstance(outcome, Order):
             self.outcome.set_result(outcome)
         else:
             self.outcome.set_exception(outcome)
 
 
-def item_references(tickets: Iterable[PendingOrder]) -> tuple[list[UUID], list[str]]:
-    """The ids and the SKUs by which the orders name their items."""
-    given = {item_reference(line) for ticket in tickets for line in ticket.order.lines}
-    ids = [name for name in given if isinstance(name, UUID)]
-    return ids, [name for name in given if isinstance(name, str)]
+def item_references(orders: Iterable[PendingOrder]) -> tuple[list[UUID], list[str]]:
+    """Return the item ids and the SKUs in the orders."""
+    references = {item_reference(line) for pending in orders for line in pending.order.lines}
+    ids = [reference for reference in references if isinstance(reference, UUID)]
+    return ids, [reference for reference in references if isinstance(reference, str)]

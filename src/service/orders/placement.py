@@ -1,7 +1,7 @@
-"""Group commit: orders that arrive while a commit is under way share the next one.
+"""Group commit: orders that arrive while a commit is in progress share the next one.
 
-An idle service places a single order at once; under load one lock, one statement and one commit serve
-up to `batch_max` orders. See docs/decisions/0003-group-commit.md for the reasons and the figures.
+An idle service places a single order immediately; under load one lock, one statement and one commit serve
+up to `batch_max` orders. docs/decisions/0003-group-commit.md has the reasons and measurements.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from service.settings import Settings
 log = structlog.get_logger()
 
 RETRY_ALONE_ERRORS = (asyncpg.PostgresError, asyncpg.DataError, ValueError, TypeError, ClaimConflict)
-"""Failures that one order's data can cause: the others of its batch get their own try."""
+"""Errors that one order's data can cause; the batch is then retried order by order."""
 CONFLICT_ERRORS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, ClaimConflict)
-"""Nothing is wrong with the orders, somebody else was first: worth trying again."""
+"""Conflicts with other transactions, which are worth a retry."""
 ATTEMPTS_MAX = 3
 CONFLICT_DELAY_SECONDS = 0.05
-"""Lets the winner of a deadlock have its lock: without it the loser can be back before, and lose again."""
+"""Delay after a deadlock, so that the winner takes its lock before the loser retries and loses again."""
 REPLIES_PER_TURN = 16
-"""A reply takes a fifth of a millisecond; whoever asks for something else waits for no more than so many."""
+"""Replies per turn of the event loop. Each takes 0.2 ms, and other requests wait for at most this many."""
 CONNECTION_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -49,7 +49,7 @@ CONNECTION_ERRORS = (
 
 
 class PlacementQueue:
-    """The queue in front of the orders table of this process; bounded, beyond that `Overloaded`."""
+    """This process's bounded queue of orders; beyond the bound they are rejected with `Overloaded`."""
 
     def __init__(
         self,
@@ -67,114 +67,114 @@ class PlacementQueue:
         self._batch_max = settings.placement_batch_max
         self._flushes_max = settings.placement_flushes_max
         self._lock_timeout = f"{round(settings.placement_lock_seconds * 1000)}ms"
-        self._waiting: deque[PendingOrder] = deque()
+        self._queue: deque[PendingOrder] = deque()
         self._flushes: set[Task[None]] = set()
-        self._aside = DeferredOrders(
-            database, patience_seconds=settings.statement_timeout_seconds, give_back=self._requeue_first
+        self._deferred = DeferredOrders(
+            database, max_wait_seconds=settings.statement_timeout_seconds, requeue=self._requeue_first
         )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """At the end, every order that was accepted into the queue gets its answer."""
+        """On exit, wait until every queued order is answered."""
         yield
-        while under_way := [*self._flushes, *filter(None, [self._aside.looking])]:
-            await asyncio.wait(under_way)
+        while in_progress := [*self._flushes, *filter(None, [self._deferred.polling])]:
+            await asyncio.wait(in_progress)
 
     async def place(self, order: NewOrder, claim: Claim | None, author: Author) -> Order:
-        """Returns the order once it is committed.
+        """Place an order, and return it once it is committed.
 
-        Raises the `Fault` that refuses it, or `Replay` if the claim was answered before.
+        Raises the `Fault` that rejects it, or `Replay` if the claim already has a stored reply.
         """
         if self._pending_count >= self._queue_max:
             raise Overloaded
         outcome = asyncio.get_running_loop().create_future()
-        ticket = PendingOrder(order, claim, author, outcome, self._tracer.current_span())
-        if self._aside.concerns(ticket):
-            self._aside.put([ticket])
+        pending = PendingOrder(order, claim, author, outcome, self._tracer.current_span())
+        if self._deferred.must_defer(pending):
+            self._deferred.defer([pending])
         else:
-            self._waiting.append(ticket)
+            self._queue.append(pending)
             self._start_flush()
-        return await ticket.outcome
+        return await pending.outcome
 
     @property
     def _pending_count(self) -> int:
-        return len(self._waiting) + len(self._aside)
+        return len(self._queue) + len(self._deferred)
 
-    def _requeue_first(self, tickets: Sequence[PendingOrder]) -> None:
-        """They have waited longer than those who are in the queue now."""
-        self._waiting.extendleft(reversed(tickets))
-        if tickets:
+    def _requeue_first(self, orders: Sequence[PendingOrder]) -> None:
+        """Requeue orders at the head: they have waited longest."""
+        self._queue.extendleft(reversed(orders))
+        if orders:
             self._start_flush()
 
     def _start_flush(self) -> None:
         if len(self._flushes) < self._flushes_max:
-            # in a context of its own: it serves others than the one that happened to begin it
+            # in a fresh context: the flush serves other requests than the one that starts it
             self._flushes.add(asyncio.create_task(self._flush(), context=Context()))
 
     async def _flush(self) -> None:
-        """Settle what waits, until nothing does.
+        """Commit batches until the queue is empty.
 
-        Takes itself off the list in the same turn of the event loop in which it saw the queue empty: a
-        callback would do so in a later one, and an order placed in between would wait for a flush to come.
+        The task removes itself in the turn of the event loop in which it saw the queue empty. A callback
+        would run a turn later, and an order that is queued in between would start no flush.
         """
         try:
-            while self._waiting:
-                size = min(self._batch_max, len(self._waiting))
-                await self._commit_with_retry([self._waiting.popleft() for _ in range(size)])
+            while self._queue:
+                size = min(self._batch_max, len(self._queue))
+                await self._commit_with_retry([self._queue.popleft() for _ in range(size)])
         finally:
             self._flushes.discard(asyncio.current_task())
 
-    async def _commit_with_retry(self, batch: list[PendingOrder], tries: int = ATTEMPTS_MAX) -> None:
-        """Commit the batch and resolve its tickets; a poisoned order must fail alone."""
-        begun = perf_counter()
+    async def _commit_with_retry(self, batch: list[PendingOrder], attempts_left: int = ATTEMPTS_MAX) -> None:
+        """Commit a batch and resolve its orders. If one order breaks the batch, only that order fails."""
+        started_at = perf_counter()
         try:
             with self._tracer.internal_span(
-                "place orders", {"depot.orders": len(batch)}, [t.span for t in batch]
+                "place orders", {"depot.orders": len(batch)}, [pending.span for pending in batch]
             ):
                 outcomes = await self._commit(batch)
         except asyncpg.LockNotAvailableError:
-            self._aside.put(batch)
-        except Exception as error:  # whatever it is, it is the answer to these orders
-            if tries > 1 and isinstance(error, CONFLICT_ERRORS):
+            self._deferred.defer(batch)
+        except Exception as error:  # any error is the result of these orders
+            if attempts_left > 1 and isinstance(error, CONFLICT_ERRORS):
                 await asyncio.sleep(CONFLICT_DELAY_SECONDS)
-                await self._commit_with_retry(batch, tries - 1)
+                await self._commit_with_retry(batch, attempts_left - 1)
             elif (
                 len(batch) > 1
                 and isinstance(error, RETRY_ALONE_ERRORS)
                 and not isinstance(error, CONNECTION_ERRORS)
             ):
-                log.warning("flush failed, trying each order alone", orders=len(batch), cause=repr(error))
-                for ticket in batch:
-                    await self._commit_with_retry([ticket])
+                log.warning("order_batch_failed", orders=len(batch), cause=repr(error))
+                for pending in batch:
+                    await self._commit_with_retry([pending])
             else:
-                _resolve_in_slices([(ticket, error) for ticket in batch])
+                _resolve_in_slices([(pending, error) for pending in batch])
         else:
             self._metrics.placement_orders.observe(len(batch))
-            self._metrics.placement_seconds.observe(perf_counter() - begun)
+            self._metrics.placement_seconds.observe(perf_counter() - started_at)
             _resolve_in_slices(list(outcomes.items()))
 
     async def _commit(self, batch: Sequence[PendingOrder]) -> dict[PendingOrder, Order | Exception]:
         async with self._database.transaction() as connection:
-            # The same claim names the same items: whoever gets their locks second sees the first one's reply.
+            # Requests with one claim lock the same items, so the second one sees the first one's reply.
             rows = await connection.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
-            shelf = index_stock(Stock(*row) for row in rows)
-            answered = await stored_outcomes(connection, [ticket.claim for ticket in batch if ticket.claim])
-            fresh = [ticket for ticket in batch if ticket.claim not in answered]
-            orders = [ticket.order for ticket in fresh]
-            booking = OrderBatch(datetime.now(UTC))
+            stock = index_stock(Stock(*row) for row in rows)
+            replayed = await stored_outcomes(connection, [order.claim for order in batch if order.claim])
+            fresh = [pending for pending in batch if pending.claim not in replayed]
+            allocations = allocate(stock, [pending.order for pending in fresh])
+            written = OrderBatch(datetime.now(UTC))
             outcomes: dict[PendingOrder, Order | Exception] = {
-                ticket: made
-                if isinstance(made, Fault)
-                else booking.add(ticket.order, made, ticket.claim, ticket.author)
-                for ticket, made in zip(fresh, allocate(shelf, orders), strict=True)
+                pending: result
+                if isinstance(result, Fault)
+                else written.add(pending.order, result, pending.claim, pending.author)
+                for pending, result in zip(fresh, allocations, strict=True)
             }
-            await booking.write(connection)
-        return outcomes | {ticket: answered[ticket.claim] for ticket in batch if ticket.claim in answered}
+            await written.write(connection)
+        return outcomes | {order: replayed[order.claim] for order in batch if order.claim in replayed}
 
 
 def _resolve_in_slices(outcomes: Sequence[tuple[PendingOrder, Order | Exception]]) -> None:
-    """Some now, the others in the next turns of the event loop, which sees to its sockets in between."""
-    for ticket, outcome in outcomes[:REPLIES_PER_TURN]:
-        ticket.resolve(outcome)
-    if others := outcomes[REPLIES_PER_TURN:]:
-        asyncio.get_running_loop().call_soon(_resolve_in_slices, others)
+    """Resolve orders in slices, one per turn of the event loop, so that sockets are served in between."""
+    for pending, outcome in outcomes[:REPLIES_PER_TURN]:
+        pending.resolve(outcome)
+    if rest := outcomes[REPLIES_PER_TURN:]:
+        asyncio.get_running_loop().call_soon(_resolve_in_slices, rest)

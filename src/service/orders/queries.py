@@ -1,4 +1,4 @@
-"""Reading orders."""
+"""Order queries."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from service.orders.schemas import Line, Order
 
 
 async def read_order(source: "Database | Connection", order_id: UUID) -> Order:
+    """Return the order. Raises `NotFound`."""
     row = await source.fetchrow(statements.READ, order_id)
     if row is None:
         raise NotFound
@@ -22,14 +23,14 @@ async def read_order(source: "Database | Connection", order_id: UUID) -> Order:
 
 
 async def list_orders(database: Database, filters: Mapping[str, Any], limit: int) -> list[Order]:
-    """Newest first. Filters that are None do not filter."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.fetch(statements.list_orders(list(given)), *given.values(), limit)
+    """Return the orders, newest first. A filter that is None is ignored."""
+    provided = {name: value for name, value in filters.items() if value is not None}
+    rows = await database.fetch(statements.list_orders(list(provided)), *provided.values(), limit)
     return [order_from_row(row) for row in rows]
 
 
 def order_from_row(row: asyncpg.Record) -> Order:
-    """From `statements.COLUMNS`."""
+    """Build an order from a row of `statements.COLUMNS`."""
     order = Order(*row)
     order.lines = msgspec.convert(order.lines, list[Line])
     return order

@@ -1,4 +1,4 @@
-"""What orders look like on the wire."""
+"""API schemas of orders."""
 
 from collections.abc import Container
 from typing import Annotated, ClassVar, Literal
@@ -10,7 +10,7 @@ from service.items.schemas import Name, Sku
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
-ITEM_REFERENCE_MESSAGE = "name the item by either item_id or sku"
+ITEM_REFERENCE_MESSAGE = "must have either item_id or sku"
 
 Status = Literal["placed", "fulfilled", "cancelled"]
 CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])]
@@ -18,7 +18,7 @@ Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026
 
 
 class NewLine(Struct, forbid_unknown_fields=True):
-    """Names its item by `item_id` or by `sku`: one of the two."""
+    """A line identifies its item by either `item_id` or `sku`."""
 
     json_schema: ClassVar = {"minProperties": 2, "maxProperties": 2}
 
@@ -32,14 +32,14 @@ class NewLine(Struct, forbid_unknown_fields=True):
 
     @staticmethod
     def problem_of(given: Container[str]) -> str | None:
-        """What is wrong with a line of these fields, whatever their values."""
+        """Return an error text for this combination of fields, or None."""
         return ITEM_REFERENCE_MESSAGE if ("item_id" in given) == ("sku" in given) else None
 
 
 class NewOrder(Struct, forbid_unknown_fields=True):
     customer_id: CustomerId
     lines: Annotated[list[NewLine], Meta(min_length=1, max_length=LINES_MAX)]
-    """Lines of one item are summed."""
+    """Several lines for one item are added up."""
     reference: Reference | None = None
 
 

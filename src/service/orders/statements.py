@@ -1,36 +1,36 @@
-"""The SQL of orders: a batch of any size is locked, written and read with one statement each."""
+"""SQL of orders. A batch of any size takes one statement each to lock, write and read."""
 
 from service.http.idempotency import store_replies_sql
 from service.items.statements import low_stock_condition
 
-# In id order, so that no two flushes can wait for each other; NO KEY, so that foreign keys need not wait.
-# It says itself how long it waits, until the transaction ends: that saves a round trip.
+# Locks in id order, so that no two flushes deadlock; NO KEY, so that foreign keys do not wait. The statement
+# sets its own lock timeout until the transaction ends, which saves a round trip.
 LOCK_STOCK = """
-with patience as materialized (select set_config('lock_timeout', $3, true))
-select id, sku, name, price, currency, quantity, version from patience, items
+with lock_timeout as materialized (select set_config('lock_timeout', $3, true))
+select id, sku, name, price, currency, quantity, version from lock_timeout, items
 where id = any($1::uuid[]) or sku = any($2::text[])
 order by id for no key update of items"""
 
-HELD = """
-with free as materialized (
+SELECT_LOCKED_ITEMS = """
+with unlocked as materialized (
   select id from items where id = any($1::uuid[]) or sku = any($2::text[]) for no key update skip locked
 )
 select id, sku from items
-where (id = any($1) or sku = any($2)) and id not in (select id from free)"""
+where (id = any($1) or sku = any($2)) and id not in (select id from unlocked)"""
 
 PLACE = f"""
-with kept as ({store_replies_sql(24)}
+with stored_replies as ({store_replies_sql(24)}
 ), sold as (
   select * from unnest($1::uuid[], $2::int[], $3::int[]) as t (item_id, quantity, version)
-), stocked as (
+), updated_items as (
   update items i set quantity = sold.quantity, version = sold.version, updated_at = $4
   from sold where i.id = sold.item_id
-), placed as (
+), inserted_orders as (
   insert into orders (id, status, customer_id, reference, currency, total, version, created_at)
   select id, 'placed', customer_id, reference, currency, total::numeric, 1, $4
   from unnest($5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[])
     as t (id, customer_id, reference, currency, total)
-), booked as (
+), ledger_rows as (
   insert into transactions (id, order_id, kind, amount, currency, created_at)
   select id, order_id, 'sale', total::numeric, currency, $4
   from unnest($10::uuid[], $5::uuid[], $9::text[], $8::text[]) as t (id, order_id, total, currency)
@@ -42,32 +42,32 @@ with kept as ({store_replies_sql(24)}
   from unnest($14::uuid[], $15::int[], $16::uuid[], $17::text[], $18::text[], $19::int[],
       $20::text[], $21::text[], $22::int[], $23::int[])
     as t (order_id, line_no, item_id, sku, name, quantity, unit_price, amount, remaining, version)
-), recorded as (
+), inserted_events as (
   insert into events (type, subject, actor, request_id, payload, created_at)
   select 'order.placed', order_id::text, actor, request_id, payload, $4 from authors
   union all
   select 'item.low_stock', item_id::text, actor, request_id,
     jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), $4
   from lines join authors using (order_id) where {low_stock_condition("remaining")}
-), lined as (
+), inserted_lines as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, order_id, created_at)
   select item_id, version, 'order', -quantity, remaining, order_id, $4 from lines
 )
-select count(*) from kept"""
-"""Returns how many replies were kept: fewer than given, and a claim is taken."""
+select count(*) from stored_replies"""
+"""Returns the number of stored replies; if it is lower than passed, a claim is taken."""
 
 
 def transition_sql(status: str) -> str:
-    """A statement's part that changes a placed order's status, and records it; the order is called `o`."""
+    """Return SQL that changes the status of a placed order, aliased `o`, and records the event."""
     return f"""
 o as (
   update orders set status = '{status}', version = version + 1
   where id = $1 and status = 'placed' and ($2::int[] is null or version = any($2))
   returning *
-), recorded as (
+), inserted_events as (
   insert into events (type, subject, actor, request_id, payload)
   select 'order.{status}', id::text, $3, $4, jsonb_build_object(
     'id', id, 'status', status, 'customer_id', customer_id, 'reference', reference, 'currency', currency,
@@ -85,21 +85,21 @@ LINES = """(select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 
 COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, o.total::text, {LINES},
   o.version, o.created_at"""
 
-# The order's row decides who of two is first; then the items in id order, as LOCK_STOCK has them.
+# Locks the order first, which serializes concurrent changes, then the items in id order as LOCK_STOCK does.
 CANCEL = f"""
-with {transition_sql("cancelled")}, locked as (
+with {transition_sql("cancelled")}, locked_items as (
   select i.id from items i
   where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
   order by i.id for no key update
-), stocked as (
+), updated_items as (
   update items i set quantity = i.quantity + l.quantity, version = i.version + 1, updated_at = now()
-  from locked join order_lines l on l.item_id = locked.id
-  where i.id = locked.id and l.order_id = $1
+  from locked_items join order_lines l on l.item_id = locked_items.id
+  where i.id = locked_items.id and l.order_id = $1
   returning i.id, i.version, i.quantity, l.quantity as delta
-), moved as (
+), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, order_id)
-  select id, version, 'cancel', delta, quantity, $1 from stocked
-), refunded as (
+  select id, version, 'cancel', delta, quantity, $1 from updated_items
+), refund_rows as (
   insert into transactions (id, order_id, kind, amount, currency)
   select uuidv7(), id, 'refund', total, currency from o
 )
@@ -112,8 +112,8 @@ READ = f"select {COLUMNS} from orders o where o.id = $1"
 FILTERS = {"customer_id": "o.customer_id = ${}", "status": "o.status = ${}", "after": "o.id < ${}"}
 
 
-def list_orders(given: list[str]) -> str:
-    """The list with the conditions of the filters `given`, in that order; the limit is the last argument."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(given, start=1)]
+def list_orders(filters: list[str]) -> str:
+    """Return the list statement. Its arguments are the values of the filters in order, then the limit."""
+    conditions = [FILTERS[name].format(position) for position, name in enumerate(filters, start=1)]
     where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from orders o {where}order by o.id desc limit ${len(given) + 1}"
+    return f"select {COLUMNS} from orders o {where}order by o.id desc limit ${len(filters) + 1}"

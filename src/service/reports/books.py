@@ -1,8 +1,8 @@
-"""Closing the books: hours that are over are added up into the sums of their day, so that reports need not.
+"""Close the books: completed hours are added to the rollups of their day, so that reports need not sum them.
 
-An hour is closed when nothing is left that could still book on it: every transaction that began before its
-end has ended, with room for clocks that are apart. What is not closed reports read from the ledger, so they
-are exact however late that is. See docs/decisions/0012-closed-books.md.
+An hour is closed when no transaction can still write to it: all that began before its end have ended,
+allowing for clock skew. Reports read what is not closed from the ledger, so they are exact however late
+this happens. See docs/decisions/0012-closed-books.md.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,13 +16,13 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-DAYS_AT_ONCE = 31
-"""In one transaction, should many be open."""
+DAYS_PER_TRANSACTION = 31
 VERIFIED_DAYS = 7
+"""How many of the latest closed days are compared with the ledger at every run."""
 
 
 async def close_books(database: Database, _: Settings) -> int:
-    """Close the hours that are over; returns how many days that concerned. All processes may try at once."""
+    """Close the completed hours, and return the number of affected days. Safe to run concurrently."""
     async with database.dedicated_connection() as connection:
         await connection.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
         until: datetime = await connection.fetchval(statements.CLOSABLE, MAX_CLOCK_SKEW)
@@ -31,7 +31,7 @@ async def close_books(database: Database, _: Settings) -> int:
 
 
 async def close_until(connection: "asyncpg.Connection[asyncpg.Record]", until: datetime) -> int:
-    """Add up what was booked before, to which nothing may be added any more."""
+    """Roll up everything recorded before `until`, which must be final, and return the number of days."""
     closed = 0
     while days := await _close_days(connection, until):
         closed += days
@@ -39,19 +39,19 @@ async def close_until(connection: "asyncpg.Connection[asyncpg.Record]", until: d
 
 
 async def _reopen(connection: "asyncpg.Connection[asyncpg.Record]", since: date) -> None:
-    """Somebody booked on a closed day: a clock is further off than allowed, or old rows were brought in."""
+    """Open a closed day again that has changed: a clock is too far off, or old rows were imported."""
     if reopened := await connection.fetchval(statements.REOPEN, since):
-        log.warning("the ledger changed on a closed day", day=str(reopened.date()))
+        log.warning("books_reopened", day=str(reopened.date()))
 
 
 async def _close_days(connection: "asyncpg.Connection[asyncpg.Record]", until: datetime) -> int:
-    """Days are always written whole, as far as they go: to begin one anew is to do it once."""
+    """Roll up the next days. A day is always rewritten completely, so a repetition has the same result."""
     async with connection.transaction():
-        found: datetime = await connection.fetchval(statements.LOCK_BOOKS, until)
-        if found >= until:
+        closed_until: datetime = await connection.fetchval(statements.LOCK_BOOKS, until)
+        if closed_until >= until:
             return 0
-        begin = datetime.combine(found.astimezone(UTC).date(), time(), UTC)
-        end = min(until, begin + timedelta(days=DAYS_AT_ONCE))
+        begin = datetime.combine(closed_until.astimezone(UTC).date(), time(), UTC)
+        end = min(until, begin + timedelta(days=DAYS_PER_TRANSACTION))
         for statement in statements.DELETE_ROLLUPS:
             await connection.execute(statement, begin)
         for statement in statements.INSERT_ROLLUPS:

@@ -1,4 +1,4 @@
-"""The endpoint of the financial report."""
+"""HTTP endpoint of the financial report."""
 
 import re
 from datetime import UTC, date, datetime
@@ -13,60 +13,71 @@ from service.http.parameters import validate_query
 from service.http.reply import Reply, negotiate
 from service.http.request import StrictRequest
 from service.reports.financial import as_csv, financial_report, period
-from service.reports.html import page
+from service.reports.html import render_page
 from service.reports.schemas import Financial, FinancialReport
 from service.values import Currency
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-DAY = {"format": "date", "pattern": rf"^{DATE.pattern}$"}
+DATE_SCHEMA = {"format": "date", "pattern": rf"^{DATE.pattern}$"}
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
 
-def day(text: str) -> date:
-    """Raises `ValueError`, in words for clients."""
+def parse_date(text: str) -> date:
+    """Parse a date. Raises `ValueError` with a message for clients."""
     try:
         if DATE.fullmatch(text):
             return date.fromisoformat(text)
-    except ValueError:  # there is no such day
+    except ValueError:  # not a day of the calendar
         pass
-    raise ValueError("Expected a date such as 2026-11-23")
+    raise ValueError("must be a date such as 2026-11-23")
 
 
 class ReportController(Controller):
     path = "/reports"
     tags = ["Reports"]
 
-    @get("/financial", scope="reports:read", media=[CSV, HTML], parsers={"from": day, "to": day})
+    @get(
+        "/financial", scope="reports:read", media=[CSV, HTML], parsers={"from": parse_date, "to": parse_date}
+    )
     async def get_financial_report(
         self,
         database: NamedDependency[Database],
         request: StrictRequest,
         begin: Annotated[
-            str | None, QueryParameter(name="from", schema_extra=DAY, description="The first day (UTC).")
+            str | None,
+            QueryParameter(
+                name="from", schema_extra=DATE_SCHEMA, description="First day of the period (UTC)."
+            ),
         ] = None,
         end: Annotated[
-            str | None, QueryParameter(name="to", schema_extra=DAY, description="The day after the last.")
+            str | None,
+            QueryParameter(
+                name="to", schema_extra=DATE_SCHEMA, description="Day after the period (exclusive, UTC)."
+            ),
         ] = None,
-        currency: Annotated[Currency | None, QueryParameter(description="This one only.")] = None,
+        currency: Annotated[Currency | None, QueryParameter(description="Only this currency.")] = None,
     ) -> Reply[Financial]:
-        """Report sales and refunds by day and currency: by default the 30 days up to and including today.
+        """Get the financial report
 
-        `Accept: text/csv` gets the days as a file, `text/html` a page with a chart.
+        Sales and refunds by day and currency, for the 30 days up to and including today by default.
+        `Accept: text/csv` returns the days as a file, `text/html` a page with a chart.
         """
         validate_query(request)
         today = datetime.now(UTC).date()
-        first, after = period(None if begin is None else day(begin), None if end is None else day(end), today)
+        first, after = period(
+            None if begin is None else parse_date(begin), None if end is None else parse_date(end), today
+        )
         report = await financial_report(database, first, after, currency)
         reply: Reply[Financial] = _negotiated(request, report)
         return reply
 
 
 def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
-    wanted = negotiate(request, JSON, CSV, HTML)
-    if wanted == CSV:
+    media_type = negotiate(request, JSON, CSV, HTML)
+    if media_type == CSV:
         name = f"financial-{report.from_}-{report.to}.csv"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}
         return Response(as_csv(report.daily), media_type=CSV, headers=headers)
-    if wanted == HTML:
-        return Response(page(report), media_type=HTML, headers={"Vary": "Accept"})
+    if media_type == HTML:
+        return Response(render_page(report), media_type=HTML, headers={"Vary": "Accept"})
     return Reply(Financial(report), headers={"Vary": "Accept"})

@@ -1,4 +1,4 @@
-"""`report.export`: what was sold and refunded on each day, as a CSV file in the blob store."""
+"""Job kind `report.export`: sales and refunds of each day, as a CSV file in the blob store."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
@@ -17,26 +17,26 @@ from service.reports import statements
 from service.reports.financial import COLUMNS, period
 from service.values import Currency
 
-ROWS_AT_ONCE = 1000
-PATIENCE_SECONDS = 600.0
-"""For the first rows, that is; the others are there by then."""
+ROWS_PER_FETCH = 1000
+STATEMENT_TIMEOUT_SECONDS = 600.0
+"""Timeout of the first rows; the others are ready by then."""
 END_OF_LINE = "\r\n"
-"""RFC 4180's."""
+"""RFC 4180 §2."""
 
 
 class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True):
-    """By default the 30 days up to and including the one on which it is asked for, in UTC."""
+    """Period of the export; by default the 30 days up to and including the day of the request (UTC)."""
 
-    from_: Annotated[date, Meta(description="The first day.")] | None = None
-    to: Annotated[date, Meta(description="The day after the last.")] | None = None
+    from_: Annotated[date, Meta(description="First day of the period (UTC).")] | None = None
+    to: Annotated[date, Meta(description="Day after the period (exclusive, UTC).")] | None = None
     currency: Currency | None = None
 
     def __post_init__(self) -> None:
         try:
             period(self.from_, self.to, datetime.now(UTC).date())
         except ValidationFailed as fault:
-            (wrong,) = fault.details
-            raise ValueError(wrong.message) from None
+            (detail,) = fault.details
+            raise ValueError(f"`{detail.field[1:]}` {detail.message}") from None
 
 
 class ExportResult(Struct):
@@ -45,7 +45,7 @@ class ExportResult(Struct):
 
 
 async def export_report(task: JobContext, payload: ReportExport) -> ExportResult:
-    """A second run writes the same file again."""
+    """Export the report; a second run writes the same file."""
     begin, end = period(payload.from_, payload.to, requested_on(task.id))
     key, rows = f"exports/{task.id}.csv", 0
 
@@ -53,9 +53,9 @@ async def export_report(task: JobContext, payload: ReportExport) -> ExportResult
         nonlocal rows
         yield _line(COLUMNS).encode()
         days = await connection.cursor(
-            statements.DAILY, begin, end, payload.currency, timeout=PATIENCE_SECONDS
+            statements.DAILY, begin, end, payload.currency, timeout=STATEMENT_TIMEOUT_SECONDS
         )
-        while batch := await days.fetch(ROWS_AT_ONCE, timeout=PATIENCE_SECONDS):
+        while batch := await days.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
             rows += len(batch)
             yield "".join(map(_line, batch)).encode()
             await task.progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
@@ -69,7 +69,10 @@ async def export_report(task: JobContext, payload: ReportExport) -> ExportResult
 
 
 def requested_on(job_id: UUID) -> date:
-    """The day in UTC, whenever it is run: a UUIDv7 begins with milliseconds (RFC 9562 §5.7)."""
+    """Return the UTC day of the request, from the job's UUIDv7 (RFC 9562 §5.7).
+
+    So every run of the job covers the same period.
+    """
     return datetime.fromtimestamp((job_id.int >> 80) / 1000, UTC).date()
 
 

@@ -1,4 +1,4 @@
-"""The financial report: exact to the cent, whether a day is read from the ledger or from its sums."""
+"""The financial report, exact to the cent for days read from the ledger and from rollups."""
 
 import csv
 import io
@@ -19,9 +19,9 @@ COLUMNS = ("date", "currency", "orders", "sales", "refunds", "net")
 
 
 def period(begin: date | None, end: date | None, today: date) -> tuple[date, date]:
-    """The first day and the one after the last: the 30 days up to and including today, unless told otherwise.
+    """Return the first day of the period and the day after its last.
 
-    Raises `ValidationFailed`.
+    The default is the 30 days up to and including today. Raises `ValidationFailed`.
     """
     tomorrow = today + timedelta(days=1)
     try:
@@ -29,15 +29,16 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
         begin = begin or end - timedelta(days=DEFAULT_DAYS)
     except OverflowError:
         field = "/from" if end is None else "/to"
-        raise ValidationFailed([Detail(field, "The calendar has no room for the period", "query")]) from None
+        raise ValidationFailed([Detail(field, "is outside the calendar", "query")]) from None
     if begin >= end:
-        raise ValidationFailed([Detail("/from", "`from` has to be before `to`", "query")])
+        raise ValidationFailed([Detail("/from", "must be before `to`", "query")])
     return begin, end
 
 
 async def financial_report(
     database: Database, begin: date, end: date, currency: str | None
 ) -> FinancialReport:
+    """Return the report for the days from `begin` up to but excluding `end`, read in one snapshot."""
     bounds = (begin, end, currency)
     async with (
         database.connection() as connection,
@@ -50,7 +51,7 @@ async def financial_report(
 
 
 def totals(daily: Iterable[Day]) -> list[CurrencyTotal]:
-    """By currency, in alphabetical order."""
+    """Return the totals by currency, in alphabetical order."""
     by_currency: dict[Currency, list[Day]] = {}
     for day in daily:
         by_currency.setdefault(day.currency, []).append(day)
@@ -71,7 +72,7 @@ def _sum(amounts: Iterable[str]) -> str:
 
 
 def as_csv(daily: Iterable[Day]) -> str:
-    """RFC 4180."""
+    """Return the days as CSV (RFC 4180)."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

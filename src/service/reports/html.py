@@ -1,4 +1,4 @@
-"""The financial report as one HTML page: bars per day, no script, no outside asset, dark and light."""
+"""Render the financial report as one HTML page: bars per day, no script, no outside asset, dark and light."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
@@ -16,7 +16,7 @@ DAYS_WITHOUT_YEAR = 366
 
 
 class Frame(NamedTuple):
-    """A size to draw a chart in; which one is shown is the style's choice."""
+    """A chart size; CSS selects the one to show."""
 
     name: str
     width: int
@@ -53,7 +53,8 @@ tr:last-child td { border: 0 }
 """
 
 
-def page(report: FinancialReport) -> str:
+def render_page(report: FinancialReport) -> str:
+    """Return the report as a complete HTML document."""
     last = report.to - timedelta(days=1)
     sections = "".join(_currency(report, total) for total in report.totals)
     return f"""<!doctype html>
@@ -62,20 +63,20 @@ def page(report: FinancialReport) -> str:
 <h1>Financial report</h1>
 <p class="faint">{_day(report.from_)} to {_day(last)}, days in UTC,
 as of {report.generated_at:%Y-%m-%d %H:%M} UTC</p>
-{sections or '<section><p class="faint">Nothing was sold or refunded in this time.</p></section>'}
+{sections or '<section><p class="faint">There were no sales or refunds in this period.</p></section>'}
 {_top_items(report.top_items)}
 </main></body></html>
 """
 
 
 def _currency(report: FinancialReport, total: CurrencyTotal) -> str:
-    facts = {
+    figures = {
         "Orders": f"{total.orders:,}",
         "Sales": _money(total.sales),
         "Refunds": _money(total.refunds),
         "Net": _money(total.net),
     }
-    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     days = [day for day in report.daily if day.currency == total.currency]
     charts = "".join(_chart(frame, report.from_, report.to, days) for frame in FRAMES)
     return f"""<section><h2>{escape(total.currency)}</h2><dl>{cards}</dl>
@@ -84,7 +85,7 @@ def _currency(report: FinancialReport, total: CurrencyTotal) -> str:
 
 
 def _chart(frame: Frame, begin: date, end: date, days: Sequence[Day]) -> str:
-    """Sales go up from the line, refunds down."""
+    """Draw sales above the axis and refunds below."""
     count = (end - begin).days
     high = max((Decimal(day.sales) for day in days), default=Decimal(0))
     low = max((Decimal(day.refunds) for day in days), default=Decimal(0))
@@ -95,9 +96,9 @@ def _chart(frame: Frame, begin: date, end: date, days: Sequence[Day]) -> str:
     slot = (frame.width - LEFT - RIGHT) / count
     parts = [*_grid(frame, step, top, bottom, zero, scale)]
     for number in range(count - 1, -1, -max(1, ceil(count / frame.labels_max))):
-        x, marked = LEFT + (number + 0.5) * slot, begin + timedelta(days=number)
-        label = marked.day if count <= DAYS_WITHOUT_YEAR else marked.year
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" class="day">{marked:%b} {label}</text>')
+        x, labeled = LEFT + (number + 0.5) * slot, begin + timedelta(days=number)
+        label = labeled.day if count <= DAYS_WITHOUT_YEAR else labeled.year
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" class="day">{labeled:%b} {label}</text>')
     for day in days:
         parts += _bars(day, LEFT + ((day.date - begin).days + 0.5) * slot, slot, zero, scale)
     return (
@@ -108,8 +109,8 @@ def _chart(frame: Frame, begin: date, end: date, days: Sequence[Day]) -> str:
 
 def _bars(day: Day, middle: float, slot: float, zero: float, scale: float) -> Iterator[str]:
     width = min(max(slot * 0.72, 0.5), BAR_WIDTH_MAX)
-    facts = f"{day.orders:,} orders, sales {_money(day.sales)}, refunds {_money(day.refunds)}"
-    title = f"<title>{_day(day.date)}: {facts}</title>"
+    amounts = f"{day.orders:,} orders, sales {_money(day.sales)}, refunds {_money(day.refunds)}"
+    title = f"<title>{_day(day.date)}: {amounts}</title>"
     for name, amount, up in (("net", day.sales, True), ("refund", day.refunds, False)):
         height = float(amount) * scale
         if height:
@@ -137,12 +138,12 @@ def _top_items(items: list[TopItem]) -> str:
         f'<td class="number">{_money(item.amount)}</td></tr>'
         for item in items
     )
-    return f"""<section><h2>What sold best</h2><table><thead><tr><th>SKU</th><th class="number">Pieces</th>
+    return f"""<section><h2>Top items</h2><table><thead><tr><th>SKU</th><th class="number">Pieces</th>
 <th class="number">Amount</th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
 
 def _step(high: float) -> float:
-    """1, 2 or 5 times a power of ten, so that about `TICKS` of it make `high`."""
+    """Return a tick step of 1, 2 or 5 times a power of ten that gives about `TICKS` ticks."""
     rough = high / TICKS
     power: float = 10.0 ** floor(log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

@@ -1,4 +1,4 @@
-"""What the ledger adds up to by day, as far as it is closed: read instead of it."""
+"""Daily rollups of the closed part of the ledger; reports read them instead."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -15,17 +15,19 @@ SUM = Numeric(38, 2)
 
 
 class Books(Base):
-    """How far the books are closed: one row."""
+    """How far the books are closed; a table with one row."""
 
     __tablename__ = "books"
     __table_args__ = (CheckConstraint("id", name="id"),)
 
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     closed_until: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
-    """What was booked before this is in the sums, and no transaction that could add to it is left."""
+    """Entries before this time are in the rollups, and no open transaction can add to them."""
 
 
 class DailySales(Base):
+    """Sales and refunds of one day and currency."""
+
     __tablename__ = "daily_sales"
 
     date: Mapped[date] = mapped_column(Date, primary_key=True)
@@ -36,7 +38,7 @@ class DailySales(Base):
 
 
 class DailyItemSales(Base):
-    """Sales only, whatever became of the orders."""
+    """Sales of one item on one day; cancellations are not deducted."""
 
     __tablename__ = "daily_item_sales"
     __table_args__ = (Index("ix_daily_item_sales_date_currency_amount", "date", "currency", "amount"),)

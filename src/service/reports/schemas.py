@@ -1,4 +1,4 @@
-"""What the financial report looks like on the wire."""
+"""API schemas of the financial report."""
 
 from datetime import date
 from typing import Annotated
@@ -10,7 +10,7 @@ from service.items.schemas import Sku
 from service.values import Count, Currency, Timestamp, Total
 
 Net = Annotated[str, Meta(pattern=r"^-?[0-9]+[.][0-9]{2}\Z", examples=["19.98"])]
-"""Sales less refunds; a day that only refunds is below zero."""
+"""Sales minus refunds; negative if refunds are higher."""
 
 
 class CurrencyTotal(Struct):
@@ -22,7 +22,7 @@ class CurrencyTotal(Struct):
 
 
 class Day(Struct):  # in the order of `statements.DAILY`
-    """Days without a sale or a refund are left out."""
+    """Figures of one day and currency; days without entries are omitted."""
 
     date: date
     currency: Currency
@@ -33,7 +33,7 @@ class Day(Struct):  # in the order of `statements.DAILY`
 
 
 class TopItem(Struct):  # in the order of `statements.TOP_ITEMS`
-    """What was sold, whatever became of the orders."""
+    """Sales of one item; cancellations are not deducted."""
 
     item_id: UUID
     sku: Sku
@@ -44,12 +44,12 @@ class TopItem(Struct):  # in the order of `statements.TOP_ITEMS`
 class FinancialReport(Struct):
     from_: date = field(name="from")
     to: date
-    """Not included."""
+    """Day after the period (exclusive)."""
     generated_at: Timestamp
     totals: list[CurrencyTotal]
     daily: list[Day]
     top_items: list[TopItem]
-    """At most ten, those that brought most."""
+    """The ten items with the highest sales."""
 
 
 class Financial(Struct):

@@ -1,6 +1,6 @@
-"""The SQL of reports: sums are numeric, days are those of UTC.
+"""SQL of reports. Sums are numeric, and days are UTC days.
 
-What is before `books.closed_until` is read from its sums, the rest from the ledger: one snapshot, no gap.
+Entries before `books.closed_until` are read from the rollups, the rest from the ledger, in one snapshot.
 """
 
 from service.database.database import OLDEST_OPEN_TRANSACTION
@@ -9,12 +9,12 @@ _DAY = "(created_at at time zone 'UTC')::date"
 
 
 def _midnight(day: str) -> str:
-    """In UTC, whatever the time zone of the session."""
+    """Return SQL for midnight UTC, whatever the session's time zone."""
     return f"(({day})::timestamp at time zone 'UTC')"
 
 
 def _ledger_by_day(where: str) -> str:
-    """The ledger by day and currency."""
+    """Return SQL that sums the ledger by day and currency."""
     return f"""
   select {_DAY} as date, currency,
     count(*) filter (where kind = 'sale') as orders,
@@ -24,7 +24,7 @@ def _ledger_by_day(where: str) -> str:
 
 
 def _sales_by_item(where: str, *groups: str) -> str:
-    """What was sold of each item in each currency."""
+    """Return SQL that sums sales by item and currency."""
     return f"""
   select {"".join(f"{group}, " for group in groups)}l.item_id, t.currency,
     sum(l.quantity)::bigint as quantity, sum(l.amount) as amount
@@ -33,14 +33,14 @@ def _sales_by_item(where: str, *groups: str) -> str:
   group by {", ".join(str(number) for number in range(1, len(groups) + 3))}"""
 
 
-# The report, over the days from $1 up to but without $2, in the currency $3 or in all.
+# The report for days $1 (inclusive) to $2 (exclusive), in currency $3 or all.
 _CURRENCY_FILTER = "($3::text is null or currency = $3)"
 _END = _midnight("$2::date")
 _CLOSED = f"(select least(greatest(closed_until, {_midnight('$1::date')}), {_END}) from books)"
 _ROLLUP_END = (
     "(select ((closed_until at time zone 'UTC') + interval '1 day' - interval '1 us')::date from books)"
 )
-"""The day after the last one that has sums, if only of its first hours."""
+"""The day after the last one with a rollup, even a partial one."""
 _OPEN = f"created_at >= {_CLOSED} and created_at < {_END} and {_CURRENCY_FILTER}"
 _CLOSED_DAYS = f"date >= $1::date and date < least($2::date, {_ROLLUP_END})"
 
@@ -96,19 +96,19 @@ order by sold.amount desc, i.sku, sold.currency limit {TOP}"""
 LONG_TIMEOUTS = (
     "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
 )
-"""A report over years may take long, and so may whoever takes its rows."""
+"""A report over years takes time, and so may its reader."""
 
 NO_PARALLEL_WORKERS = "set local max_parallel_workers_per_gather = 0"
-"""To start other processes takes longer than what they would do."""
+"""Starting parallel workers takes longer than their work."""
 
-# Closing the books.
+# The statements that close the books.
 CLOSABLE = f"select date_trunc('hour', ({OLDEST_OPEN_TRANSACTION}) - $1::interval, 'UTC')"
-"""Whatever is still running has begun later than this hour did, by the clock $1 behind ours."""
+"""A full hour. All open transactions began after it, even by a clock that is $1 behind ours."""
 
 LOCK_BOOKS = """
 select greatest(closed_until, (select coalesce(min(created_at), $1) from transactions))
 from books for update"""
-"""Where to go on. Who comes second waits, and finds what the first one left."""
+"""Returns where to continue. A second caller waits for the lock, then sees the first one's result."""
 
 _LATER = "date >= ($1::timestamptz at time zone 'UTC')::date"
 DELETE_ROLLUPS = (f"delete from daily_sales where {_LATER}", f"delete from daily_item_sales where {_LATER}")
@@ -128,17 +128,17 @@ select date, currency, ledger.orders, ledger.sales, ledger.refunds, d.orders as 
 from ({_ledger_by_day(_SINCE)}) ledger
 full join (select * from daily_sales where date >= $1::date and date < {_ROLLUP_END}) d using (date, currency)
 where (ledger.orders, ledger.sales, ledger.refunds) is distinct from (d.orders, d.sales, d.refunds)"""
-"""Days since $1 whose sums are not those of the ledger, as far as it is closed."""
+"""Closed days since $1 whose rollups differ from the ledger."""
 
 REOPEN = f"""
-update books set closed_until = {_midnight("wrong.date")}
-from (select min(date) as date from ({ROLLUP_MISMATCHES}) found) wrong
-where wrong.date is not null returning closed_until"""
+update books set closed_until = {_midnight("changed.date")}
+from (select min(date) as date from ({ROLLUP_MISMATCHES}) mismatches) changed
+where changed.date is not null returning closed_until"""
 
-ITEM_DIFFERENCES = f"""
+ITEM_ROLLUP_MISMATCHES = f"""
 select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
   d.amount as rolled_amount
 from ({_sales_by_item("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
 full join (select * from daily_item_sales where date < {_ROLLUP_END}) d using (date, item_id, currency)
 where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
-"""The same for what was sold of each item, since ever."""
+"""Closed days on which the rollup of an item differs from the ledger."""

@@ -1,6 +1,6 @@
 """What has to agree with what in the database. Each statement finds the rows that do not."""
 
-from service.reports.statements import ITEM_DIFFERENCES, ROLLUP_MISMATCHES
+from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 
 ANY_DAY = "'0001-01-01'"
 
@@ -99,7 +99,7 @@ CHECKS = {
         from contents c left join documents d using (sha256)
         group by c.sha256 having c.uses <> count(d.id)""",
     "the sums of a closed day are not those of the ledger": ROLLUP_MISMATCHES.replace("$1", ANY_DAY),
-    "an item's sums of a closed day are not those of the ledger": ITEM_DIFFERENCES,
+    "an item's sums of a closed day are not those of the ledger": ITEM_ROLLUP_MISMATCHES,
 }
 """By what is wrong when a row is found."""
 
