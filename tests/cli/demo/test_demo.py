@@ -98,7 +98,7 @@ def test_any_size_has_a_past(items: int, orders: int, days: int) -> None:
     history = History(items, orders, days, datetime(2026, 11, 24, 0, 0, 1, tzinfo=UTC))
     batches = list(history.batches())
     assert sum(batch.orders for batch in batches) == orders
-    assert len(list(history.wares())) == items
+    assert len(list(history.item_rows())) == items
     assert all(quantity >= 0 for quantity in history.stock)
 
 

@@ -68,65 +68,69 @@ async def test_an_honest_shop_has_no_findings(shop: Settings, database: Database
 
 
 DAMAGE = {
-    "an item's quantity is not the sum of its movements": [
+    "every item's quantity equals the sum of its movements": [
         "update items set quantity = quantity + 1",
         "delete from movements where cause = 'set' and version = 1",
     ],
-    "a movement does not continue the one before it": [
+    "every movement's resulting quantity equals the running sum": [
         "update movements set resulting_quantity = 99 where cause = 'order'"
     ],
-    "a movement is newer than its item": ["update items set version = 1"],
-    "an order's total is not the sum of its lines": [
+    "no movement is newer than its item": ["update items set version = 1"],
+    "every order's total equals the sum of its lines": [
         "update orders set total = total + 1",
         "delete from order_lines where line_no = 2",
     ],
-    "an order's lines are not numbered 1, 2, 3": ["update order_lines set line_no = 7 where line_no = 2"],
-    "an order is not in the ledger as one sale": [
+    "the lines of every order are numbered without gaps": [
+        "update order_lines set line_no = 7 where line_no = 2"
+    ],
+    "every order has one matching sale in the ledger": [
         "delete from transactions where kind = 'sale'",
         "update transactions set amount = amount + 1",
         "update transactions set created_at = now()",
         "update transactions set currency = 'EUR'",
     ],
-    "refunds are not those of the cancelled orders": [
+    "the refunds match the cancelled orders": [
         "update orders set status = 'cancelled' where status = 'fulfilled'",
         "delete from transactions where kind = 'refund'",
         "update transactions set amount = 0.01 where kind = 'refund'",
     ],
-    "an order and the movements for it differ": [
+    "the lines of every order match its stock movements": [
         "update movements set order_id = gen_random_uuid() where cause = 'order'"
     ],
-    "stock did not come back from a cancelled order, or did from another": [
+    "exactly the cancelled orders were restocked": [
         "delete from movements where cause = 'cancel'",
         "update movements set cause = 'cancel' where cause = 'order'",
     ],
-    "an order and its event differ": [
+    "every order matches its order.placed event": [
         "delete from events where type = 'order.placed'",
         'update events set payload = payload || \'{"total": "1.00"}\'',
         "insert into events (type, subject, actor, payload) select type, subject, actor, payload from events",
     ],
-    "an order ended without an event, or an event tells of an end that was not": [
+    "every order's status matches its cancelled and fulfilled events": [
         "delete from events where type = 'order.cancelled'",
         "update orders set status = 'placed' where status = 'fulfilled'",
     ],
-    "an item came or went without an event": [
+    "the items match their created and deleted events": [
         "delete from events where type = 'item.created'",
         "delete from events where type = 'item.deleted'",
         "insert into items (id, sku, name, price, currency, quantity, version) "
         "values (gen_random_uuid(), 'X', 'X', 1, 'USD', 0, 1)",
     ],
-    "stock was changed without an event": ["delete from events where type = 'item.updated'"],
-    "a document came or went without an event": ["delete from events where type = 'document.stored'"],
-    "a job ended without an event": ["delete from events where type = 'job.finished'"],
-    "a content is not used as often as it says": [
+    "every change of stock has an event": ["delete from events where type = 'item.updated'"],
+    "the documents match their stored and deleted events": [
+        "delete from events where type = 'document.stored'"
+    ],
+    "every finished job has an event": ["delete from events where type = 'job.finished'"],
+    "the reference count of every stored content is correct": [
         "update contents set uses = 2",
         "delete from documents",
     ],
-    "the sums of a closed day are not those of the ledger": [
+    "the daily rollups match the ledger": [
         "update daily_sales set refunds = refunds + 0.01",
         "delete from daily_sales",
         "insert into daily_sales values ('2020-01-01', 'USD', 1, 1, 0)",
     ],
-    "an item's sums of a closed day are not those of the ledger": [
+    "the daily item rollups match the ledger": [
         "update daily_item_sales set quantity = quantity + 1",
         "delete from daily_item_sales",
         "insert into daily_item_sales values (gen_random_uuid(), 'USD', '2020-01-01', 1, 1)",
@@ -162,7 +166,7 @@ async def test_damage_of_chain_and_blobs_is_found(
     for statement in DAMAGE[kind]:
         async with connected(database_url) as connection:
             await connection.execute(f"{AS_OWNER}; {statement}")
-        assert any(finding.kind == kind for finding in await findings(database, shop)), statement
+        assert any(finding.check == kind for finding in await findings(database, shop)), statement
 
 
 async def test_a_lost_file_is_found_and_one_too_many(shop: Settings, database: Database) -> None:
@@ -173,18 +177,18 @@ async def test_a_lost_file_is_found_and_one_too_many(shop: Settings, database: D
     found = {str(finding) for finding in await findings(database, shop)}
     sha256 = await database.fetchval("select encode(sha256, 'hex') from contents")
     assert found == {
-        f"{MISSING_BLOBS_CHECK}: {key}, named by content {sha256}",
+        f"{MISSING_BLOBS_CHECK}: {key}, referenced by content {sha256}",
         f"{ORPHAN_BLOBS_CHECK}: documents/stray",
     }
     young = replace(shop, orphan_kept_seconds=3600)
-    assert [finding.kind for finding in await findings(database, young)] == [MISSING_BLOBS_CHECK]
+    assert [finding.check for finding in await findings(database, young)] == [MISSING_BLOBS_CHECK]
 
 
 async def test_a_store_that_cannot_be_read_is_a_finding(
     shop: Settings, database: Database, tmp_path: object
 ) -> None:
     broken = replace(shop, blob_url="file:///proc/none")
-    assert [finding.kind for finding in await findings(database, broken)] == [STORE_CHECK]
+    assert [finding.check for finding in await findings(database, broken)] == [STORE_CHECK]
 
 
 async def test_of_many_differences_some_are_named(
@@ -206,7 +210,9 @@ async def test_the_command_names_what_differs_and_fails(shop: Settings, database
     bolt: UUID = await database.fetchval("update items set quantity = 77 where quantity > 7 returning id")
     found = run()
     assert found.returncode == 1
-    assert found.stdout.startswith(f"an item's quantity is not the sum of its movements: item {bolt}, sku ")
+    assert found.stdout.startswith(
+        f"every item's quantity equals the sum of its movements: item {bolt}, sku "
+    )
     assert "quantity 77, moved " in found.stdout
     assert "differences" in found.stderr
 

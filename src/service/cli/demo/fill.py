@@ -1,4 +1,4 @@
-"""Fills a database with a shop of some size and age, as if the service had run all the time."""
+"""Fill a database with demo data of a given size and age, as if the service had been running all along."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import asyncpg
 from msgspec import Struct
 
 from service.cli.demo import statements
-from service.cli.demo.history import Batch, History, Ware
+from service.cli.demo.history import Batch, History, ItemRow
 from service.database.database import Database
 from service.reports.books import close_books
 from service.settings import Settings
@@ -20,11 +20,11 @@ set work_mem = '64MB'; set temp_buffers = '256MB'"""
 
 
 class DemoConflict(Exception):
-    """Something that is there already."""
+    """The database cannot take demo data; the message says why."""
 
 
 class DemoSize(Struct, frozen=True):
-    """How much of it. The past ends now."""
+    """Size of the demo data; its history ends now."""
 
     items: int
     orders: int
@@ -34,9 +34,9 @@ class DemoSize(Struct, frozen=True):
 async def fill(
     database: Database, settings: Settings, demo: DemoSize, on_progress: Callable[[str, int], None]
 ) -> None:
-    """All of it, or nothing should this fail; then close the books. Raises `DemoConflict`.
+    """Load the demo data in one transaction, then close the books. Raises `DemoConflict`.
 
-    `on_progress` gets the numbers of `items` and `orders` stored so far.
+    `on_progress` receives the number of `items` and `orders` stored so far.
     """
     history = History(demo.items, demo.orders, demo.days, datetime.now(UTC))
     async with database.dedicated_connection() as connection:
@@ -59,14 +59,14 @@ async def _load_items(
     history: History,
     on_progress: Callable[[str, int], None],
 ) -> None:
-    def wares() -> Iterator[Ware]:
-        for number, ware in enumerate(history.wares()):
+    def item_rows() -> Iterator[ItemRow]:
+        for number, row in enumerate(history.item_rows()):
             if number % PROGRESS_INTERVAL == 0:
                 on_progress("items", number)
-            yield ware
+            yield row
 
-    await connection.copy_records_to_table("wares", records=wares())
-    await connection.execute("analyze wares")
+    await connection.copy_records_to_table("demo_items", records=item_rows())
+    await connection.execute("analyze demo_items")
     await connection.execute(statements.INSERT_ITEMS)
     on_progress("items", history.items)
 
@@ -76,21 +76,21 @@ async def _load_orders(
     history: History,
     on_progress: Callable[[str, int], None],
 ) -> None:
-    """The next batch is imagined while PostgreSQL stores this one."""
+    """Store all batches; the next one is generated while PostgreSQL stores the current one."""
     batches, orders = history.batches(), 0
     batch: Batch | None = next(batches)
     while batch is not None:
-        await connection.copy_records_to_table("sold", records=batch.sold)
-        await connection.copy_records_to_table("moved", records=batch.moved)
-        await connection.execute("analyze sold; analyze moved")
+        await connection.copy_records_to_table("demo_lines", records=batch.lines)
+        await connection.copy_records_to_table("demo_movements", records=batch.movements)
+        await connection.execute("analyze demo_lines; analyze demo_movements")
         storing = asyncio.create_task(connection.execute(statements.INSERT_ORDERS))
-        following = await asyncio.to_thread(next, batches, None)
+        next_batch = await asyncio.to_thread(next, batches, None)
         await storing
         await connection.execute(statements.TRUNCATE_STAGING_TABLES)
         orders += batch.orders
         on_progress("orders", orders)
-        batch = following
-    ends = zip(count(), history.stock, history.version, history.changed_at, strict=False)
-    await connection.copy_records_to_table("ends", records=ends)
-    await connection.execute("analyze ends")
+        batch = next_batch
+    final_states = zip(count(), history.stock, history.version, history.changed_at, strict=False)
+    await connection.copy_records_to_table("demo_final_states", records=final_states)
+    await connection.execute("analyze demo_final_states")
     await connection.execute(statements.UPDATE_ITEMS)

@@ -1,6 +1,7 @@
-"""A made-up past of a shop: what was stocked, ordered, cancelled and delivered, in the order of time.
+"""Generate a shop's history in chronological order: restocks, orders, cancellations and fulfillments.
 
-Tuples and arrays of numbers, not objects: ten million orders are imagined at the speed they are stored.
+Uses tuples and numeric arrays instead of objects, so that ten million orders are generated as fast as they
+are stored.
 """
 
 from array import array
@@ -19,16 +20,16 @@ LOW = (1 << 62) - 1
 DAY_SECONDS = 86_400
 
 HOURLY_WEIGHTS = (2, 1, 1, 1, 1, 2, 4, 7, 9, 10, 11, 11, 10, 10, 9, 9, 9, 10, 11, 12, 11, 8, 5, 3)
-"""How much is ordered in each hour of a day."""
+"""Relative order volume per hour of the day."""
 LINE_COUNTS = (1,) * 14 + (2,) * 4 + (3, 4)
 QUANTITIES = (1,) * 16 + (2,) * 3 + (5,)
 CANCELLED_SHARE = 0.05
 FULFILLED_WITHIN_HOURS = (2, 72)
 CANCELLED_WITHIN_HOURS = (1, 240)
 REORDER_LEVEL = 6
-"""Pieces left; earlier than `item.low_stock` would be told."""
+"""Remaining pieces that trigger a restock; above the threshold of `item.low_stock`, so that none is due."""
 DISCONTINUED_EVERY = 50
-"""One item in so many is out of stock for good."""
+"""One item in this many is permanently out of stock."""
 
 KINDS = ("bolt", "nut", "washer", "screw", "rivet", "hinge", "bracket", "clamp", "spring", "bearing")
 MATERIALS = ("Steel", "Stainless", "Brass", "Nylon", "Titanium", "Aluminium", "Copper", "Zinc")
@@ -36,26 +37,31 @@ FORMS = ("hex", "countersunk", "flanged", "slotted", "wing", "knurled", "square"
 CURRENCIES = ("USD",) * 9 + ("EUR",)
 
 
-Ware: TypeAlias = tuple[int, UUID, str, str, str, str, str, int, datetime]
-"""Number, id, SKU, name, price, currency, material, opening stock and time of an item when it was created."""
+ItemRow: TypeAlias = tuple[int, UUID, str, str, str, str, str, int, datetime]
+"""The number, id, SKU, name, price, currency, material, opening stock and creation time of an item."""
 
 OrderRow: TypeAlias = tuple[UUID, datetime, str, str | None, str, datetime | None]
-"""Id, time, customer, reference, status and end of an order."""
+"""The id, time, customer, reference, status and end of an order."""
 LineRow: TypeAlias = tuple[UUID, datetime, str, str | None, str, datetime | None, int, int, int, int, int]
-"""A line: what its order is; its number, the item's number, pieces, the item's version and stock after it."""
+"""An order line: its order's fields, line number, item number, quantity, and the item's version and stock."""
 
 MovementRow: TypeAlias = tuple[int, int, str, int, int, UUID | None, datetime]
-"""Any other change of stock: the item's number and version, cause, pieces, stock after it, order, time."""
+"""Another stock movement: item number and version, cause, pieces, resulting stock, order, time."""
 
 
 class Batch(Struct):
+    """The rows of up to `BATCH_ORDERS` orders, and the other movements of that time."""
+
     orders: int = 0
-    sold: list[LineRow] = []
-    moved: list[MovementRow] = []
+    lines: list[LineRow] = []
+    movements: list[MovementRow] = []
 
 
 class History:
-    """Ends at `until`. `stock`, `version` and `changed_at`: each item as it is after the batches so far."""
+    """A generated history up to `until`.
+
+    `stock`, `version` and `changed_at` are the state of each item after the batches so far.
+    """
 
     def __init__(self, items: int, orders: int, days: int, until: datetime, seed: int = 1) -> None:
         self.items = items
@@ -63,9 +69,9 @@ class History:
         self.until = until
         self.begin = datetime.combine(until.date(), datetime.min.time(), UTC) - timedelta(days=days - 1)
         self._days = days
-        self._random = Random(seed)  # noqa: S311  # nothing is to be kept from anybody
-        self.openings = array("q", (self._opening(no) for no in range(items)))
-        self.stock = array("q", self.openings)
+        self._random = Random(seed)  # noqa: S311  # not security-relevant
+        self.opening_stock = array("q", (self._initial_quantity(item_no) for item_no in range(items)))
+        self.stock = array("q", self.opening_stock)
         self.version = array("q", [1]) * items
         self.changed_at = [self.begin] * items
         self._stride = next(
@@ -73,20 +79,21 @@ class History:
         )
         self._returns: list[tuple[datetime, UUID, int, int]] = []
 
-    def wares(self) -> Iterator[Ware]:
-        """The items, all of them created just before the first order."""
-        random = Random(self.items)  # noqa: S311  # as above
-        for no, opening in enumerate(self.openings):
-            kind, material = KINDS[no % 10], MATERIALS[no // 10 % 8]
-            size = f"M{no // 640 % 30 + 2} × {no // 19_200 % 90 * 5 + 10}"
-            created_at = self.begin - timedelta(milliseconds=self.items - no)
+    def item_rows(self) -> Iterator[ItemRow]:
+        """Yield the items, all of them created just before the first order."""
+        random = Random(self.items)  # noqa: S311  # not security-relevant
+        for item_no, opening in enumerate(self.opening_stock):
+            kind, material = KINDS[item_no % 10], MATERIALS[item_no // 10 % 8]
+            size = f"M{item_no // 640 % 30 + 2} × {item_no // 19_200 % 90 * 5 + 10}"
+            created_at = self.begin - timedelta(milliseconds=self.items - item_no)
             cents = min(int(exp(random.gauss(7.2, 1.1))) + 5, 9_999_999)
             price = f"{cents // 100}.{cents % 100:02}"
-            name = f"{material} {FORMS[no // 80 % 8]} {kind} {size}"
-            identity = (no, id_at(created_at), f"DEMO-{no:07}", name)
-            yield (*identity, price, currency(no), material, opening, created_at)
+            name = f"{material} {FORMS[item_no // 80 % 8]} {kind} {size}"
+            identity = (item_no, id_at(created_at), f"DEMO-{item_no:07}", name)
+            yield (*identity, price, currency(item_no), material, opening, created_at)
 
     def batches(self) -> Iterator[Batch]:
+        """Yield the orders and movements in chronological order."""
         batch = Batch()
         for placed_at in self._order_times():
             while self._returns and self._returns[0][0] <= placed_at:
@@ -100,7 +107,7 @@ class History:
         yield batch
 
     def _order_times(self) -> Iterator[datetime]:
-        """When orders are placed: more each month, fewer on weekends, most in the evening."""
+        """Yield the times of the orders: more each month, fewer on weekends, most in the evening."""
         random = self._random
         weights = [self._weight(day) for day in range(self._days)]
         share, total, placed = 0.0, sum(weights), 0
@@ -128,23 +135,24 @@ class History:
         customer_id = f"c-{int(random() ** 2 * (self.orders // 20 + 10)) + 1}"
         reference = f"PO-{placed_at.year}-{int(random() * 10**6):06}" if random() < 0.3 else None
         order = (order_id, placed_at, customer_id, reference, status, ended_at)
-        for line_no, no in enumerate(self._basket(), start=1):
+        for line_no, item_no in enumerate(self._basket(), start=1):
             quantity = QUANTITIES[int(random() * len(QUANTITIES))]
-            if self.stock[no] - quantity < REORDER_LEVEL:
-                self._move(batch, no, "adjust", quantity + int(random() * 450) + 50, None, placed_at)
-            self._change(no, -quantity, placed_at)
-            batch.sold.append((*order, line_no, no, quantity, self.version[no], self.stock[no]))
+            if self.stock[item_no] - quantity < REORDER_LEVEL:
+                self._move(batch, item_no, "adjust", quantity + int(random() * 450) + 50, None, placed_at)
+            self._change(item_no, -quantity, placed_at)
+            state = (self.version[item_no], self.stock[item_no])
+            batch.lines.append((*order, line_no, item_no, quantity, *state))
             if status == "cancelled" and ended_at is not None:
-                heappush(self._returns, (ended_at, order_id, no, quantity))
+                heappush(self._returns, (ended_at, order_id, item_no, quantity))
         batch.orders += 1
 
     def _basket(self) -> list[int]:
-        """Different items of one currency. A few sell often, most hardly ever."""
+        """Pick distinct items of one currency; a few items sell often, most rarely."""
         random, basket = self._random.random, list[int]()
         for _ in range(LINE_COUNTS[int(random() * len(LINE_COUNTS))]):
-            no = int(self.items * random() ** 3) * self._stride % self.items
-            if self.openings[no] and (not basket or same_currency(no, basket)):
-                basket.append(no)
+            item_no = int(self.items * random() ** 3) * self._stride % self.items
+            if self.opening_stock[item_no] and (not basket or same_currency(item_no, basket)):
+                basket.append(item_no)
         return basket or self._basket()
 
     def _final_status(self, placed_at: datetime) -> tuple[str, datetime | None]:
@@ -156,39 +164,43 @@ class History:
             return "placed", None
         return "cancelled" if cancelled else "fulfilled", ended_at
 
-    def _restock(self, batch: Batch, at: datetime, order_id: UUID, no: int, quantity: int) -> None:
-        self._move(batch, no, "cancel", quantity, order_id, at)
+    def _restock(self, batch: Batch, at: datetime, order_id: UUID, item_no: int, quantity: int) -> None:
+        self._move(batch, item_no, "cancel", quantity, order_id, at)
 
     def _move(
-        self, batch: Batch, no: int, cause: str, delta: int, order_id: UUID | None, at: datetime
+        self, batch: Batch, item_no: int, cause: str, delta: int, order_id: UUID | None, at: datetime
     ) -> None:
-        self._change(no, delta, at)
-        batch.moved.append((no, self.version[no], cause, delta, self.stock[no], order_id, at))
+        self._change(item_no, delta, at)
+        state = (self.version[item_no], cause, delta, self.stock[item_no])
+        batch.movements.append((item_no, *state, order_id, at))
 
-    def _change(self, no: int, delta: int, at: datetime) -> None:
-        self.stock[no] += delta
-        self.version[no] += 1
-        self.changed_at[no] = at
+    def _change(self, item_no: int, delta: int, at: datetime) -> None:
+        self.stock[item_no] += delta
+        self.version[item_no] += 1
+        self.changed_at[item_no] = at
 
-    def _opening(self, no: int) -> int:
-        return 0 if no % DISCONTINUED_EVERY == DISCONTINUED_EVERY - 1 else self._random.randint(20, 500)
+    def _initial_quantity(self, item_no: int) -> int:
+        return 0 if item_no % DISCONTINUED_EVERY == DISCONTINUED_EVERY - 1 else self._random.randint(20, 500)
 
 
-def currency(no: int) -> str:
-    return CURRENCIES[no // 3 % 10]
+def currency(item_no: int) -> str:
+    """Return the currency of an item."""
+    return CURRENCIES[item_no // 3 % 10]
 
 
 def coprime(number: int, other: int) -> bool:
+    """Return whether the numbers have no common divisor but 1."""
     while other:
         number, other = other, number % other
     return number == 1
 
 
-def same_currency(no: int, basket: list[int]) -> bool:
-    return no not in basket and currency(no) == currency(basket[0])
+def same_currency(item_no: int, basket: list[int]) -> bool:
+    """Return whether the item is new to the basket and has the basket's currency."""
+    return item_no not in basket and currency(item_no) == currency(basket[0])
 
 
-def id_at(moment: datetime) -> UUID:
-    """A UUIDv7 of the past (RFC 9562 §5.7)."""
+def id_at(time: datetime) -> UUID:
+    """Return a UUIDv7 of a past time (RFC 9562 §5.7)."""
     bits = getrandbits(74)
-    return UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | bits >> 62 << 64 | 2 << 62 | bits & LOW)
+    return UUID(int=int(time.timestamp() * 1000) << 80 | 7 << 76 | bits >> 62 << 64 | 2 << 62 | bits & LOW)

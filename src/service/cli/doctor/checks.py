@@ -1,42 +1,42 @@
-"""What has to agree with what in the database. Each statement finds the rows that do not."""
+"""Consistency checks: each statement selects the rows that violate an invariant."""
 
 from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 
 ANY_DAY = "'0001-01-01'"
 
 CHECKS = {
-    "an item's quantity is not the sum of its movements": """
+    "every item's quantity equals the sum of its movements": """
         select i.id as item, i.sku, i.quantity, coalesce(m.moved, 0) as moved
         from items i left join (select item_id, sum(delta) as moved from movements group by 1) m
           on m.item_id = i.id
         where i.quantity <> coalesce(m.moved, 0)""",
-    "a movement does not continue the one before it": """
+    "every movement's resulting quantity equals the running sum": """
         select item_id as item, version, resulting_quantity, running from (
           select item_id, version, resulting_quantity,
             sum(delta) over (partition by item_id order by version) as running
           from movements) m
         where resulting_quantity <> running""",
-    "a movement is newer than its item": """
+    "no movement is newer than its item": """
         select i.id as item, i.sku, i.version, m.version as moved
         from items i join movements m on m.item_id = i.id where m.version > i.version""",
-    "an order's total is not the sum of its lines": """
+    "every order's total equals the sum of its lines": """
         select o.id as order, o.total, l.amount as lines
         from orders o left join (select order_id, sum(amount) as amount from order_lines group by 1) l
           on l.order_id = o.id
         where o.total is distinct from l.amount""",
-    "an order's lines are not numbered 1, 2, 3": """
+    "the lines of every order are numbered without gaps": """
         select order_id as order, array_agg(line_no) as lines from order_lines
         group by order_id having min(line_no) <> 1 or max(line_no) <> count(*)""",
-    "an order is not in the ledger as one sale": """
-        select o.id as order, o.total, t.amount, o.currency, t.currency as booked_in
+    "every order has one matching sale in the ledger": """
+        select o.id as order, o.total, t.amount, o.currency, t.currency as ledger_currency
         from orders o left join transactions t on t.order_id = o.id and t.kind = 'sale'
         where (o.total, o.currency, o.created_at) is distinct from (t.amount, t.currency, t.created_at)""",
-    "refunds are not those of the cancelled orders": """
+    "the refunds match the cancelled orders": """
         select o.id as order, o.status, o.total, t.amount as refund
         from orders o left join transactions t on t.order_id = o.id and t.kind = 'refund'
         where (case when o.status = 'cancelled' then o.total end) is distinct from t.amount
           or t.currency <> o.currency""",
-    "an order and the movements for it differ": """
+    "the lines of every order match its stock movements": """
         with ordered as (
           select order_id, item_id, sum(quantity) as pieces from order_lines group by 1, 2
         ), moved as (
@@ -44,7 +44,7 @@ CHECKS = {
         select order_id as order, item_id as item, ordered.pieces as ordered, moved.pieces as moved
         from ordered full join moved using (order_id, item_id)
         where ordered.pieces is distinct from moved.pieces""",
-    "stock did not come back from a cancelled order, or did from another": """
+    "exactly the cancelled orders were restocked": """
         with cancelled as (
           select l.order_id, l.item_id, sum(l.quantity) as pieces
           from order_lines l join orders o on o.id = l.order_id where o.status = 'cancelled' group by 1, 2
@@ -53,58 +53,60 @@ CHECKS = {
         select order_id as order, item_id as item, cancelled.pieces as ordered, moved.pieces as back
         from cancelled full join moved using (order_id, item_id)
         where cancelled.pieces is distinct from moved.pieces""",
-    "an order and its event differ": """
+    "every order matches its order.placed event": """
         with stored as (
           select o.id as order, o.customer_id, o.total::text, o.created_at, l.lines
           from orders o left join (select order_id, count(*) as lines from order_lines group by 1) l
             on l.order_id = o.id
-        ), told as (
+        ), recorded as (
           select subject::uuid, payload->>'customer_id', payload->>'total', created_at,
             jsonb_array_length(payload->'lines')
           from events where type = 'order.placed')
-        (select 'stored' as only, * from (table stored except all table told) as stored)
+        (select 'stored' as only, * from (table stored except all table recorded) as stored)
         union all
-        (select 'told', * from (table told except all table stored) as told)""",
-    "an order ended without an event, or an event tells of an end that was not": """
-        with told as (
+        (select 'recorded', * from (table recorded except all table stored) as recorded)""",
+    "every order's status matches its cancelled and fulfilled events": """
+        with order_events as (
           select subject::uuid as id, string_agg(split_part(type, '.', 2), ', ') as ended from events
           where type in ('order.cancelled', 'order.fulfilled') group by 1)
-        select id as order, o.status, told.ended as told
-        from (select id, status from orders where status <> 'placed') o full join told using (id)
-        where o.status is distinct from told.ended""",
-    "an item came or went without an event": """
-        with told as (
-          select subject::uuid as id, sum(case type when 'item.created' then 1 else -1 end) as there
+        select id as order, o.status, order_events.ended as recorded
+        from (select id, status from orders where status <> 'placed') o full join order_events using (id)
+        where o.status is distinct from order_events.ended""",
+    "the items match their created and deleted events": """
+        with item_events as (
+          select subject::uuid as id, sum(case type when 'item.created' then 1 else -1 end) as present
           from events where type in ('item.created', 'item.deleted') group by 1)
-        select id as item, i.sku, coalesce(told.there, 0) as told
-        from items i full join (select * from told where there <> 0) told using (id)
-        where i.id is null or told.there is distinct from 1""",
-    "stock was changed without an event": """
+        select id as item, i.sku, coalesce(item_events.present, 0) as recorded
+        from items i
+          full join (select * from item_events where present <> 0) item_events using (id)
+        where i.id is null or item_events.present is distinct from 1""",
+    "every change of stock has an event": """
         select m.item_id as item, m.version, m.cause, m.delta
         from movements m left join events e on e.type = 'item.updated' and e.subject = m.item_id::text
           and (e.payload->>'version')::int = m.version
         where m.cause in ('adjust', 'set', 'import') and m.version > 1 and e.id is null""",
-    "a document came or went without an event": """
-        with told as (
-          select subject::uuid as id, sum(case type when 'document.stored' then 1 else -1 end) as there
+    "the documents match their stored and deleted events": """
+        with document_events as (
+          select subject::uuid as id, sum(case type when 'document.stored' then 1 else -1 end) as present
           from events where type in ('document.stored', 'document.deleted') group by 1)
-        select id as document, d.filename, coalesce(told.there, 0) as told
-        from documents d full join (select * from told where there <> 0) told using (id)
-        where d.id is null or told.there is distinct from 1""",
-    "a job ended without an event": """
+        select id as document, d.filename, coalesce(document_events.present, 0) as recorded
+        from documents d
+          full join (select * from document_events where present <> 0) document_events using (id)
+        where d.id is null or document_events.present is distinct from 1""",
+    "every finished job has an event": """
         select j.id as job, j.kind, j.status from jobs j where j.finished_at is not null
           and not exists (select from events e where e.subject = j.id::text and e.type = 'job.finished')""",
-    "a content is not used as often as it says": """
+    "the reference count of every stored content is correct": """
         select encode(c.sha256, 'hex') as sha256, c.key, c.uses, count(d.id) as documents
         from contents c left join documents d using (sha256)
         group by c.sha256 having c.uses <> count(d.id)""",
-    "the sums of a closed day are not those of the ledger": ROLLUP_MISMATCHES.replace("$1", ANY_DAY),
-    "an item's sums of a closed day are not those of the ledger": ITEM_ROLLUP_MISMATCHES,
+    "the daily rollups match the ledger": ROLLUP_MISMATCHES.replace("$1", ANY_DAY),
+    "the daily item rollups match the ledger": ITEM_ROLLUP_MISMATCHES,
 }
-"""By what is wrong when a row is found."""
+"""SQL by check name. A check passes if its statement returns no row."""
 
-NAMED_BLOBS = """
-select 'content ' || encode(sha256, 'hex') as named_by, key from contents
+REFERENCED_BLOBS = """
+select 'content ' || encode(sha256, 'hex') as referenced_by, key from contents
 union all
 select 'document ' || id, thumbnail from documents where thumbnail is not null
 union all

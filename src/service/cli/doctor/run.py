@@ -1,4 +1,4 @@
-"""Does all that is stored tell one story? Names everything that does not; changes nothing."""
+"""Run all consistency checks and report every violation; changes nothing."""
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,57 +8,62 @@ from msgspec import Struct
 
 from service.audit.verify import verify
 from service.blobs import STORAGE_ERRORS, BlobStore, open_blob_store
-from service.cli.doctor.checks import CHECKS, NAMED_BLOBS
+from service.cli.doctor.checks import CHECKS, REFERENCED_BLOBS
 from service.database.database import Database
 from service.errors import NotFound
 from service.settings import Settings
 
 LISTED_MAX = 100
-"""Differences of one kind that are named; of more it is only said that there are."""
-FOLDERS = ("documents", "thumbnails", "exports")
+"""Violations listed per check."""
+PREFIXES = ("documents", "thumbnails", "exports")
 
-CHAIN_CHECK = "the journal's chain is broken"
-MISSING_BLOBS_CHECK = "a blob is missing"
-ORPHAN_BLOBS_CHECK = "a blob is named by nothing"
-STORE_CHECK = "the blob store cannot be read"
+CHAIN_CHECK = "the audit chain is intact"
+MISSING_BLOBS_CHECK = "every referenced blob exists"
+ORPHAN_BLOBS_CHECK = "every blob is referenced"
+STORE_CHECK = "the blob store is readable"
 CHECK_NAMES = (*CHECKS, CHAIN_CHECK, MISSING_BLOBS_CHECK, ORPHAN_BLOBS_CHECK, STORE_CHECK)
 
 
 class Finding(Struct, frozen=True):
-    kind: str
+    """A violation of the invariant that the check is named after."""
+
+    check: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
+        return f"{self.check}: {self.text}"
 
 
 async def run_checks(database: Database, settings: Settings) -> AsyncIterator[tuple[str, list[Finding]]]:
-    """What each check finds, as it ends. Every check sees one moment of the database."""
+    """Yield each check's name and findings as it finishes. Each check sees one snapshot."""
     async with database.dedicated_connection() as connection:
         await connection.execute("set statement_timeout = 0; set work_mem = '256MB'")
-        for kind, statement in CHECKS.items():
-            yield kind, _findings(kind, await violations(connection, statement))
+        for check, statement in CHECKS.items():
+            yield check, _findings(check, await violations(connection, statement))
         chain = (await verify(database, settings)).findings
         yield CHAIN_CHECK, _findings(CHAIN_CHECK, chain)
-        async for kind, found in _blobs(connection, settings):
-            yield kind, found
+        async for check, findings in _check_blobs(connection, settings):
+            yield check, findings
 
 
 async def violations(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> list[str]:
-    """One more than are to be named tells that there are more."""
-    rows = await connection.fetch(f"select * from ({statement}) found limit {LISTED_MAX + 1}")
+    """Return the violations as text: one more than is listed, to show that there are more."""
+    rows = await connection.fetch(f"select * from ({statement}) violations limit {LISTED_MAX + 1}")
     return [", ".join(f"{name} {value}" for name, value in row.items()) for row in rows]
 
 
-def _findings(kind: str, texts: Iterable[str]) -> list[Finding]:
-    found = [Finding(kind, text) for text in texts]
-    return found if len(found) <= LISTED_MAX else [*found[:LISTED_MAX], Finding(kind, "and more")]
+def _findings(check: str, texts: Iterable[str]) -> list[Finding]:
+    findings = [Finding(check, text) for text in texts]
+    return findings if len(findings) <= LISTED_MAX else [*findings[:LISTED_MAX], Finding(check, "and more")]
 
 
-async def _blobs(
+async def _check_blobs(
     connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings
 ) -> AsyncIterator[tuple[str, list[Finding]]]:
-    """Rows name blobs, and blobs are named: what is too young to be swept may not be yet."""
+    """Check that referenced blobs exist, and that stored blobs are referenced.
+
+    Blobs that are too young to be swept are exempt: their row may not be committed yet.
+    """
     store = open_blob_store(settings)
     try:
         await _list(connection, store, datetime.now(UTC))
@@ -77,29 +82,33 @@ async def _blobs(
 
 
 async def _list(connection: "asyncpg.Connection[asyncpg.Record]", store: BlobStore, before: datetime) -> None:
-    """Fill `there` with the keys of the store."""
-    await connection.execute("drop table if exists there; create temporary table there (key text)")
-    for folder in FOLDERS:
-        async for keys in store.keys(folder, before):
-            await connection.copy_records_to_table("there", records=[(key,) for key in keys])
+    """Fill the temporary table `stored_keys` with the keys of the store."""
+    await connection.execute(
+        "drop table if exists stored_keys; create temporary table stored_keys (key text)"
+    )
+    for prefix in PREFIXES:
+        async for keys in store.keys(prefix, before):
+            await connection.copy_records_to_table("stored_keys", records=[(key,) for key in keys])
 
 
 MISSING = (
-    f"select * from ({NAMED_BLOBS}) named where not exists (select from there where there.key = named.key)"
+    f"select * from ({REFERENCED_BLOBS}) referenced "
+    "where not exists (select from stored_keys where stored_keys.key = referenced.key)"
 )
-IS_REFERENCED = f"select exists (select from ({NAMED_BLOBS}) named where key = $1)"
+IS_REFERENCED = f"select exists (select from ({REFERENCED_BLOBS}) referenced where key = $1)"
 UNREFERENCED = (
-    f"select key from there where not exists (select from ({NAMED_BLOBS}) named where named.key = there.key)"
+    "select key from stored_keys "
+    f"where not exists (select from ({REFERENCED_BLOBS}) referenced where referenced.key = stored_keys.key)"
 )
 
 
 async def _missing(
     connection: "asyncpg.Connection[asyncpg.Record]", store: BlobStore, rows: Iterable[asyncpg.Record]
 ) -> AsyncIterator[str]:
-    """Blobs come and go while they are listed: whoever is missed is looked for once more."""
+    """Yield the missing blobs. The store changes while it is listed, so each one is checked again."""
     for row in rows:
         try:
             await store.get(row["key"])
         except NotFound:
             if await connection.fetchval(IS_REFERENCED, row["key"]):
-                yield f"{row['key']}, named by {row['named_by']}"
+                yield f"{row['key']}, referenced by {row['referenced_by']}"
