@@ -15,8 +15,8 @@ from service.blobs import open_blob_store
 from service.database.database import Database, session_dependency
 from service.docs import DocsController, openapi_config
 from service.documents.controller import DocumentController, UploadController
-from service.documents.intake import UploadReceiver
 from service.documents.store import DocumentStore
+from service.documents.upload import UploadReceiver
 from service.health.controller import HealthController, Probe
 from service.health.metrics_endpoint import DatabaseMetrics, MetricsController, ScrapeCache
 from service.http.admission import AdmissionControl
@@ -98,8 +98,8 @@ class Components:
             waiting_max=settings.pool_size * POOL_WAITERS_PER_CONNECTION,
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
-        self.intake = UploadReceiver(self.blobs, settings, self.metrics)
-        self.archive = DocumentStore(self.database, self.blobs, settings)
+        self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
+        self.document_store = DocumentStore(self.database, self.blobs, settings)
         self.courier = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
@@ -142,8 +142,8 @@ class Components:
             "settings": self.settings,
             "database": self.database,
             "placement": self.placement,
-            "intake": self.intake,
-            "archive": self.archive,
+            "upload_receiver": self.upload_receiver,
+            "document_store": self.document_store,
             "courier": self.courier,
             "streams": self.streams,
             "blobs": self.blobs,

@@ -1,6 +1,6 @@
 """The kinds of jobs there are."""
 
-from service.documents.inspect import inspection_kind
+from service.documents.inspection import inspection_kind
 from service.items.import_job import IMPORT
 from service.jobs.kinds import KindRegistry
 from service.jobs.sleep import SLEEP

@@ -1,4 +1,4 @@
-"""The endpoints of documents."""
+"""HTTP endpoints of documents."""
 
 from uuid import UUID
 
@@ -11,10 +11,10 @@ from litestar.response import Stream
 from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
-from service.documents.intake import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
 from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, DocumentOperation, PictureOperation, Uploaded
 from service.documents.store import DocumentStore, location
+from service.documents.upload import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -27,7 +27,7 @@ UPLOAD_FAULTS = [
     *IDEMPOTENCY_FAULTS,
 ]
 
-RANGE = ResponseSpec(bytes, generate_examples=False, description="The range that was asked for.")
+RANGE = ResponseSpec(bytes, generate_examples=False, description="The requested byte range.")
 
 
 class DocumentController(Controller):
@@ -37,47 +37,50 @@ class DocumentController(Controller):
     @post(
         scope="documents:write",
         operation_class=DocumentOperation,
-        request_max_body_size=None,  # the intake counts, and knows how much is the file's
+        request_max_body_size=None,  # the receiver limits the file, not the form
         faults=UPLOAD_FAULTS,
     )
     async def store_document(
         self,
-        intake: NamedDependency[UploadReceiver],
-        archive: NamedDependency[DocumentStore],
+        upload_receiver: NamedDependency[UploadReceiver],
+        document_store: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Document]:
-        """Store a PNG, a JPEG or a PDF, sent as the part `file` of a form.
+        """Upload a PNG, JPEG or PDF
 
-        Its declared type has to be what it is, from the first byte to the last. A worker looks into it then.
+        Send the file as the form part `file`. Its content must agree with the declared type and be complete.
+        A worker then decodes it and makes a thumbnail.
         """
         limit = settings.document_bytes_max
         rules = UploadRules(
             FORMATS, limit, "Only PNG, JPEG and PDF files are allowed", f"Max {limit / 2**20:g} MiB"
         )
-        async with hold_claim(request) as claim, intake.receive(request, rules) as received:
-            document = await archive.store(received, request.author, received.claimed(claim), lambda d: d)
+        async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
+            document = await document_store.store(
+                received, request.author, received.fingerprinted(claim), lambda document: document
+            )
         return Reply(document, headers={"Location": location(document.id)})
 
     @get(scope="documents:read", faults=[InvalidCursor])
     async def list_documents(
         self,
-        archive: NamedDependency[DocumentStore],
+        document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Document]:
-        """List documents, newest first."""
+        """List documents, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        documents = await archive.page(pager.after, pager.fetch_limit)
+        documents = await document_store.page(pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
     @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
     async def get_document(
-        self, archive: NamedDependency[DocumentStore], document_id: FromPath[UUID]
+        self, document_store: NamedDependency[DocumentStore], document_id: FromPath[UUID]
     ) -> Document:
-        """Read what is known of a document."""
-        return (await archive.read(document_id)).document
+        """Read a document's metadata"""
+        return (await document_store.read(document_id)).document
 
     @get(
         "/{document_id:str}/content",
@@ -88,15 +91,18 @@ class DocumentController(Controller):
         faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
     )
     async def get_content(
-        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
+        self,
+        document_store: NamedDependency[DocumentStore],
+        request: StrictRequest,
+        document_id: FromPath[UUID],
     ) -> Stream:
-        """Download a document as it was sent.
+        """Download a document
 
-        Takes `If-None-Match` (304), and one `Range` of bytes (206, 416) with `If-Range`. Of several ranges
-        the whole is sent.
+        Supports `If-None-Match` (304) and one byte `Range` (206, 416) with `If-Range`. A request for several
+        ranges gets the whole file.
         """
-        filed = await archive.read(document_id)
-        return await download(archive, request, filed)
+        stored = await document_store.read(document_id)
+        return await download(document_store, request, stored)
 
     @get(
         "/{document_id:str}/thumbnail",
@@ -106,21 +112,31 @@ class DocumentController(Controller):
         faults=[NotFound, StorageUnavailable],
     )
     async def get_thumbnail(
-        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
+        self,
+        document_store: NamedDependency[DocumentStore],
+        request: StrictRequest,
+        document_id: FromPath[UUID],
     ) -> Stream:
-        """Download a small picture of a document: WebP, 256 pixels along its longer side.
+        """Download a thumbnail
 
-        404 until a worker has made it. Takes `If-None-Match` (304).
+        WebP, at most 256 pixels on the longer side; 404 until a worker has made it. Supports `If-None-Match`
+        (304).
         """
-        filed = await archive.read(document_id)
-        return await download_thumbnail(archive, request, filed)
+        stored = await document_store.read(document_id)
+        return await download_thumbnail(document_store, request, stored)
 
     @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])
     async def delete_document(
-        self, archive: NamedDependency[DocumentStore], request: StrictRequest, document_id: FromPath[UUID]
+        self,
+        document_store: NamedDependency[DocumentStore],
+        request: StrictRequest,
+        document_id: FromPath[UUID],
     ) -> None:
-        """Delete a document, and its bytes unless another document has the same."""
-        await archive.remove(document_id, request.author)
+        """Delete a document
+
+        Its content is deleted too unless another document shares it.
+        """
+        await document_store.delete(document_id, request.author)
 
 
 class UploadController(Controller):
@@ -135,18 +151,23 @@ class UploadController(Controller):
     )
     async def upload(
         self,
-        intake: NamedDependency[UploadReceiver],
-        archive: NamedDependency[DocumentStore],
+        upload_receiver: NamedDependency[UploadReceiver],
+        document_store: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Uploaded]:
-        """Store a PNG, sent as the part `file` of a form. It is a document like others."""
+        """Upload a PNG
+
+        Send the file as the form part `file`. It becomes a regular document.
+        """
         limit = settings.upload_bytes_max
         rules = UploadRules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
-        async with hold_claim(request) as claim, intake.receive(request, rules) as received:
-            document = await archive.store(received, request.author, received.claimed(claim), uploaded)
-        return Reply(uploaded(document), headers={"Location": location(document.id)})
+        async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
+            document = await document_store.store(
+                received, request.author, received.fingerprinted(claim), upload_result
+            )
+        return Reply(upload_result(document), headers={"Location": location(document.id)})
 
 
-def uploaded(document: Document) -> Uploaded:
+def upload_result(document: Document) -> Uploaded:
     return Uploaded(document.size_bytes, document.id)

@@ -1,6 +1,6 @@
-"""Looks into a file that nobody vouches for, in a process of its own that may be killed by what it sees.
+"""Decoding of an untrusted file, in a separate process that the file may crash.
 
-Imports nothing else of the service: a new process should begin soon.
+Imports nothing else of the service, so that a process starts quickly.
 """
 
 import resource
@@ -16,30 +16,33 @@ from PIL import Image, ImageOps
 from service.documents.inspection_types import DecodingLimits, DocumentRejected, InspectionResult
 
 THUMBNAIL_PIXELS = 256
-"""The longer side."""
+"""Length of the longer side."""
 QUALITY = 80
 DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 
 
 def inspect_file(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
-    """Raises `DocumentRejected`. What needs too much CPU time or crashes a decoder ends the process."""
+    """Decode a file and make its thumbnail. Raises `DocumentRejected`.
+
+    Excessive CPU time or a decoder crash ends the process.
+    """
     with _resource_limits(limits):
         try:
             return _pdf(path) if content_type == "application/pdf" else _image(path, content_type, limits)
         except DocumentRejected:
             raise
         except MemoryError:
-            raise DocumentRejected("it takes too much memory to decode") from None
-        except Exception as error:  # whatever a decoder raises over it
-            raise DocumentRejected("it cannot be decoded", repr(error)) from error
+            raise DocumentRejected("decoding the file takes too much memory") from None
+        except Exception as error:  # decoders raise errors of any type
+            raise DocumentRejected("the file cannot be decoded", repr(error)) from error
 
 
 def _image(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
-    Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded
+    Image.MAX_IMAGE_PIXELS = None  # the limit below is checked before decoding
     with Image.open(path, formats=[DECODERS[content_type]]) as image:
         width, height = image.size
         if width * height > limits.pixels:
-            raise DocumentRejected(f"it has more than {limits.pixels} pixels")
+            raise DocumentRejected(f"the image has more than {limits.pixels} pixels")
         image.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))  # a JPEG can be decoded smaller
         return InspectionResult(_thumbnail(image), width=width, height=height)
 
@@ -50,19 +53,19 @@ def _pdf(path: str) -> InspectionResult:
     except pypdfium2.PdfiumError as error:
         locked = error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD
         raise DocumentRejected(
-            "it needs a password" if locked else "it cannot be decoded", repr(error)
+            "the PDF is password-protected" if locked else "the file cannot be decoded", repr(error)
         ) from error
     with document:
         pages = len(document)
         if not pages:
-            raise DocumentRejected("it has no pages")
+            raise DocumentRejected("the PDF has no pages")
         page = document[0]
         scale = THUMBNAIL_PIXELS / max(page.get_size())
         return InspectionResult(_thumbnail(page.render(scale=scale).to_pil()), pages=pages)
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    """The order keeps large images from being copied, unless they have a palette."""
+    """Make a thumbnail. The steps are ordered so that a large image is not copied unless it has a palette."""
     small = image.convert("RGBA") if image.mode in {"1", "P", "PA"} else image
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     upright = ImageOps.exif_transpose(small)
@@ -75,7 +78,7 @@ def _thumbnail(image: Image.Image) -> bytes:
 
 @contextmanager
 def _resource_limits(limits: DecodingLimits) -> Iterator[None]:
-    """Soft limits: the process does other work afterwards."""
+    """Apply soft resource limits; the process is reused afterwards."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     bounds = {
         resource.RLIMIT_CORE: 0,

@@ -1,4 +1,4 @@
-"""Blobs as replies: conditional, in ranges, and as nothing a browser would run."""
+"""Downloads with conditional and range requests, served so that browsers do not execute them."""
 
 from litestar.response import Stream
 
@@ -13,9 +13,9 @@ from service.http.request import StrictRequest
 THUMBNAIL_TYPE = "image/webp"
 
 
-async def download(archive: DocumentStore, request: StrictRequest, filed: StoredDocument) -> Stream:
-    """Raises `NotFound`, `RangeNotSatisfiable` or `StorageUnavailable`."""
-    document, etag = filed.document, f'"{filed.document.sha256}"'
+async def download(document_store: DocumentStore, request: StrictRequest, stored: StoredDocument) -> Stream:
+    """Reply with a document's content. Raises `NotFound`, `RangeNotSatisfiable` or `StorageUnavailable`."""
+    document, etag = stored.document, f'"{stored.document.sha256}"'
     headers = {
         **_headers(etag, document.content_type),
         "Accept-Ranges": "bytes",
@@ -24,32 +24,36 @@ async def download(archive: DocumentStore, request: StrictRequest, filed: Stored
     if is_not_modified(request, etag):
         return _head_reply(headers, 304)
     head = Exchange.of(request.scope).head
-    within = None if head else requested_range(request.headers, etag, document.size_bytes)
-    headers["Content-Length"] = str(document.size_bytes if within is None else within.end - within.start)
+    byte_range = None if head else requested_range(request.headers, etag, document.size_bytes)
+    headers["Content-Length"] = str(
+        document.size_bytes if byte_range is None else byte_range.end - byte_range.start
+    )
     if head:
         return _head_reply(headers, 200)
-    _, content = await archive.open(filed.key, within)
-    if within is None:
+    _, content = await document_store.open_blob(stored.key, byte_range)
+    if byte_range is None:
         return Stream(content, headers=headers)
-    headers["Content-Range"] = within.header(document.size_bytes)
+    headers["Content-Range"] = byte_range.header(document.size_bytes)
     return Stream(content, status_code=206, headers=headers)
 
 
-async def download_thumbnail(archive: DocumentStore, request: StrictRequest, filed: StoredDocument) -> Stream:
-    """Raises `NotFound` as long as there is none, or `StorageUnavailable`."""
-    if filed.thumbnail is None:
+async def download_thumbnail(
+    document_store: DocumentStore, request: StrictRequest, stored: StoredDocument
+) -> Stream:
+    """Reply with a thumbnail. Raises `NotFound` until there is one, or `StorageUnavailable`."""
+    if stored.thumbnail is None:
         raise NotFound("The document has no thumbnail")
-    etag = f'"{filed.thumbnail.rpartition("/")[-1]}"'
+    etag = f'"{stored.thumbnail.rpartition("/")[-1]}"'
     headers = _headers(etag, THUMBNAIL_TYPE)
     if is_not_modified(request, etag):
         return _head_reply(headers, 304)
-    size_bytes, content = await archive.open(filed.thumbnail)
+    size_bytes, content = await document_store.open_blob(stored.thumbnail)
     headers["Content-Length"] = str(size_bytes)
     return _head_reply(headers, 200) if Exchange.of(request.scope).head else Stream(content, headers=headers)
 
 
 def _headers(etag: str, content_type: str) -> dict[str, str]:
-    """The type is a header of its own: Litestar's `media_type` is that of the route."""
+    """Set Content-Type as a header, because Litestar's `media_type` is the route's."""
     return {"ETag": etag, "Content-Type": content_type}
 
 

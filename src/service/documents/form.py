@@ -1,4 +1,4 @@
-"""The one file of a multipart/form-data body (RFC 7578), piece by piece as it arrives."""
+"""Streaming parser of a multipart/form-data body (RFC 7578) with one file."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -23,67 +23,65 @@ class MalformedMultipart(Fault):
 
 
 class FilePart(Struct, frozen=True):
-    """What a client says about the file it sends."""
+    """File name and type as declared by the client."""
 
     filename: str
     content_type: str
 
 
 class SingleFileForm:
-    """A body with the part `file` and nothing else.
+    """A form with the single part `file`.
 
-    Raises `UnsupportedMediaType`, `MalformedMultipart`, or `ValidationFailed` for other parts than that one.
+    Raises `UnsupportedMediaType`, `MalformedMultipart`, or `ValidationFailed` for other parts.
     """
 
     def __init__(self, request: StrictRequest) -> None:
         media_type, options = request.content_type
         boundary = options.get("boundary", "")
         if media_type != MULTIPART:
-            raise UnsupportedMediaType(
-                f"The request body has to be {MULTIPART}", headers={"Accept": MULTIPART}
-            )
+            raise UnsupportedMediaType(f"The Content-Type must be {MULTIPART}", headers={"Accept": MULTIPART})
         request.reject_content_encoding()
         if not boundary.isascii() or not 1 <= len(boundary) <= BOUNDARY_LENGTH_MAX:
-            raise MalformedMultipart("The boundary is missing, or is none")
+            raise MalformedMultipart("The multipart boundary is missing or invalid")
         self._parser = PushMultipartParser(
             boundary, max_header_size=PART_HEADER_BYTES_MAX, max_header_count=PART_HEADERS_MAX
         )
         self._part_seen = False
 
     def feed(self, chunk: bytes) -> Iterator[FilePart | bytes]:
-        """The part, once, and then its bytes. An empty chunk is the end of the body."""
+        """Parse a chunk: yield the part once, then its bytes. An empty chunk ends the body."""
         try:
             for event in self._parser.parse(chunk):
                 if isinstance(event, MultipartSegment):
-                    yield self._begin(event)
+                    yield self._start_part(event)
                 elif event:
                     yield event
         except MultipartError:
             raise MalformedMultipart from None
         if not chunk and not self._part_seen:
-            raise _invalid(f"/{PART}", "the part is missing")
+            raise _invalid(f"/{PART}", "is required")
 
-    def _begin(self, segment: MultipartSegment) -> FilePart:
+    def _start_part(self, segment: MultipartSegment) -> FilePart:
         name = segment.name or ""
         if name != PART:
-            details = [Detail(pointer_step(name), f"there is no such part, only {PART}")]
+            details = [Detail(pointer_step(name), f"is not a known part; send only `{PART}`")]
             if not self._part_seen:
-                details.append(Detail(f"/{PART}", "the part has to be the first, and the only one"))
+                details.append(Detail(f"/{PART}", "must be the first and only part"))
             raise ValidationFailed(details)
         if self._part_seen:
-            raise _invalid(f"/{PART}", "the part is there twice")
+            raise _invalid(f"/{PART}", "must be sent only once")
         if segment.filename is None:
-            raise _invalid(f"/{PART}", "the part is text and no file")
+            raise _invalid(f"/{PART}", "must be a file: the part needs a file name")
         self._part_seen = True
         return FilePart(segment.filename, segment.content_type or "text/plain")
 
 
 async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
-    """The body as it comes in, and last an empty chunk. Raises `ClientClosedRequest`."""
+    """Yield the body in chunks, then an empty one. Raises `ClientClosedRequest`."""
     try:
         async for chunk in request.stream():
             yield chunk
-    except InternalServerException:  # what Litestar makes of a client that left half way
+    except InternalServerException:  # raised by Litestar when the client disconnects during the body
         raise ClientClosedRequest from None
 
 

@@ -1,13 +1,10 @@
-"""What is found in a file that nobody vouches for.
-
-Apart from the decoders, which are in `picture`: the API, which never decodes, is 5 MiB smaller without them.
-"""
+"""Results of document inspection, separate from the decoders: the API never decodes and saves 5 MiB."""
 
 from typing import NamedTuple
 
 
 class DecodingLimits(NamedTuple):
-    """For one file."""
+    """Limits for decoding one file."""
 
     pixels: int
     memory_bytes: int
@@ -15,7 +12,10 @@ class DecodingLimits(NamedTuple):
 
 
 class InspectionResult(NamedTuple):
-    """`thumbnail` is WebP without metadata; `width` and `height` are those of an image, in pixels."""
+    """The result of a successful decoding.
+
+    `thumbnail` is WebP without metadata; `width` and `height` are an image's size in pixels.
+    """
 
     thumbnail: bytes
     width: int | None = None
@@ -24,7 +24,7 @@ class InspectionResult(NamedTuple):
 
 
 class DocumentRejected(Exception):
-    """Why a file is rejected, in words for clients, and what a decoder had to say."""
+    """A rejected file. `problem` is shown to clients; `cause` is the decoder's message."""
 
     def __init__(self, problem: str, cause: str = "") -> None:
         super().__init__(problem, cause)
@@ -33,7 +33,7 @@ class DocumentRejected(Exception):
 
 
 def inspect_file(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
-    """As `decoding.inspect_file`, for a process that has not imported it yet."""
-    from service.documents import decoding  # noqa: PLC0415  # see above
+    """Import `decoding` and call its `inspect_file`: the entry point of a new process."""
+    from service.documents import decoding  # noqa: PLC0415  # the API must not load the decoders
 
     return decoding.inspect_file(path, content_type, limits)

@@ -1,4 +1,4 @@
-"""Documents, and their contents: the same bytes are kept once, however many documents have them."""
+"""Documents and their contents. Identical content is stored once."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +12,7 @@ from service.database.orm import Base
 
 
 class Content(Base):
-    """Bytes that at least one document has. They are deleted with the last one."""
+    """Content shared by one or more documents. It is deleted with the last of them."""
 
     __tablename__ = "contents"
     __table_args__ = (
@@ -23,7 +23,7 @@ class Content(Base):
 
     sha256: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     key: Mapped[str] = mapped_column(Text)
-    """The blob. No key is ever used a second time, so deleting one cannot hit what came later."""
+    """The blob key. Keys are never reused, so deleting one cannot affect a later upload."""
     uses: Mapped[int] = mapped_column(Integer)
 
 
@@ -51,6 +51,6 @@ class Document(Base):
     height: Mapped[int | None] = mapped_column(Integer)
     pages: Mapped[int | None] = mapped_column(Integer)
     thumbnail: Mapped[str | None] = mapped_column(Text)
-    """A blob of its own."""
+    """The blob key of the thumbnail."""
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())

@@ -1,4 +1,4 @@
-"""Deletes blobs that no document names: left by what died before it could say what they are for."""
+"""Deletion of orphaned blobs, left by processes that died before they committed the row."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,13 +10,16 @@ from service.settings import Settings
 
 
 async def sweep_orphans(database: Database, settings: Settings) -> int:
-    """Only those of some age: a young one may be named any moment. Returns how many."""
+    """Delete blobs without a row that are past the grace period, and return their number.
+
+    The row of a younger blob may not be committed yet.
+    """
     store = open_blob_store(settings)
     before = datetime.now(UTC) - timedelta(seconds=settings.orphan_kept_seconds)
-    removed = await store.delete_partial_files(before)
+    deleted = await store.delete_partial_files(before)
     for prefix in (CONTENT_PREFIX, THUMBNAIL_PREFIX):
         async for keys in store.keys(prefix, before):
             for row in await database.fetch(statements.SELECT_ORPHANS, keys):
                 await store.delete(row["key"])
-                removed += 1
-    return removed
+                deleted += 1
+    return deleted

@@ -1,4 +1,4 @@
-"""Ranges of bytes (RFC 9110 §14): what of a file was asked for.
+"""Byte ranges of a download (RFC 9110 §14).
 
 One range is served. A request for several gets the whole file, as the RFC allows.
 """
@@ -11,18 +11,18 @@ from service.errors import Fault
 
 RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.ASCII | re.IGNORECASE)
 DIGITS_MAX = 19
-"""No file is so large; nor need Python read the thirty thousand digits that a header may have."""
+"""The digits read of an offset. No file is larger, and a header may have thirty thousand of them."""
 
 
 class RangeNotSatisfiable(Fault):
-    status, code, message = 416, "RANGE_NOT_SATISFIABLE", "The range is not within the file"
+    status, code, message = 416, "RANGE_NOT_SATISFIABLE", "The requested range is outside the file"
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(headers={"Content-Range": f"bytes */{size_bytes}"})
 
 
 class Range(NamedTuple):
-    """From `start` up to but not including `end`."""
+    """The bytes from `start` up to but not including `end`."""
 
     start: int
     end: int
@@ -32,9 +32,9 @@ class Range(NamedTuple):
 
 
 def requested_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> Range | None:
-    """None: the whole file. Raises `RangeNotSatisfiable`.
+    """Return the requested range, or None for the whole file. Raises `RangeNotSatisfiable`.
 
-    What is no range of bytes is ignored, and so is one of a file that has changed since (`If-Range`).
+    Malformed ranges are ignored, as are ranges of an older version of the file (`If-Range`).
     """
     match = RANGE.fullmatch(headers.get("range", ""))
     if match is None or headers.get("if-range", etag) != etag:

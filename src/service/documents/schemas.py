@@ -1,4 +1,4 @@
-"""What documents look like on the wire."""
+"""API schemas of documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,24 +24,25 @@ Status = Literal["stored", "ready", "rejected"]
 
 
 class Document(Struct):
-    """A file that is what it says it is, as far as that can be told without decoding it."""
+    """A file whose content agrees with its declared type."""
 
     id: UUID
     filename: Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])]
-    """As it was sent, without folders and what cannot be seen."""
+    """The client's file name, without directories and invisible characters."""
     content_type: ContentType
     size_bytes: Count
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     status: Status
-    """`stored`, until a worker has looked into it."""
+    """`stored` until a worker has inspected the file."""
     created_at: Timestamp
     width: Count | UnsetType = UNSET
-    """Of an image that is ready, in pixels."""
+    """Width in pixels, as shown; only for a ready image."""
     height: Count | UnsetType = UNSET
+    """Height in pixels, as shown; only for a ready image."""
     pages: Count | UnsetType = UNSET
-    """Of a PDF that is ready."""
+    """Number of pages; only for a ready PDF."""
     reason: str | UnsetType = UNSET
-    """Why it was rejected."""
+    """Reason for the rejection; only for a rejected file."""
 
 
 class Uploaded(Struct):
@@ -51,13 +52,13 @@ class Uploaded(Struct):
 
 @dataclass
 class DocumentOperation(Operation):
-    """An operation whose body only streams by, so that Litestar does not know of it."""
+    """OpenAPI operation with a streamed body, which Litestar cannot describe."""
 
     formats: ClassVar[Sequence[Format]] = FORMATS
 
     def __post_init__(self) -> None:
-        about = "With its name and type."
-        file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=about)
+        description = "The file, with its name and content type."
+        file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=description)
         form = Schema(
             type=OpenAPIType.OBJECT, properties={PART: file}, required=[PART], additional_properties=False
         )

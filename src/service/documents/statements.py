@@ -1,30 +1,30 @@
-"""The SQL of documents. Each change writes its event in the same statement."""
+"""SQL statements of documents. Each change writes its event in the same statement."""
 
 from service.http.idempotency import store_replies_sql
 
 COLUMNS = """
 d.id, d.filename, d.content_type, d.size_bytes, encode(d.sha256, 'hex'), d.status, d.created_at,
 d.width, d.height, d.pages, d.reason"""
-"""In the order of the fields of `schemas.Document`."""
+"""Columns in the order of the fields of `schemas.Document`."""
 
 CREATE = f"""
-with kept as ({store_replies_sql(10)}
+with stored_replies as ({store_replies_sql(10)}
 ), content as (
   insert into contents (sha256, key, uses)
-  select $5, $7, 1 where (select count(*) from kept) = cardinality($10::text[])
+  select $5, $7, 1 where (select count(*) from stored_replies) = cardinality($10::text[])
   on conflict (sha256) do update set uses = contents.uses + 1
   returning key
-), created as (
+), inserted_documents as (
   insert into documents (id, filename, content_type, size_bytes, sha256, created_at)
   select $1, $2, $3, $4, $5, $6 from content returning *
-), recorded as (
+), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
   select 'document.stored', id::text, $8, $9, jsonb_build_object('id', id, 'filename', filename,
     'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))
-  from created
+  from inserted_documents
 )
 select key from content"""
-"""Returns where the content is, which may have been there before; nothing when the claim is taken."""
+"""Returns the content's blob key, which may be an older one; no row if the claim is taken."""
 
 READ = f"""
 select {COLUMNS}, c.key, d.thumbnail from documents d join contents c using (sha256) where d.id = $1"""
@@ -32,20 +32,20 @@ select {COLUMNS}, c.key, d.thumbnail from documents d join contents c using (sha
 LIST = f"select {COLUMNS} from documents d where $1::uuid is null or d.id < $1 order by d.id desc limit $2"
 
 DELETE = """
-with removed as (
+with deleted as (
   delete from documents where id = $1 returning *
 ), released as (
-  update contents c set uses = uses - 1 from removed r where c.sha256 = r.sha256
-), recorded as (
+  update contents c set uses = uses - 1 from deleted d where c.sha256 = d.sha256
+), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
   select 'document.deleted', id::text, $2, $3, jsonb_build_object('id', id, 'filename', filename,
     'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))
-  from removed
+  from deleted
 )
-select sha256, thumbnail from removed"""
+select sha256, thumbnail from deleted"""
 
 DELETE_UNUSED_CONTENT = "delete from contents where sha256 = $1 and uses = 0 returning key"
-"""After REMOVE, which has locked the content: nobody can have come to use it in between."""
+"""Runs after `DELETE`, whose lock keeps other transactions from referencing the content."""
 
 RECORD_INSPECTION = """
 with before as (
@@ -54,7 +54,7 @@ with before as (
   update documents d set status = $2, width = $3, height = $4, pages = $5, thumbnail = $6, reason = $7
   from before where d.id = before.id
   returning d.*, before.status as status_before
-), recorded as (
+), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
   select 'document.' || status, id::text, $8, $9, jsonb_strip_nulls(jsonb_build_object('id', id,
     'width', width, 'height', height, 'pages', pages, 'reason', reason,
@@ -64,6 +64,6 @@ with before as (
 select 1 from inspected"""
 
 SELECT_ORPHANS = """
-select key from unnest($1::text[]) as given (key)
-where not exists (select from contents c where c.key = given.key)
-  and not exists (select from documents d where d.thumbnail = given.key)"""
+select key from unnest($1::text[]) as candidates (key)
+where not exists (select from contents c where c.key = candidates.key)
+  and not exists (select from documents d where d.thumbnail = candidates.key)"""

@@ -1,6 +1,7 @@
-"""Documents kept: first the bytes in the blob store, then the row that names them: no row names nothing.
+"""Document storage.
 
-What is left in the store when a request or a process dies in between is swept later.
+The blob is stored before the row that references it, so that no row references a missing blob. Blobs of an
+interrupted request are swept later.
 """
 
 import asyncio
@@ -16,9 +17,9 @@ from uuid_utils.compat import uuid7
 from service.blobs import STORAGE_ERRORS, BlobStore
 from service.database.database import Database
 from service.documents import statements
-from service.documents.intake import ReceivedFile, StorageUnavailable
 from service.documents.ranges import Range
 from service.documents.schemas import Document
+from service.documents.upload import ReceivedFile, StorageUnavailable
 from service.errors import NotFound
 from service.events.journal import Author
 from service.http.idempotency import (
@@ -36,12 +37,12 @@ from service.values import encode_json
 log = structlog.get_logger()
 
 CONTENT_PREFIX, THUMBNAIL_PREFIX = "documents", "thumbnails"
-"""What the keys of the blobs begin with."""
+"""Prefixes of blob keys."""
 INSPECT = "document.inspect"
 
 
 class StoredDocument(NamedTuple):
-    """A document and its blobs."""
+    """A document and the keys of its blobs."""
 
     document: Document
     key: str
@@ -57,20 +58,21 @@ class DocumentStore:
     async def store(
         self, received: ReceivedFile, author: Author, claim: Claim | None, reply: Callable[[Document], Struct]
     ) -> Document:
-        """`reply` is what the client is told, now and whenever it repeats the request.
+        """Store a received file.
 
-        Raises `Replay` if the claim was answered before.
+        `reply` builds the body that is returned now and on replay. Raises `Replay` if the claim already has
+        a stored reply.
         """
-        await self._raise_answer(claim)
+        await self._raise_stored_reply(claim)
         document = _new(received)
         key = f"{CONTENT_PREFIX}/{document.id}"
         await self._put(key, received)
-        kept = [] if claim is None else [_stored_reply(claim, document, reply)]
-        stored_as = await self._create(document, received.sha256, key, author, kept)
-        if stored_as != key:
+        replies = [] if claim is None else [_stored_reply(claim, document, reply)]
+        content_key = await self._create(document, received.sha256, key, author, replies)
+        if content_key != key:
             await self._delete_blob(key)
-        if stored_as is None:
-            await self._raise_answer(claim)
+        if content_key is None:
+            await self._raise_stored_reply(claim)
             raise IdempotencyInProgress
         return document
 
@@ -78,34 +80,34 @@ class DocumentStore:
         return await read(self._database, document_id)
 
     async def page(self, after: UUID | None, limit: int) -> list[Document]:
-        """Newest first."""
+        """Return a page of documents, newest first."""
         return [_document(row) for row in await self._database.fetch(statements.LIST, after, limit)]
 
-    async def open(self, key: str, within: Range | None = None) -> tuple[int, AsyncIterator[bytes]]:
-        """The size in bytes of a blob, and its bytes or a range of them. Raises `NotFound`."""
+    async def open_blob(self, key: str, byte_range: Range | None = None) -> tuple[int, AsyncIterator[bytes]]:
+        """Return a blob's size in bytes and its content or a range of it. Raises `NotFound`."""
         try:
-            return await self._blobs.get(key, within)
+            return await self._blobs.get(key, byte_range)
         except STORAGE_ERRORS as error:
             raise StorageUnavailable from error
 
-    async def remove(self, document_id: UUID, author: Author) -> None:
+    async def delete(self, document_id: UUID, author: Author) -> None:
         async with self._database.transaction() as connection:
             by = (author.actor, author.request_id)
             row = await connection.fetchrow(statements.DELETE, document_id, *by)
             if row is None:
                 raise NotFound
             key = await connection.fetchval(statements.DELETE_UNUSED_CONTENT, row["sha256"])
-        for unused in filter(None, (key, row["thumbnail"])):
-            await self._delete_blob(unused)
+        for unused_key in filter(None, (key, row["thumbnail"])):
+            await self._delete_blob(unused_key)
 
-    async def _raise_answer(self, claim: Claim | None) -> None:
-        """Of a claim that was answered before."""
+    async def _raise_stored_reply(self, claim: Claim | None) -> None:
+        """Raise the stored outcome of the claim, if it has one."""
         if claim is not None:
             async with self._database.connection() as connection:
                 await raise_stored_outcome(connection, claim)
 
     async def _put(self, key: str, received: ReceivedFile) -> None:
-        """A few at once: on S3 all of a file is in memory while it is put."""
+        """Store the blob. Concurrency is limited because on S3 the whole file is in memory meanwhile."""
         try:
             async with self._puts:
                 await self._blobs.commit_staging_file(key, received.file)
@@ -113,26 +115,29 @@ class DocumentStore:
             raise StorageUnavailable from error
 
     async def _create(
-        self, document: Document, sha256: bytes, key: str, author: Author, kept: list[StoredReply]
+        self, document: Document, sha256: bytes, key: str, author: Author, replies: list[StoredReply]
     ) -> str | None:
-        """Where the content is, which may have been there before. None: the claim is taken."""
+        """Insert the document and its inspection job.
+
+        Return the content's blob key, which may be an older one, or None if the claim is taken.
+        """
         facts = (document.id, document.filename, document.content_type, document.size_bytes, sha256)
         by = (author.actor, author.request_id)
         async with self._database.transaction() as connection:
-            row = (*facts, document.created_at, key, *by, *reply_columns(kept))
-            stored_as: str | None = await connection.fetchval(statements.CREATE, *row)
-            if stored_as is not None:
+            row = (*facts, document.created_at, key, *by, *reply_columns(replies))
+            content_key: str | None = await connection.fetchval(statements.CREATE, *row)
+            if content_key is not None:
                 job_id = uuid7()
                 (queue_id,) = await enqueue(connection, [job_id])
                 job = (job_id, INSPECT, {"document_id": str(document.id)}, queue_id, *by)
                 await connection.execute(jobs.CREATE, *job, *reply_columns([]))
-        return stored_as
+        return content_key
 
     async def _delete_blob(self, key: str) -> None:
         try:
             await self._blobs.delete(key)
-        except STORAGE_ERRORS as error:  # nothing names it any more: the sweep deletes it
-            log.warning("blob left behind", key=key, cause=repr(error))
+        except STORAGE_ERRORS as error:  # unreferenced now; the sweep deletes it
+            log.warning("orphan_blob_left", key=key, cause=repr(error))
 
 
 async def read(database: Database, document_id: UUID) -> StoredDocument:
@@ -164,6 +169,6 @@ def _stored_reply(claim: Claim, document: Document, reply: Callable[[Document], 
 
 
 def _document(row: Iterable[Any]) -> Document:
-    """What is null in the row is not there for clients."""
+    """Build a document. Null columns are omitted from replies."""
     values: list[Any] = [UNSET if value is None else value for value in row]
     return Document(*values)

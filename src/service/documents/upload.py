@@ -1,6 +1,6 @@
-"""Takes a file in: counted, hashed and checked while it comes, and kept on disk until all of it is there.
+"""Receive an upload: count, hash and check it while it arrives, in a staging file on disk.
 
-Nothing that is refused gets a key in the blob store: it is gone with the request.
+A rejected file never gets a blob key and is deleted with the request.
 """
 
 import asyncio
@@ -25,21 +25,21 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 
 BATCH_BYTES = 131_072
-"""What a thread is given at once."""
+"""Bytes passed to a thread at a time."""
 FORM_BYTES_MAX = 16_384
-"""What a body may hold besides the file: boundaries, and the headers of the part."""
+"""Bytes allowed besides the file: boundaries and part headers."""
 
 
 class InvalidType(Fault):
-    status, code, message = 400, "INVALID_TYPE", "The file is of no allowed type"
+    status, code, message = 400, "INVALID_TYPE", "The file type is not allowed"
 
 
 class StorageUnavailable(Unavailable):
-    code, message = "STORAGE_UNAVAILABLE", "The storage is not available"
+    code, message = "STORAGE_UNAVAILABLE", "The file storage is unavailable; retry later"
 
 
 class UploadRules(Struct, frozen=True):
-    """What an endpoint takes, and what it says to the rest."""
+    """What an endpoint accepts, and its error messages."""
 
     formats: Sequence[Format]
     bytes_max: int
@@ -47,18 +47,18 @@ class UploadRules(Struct, frozen=True):
     too_large: str
 
     def format_of(self, content_type: str) -> Format:
-        """Raises `InvalidType`."""
+        """Return the format of a declared type. Raises `InvalidType`."""
         for format_ in self.formats:
             if format_.content_type == content_type:
                 return format_
-        raise self.refusal(f"{content_type[:100]} is not allowed")
+        raise self.rejection(f"{content_type[:100]} is not allowed")
 
-    def refusal(self, problem: str) -> InvalidType:
+    def rejection(self, problem: str) -> InvalidType:
         return InvalidType(self.wrong_type, details=[Detail("/file", problem)])
 
 
 class ReceivedFile(Struct, frozen=True):
-    """A whole file that has passed all checks."""
+    """A complete file that passed all checks."""
 
     filename: str
     format: Format
@@ -66,37 +66,40 @@ class ReceivedFile(Struct, frozen=True):
     sha256: bytes
     file: BinaryIO
 
-    def claimed(self, claim: Claim | None) -> Claim | None:
-        """The claim of its request. Two requests are the same if their files are, whatever the boundary."""
+    def fingerprinted(self, claim: Claim | None) -> Claim | None:
+        """Return the claim with a fingerprint of the file: boundaries of identical requests differ."""
         if claim is None:
             return None
-        said = msgspec.json.encode((self.filename, self.format.content_type))
-        fingerprint = hashlib.blake2b(self.sha256 + said, digest_size=16).digest()
+        declared = msgspec.json.encode((self.filename, self.format.content_type))
+        fingerprint = hashlib.blake2b(self.sha256 + declared, digest_size=16).digest()
         return msgspec.structs.replace(claim, fingerprint=fingerprint)
 
 
 class UploadReceiver:
-    """The uploads under way in this process."""
+    """Receives uploads and limits their number per process."""
 
     def __init__(self, blobs: BlobStore, settings: Settings, metrics: Metrics) -> None:
-        metrics.track(metrics.uploads, lambda: self._under_way)
+        metrics.track(metrics.uploads, lambda: self._in_progress)
         self._blobs = blobs
         self._uploads_max = settings.uploads_max
         self._timeout_seconds = settings.upload_timeout_seconds
-        self._under_way = 0
+        self._in_progress = 0
 
     @asynccontextmanager
     async def receive(self, request: StrictRequest, rules: UploadRules) -> AsyncIterator[ReceivedFile]:
-        """The file of a request, until the block ends. What refuses it is raised as soon as it is known."""
-        if self._under_way >= self._uploads_max:
-            raise Overloaded("Too many uploads are under way")
+        """Receive a request's file, which exists until the block ends.
+
+        Errors are raised as early as possible.
+        """
+        if self._in_progress >= self._uploads_max:
+            raise Overloaded("Too many uploads are in progress; retry later")
         Exchange.of(request.scope).mark_long_running()
-        self._under_way += 1
+        self._in_progress += 1
         try:
-            with self._blobs.staged() as file:
+            with self._blobs.staging_file() as file:
                 yield await self._receive(request, rules, file)
         finally:
-            self._under_way -= 1
+            self._in_progress -= 1
 
     async def _receive(self, request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
         try:
@@ -112,24 +115,24 @@ async def receive(request: StrictRequest, rules: UploadRules, file: BinaryIO) ->
     form, left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
     if (request.content_length or 0) > left:
         raise TooLarge(rules.too_large)
-    spool = UploadBuffer(file, rules, known_to_fit=(request.content_length or left) <= rules.bytes_max)
+    buffer = UploadBuffer(file, rules, known_to_fit=(request.content_length or left) <= rules.bytes_max)
     async for chunk in chunks(request):
         left -= len(chunk)
         if left < 0:
             raise TooLarge(rules.too_large)
         for event in form.feed(chunk):
             if isinstance(event, FilePart):
-                spool.begin(event)
+                buffer.begin(event)
             else:
-                await spool.take(event)
-    return await spool.finish()
+                await buffer.write(event)
+    return await buffer.finish()
 
 
 class UploadBuffer:
-    """The file of one upload, as far as it has come.
+    """An upload in progress.
 
-    What is too large is told so even if it is broken as well. So unless a file is `known_to_fit`, one that
-    has     turned out to be broken is counted to its end.
+    "Too large" takes precedence over "malformed": unless the declared length proves that the file fits
+    (`known_to_fit`), a malformed file is still counted to its end.
     """
 
     _part: FilePart
@@ -139,7 +142,7 @@ class UploadBuffer:
     def __init__(self, file: BinaryIO, rules: UploadRules, *, known_to_fit: bool) -> None:
         self._file = file
         self._rules = rules
-        self._sure_to_fit = known_to_fit
+        self._known_to_fit = known_to_fit
         self._size_bytes = 0
         self._hash = hashlib.sha256()
         self._batch: list[bytes] = []
@@ -151,7 +154,7 @@ class UploadBuffer:
         self._format = self._rules.format_of(part.content_type)
         self._walker = StructureChecker(self._format.walk)
 
-    async def take(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         first = not self._size_bytes
         self._size_bytes += len(data)
         if self._size_bytes > self._rules.bytes_max:
@@ -176,7 +179,7 @@ class UploadBuffer:
             await asyncio.to_thread(self._process_batch, batch, last)
         except MalformedFile as broken:
             self._broken = broken
-            if self._sure_to_fit:
+            if self._known_to_fit:
                 raise self._rejection() from None
 
     def _process_batch(self, batch: bytes, last: bool) -> None:
@@ -188,4 +191,4 @@ class UploadBuffer:
             check_complete_file(self._format, self._file, self._size_bytes)
 
     def _rejection(self) -> InvalidType:
-        return self._rules.refusal(str(self._broken))
+        return self._rules.rejection(str(self._broken))

@@ -71,10 +71,10 @@ def test_a_picture_is_decoded_only_as_what_it_was_declared(file: Path) -> None:
 @pytest.mark.parametrize(
     ("bomb", "limits", "problem"),
     [
-        (bomb_of_pixels, LIMITS, "it has more than 50000000 pixels"),
-        (partial(picture, PNG, 11, 10), LIMITS._replace(pixels=109), "it has more than 109 pixels"),
-        (bomb_of_rows, LIMITS._replace(memory_bytes=67_108_864), "it takes too much memory to decode"),
-        (bomb_of_text, LIMITS, "it cannot be decoded"),
+        (bomb_of_pixels, LIMITS, "the image has more than 50000000 pixels"),
+        (partial(picture, PNG, 11, 10), LIMITS._replace(pixels=109), "the image has more than 109 pixels"),
+        (bomb_of_rows, LIMITS._replace(memory_bytes=67_108_864), "decoding the file takes too much memory"),
+        (bomb_of_text, LIMITS, "the file cannot be decoded"),
     ],
 )
 def test_what_takes_too_much_is_unfit(

@@ -171,7 +171,7 @@ def png_with_data(data: bytes) -> bytes:
         ("cannot be decoded", lambda: sample("x.png", png_with_data(b""))),
         ("cannot be decoded", lambda: sample("x.pdf", pdf_of(1000))),
         ("cannot be decoded", lambda: sample("x.pdf", pdf_of(1000).replace(b"/Catalog", b"/Cabalog"))),
-        ("password", lambda: sample("x.pdf", (FILES / "locked.pdf").read_bytes())),
+        ("password-protected", lambda: sample("x.pdf", (FILES / "locked.pdf").read_bytes())),
     ],
 )
 async def test_what_is_no_picture_after_all_is_rejected(
@@ -200,7 +200,7 @@ async def test_another_look_replaces_what_was_seen(
 
 async def test_what_is_not_there_cannot_be_looked_at(client: httpx.AsyncClient, worker: Worker) -> None:
     job = await until(client, await process(client, "document.inspect", document_id=NOBODY), "failed")
-    assert (job["error"], job["attempts"]) == ("There is no such document", 1)
+    assert (job["error"], job["attempts"]) == ("The document does not exist", 1)
     reply = await client.post("/process", json={"kind": "document.inspect", "payload": {"id": 5}})
     assert wrong_fields(reply) == {"/payload/document_id", "/payload/id"}
 
@@ -224,7 +224,7 @@ async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
     await until(client, job["id"], "running")
     await client.delete(f"/documents/{document['id']}")
     failed = await until(client, job["id"], "failed", DECODING_SECONDS)
-    assert failed["error"] == "There is no such document"
+    assert failed["error"] == "The document does not exist"
     assert await database.fetchval("select count(*) from documents") == 0
     assert {key.split("/")[0] for key in await kept(settings)} <= {"thumbnails"}  # and that one is swept
 
