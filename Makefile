@@ -76,7 +76,7 @@ format: .venv/test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-clients .venv-mutation .ci/api/node_modules .depot
+	rm -rf .venv .venv-clients .venv-mutation .ci/api/node_modules bench/peers/fastify/node_modules .depot
 
 lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 	./requirements/lock

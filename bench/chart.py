@@ -3,7 +3,7 @@
 from bench.load import WORKS, Work
 from bench.measure import Row
 
-PEERS = {"fastapi": "#d97706", "bare": "#94a3b8", "depot": "#2563eb"}
+PEERS = {"fastapi": "#d97706", "bare": "#94a3b8", "fastify": "#16a34a", "go": "#0891b2", "depot": "#2563eb"}
 WIDTH, LEFT, RIGHT = 760, 170, 150
 BAR, GAP, GROUP, TOP = 13, 2, 14, 56
 STYLE = """

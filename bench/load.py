@@ -25,7 +25,7 @@ class Work(Struct, frozen=True):
     script: str
     connections: int
     effects: str | None = None
-    peers: tuple[str, ...] = ("fastapi", "bare", "depot")
+    peers: tuple[str, ...] = ("fastapi", "bare", "fastify", "go", "depot")
     """Who can do it."""
     megabytes: float | None = None
     """What is sent with one request, if it is worth counting."""
@@ -39,13 +39,19 @@ PATCHES = "select sum(version)::bigint from items"
 WORKS = {
     work.name: work
     for work in [
+        Work("get1", "GET item", "get_item", 1),
         Work("get", "GET item", "get_item", 16),
+        Work("get64", "GET item", "get_item", 64),
         Work("list", "page of 50 items", "list_items", 16),
+        Work("patch1", "PATCH item", "patch_item", 1, PATCHES),
         Work("patch", "PATCH item", "patch_item", 16, PATCHES),
+        Work("patch64", "PATCH item", "patch_item", 64, PATCHES),
+        Work("order1", "2-line order", "order_spread", 1, ORDERS),
         Work("order16", "2-line order", "order_spread", 16, ORDERS),
         Work("order", "2-line order", "order_spread", 64, ORDERS),
         Work("once", "same, with a key", "order_once", 64, ORDERS, ("depot",)),
         Work("action", "user's action", "action", 16, ACTIONS, ("fastapi", "depot")),
+        Work("action64", "user's action", "action", 64, ACTIONS, ("fastapi", "depot")),
         Work("upload", "1 MB upload", "upload_1mb", 16, DOCUMENTS, ("fastapi", "depot"), 1.0),
         Work("upload5", "5 MiB upload", "upload_5mib", 16, DOCUMENTS, ("fastapi", "depot"), 5.24288),
         Work("hot", "hot-item order", "order_hot", 64, ORDERS),

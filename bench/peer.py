@@ -19,10 +19,10 @@ from msgspec import Struct
 from bench import process_usage
 from bench.database import Database, item_id
 from bench.errors import BenchError
+from bench.runtimes import APPS, FASTIFY, GO_BINARY
 from service.settings import PREFIX, UNPREFIXED, Settings
 
 HOST = "127.0.0.1"
-APPS = Path(__file__).with_name("peers")
 DEPOT = str(Path(sys.executable).with_name("depot"))
 SCOPES = ("items:read", "items:write", "orders:write", "users:write", "documents:write")
 LOG_SHOWN = 2000
@@ -75,6 +75,8 @@ def _uvicorn(name: str) -> Peer:
 PEERS = {
     "fastapi": _uvicorn("fastapi"),
     "bare": _uvicorn("bare"),
+    "fastify": Peer("fastify", ("node", str(FASTIFY / "server.js"))),
+    "go": Peer("go", (str(GO_BINARY),)),
     "depot": Peer("depot", (DEPOT, "serve", "--host", HOST)),
 }
 

@@ -21,6 +21,7 @@ from bench.load import WORKS, Work, wrk_is_missing
 from bench.measure import Row, Start, measure
 from bench.peer import PEERS, Peer, running
 from bench.report import save, show
+from bench.runtimes import PREPARE
 from bench.verify_work import audit, prove
 
 RESULTS = Path(__file__).with_name("results")
@@ -49,9 +50,18 @@ def main() -> None:
 
 def _figures(options: argparse.Namespace, database: Database, status: Status) -> Iterator[Start | Row]:
     works = [WORKS[name] for name in options.work]
+    peers = [name for name in options.peers if _is_ready(name, status)]
     for workers in options.workers:
-        for name in options.peers:
+        for name in peers:
             yield from _measured(PEERS[name], workers, works, options.seconds, database, status)
+
+
+def _is_ready(name: str, status: Status) -> bool:
+    status.update(f"{name}: preparing")
+    missing = PREPARE[name]() if name in PREPARE else None
+    if missing:
+        status.console.print(f"{name}: skipped, {missing}")
+    return missing is None
 
 
 def _measured(
@@ -70,7 +80,7 @@ def _measured(
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/run.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="how long each load lasts (default: 8)")
     for option, known in (("--peers", PEERS), ("--work", WORKS)):
         text = f"some of: {' '.join(known)} (default: all)"
