@@ -20,8 +20,8 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from service.database.embedded import postgres
-from tests.support.depot_process import live
-from tests.support.order_load import Tally, depot, storm, verdict, write_catalogue
+from tests.support.depot_process import depot_serve
+from tests.support.order_load import OrderTally, check_results, depot, run_load, write_catalog
 
 ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
 PIECES_PER_SECOND = 400
@@ -38,7 +38,7 @@ def main() -> int:
     with temporary_home() as home, postgres(home) as url:
         tally = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(blow(home, url, seconds))
         console.print("\nComparing items, movements, orders, lines, ledger and events …")
-        wrong = asyncio.run(verdict(url, tally))
+        wrong = asyncio.run(check_results(url, tally))
     for discrepancy in wrong[:20]:
         console.print(discrepancy, style="red", markup=False)
     if wrong:
@@ -51,27 +51,25 @@ def main() -> int:
     return 0
 
 
-async def blow(home: Path, url: str, seconds: float) -> Tally:
+async def blow(home: Path, url: str, seconds: float) -> OrderTally:
     """Prepare, and let it blow while the figures are on the screen."""
-    tally = Tally()
+    tally = OrderTally()
     catalogue = home / "catalogue.csv"
-    skus = write_catalogue(
-        catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds)
-    )
+    skus = write_catalog(catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds))
     depot(url, "migrate")
     depot(url, "items", "import", str(catalogue))
     key = depot(
         url, "keys", "create", "--name", "storm", "--scope", "admin", capture_output=True
     ).stdout.strip()
-    with live(url, home) as server, Screen(console=console, auto_refresh=False) as screen:
+    with depot_serve(url, home) as server, Screen(console=console, auto_refresh=False) as screen:
         show = asyncio.create_task(watch(screen, tally, seconds))
-        await storm(server.url, key, skus, tally, seconds=seconds, buyers=BUYERS, clerks=CLERKS)
+        await run_load(server.url, key, skus, tally, seconds=seconds, buyers=BUYERS, clerks=CLERKS)
         show.cancel()
         screen.update(figures(tally, seconds, seconds, None), refresh=True)
     return tally
 
 
-async def watch(screen: Screen, tally: Tally, seconds: float) -> None:
+async def watch(screen: Screen, tally: OrderTally, seconds: float) -> None:
     started = monotonic()
     before, orders = started, 0
     while True:
@@ -82,7 +80,7 @@ async def watch(screen: Screen, tally: Tally, seconds: float) -> None:
         screen.update(figures(tally, now - started, seconds, rate), refresh=True)
 
 
-def figures(tally: Tally, passed: float, seconds: float, rate: float | None) -> Table:
+def figures(tally: OrderTally, passed: float, seconds: float, rate: float | None) -> Table:
     """`rate` None: the average of the whole storm."""
     table = Table(
         title=f"{BUYERS} buyers, {WANTED} items: {passed:.0f} of {seconds:.0f} s", show_header=False

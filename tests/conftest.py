@@ -167,7 +167,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def crowd(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def concurrent_client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """Such a client whose requests overlap: AsyncTestClient waits for every reply before the next request."""
     async with running(settings, key) as client:
         yield client

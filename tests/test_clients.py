@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.depot_command import DEPOT
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / ".ci" / "api"
@@ -32,7 +32,7 @@ async def test_a_client_in_python_is_generated_and_works(
     generated = tmp_path / "generated"
     generate = [PYTHON / "openapi-python-client", "generate", "--path", document, "--meta", "none"]
     done(*generate, "--output-path", generated / "depot_client")
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         done(PYTHON / "python", API / "story.py", PYTHONPATH=str(generated), **told(server, key, tmp_path))
 
 
@@ -47,11 +47,11 @@ async def test_a_client_in_typescript_is_generated_compiled_strictly_and_works(
     generate = [tools / "openapi-typescript", document, "--default-non-nullable=false"]
     done(*generate, "-o", tmp_path / "schema.d.ts")
     done(tools / "tsc", "-p", tmp_path)
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         done("node", tmp_path / "story.js", **told(server, key, tmp_path))
 
 
-def told(server: Live, key: str, folder: Path) -> dict[str, str]:
+def told(server: DepotProcess, key: str, folder: Path) -> dict[str, str]:
     cat = folder / "cat.png"
     Image.new("RGB", (64, 48)).save(cat)
     return {"DEPOT_URL": server.url, "DEPOT_KEY": key, "DEPOT_PICTURE": str(cat)}

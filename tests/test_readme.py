@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from service.settings import PREFIX, UNPREFIXED, Settings
-from tests.support.depot_process import live
+from tests.support.depot_process import depot_serve
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -34,7 +34,7 @@ def stable(text: str) -> str:
 async def test_the_session_of_the_readme_is_true(database_url: str, key: str, home: Path) -> None:
     (home / ".depot").mkdir()
     (home / ".depot" / "api-key").write_text(key)
-    with live(database_url, home / ".depot") as server:
+    with depot_serve(database_url, home / ".depot") as server:
         script = "".join(f"{command}\nprintf '\\n--\\n'\n" for command, _ in session())
         script = script.replace("localhost:8000", server.url.removeprefix("http://"))
         output = await asyncio.to_thread(subprocess.check_output, ["bash", "-c", script], cwd=home, text=True)

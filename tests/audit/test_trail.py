@@ -7,7 +7,7 @@ import pytest
 from conftest import Client
 from service.database.database import Database
 from tests.support.app_helpers import item, order
-from tests.support.reply_assertions import everything, refused, walk, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, pages, wrong_fields
 
 MakeKey = Callable[..., Awaitable[str]]
 
@@ -32,7 +32,7 @@ async def test_an_entity_is_asked_for_by_kind_by_id_or_by_both(client: Client) -
     await client.put("/resources/item", json={"status": "on"})
 
     async def found(entity: str) -> list[tuple[str, str]]:
-        entries = await everything(client, "/audit", entity=entity)
+        entries = await all_rows(client, "/audit", entity=entity)
         return [(entry["type"], entry["entity_id"]) for entry in entries]
 
     assert await found("item") == [("item.created", nut["id"]), ("item.created", bolt["id"])]
@@ -47,33 +47,33 @@ async def test_entries_of_one_actor(client: Client, make_key: MakeKey) -> None:
     await item(client)
     body = {"sku": "A", "name": "A", "price": "1"}
     await client.post("/items", json=body, headers={"Authorization": f"Bearer {other}"})
-    entries = await everything(client, "/audit", actor=other.split("_")[1])
+    entries = await all_rows(client, "/audit", actor=other.split("_")[1])
     assert [entry["data"]["sku"] for entry in entries] == ["A"]
-    assert {entry["type"] for entry in await everything(client, "/audit", actor="cli")} == {"key.created"}
+    assert {entry["type"] for entry in await all_rows(client, "/audit", actor="cli")} == {"key.created"}
 
 
 async def test_entries_of_a_time(client: Client) -> None:
     before, after = await item(client), await item(client)
     times = {
-        entry["entity_id"]: entry["created_at"] for entry in await everything(client, "/audit", entity="item")
+        entry["entity_id"]: entry["created_at"] for entry in await all_rows(client, "/audit", entity="item")
     }
     since = {"entity": "item", "from": times[after["id"]]}
-    assert [entry["entity_id"] for entry in await everything(client, "/audit", **since)] == [after["id"]]
+    assert [entry["entity_id"] for entry in await all_rows(client, "/audit", **since)] == [after["id"]]
     until = {"entity": "item", "to": times[after["id"]]}
-    assert [entry["entity_id"] for entry in await everything(client, "/audit", **until)] == [before["id"]]
-    assert await everything(client, "/audit", **{"from": "2999-01-01"}) == []
-    assert await everything(client, "/audit", to="0001-01-01") == []
+    assert [entry["entity_id"] for entry in await all_rows(client, "/audit", **until)] == [before["id"]]
+    assert await all_rows(client, "/audit", **{"from": "2999-01-01"}) == []
+    assert await all_rows(client, "/audit", to="0001-01-01") == []
     for first in ("0001-01-01", "2000-01-01t00:00:00z"):
-        assert len(await everything(client, "/audit", **{"from": first})) == 3
-    assert len(await everything(client, "/audit", **{"from": "2000-01-01T00:00:00+02:00"})) == 3
+        assert len(await all_rows(client, "/audit", **{"from": first})) == 3
+    assert len(await all_rows(client, "/audit", **{"from": "2000-01-01T00:00:00+02:00"})) == 3
 
 
 async def test_pages_have_every_entry_once_newest_first(client: Client) -> None:
     for _ in range(7):
         await item(client)
-    pages = [page async for page in walk(client, "/audit", limit=3, entity="item")]
-    assert [len(page) for page in pages] == [3, 3, 1]
-    ids = [entry["id"] for page in pages for entry in page]
+    listed = [page async for page in pages(client, "/audit", limit=3, entity="item")]
+    assert [len(page) for page in listed] == [3, 3, 1]
+    ids = [entry["id"] for page in listed for entry in page]
     assert ids == sorted(set(ids), reverse=True)
 
 
@@ -86,7 +86,7 @@ async def test_a_time_has_a_form(client: Client, name: str, text: str) -> None:
 async def test_only_an_admin_may_read_it(client: Client, make_key: MakeKey) -> None:
     key = await make_key("items:read", "users:read", "orders:write")
     reply = await client.get("/audit", headers={"Authorization": f"Bearer {key}"})
-    assert "admin" in refused(reply, 403, "FORBIDDEN")["message"]
+    assert "admin" in assert_refused(reply, 403, "FORBIDDEN")["message"]
 
 
 async def test_a_filter_uses_an_index(client: Client, database: Database) -> None:

@@ -12,7 +12,7 @@ from conftest import Client
 from service.app import create_app
 from service.auth.keys import SCOPES, _checksum, key_id, mint
 from service.settings import Settings
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 Mint = Callable[..., Awaitable[str]]
 NAMED = {"audit": "admin", "process": "jobs:write", "upload": "documents:write"}
@@ -55,9 +55,9 @@ async def test_every_other_route_wants_a_key_and_its_scope(
         others = {"Authorization": f"Bearer {await make_key(*(SCOPES - {scope, 'admin'}))}"}
         nothing = {"Authorization": ""}
         unauthenticated = await client.request(method, path, headers=nothing)
-        refused(unauthenticated, 401, "UNAUTHENTICATED")
+        assert_refused(unauthenticated, 401, "UNAUTHENTICATED")
         assert unauthenticated.headers["WWW-Authenticate"] == "Bearer"
-        error = refused(await client.request(method, path, headers=others), 403, "FORBIDDEN")
+        error = assert_refused(await client.request(method, path, headers=others), 403, "FORBIDDEN")
         assert scope in error["message"]
         assert error["details"] == [{"scope": scope}]
 
@@ -66,8 +66,8 @@ async def test_a_key_may_do_what_its_scopes_say(client: Client, make_key: Mint) 
     client.headers["Authorization"] = f"Bearer {await make_key('items:read', 'resources:write')}"
     assert (await client.get("/items")).status_code == 200
     assert (await client.put("/resources/x", json={"status": "on"})).status_code == 201
-    refused(await client.get("/resources/x"), 403, "FORBIDDEN")
-    refused(await client.post("/items", json={}), 403, "FORBIDDEN")
+    assert_refused(await client.get("/resources/x"), 403, "FORBIDDEN")
+    assert_refused(await client.post("/items", json={}), 403, "FORBIDDEN")
 
 
 @pytest.mark.parametrize("path", sorted(PUBLIC - {"/docs/assets/{name}"}))
@@ -84,8 +84,10 @@ async def test_a_route_that_says_nothing_is_closed_even_to_admins(settings: Sett
     app = create_app(settings)
     app.register(forgotten)
     async with AsyncTestClient(app) as client:
-        refused(await client.get("/forgotten"), 401, "UNAUTHENTICATED")
-        refused(await client.get("/forgotten", headers={"Authorization": f"Bearer {key}"}), 403, "FORBIDDEN")
+        assert_refused(await client.get("/forgotten"), 401, "UNAUTHENTICATED")
+        assert_refused(
+            await client.get("/forgotten", headers={"Authorization": f"Bearer {key}"}), 403, "FORBIDDEN"
+        )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ async def test_a_route_that_says_nothing_is_closed_even_to_admins(settings: Sett
 async def test_anything_but_a_living_key_is_refused(client: Client, key: str, authorization: str) -> None:
     value = authorization.replace("{key}", key).replace("{other}", mint())
     reply = await client.get("/items", headers={"Authorization": value.encode("latin-1")})  # type: ignore[dict-item]
-    refused(reply, 401, "UNAUTHENTICATED")
+    assert_refused(reply, 401, "UNAUTHENTICATED")
     assert reply.headers["WWW-Authenticate"] == "Bearer"
 
 
@@ -107,7 +109,7 @@ async def test_a_right_id_with_a_wrong_secret_is_refused(client: Client, key: st
     forged = body + _checksum(body)
     assert key_id(forged) == key_id(key)
     reply = await client.get("/items", headers={"Authorization": f"Bearer {forged}"})
-    refused(reply, 401, "UNAUTHENTICATED")
+    assert_refused(reply, 401, "UNAUTHENTICATED")
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])

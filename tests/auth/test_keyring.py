@@ -17,8 +17,8 @@ from service.auth.store import create_key, revoke_key
 from service.database.database import Database
 from service.errors import Unauthenticated
 from service.settings import Settings
-from tests.support.depot_process import live
-from tests.support.reply_assertions import refused
+from tests.support.depot_process import depot_serve
+from tests.support.reply_assertions import assert_refused
 
 Mint = Callable[..., Awaitable[str]]
 WITHIN_SECONDS = 1.0
@@ -84,7 +84,7 @@ async def test_keys_hashed_with_another_secret_are_refused(database: Database, k
 async def test_an_expired_key_is_refused(client: Client, database: Database) -> None:
     async with database.sessions() as session, session.begin():
         key = await create_key(session, name="old", scopes=["admin"], expires_in=timedelta(seconds=-1))
-    error = refused(await get_items(client, key), 401, "UNAUTHENTICATED")
+    error = assert_refused(await get_items(client, key), 401, "UNAUTHENTICATED")
     assert error["message"] == "The API key has expired"
 
 
@@ -92,22 +92,25 @@ async def test_a_key_expires_in_the_midst_of_its_use(client: Client, database: D
     async with database.sessions() as session, session.begin():
         key = await create_key(session, name="short", scopes=["admin"], expires_in=timedelta(seconds=1))
     assert (await get_items(client, key)).status_code == 200
-    refused(await refusal(client, key), 401, "UNAUTHENTICATED")
+    assert_refused(await refusal(client, key), 401, "UNAUTHENTICATED")
 
 
 async def test_a_revoked_key_is_refused_everywhere_within_a_second(
     database_url: str, database: Database, make_key: Mint, tmp_path: Path
 ) -> None:
     key = await make_key("admin")
-    with live(database_url, tmp_path / "one") as one, live(database_url, tmp_path / "two") as two:
+    with (
+        depot_serve(database_url, tmp_path / "one") as one,
+        depot_serve(database_url, tmp_path / "two") as two,
+    ):
         async with one.client(key) as first, two.client(key) as second:
             for _ in range(20):
                 assert (await get_items(first, key)).status_code == 200
                 assert (await get_items(second, key)).status_code == 200
             async with database.sessions() as session, session.begin():
                 assert await revoke_key(session, str(key_id(key)))
-            refused(await refusal(first, key), 401, "UNAUTHENTICATED")
-            refused(await refusal(second, key), 401, "UNAUTHENTICATED")
+            assert_refused(await refusal(first, key), 401, "UNAUTHENTICATED")
+            assert_refused(await refusal(second, key), 401, "UNAUTHENTICATED")
 
 
 async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from service.settings import Settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 Make = Callable[..., Awaitable[str]]
 
@@ -23,7 +23,7 @@ async def test_a_key_is_told_what_is_left_and_refused_once_nothing_is(
             assert reply.headers["RateLimit"].startswith(f'"default";r={left};t=')
         for _ in range(2):
             reply = await client.get("/items")
-            refused(reply, 429, "RATE_LIMITED")
+            assert_refused(reply, 429, "RATE_LIMITED")
             assert 0 < int(reply.headers["Retry-After"]) <= 3600
             assert reply.headers["RateLimit"].startswith('"default";r=0;t=')
         others = await client.get("/items", headers={"Authorization": f"Bearer {other}"})
@@ -34,7 +34,7 @@ async def test_a_key_is_told_what_is_left_and_refused_once_nothing_is(
 async def test_refusals_say_what_is_left_too(settings: Settings, key: str) -> None:
     async with running(replace(settings, rate_limit="9/minute"), key) as client:
         reply = await client.get("/items/01900000-0000-7000-8000-000000000000")
-        refused(reply, 404, "NOT_FOUND")
+        assert_refused(reply, 404, "NOT_FOUND")
         assert reply.headers["RateLimit"].startswith('"default";r=8;t=')
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.auth.keys import key_id
 from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot
-from tests.support.depot_process import live
+from tests.support.depot_process import depot_serve
 
 
 def depot(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -108,7 +108,7 @@ def test_a_created_key_is_printed_alone_and_works(database_url: str, tmp_path: P
     assert made.returncode == 0
     assert made.stdout == key + "\n"
     assert key_id(key)
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         reply = httpx.get(f"{server.url}/items", headers={"Authorization": f"Bearer {key}"})
         assert reply.status_code == 200
 
@@ -175,7 +175,7 @@ def test_help_needs_no_database_driver() -> None:
 
 
 def test_several_workers_serve_one_port_and_end_together(database_url: str, tmp_path: Path) -> None:
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
         server.wait_for("listening", 2)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
         assert server.stop() == 0

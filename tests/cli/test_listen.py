@@ -13,15 +13,15 @@ import pytest
 
 from tests.support.app_helpers import item
 from tests.support.depot_command import NEW_INTERPRETER, Process, run_depot, start_depot
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 
 ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
 LINE = r"[0-9:.]+  (\S+) +([0-9a-f-]{36})  signature (\S+) +([0-9.]+) ms"
 
 
 @pytest.fixture
-def server(database_url: str, tmp_path: Path) -> Iterator[Live]:
-    with live(database_url, tmp_path / "home", **ALLOWED) as server:
+def server(database_url: str, tmp_path: Path) -> Iterator[DepotProcess]:
+    with depot_serve(database_url, tmp_path / "home", **ALLOWED) as server:
         yield server
 
 
@@ -46,7 +46,7 @@ def listening(home: Path, *arguments: str, **environment: str) -> Iterator[Proce
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 async def test_it_prints_what_happens_and_leaves_nothing_behind(
-    server: Live, key: str, tmp_path: Path, end: signal.Signals
+    server: DepotProcess, key: str, tmp_path: Path, end: signal.Signals
 ) -> None:
     async with server.client(key) as client:
         with listening(tmp_path, "--url", server.url, "--key", key) as process:
@@ -69,7 +69,7 @@ async def test_it_prints_what_happens_and_leaves_nothing_behind(
 
 
 async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
-    server: Live, key: str, tmp_path: Path
+    server: DepotProcess, key: str, tmp_path: Path
 ) -> None:
     (tmp_path / "api-key").write_text(f"{key}\n")
     async with server.client(key) as client:
@@ -89,7 +89,7 @@ async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
     ],
 )
 async def test_what_stops_it_is_one_clear_line(
-    server: Live, key: str, tmp_path: Path, arguments: list[str], words: list[str]
+    server: DepotProcess, key: str, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     ended = await listen(tmp_path, *(argument.format(url=server.url, key=key) for argument in arguments))
     assert ended.returncode == 1
@@ -101,7 +101,7 @@ async def test_what_stops_it_is_one_clear_line(
 async def test_a_service_that_allows_no_private_targets_says_so(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
-    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
         ended = await listen(tmp_path, "--url", server.url, "--key", key)
         async with server.client(key) as client:
             assert (await client.get("/webhooks")).json()["data"] == []

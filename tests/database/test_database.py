@@ -13,7 +13,7 @@ from service.database.servers import Connection
 from service.settings import Settings
 from service.testing import database_url_for
 from tests.support.app_helpers import connected, running
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 
 async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
@@ -25,8 +25,10 @@ async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
         await admin.execute(f"alter database {name} set default_transaction_read_only = on")
         async with running(narrow, key) as client:
             new = {"json": {"sku": "A", "name": "Bolt", "price": "1.00"}}
-            refused(await client.post("/items", **new), 503, "DATABASE_UNAVAILABLE")
-            refused(await client.put("/resources/a", json={"status": "on"}), 503, "DATABASE_UNAVAILABLE")
+            assert_refused(await client.post("/items", **new), 503, "DATABASE_UNAVAILABLE")
+            assert_refused(
+                await client.put("/resources/a", json={"status": "on"}), 503, "DATABASE_UNAVAILABLE"
+            )
             await admin.execute(f"alter database {name} reset default_transaction_read_only")
             assert (await client.post("/items", **new)).status_code == 201
             assert (await client.put("/resources/a", json={"status": "on"})).status_code == 201

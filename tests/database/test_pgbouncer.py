@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos_events import UNTOLD
-from tests.support.chaos_jobs import UNENDED
-from tests.support.fault_injection import until_none
+from tests.support.chaos_events import UNDELIVERED
+from tests.support.chaos_jobs import UNFINISHED
+from tests.support.fault_injection import wait_until_zero
 from tests.support.outage_load import KINDS, Load, client, cluster, judge_books, prepare, unhealthy
 from tests.support.outage_scenarios import BEHIND_PGBOUNCER
-from tests.support.pgbouncer import PROGRAM, bouncer, settings_behind
+from tests.support.pgbouncer import PROGRAM, pgbouncer, settings_behind
 from tests.support.postgres_nodes import node
-from tests.support.recording_receiver import witnessing
+from tests.support.recording_receiver import recording_receiver
 
 SECONDS = 3.0
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.skipif(
 
 
 async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:
-    with node(home) as server, bouncer(home, server) as url:
+    with node(home) as server, pgbouncer(home, server) as url:
         with cluster(url, tmp_path / "depot", **settings_behind(server)) as (service, worker, key):
-            async with witnessing() as witness, client(service.url, key) as session:
-                load = Load(session, await prepare(session, witness))
+            async with recording_receiver() as receiver, client(service.url, key) as session:
+                load = Load(session, await prepare(session, receiver))
                 async with load.running():
                     await asyncio.sleep(SECONDS)
-                for unfinished in (UNTOLD, UNENDED):
-                    await until_none(server.url, unfinished)
+                for unfinished in (UNDELIVERED, UNFINISHED):
+                    await wait_until_zero(server.url, unfinished)
                 assert list(unhealthy(service, worker, outages=0)) == []
         assert [attempt for attempt in load.attempts if not attempt.succeeded] == []
         assert {attempt.kind for attempt in load.attempts} == KINDS.keys()
-        assert await judge_books(server.url, witness, load) == []
+        assert await judge_books(server.url, receiver, load) == []
 
 
 @pytest.mark.parametrize("outage", BEHIND_PGBOUNCER)

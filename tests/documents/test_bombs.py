@@ -19,7 +19,7 @@ from samples import (
 )
 from upload_helpers import Json, stored
 
-from tests.support.depot_process import live, working
+from tests.support.depot_process import depot_serve, depot_worker
 
 PATIENCE_SECONDS = 90.0
 
@@ -38,8 +38,8 @@ async def test_bombs_are_rejected_and_the_worker_lives(database_url: str, key: s
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     temporary.mkdir()
     with (
-        live(database_url, home) as server,
-        working(database_url, home, TMPDIR=str(temporary), **limits) as worker,
+        depot_serve(database_url, home) as server,
+        depot_worker(database_url, home, TMPDIR=str(temporary), **limits) as worker,
     ):
         async with server.client(key) as client:
             documents = [await stored(client, sample(name, bomb())) for name, bomb in BOMBS.items()]

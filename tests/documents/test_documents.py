@@ -16,7 +16,7 @@ from upload_helpers import END, content, in_chunks, kept, part, post, send, stor
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import everything, refused, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 Client = httpx.AsyncClient
 Json = dict[str, Any]
@@ -97,13 +97,13 @@ async def test_the_journal_tells_of_it(client: Client, database: Database) -> No
 
 async def test_documents_are_listed_newest_first(client: Client) -> None:
     documents = [await stored(client, sample(f"{n}.png", png_of(2000, n))) for n in range(5)]
-    assert await everything(client, "/documents", limit=2) == documents[::-1]
+    assert await all_rows(client, "/documents", limit=2) == documents[::-1]
 
 
 async def test_what_is_not_there_is_not_found(client: Client) -> None:
     for path in (NOBODY, f"{NOBODY}/content", f"{NOBODY}/thumbnail"):
-        refused(await client.get(f"/documents/{path}"), 404, "NOT_FOUND")
-    refused(await client.delete(f"/documents/{NOBODY}"), 404, "NOT_FOUND")
+        assert_refused(await client.get(f"/documents/{path}"), 404, "NOT_FOUND")
+    assert_refused(await client.delete(f"/documents/{NOBODY}"), 404, "NOT_FOUND")
     assert wrong_fields(await client.get("/documents/x"), "path") == {"/document_id"}
 
 
@@ -132,12 +132,12 @@ async def test_another_upload_under_the_key_is_refused(
     client: Client, settings: Settings, other: Sample
 ) -> None:
     await send(client, CAT, Idempotency_Key="k-1")
-    refused(await send(client, other, Idempotency_Key="k-1"), 422, "IDEMPOTENCY_MISMATCH")
+    assert_refused(await send(client, other, Idempotency_Key="k-1"), 422, "IDEMPOTENCY_MISMATCH")
     assert len(await kept(settings)) == 1
 
 
 async def test_a_refused_upload_may_be_repeated(client: Client) -> None:
-    refused(await send(client, sample("x.png", b"x"), Idempotency_Key="k-1"), 400, "INVALID_TYPE")
+    assert_refused(await send(client, sample("x.png", b"x"), Idempotency_Key="k-1"), 400, "INVALID_TYPE")
     assert (await send(client, CAT, Idempotency_Key="k-1")).status_code == 201
     wrong = await send(client, CAT, Idempotency_Key="k" * 256)
     assert wrong_fields(wrong, "header") == {"/Idempotency-Key"}
@@ -176,7 +176,7 @@ async def test_only_png_is_allowed(client: Client) -> None:
         Sample("x.png", b"<html>", "text/html"),
     ):
         reply = await send(client, sent, "/upload")
-        assert refused(reply, 400, "INVALID_TYPE")["message"] == "Only PNG allowed"
+        assert assert_refused(reply, 400, "INVALID_TYPE")["message"] == "Only PNG allowed"
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -185,9 +185,9 @@ async def test_at_most_5_mb(client: Client, told: bool) -> None:
     reply = await post(client, fitting if told else in_chunks(fitting), path="/upload")
     assert (reply.status_code, reply.json()["size"]) == (201, 5_000_000)
     reply = await post(client, larger if told else in_chunks(larger), path="/upload")
-    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
+    assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
     reply = await send(client, sample("x.png", b"x" * 5_000_001), "/upload")
-    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
+    assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
 
 
 async def test_an_upload_is_repeated_too(client: Client, settings: Settings) -> None:
@@ -218,7 +218,7 @@ async def test_ranges(client: Client) -> None:
 async def test_a_range_outside_of_the_file(client: Client) -> None:
     document = await stored(client, CAT)
     reply = await content(client, document, Range="bytes=99999-")
-    refused(reply, 416, "RANGE_NOT_SATISFIABLE")
+    assert_refused(reply, 416, "RANGE_NOT_SATISFIABLE")
     assert reply.headers["Content-Range"] == f"bytes */{len(CAT.content)}"
 
 
@@ -264,8 +264,8 @@ async def test_a_deleted_document_is_gone(client: Client, settings: Settings) ->
     reply = await client.delete(path)
     assert (reply.status_code, reply.content) == (204, b"")
     for gone in (path, f"{path}/content"):
-        refused(await client.get(gone), 404, "NOT_FOUND")
-    refused(await client.delete(path), 404, "NOT_FOUND")
+        assert_refused(await client.get(gone), 404, "NOT_FOUND")
+    assert_refused(await client.delete(path), 404, "NOT_FOUND")
     assert (await client.get("/documents")).json()["data"] == []
     assert await kept(settings) == set()
 
@@ -320,9 +320,9 @@ async def test_a_store_that_cannot_be_used_is_told_of(settings: Settings, key: s
     unusable = replace(settings, blob_url=(tmp_path / "file" / "blobs").as_uri())
     async with running(unusable, key) as client:
         reply = await send(client, CAT, Idempotency_Key="k-2")
-        refused(reply, 503, "STORAGE_UNAVAILABLE")
+        assert_refused(reply, 503, "STORAGE_UNAVAILABLE")
         assert (await send(client, CAT, Idempotency_Key="k-1")).content == before.content
         assert reply.headers["Retry-After"]
-        refused(await content(client, document), 503, "STORAGE_UNAVAILABLE")
+        assert_refused(await content(client, document), 503, "STORAGE_UNAVAILABLE")
         gone = await client.delete(f"/documents/{document['id']}")
         assert gone.status_code == 204  # its bytes are swept

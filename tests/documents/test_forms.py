@@ -14,7 +14,7 @@ from service.app import create_app
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import refused, wrong_fields
+from tests.support.reply_assertions import assert_refused, wrong_fields
 
 Client = httpx.AsyncClient
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
 async def test_the_declared_type_has_to_be_the_true_one(client: Client, suffix: str) -> None:
     for other in TYPES.keys() - {suffix}:
         reply = await send(client, Sample("x", picture(suffix), TYPES[other]))
-        error = refused(reply, 400, "INVALID_TYPE")
+        error = assert_refused(reply, 400, "INVALID_TYPE")
         assert error["message"] == "Only PNG, JPEG and PDF files are allowed"
         assert "does not begin" in error["details"][0]["message"]
 
@@ -48,7 +48,7 @@ async def test_the_declared_type_has_to_be_the_true_one(client: Client, suffix: 
 )
 async def test_only_three_types_may_be_declared(client: Client, declared: str) -> None:
     body = part(Sample("x.png", CAT.content, declared)) + END
-    error = refused(await post(client, body), 400, "INVALID_TYPE")
+    error = assert_refused(await post(client, body), 400, "INVALID_TYPE")
     assert error["details"][0]["field"] == "/file"
 
 
@@ -63,7 +63,7 @@ async def test_half_a_file_is_refused_and_nothing_is_kept(
     client: Client, settings: Settings, database: Database, suffix: str
 ) -> None:
     for half in truncations(picture(suffix), step=150):
-        refused(await send(client, sample(f"x{suffix}", half)), 400, "INVALID_TYPE")
+        assert_refused(await send(client, sample(f"x{suffix}", half)), 400, "INVALID_TYPE")
     assert await kept(settings) == set()
     assert await database.fetchval("select count(*) from contents") == 0
 
@@ -82,7 +82,7 @@ async def test_a_file_may_have_5_mib(client: Client, suffix: str) -> None:
 async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: str, told: bool) -> None:
     body = part(sample(f"x{suffix}", OF_SIZE[suffix](MIB_5 + 1))) + END
     reply = await post(client, body if told else in_chunks(body))
-    assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
+    assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
     assert await kept(settings) == set()
 
 
@@ -91,8 +91,8 @@ async def test_a_file_that_is_too_large_is_told_so_even_if_it_is_broken(client: 
     larger, fitting = (picture(suffix)[:20] + bytes(MIB_5 - more) for more in (0, 1000))
     for sent, status, code in ((larger, 413, "TOO_LARGE"), (fitting, 400, "INVALID_TYPE")):
         body = part(sample(f"x{suffix}", sent)) + END
-        refused(await post(client, in_chunks(body)), status, code)
-        refused(await post(client, in_chunks(body), Content_Length=str(len(body))), status, code)
+        assert_refused(await post(client, in_chunks(body)), status, code)
+        assert_refused(await post(client, in_chunks(body), Content_Length=str(len(body))), status, code)
 
 
 async def test_a_file_that_is_sure_to_fit_is_refused_as_soon_as_it_is_broken(client: Client) -> None:
@@ -101,13 +101,13 @@ async def test_a_file_that_is_sure_to_fit_is_refused_as_soon_as_it_is_broken(cli
         raise AssertionError("the rest was read")
 
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Content-Length": "5000000"}
-    refused(await client.post("/documents", content=begun(), headers=headers), 400, "INVALID_TYPE")
+    assert_refused(await client.post("/documents", content=begun(), headers=headers), 400, "INVALID_TYPE")
 
 
 async def test_a_form_that_is_too_large_is_refused_however_it_is_filled(client: Client) -> None:
     sent = part(CAT)
     for body in (sent + END + bytes(MIB_5 + 20_000), b"x\r\n" * (MIB_5 // 3 + 10_000) + sent + END):
-        refused(await post(client, in_chunks(body)), 413, "TOO_LARGE")
+        assert_refused(await post(client, in_chunks(body)), 413, "TOO_LARGE")
 
 
 async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
@@ -115,9 +115,9 @@ async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
     async with running(smaller, key) as client:
         assert (await send(client, sample("x.png", png_of(3_145_728)))).status_code == 201
         reply = await send(client, sample("x.png", png_of(3_145_729)))
-        assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 3 MiB"
+        assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 3 MiB"
         reply = await send(client, sample("x.png", png_of(2_500_001)), "/upload")
-        assert refused(reply, 413, "TOO_LARGE")["message"] == "Max 2.5MB"
+        assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 2.5MB"
 
 
 # Names
@@ -179,14 +179,14 @@ TEXT = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\nhell
     ],
 )
 async def test_what_is_no_form_is_malformed(client: Client, why: str, body: bytes) -> None:
-    refused(await post(client, body), 400, "MALFORMED_MULTIPART")
-    refused(await post(client, in_chunks(body, 7)), 400, "MALFORMED_MULTIPART")
+    assert_refused(await post(client, body), 400, "MALFORMED_MULTIPART")
+    assert_refused(await post(client, in_chunks(body, 7)), 400, "MALFORMED_MULTIPART")
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 71}"])
 async def test_a_boundary_that_is_none_is_malformed(client: Client, boundary: str) -> None:
     reply = await post(client, FORM + END, f"multipart/form-data{boundary}")
-    refused(reply, 400, "MALFORMED_MULTIPART")
+    assert_refused(reply, 400, "MALFORMED_MULTIPART")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_boundary_that_is_none_is_malformed(client: Client, boundary: st
 )
 async def test_what_is_not_sent_as_a_form_is_not_supported(client: Client, content_type: str) -> None:
     reply = await post(client, FORM + END, content_type)
-    refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert_refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert reply.headers["Accept"] == "multipart/form-data"
 
 
@@ -246,12 +246,12 @@ async def test_scopes(make_key: Callable[..., Awaitable[str]], settings: Setting
         document = await stored(client, CAT)
         path = f"/documents/{document['id']}"
         for denied in ("/documents", path, f"{path}/content", f"{path}/thumbnail"):
-            refused(await client.get(denied), 403, "FORBIDDEN")
+            assert_refused(await client.get(denied), 403, "FORBIDDEN")
         client.headers["Authorization"] = f"Bearer {reader}"
         assert (await client.get(f"{path}/content")).status_code == 200
         for denied in ("/documents", "/upload"):
-            refused(await send(client, CAT, denied), 403, "FORBIDDEN")
-        refused(await client.delete(path), 403, "FORBIDDEN")
+            assert_refused(await send(client, CAT, denied), 403, "FORBIDDEN")
+        assert_refused(await client.delete(path), 403, "FORBIDDEN")
 
 
 @pytest.mark.parametrize("path", ["/documents", "/upload"])
@@ -307,7 +307,7 @@ async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, ke
             async with asyncio.timeout(PATIENCE_SECONDS):
                 for _ in under_way:
                     await begun.acquire()
-            refused(await send(client, CAT), 503, "OVERLOADED")
+            assert_refused(await send(client, CAT), 503, "OVERLOADED")
         finally:
             more.set()
         assert [reply.status_code for reply in await asyncio.gather(*under_way)] == [201, 201]
@@ -322,6 +322,6 @@ async def test_an_upload_that_does_not_come_is_given_up(settings: Settings, key:
     async with running(replace(settings, upload_timeout_seconds=0.2, uploads_max=1), key) as client:
         form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         reply = await client.post("/documents", content=stuck(), headers=form)
-        refused(reply, 408, "REQUEST_TIMEOUT")
+        assert_refused(reply, 408, "REQUEST_TIMEOUT")
         assert reply.headers["Connection"] == "close"
         assert (await send(client, CAT)).status_code == 201

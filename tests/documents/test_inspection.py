@@ -34,7 +34,7 @@ from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import eventually, running
 from tests.support.job_helpers import process, until
-from tests.support.reply_assertions import refused, wrong_fields
+from tests.support.reply_assertions import assert_refused, wrong_fields
 
 CAT = sample("cat.png", picture(PNG, 640, 480))
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -96,7 +96,7 @@ async def test_a_picture_becomes_ready(client: httpx.AsyncClient, worker: Worker
 
 
 async def test_until_then_there_is_no_thumbnail(client: httpx.AsyncClient) -> None:
-    refused(await thumbnail(client, await stored(client, CAT)), 404, "NOT_FOUND")
+    assert_refused(await thumbnail(client, await stored(client, CAT)), 404, "NOT_FOUND")
 
 
 async def test_whatever_programs_make_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
@@ -181,7 +181,7 @@ async def test_what_is_no_picture_after_all_is_rejected(
     document = await inspected(client, sent)
     assert (document["status"], document.keys() & {"width", "height", "pages"}) == ("rejected", set())
     assert why in document["reason"]
-    refused(await thumbnail(client, document), 404, "NOT_FOUND")
+    assert_refused(await thumbnail(client, document), 404, "NOT_FOUND")
     assert (await content(client, document)).content == sent.content
 
 
@@ -211,7 +211,7 @@ async def test_with_a_document_its_thumbnail_is_deleted(
     document = await inspected(client, CAT)
     assert len(await kept(settings)) == 2
     await client.delete(f"/documents/{document['id']}")
-    refused(await thumbnail(client, document), 404, "NOT_FOUND")
+    assert_refused(await thumbnail(client, document), 404, "NOT_FOUND")
     assert await kept(settings) == set()
 
 

@@ -16,7 +16,7 @@ from service.documents.orphans import sweep_orphans
 from service.settings import Settings
 from service.worker import SCHEDULES
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 CAT = sample("cat.png", picture(PNG))
 BREAK = """
@@ -71,7 +71,7 @@ async def test_an_upload_that_failed_after_its_blob_was_put_leaves_no_row_and_is
     async with database.connection() as connection:
         await connection.execute(BREAK)
     async with running(settings, key) as client:
-        refused(await send(client, CAT, Idempotency_Key="k-1"), 500, "INTERNAL_ERROR")
+        assert_refused(await send(client, CAT, Idempotency_Key="k-1"), 500, "INTERNAL_ERROR")
         assert (await client.get("/documents")).json()["data"] == []
     for table in ("contents", "jobs", "queue.pgqueuer", "idempotency_keys"):
         assert await database.fetchval(f"select count(*) from {table}") == 0

@@ -33,7 +33,7 @@ from upload_helpers import BOUNDARY, END, content, kept, part, stored
 
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 
 MIB_5 = 5 * 1024 * 1024
 AT_ONCE = 4
@@ -146,7 +146,7 @@ async def test_torture(
 ) -> None:
     all_cases = list(cases())
     assert len(all_cases) >= 300
-    with live(database_url, tmp_path / "home", **account) as server:
+    with depot_serve(database_url, tmp_path / "home", **account) as server:
         async with server.client(key) as client:
             for warm_up in (*sizes(), *list(forms())[:20]):
                 await answered(client, warm_up)
@@ -178,7 +178,7 @@ async def answered(client: httpx.AsyncClient, case: Case) -> str | None:
     return f"{reply.status_code} instead of {case.statuses}: {body[:200]!r}… {reply.text}"
 
 
-def rss_mib(server: Live) -> float:
+def rss_mib(server: DepotProcess) -> float:
     return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
 
 
@@ -186,7 +186,7 @@ async def test_a_client_that_breaks_off_leaves_nothing(
     database: Database, database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     body = part(sample("x.png", png_of(3_000_000))) + END
-    with live(database_url, tmp_path / "home", **account) as server:
+    with depot_serve(database_url, tmp_path / "home", **account) as server:
         address = httpx.URL(server.url)
         for sent in (0, 100, 1000, 100_000, 2_000_000, len(body) - 1):
             _, writer = await asyncio.open_connection(address.host, address.port)
@@ -214,7 +214,7 @@ async def test_curl_resumes_a_download_that_broke_off(
     database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     whole = png_of(3_000_000)
-    with live(database_url, tmp_path / "home", **account) as server:
+    with depot_serve(database_url, tmp_path / "home", **account) as server:
         async with server.client(key) as client:
             document = await stored(client, sample("x.png", whole))
         partial = tmp_path / "partial"
@@ -230,7 +230,7 @@ async def test_curl_resumes_a_download_that_broke_off(
 async def test_fifty_uploads_at_once_take_little_memory(
     database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
-    with live(database_url, tmp_path / "home", **account) as server:
+    with depot_serve(database_url, tmp_path / "home", **account) as server:
         async with server.client(key) as client:
             for seed in range(100, 104):
                 await stored(client, sample("x.png", png_of(MIB_5, seed)))
@@ -246,7 +246,7 @@ async def test_fifty_uploads_at_once_take_little_memory(
                 assert len((await content(client, document)).content) == MIB_5
 
 
-async def peak_rss_mib(server: Live) -> float:
+async def peak_rss_mib(server: DepotProcess) -> float:
     """The most it has until this is cancelled."""
     peak = 0.0
     with suppress(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from conftest import Client
 from service.database.database import Database
 from service.events.journal import diff
 from tests.support.app_helpers import item, order
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 NAMED = {"X-Request-ID": "r-7"}
 
@@ -71,11 +71,16 @@ async def test_an_event_names_the_key_and_the_request(client: Client, database: 
     assert {row["actor"] for row in rows} == {key.split("_")[1]}
 
 
-async def test_orders_of_one_commit_keep_their_own_authors(crowd: Any, database: Database) -> None:
-    bolt = await item(crowd, 100)
+async def test_orders_of_one_commit_keep_their_own_authors(
+    concurrent_client: Any, database: Database
+) -> None:
+    bolt = await item(concurrent_client, 100)
     body = {"customer_id": "c-1", "lines": [{"item_id": bolt["id"], "quantity": 1}]}
     replies = await asyncio.gather(
-        *[crowd.post("/orders", json=body, headers={"X-Request-ID": f"r-{number}"}) for number in range(30)]
+        *[
+            concurrent_client.post("/orders", json=body, headers={"X-Request-ID": f"r-{number}"})
+            for number in range(30)
+        ]
     )
     told = {reply.json()["id"]: reply.headers["X-Request-ID"] for reply in replies}
     rows = await database.fetch("select subject, request_id from events where type = 'order.placed'")
@@ -96,17 +101,17 @@ async def test_what_was_refused_is_no_event(client: Client, database: Database) 
     bolt = await item(client, 1)
     before = await database.fetchval("select count(*) from events")
     path = f"/items/{bolt['id']}"
-    refused(
+    assert_refused(
         await client.post("/items", json={"sku": bolt["sku"], "name": "A", "price": "1"}),
         409,
         "DUPLICATE_SKU",
     )
-    refused(await client.post(f"{path}/stock", json={"delta": -2}), 409, "INSUFFICIENT_STOCK")
-    refused(await order(client, (bolt, 2)), 409, "INSUFFICIENT_STOCK")
+    assert_refused(await client.post(f"{path}/stock", json={"delta": -2}), 409, "INSUFFICIENT_STOCK")
+    assert_refused(await order(client, (bolt, 2)), 409, "INSUFFICIENT_STOCK")
     stale = {"If-Match": '"9"'}
-    refused(await client.patch(path, json={"name": "B"}, headers=stale), 412, "PRECONDITION_FAILED")
-    refused(await client.delete(path, headers=stale), 412, "PRECONDITION_FAILED")
-    refused(await client.delete("/resources/none"), 404, "NOT_FOUND")
+    assert_refused(await client.patch(path, json={"name": "B"}, headers=stale), 412, "PRECONDITION_FAILED")
+    assert_refused(await client.delete(path, headers=stale), 412, "PRECONDITION_FAILED")
+    assert_refused(await client.delete("/resources/none"), 404, "NOT_FOUND")
     assert await database.fetchval("select count(*) from events") == before
 
 

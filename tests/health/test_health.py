@@ -18,7 +18,7 @@ from service.database.database import SCHEMA, Database
 from service.health.controller import STATUS_TTL_SECONDS, VERSION, Probe
 from service.settings import Settings
 from tests.support.embedded_server import Server
-from tests.support.reply_assertions import LEAK, refused
+from tests.support.reply_assertions import LEAK, assert_refused
 
 ANSWER_SECONDS = 1.0
 RECOVERY_SECONDS = 2.0
@@ -74,7 +74,7 @@ async def test_a_service_whose_schema_is_behind_is_not_ready_until_it_is_migrate
     assert (await client.get("/health/ready")).status_code == 200
     await database.fetch(schema)
     behind = await until(client, "/health/ready", 503)
-    assert "depot migrate" in refused(behind, 503, "DATABASE_UNAVAILABLE")["message"]
+    assert "depot migrate" in assert_refused(behind, 503, "DATABASE_UNAVAILABLE")["message"]
     assert behind.headers["Retry-After"] == "1"
     assert (await client.get("/health")).json()["status"] == "healthy"
     await database.fetch("create table if not exists schema_version (version_num varchar(32))")
@@ -125,7 +125,7 @@ async def test_health_answers_within_a_second_whatever_the_database_does(
                 assert_degraded(reply)
             assert monotonic() - started < ANSWER_SECONDS
             ready = await client.get("/health/ready")
-            refused(ready, 503, "DATABASE_UNAVAILABLE")
+            assert_refused(ready, 503, "DATABASE_UNAVAILABLE")
             assert ready.headers["Retry-After"] == "1"
             assert (await client.get("/health/live")).status_code == 200
         await until(client, "/health", 200)
@@ -146,7 +146,7 @@ async def test_without_the_database_requests_are_refused_within_a_second_and_wor
         with trouble(own_server):
             await asyncio.sleep(EXPIRE_AFTER_SECONDS)  # so long a known key is believed without asking
             started = monotonic()
-            refused(await client.get(path), 503, "DATABASE_UNAVAILABLE")
+            assert_refused(await client.get(path), 503, "DATABASE_UNAVAILABLE")
             assert monotonic() - started < ANSWER_SECONDS
         await until(client, path, 200)
 

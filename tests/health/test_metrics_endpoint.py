@@ -25,11 +25,11 @@ from service.jobs.kinds import KindRegistry
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from tests.support import job_helpers as labour
-from tests.support.app_helpers import eventually, item, locked, order, running, waiting_for_locks
+from tests.support.app_helpers import eventually, item, locked, order, running, wait_for_locks
 from tests.support.embedded_server import Server
 from tests.support.job_helpers import process, until
-from tests.support.reply_assertions import refused
-from tests.support.scraped_metrics import Figures, scraped
+from tests.support.reply_assertions import assert_refused
+from tests.support.scraped_metrics import ScrapedMetrics, scraped
 from webhooks.receiver import inbox, subscribe, tell
 
 Make = Callable[..., Awaitable[str]]
@@ -45,12 +45,12 @@ async def test_it_needs_a_key_with_its_scope(client: Client, make_key: Make) -> 
     for key, status in ((await make_key("metrics:read"), 200), (await make_key("items:read"), 403)):
         reply = await client.get("/metrics", headers={"Authorization": f"Bearer {key}"})
         assert reply.status_code == status
-    refused(await client.get("/metrics", headers={"Authorization": ""}), 401, "UNAUTHENTICATED")
+    assert_refused(await client.get("/metrics", headers={"Authorization": ""}), 401, "UNAUTHENTICATED")
 
 
 async def test_it_is_open_if_it_is_set_so(open_client: Client) -> None:
     assert (await open_client.get("/metrics")).status_code == 200
-    refused(await open_client.get("/items"), 401, "UNAUTHENTICATED")
+    assert_refused(await open_client.get("/items"), 401, "UNAUTHENTICATED")
 
 
 def test_the_document_says_who_may_read_it(settings: Settings) -> None:
@@ -64,7 +64,7 @@ def test_the_document_says_who_may_read_it(settings: Settings) -> None:
 async def test_it_is_text_or_what_is_preferred(client: Client) -> None:
     plain = await client.get("/metrics")
     assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert not [name for name in Figures(plain.text).families if name.endswith("_created")]
+    assert not [name for name in ScrapedMetrics(plain.text).families if name.endswith("_created")]
     accept = (
         "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
         "text/plain;version=1.0.0;q=0.5,*/*;q=0.1"
@@ -119,7 +119,7 @@ async def test_labels_are_of_few_values_whatever_is_sent(client: Client) -> None
 async def test_a_crash_and_a_client_that_left_are_counted(client: Client, database: Database) -> None:
     await database.fetch("alter table items add check (name <> 'no') not valid")
     reply = await client.post("/items", json={"sku": "A", "name": "no", "price": "1"})
-    refused(reply, 500, "INTERNAL_ERROR")
+    assert_refused(reply, 500, "INTERNAL_ERROR")
     figures = await scraped(client)
     assert figures.sum("http_requests_total", route="/items", method="POST", status="500") == 1
     assert figures.sum("http_errors_total", code="INTERNAL_ERROR") == 1
@@ -131,7 +131,7 @@ async def test_orders_under_way_are_seen(settings: Settings, key: str, database_
         bolt = await item(client, 100)
         async with locked(database_url, bolt) as connection:
             first = asyncio.create_task(order(client, (bolt, 1)))
-            await waiting_for_locks(connection, 1)
+            await wait_for_locks(connection, 1)
             others = [asyncio.create_task(order(client, (bolt, 1))) for _ in range(4)]
 
             async def seen() -> bool:
@@ -153,8 +153,8 @@ async def test_a_scrape_is_never_shed(settings: Settings, key: str, database_url
         bolt = await item(client, 100)
         async with locked(database_url, bolt) as connection:
             waits = asyncio.create_task(order(client, (bolt, 1)))
-            await waiting_for_locks(connection, 1)
-            refused(await client.get("/items"), 503, "OVERLOADED")
+            await wait_for_locks(connection, 1)
+            assert_refused(await client.get("/items"), 503, "OVERLOADED")
             assert (await scraped(client)).sum("http_errors_total", code="OVERLOADED") == 1
         assert (await waits).status_code == 201
 
@@ -239,7 +239,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
         Metrics(), service.health.metrics_endpoint.DatabaseMetrics(database, KindRegistry([]))
     )
     async with scrapes.open():
-        figures = Figures(await scrapes.text(TEXT))
+        figures = ScrapedMetrics(await scrapes.text(TEXT))
     assert figures.sum("webhook_deliveries_pending") == 1
     assert 90 <= figures.sum("webhook_lag_seconds") < 150
 
@@ -277,7 +277,7 @@ async def test_without_the_database_it_answers_within_a_second(
                 assert figures.sum("http_requests_total", route="/metrics") >= 1
                 assert "depot_jobs" not in figures.families
             unknown = await client.get("/metrics", headers={"Authorization": f"Bearer {stranger}"})
-            refused(unknown, 503, "DATABASE_UNAVAILABLE")
+            assert_refused(unknown, 503, "DATABASE_UNAVAILABLE")
 
         async def up() -> bool:
             return (await scraped(client)).sum("database_up") == 1

@@ -15,8 +15,8 @@ from service.http.admission import (
     AdmissionControl,
 )
 from service.settings import Settings
-from tests.support.app_helpers import item, locked, running, waiting_for_locks
-from tests.support.reply_assertions import refused
+from tests.support.app_helpers import item, locked, running, wait_for_locks
+from tests.support.reply_assertions import assert_refused
 
 DELAY_SECONDS = 0.05
 
@@ -179,9 +179,9 @@ async def test_excess_requests_are_rejected_and_health_checks_never(settings: Se
                 asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name}))
                 for name in "AB"
             ]
-            await waiting_for_locks(connection, 2)
+            await wait_for_locks(connection, 2)
             reply = await client.get(f"/items/{bolt['id']}")
-            refused(reply, 503, "OVERLOADED")
+            assert_refused(reply, 503, "OVERLOADED")
             assert reply.headers["Retry-After"] == "1"
             for path in ("/health", "/health/live", "/health/ready"):
                 assert (await client.get(path)).status_code == 200

@@ -5,7 +5,7 @@ from time import monotonic
 import pytest
 
 from conftest import Client
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 STALE = [
     '"1"',
@@ -47,7 +47,7 @@ async def test_a_stale_if_match_is_refused_with_the_current_etag(
 ) -> None:
     body = {"json": change(path)} if method == "PATCH" else {}
     reply = await client.request(method, path, headers={"If-Match": tag}, **body)
-    refused(reply, 412, "PRECONDITION_FAILED")
+    assert_refused(reply, 412, "PRECONDITION_FAILED")
     assert reply.headers["ETag"] == '"2"'
     assert (await client.get(path)).json()["version"] == 2
 
@@ -60,7 +60,7 @@ async def test_a_current_if_match_lets_the_change_through(client: Client, path: 
 
 async def test_a_delete_may_be_conditional(client: Client, path: str) -> None:
     assert (await client.delete(path, headers={"If-Match": '"2"'})).status_code == 204
-    refused(await client.get(path), 404, "NOT_FOUND")
+    assert_refused(await client.get(path), 404, "NOT_FOUND")
 
 
 async def test_a_stock_change_may_be_conditional(client: Client) -> None:
@@ -68,7 +68,7 @@ async def test_a_stock_change_may_be_conditional(client: Client) -> None:
         "Location"
     ]
     stale = await client.post(f"{item}/stock", json={"delta": 1}, headers={"If-Match": '"7"'})
-    refused(stale, 412, "PRECONDITION_FAILED")
+    assert_refused(stale, 412, "PRECONDITION_FAILED")
     assert stale.headers["ETag"] == '"1"'
     current = await client.post(f"{item}/stock", json={"delta": 1}, headers={"If-Match": '"1"'})
     assert (current.json()["quantity"], current.headers["ETag"]) == (1, '"2"')
@@ -91,7 +91,7 @@ async def test_a_list_may_come_in_several_lines(client: Client, path: str) -> No
         known = await client.get(path, headers=[("If-None-Match", tag) for tag in tags])
         assert known.status_code == 304
     stale = await client.delete(path, headers=[("If-Match", '"1"'), ("If-Match", '"3"')])
-    refused(stale, 412, "PRECONDITION_FAILED")
+    assert_refused(stale, 412, "PRECONDITION_FAILED")
     deleted = await client.delete(path, headers=[("If-Match", '"1"'), ("If-Match", '"2"')])
     assert deleted.status_code == 204
 

@@ -7,7 +7,7 @@ from litestar.testing import AsyncTestClient
 from conftest import Client
 from service.app import create_app
 from service.settings import Settings
-from tests.support.reply_assertions import JSON, LEAK, refused
+from tests.support.reply_assertions import JSON, LEAK, assert_refused
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 PROBLEM = "application/problem+json"
@@ -29,14 +29,14 @@ PROBLEM = "application/problem+json"
     ],
 )
 async def test_an_unknown_path_is_not_found(client: Client, path: str) -> None:
-    assert refused(await client.get(path), 404, "NOT_FOUND")["message"] == "Not found"
+    assert assert_refused(await client.get(path), 404, "NOT_FOUND")["message"] == "Not found"
 
 
 @pytest.mark.parametrize(
     "path", [f"/items/{NOWHERE}", f"/items/{NOWHERE}/movements", f"/orders/{NOWHERE}", "/resources/x"]
 )
 async def test_what_is_missing_is_not_found(client: Client, path: str) -> None:
-    refused(await client.get(path), 404, "NOT_FOUND")
+    assert_refused(await client.get(path), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
@@ -46,7 +46,7 @@ async def test_what_is_missing_cannot_be_changed(
     client: Client, method: str, path: str, precondition: dict[str, str]
 ) -> None:
     body = {"json": {"name": "x"} if "items" in path else {"status": "x"}} if method == "PATCH" else {}
-    refused(await client.request(method, path, headers=precondition, **body), 404, "NOT_FOUND")
+    assert_refused(await client.request(method, path, headers=precondition, **body), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_a_wrong_method_is_told_the_right_ones(
     reply = await client.request(method, path)
     assert (reply.status_code, reply.headers["Allow"]) == (405, allow)
     if method != "HEAD":
-        refused(reply, 405, "METHOD_NOT_ALLOWED")
+        assert_refused(reply, 405, "METHOD_NOT_ALLOWED")
 
 
 @get("/crash", public=True, include_in_schema=False)
@@ -88,7 +88,7 @@ async def test_a_crash_tells_nothing_of_its_cause(
     assert "Internal server error" in reply.text
     assert not LEAK.search(reply.text)
     if accept != PROBLEM:
-        refused(reply, 500, "INTERNAL_ERROR")
+        assert_refused(reply, 500, "INTERNAL_ERROR")
 
 
 async def test_a_problem_is_told_as_rfc_9457_to_who_prefers_it(client: Client) -> None:
@@ -129,7 +129,7 @@ async def test_every_layer_knows_problems(client: Client, path: str) -> None:
     ],
 )
 async def test_who_does_not_prefer_problems_gets_the_contract(client: Client, accept: str) -> None:
-    refused(await client.get("/nope", headers={"Accept": accept}), 404, "NOT_FOUND")
+    assert_refused(await client.get("/nope", headers={"Accept": accept}), 404, "NOT_FOUND")
 
 
 async def test_accept_may_come_in_several_lines(client: Client) -> None:
@@ -149,4 +149,4 @@ async def test_a_bad_request_id_is_replaced(client: Client, identity: str) -> No
     reply = await client.get("/nope", headers={"X-Request-ID": identity})
     assert reply.headers["X-Request-ID"] != identity
     assert len(reply.headers["X-Request-ID"]) == 32
-    refused(reply, 404, "NOT_FOUND")
+    assert_refused(reply, 404, "NOT_FOUND")

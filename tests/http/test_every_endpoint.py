@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.support.app_helpers import eventually
 from tests.support.depot_command import NEW_INTERPRETER
-from tests.support.depot_process import live, working
-from tests.support.recording_receiver import witnessing
+from tests.support.depot_process import depot_serve, depot_worker
+from tests.support.recording_receiver import recording_receiver
 
 Ask = Callable[..., Awaitable[Any]]
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}
@@ -22,7 +22,7 @@ ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
 async def test_every_documented_operation_answers_over_a_real_socket(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
-    with live(
+    with depot_serve(
         database_url,
         tmp_path / "home",
         DEPOT_WEBHOOK_ALLOW_PRIVATE="1",
@@ -31,7 +31,7 @@ async def test_every_documented_operation_answers_over_a_real_socket(
     ) as server:
         async with server.client(key) as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()
-            with working(database_url, tmp_path / "home", **NEW_INTERPRETER):
+            with depot_worker(database_url, tmp_path / "home", **NEW_INTERPRETER):
                 answered = await story(client)
     documented = {
         (method.upper(), path) for path, operations in document["paths"].items() for method in operations
@@ -130,7 +130,7 @@ async def story_of_documents(ask: Ask) -> None:
 
 
 async def story_of_webhooks(ask: Ask) -> None:
-    async with witnessing() as receiver:
+    async with recording_receiver() as receiver:
         made = await ask("POST", "/webhooks", 201, {"url": receiver.url, "events": ["item.updated"]})
         receiver.secret, names = made.pop("secret"), {"webhook_id": made["id"]}
         assert await ask("GET", "/webhooks/{webhook_id}", 200, **names) == made

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.depot_process import live, working
+from tests.support.depot_process import depot_serve, depot_worker
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -28,8 +28,8 @@ async def test_every_reply_is_what_the_document_says(
 ) -> None:
     settings = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "0", "DEPOT_WEBHOOKS_MAX": "1000000"}
     with (
-        live(database_url, tmp_path / "home", **settings) as server,
-        working(database_url, tmp_path / "home", **settings) as worker,
+        depot_serve(database_url, tmp_path / "home", **settings) as server,
+        depot_worker(database_url, tmp_path / "home", **settings) as worker,
     ):
         said = await fuzzed(server.url, key, phases, tmp_path / "report.json")
         crashes = [*server.events("unhandled_error"), *worker.events("unhandled_error")]

@@ -9,8 +9,8 @@ import pytest
 from conftest import Client
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.app_helpers import locked, running, waiting_for_locks
-from tests.support.reply_assertions import refused
+from tests.support.app_helpers import locked, running, wait_for_locks
+from tests.support.reply_assertions import assert_refused
 
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.5", "quantity": 5}
 ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
@@ -62,12 +62,12 @@ async def test_another_body_under_the_key_is_a_mismatch(client: Client, bolt: ob
     body = {**BOLT, "sku": "NUT"} if path == "/items" else ORDER
     other = {**body, "name": "Nut"} if path == "/items" else {**ORDER, "customer_id": "c-2"}
     assert (await client.post(path, json=body, headers=once())).status_code == 201
-    refused(await client.post(path, json=other, headers=once()), 422, "IDEMPOTENCY_MISMATCH")
+    assert_refused(await client.post(path, json=other, headers=once()), 422, "IDEMPOTENCY_MISMATCH")
 
 
 async def test_a_refusal_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
     many = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 6}]}
-    refused(await client.post("/orders", json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
+    assert_refused(await client.post("/orders", json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
     await client.post(f"/items/{bolt['id']}/stock", json={"delta": 1})
     placed = await client.post("/orders", json=many, headers=once())
     assert placed.status_code == 201
@@ -75,7 +75,7 @@ async def test_a_refusal_is_not_kept(client: Client, bolt: dict[str, Any]) -> No
 
 
 async def test_a_refused_creation_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
-    refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
+    assert_refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
     await client.delete(f"/items/{bolt['id']}")
     assert (await client.post("/items", json=BOLT, headers=once())).status_code == 201
 
@@ -84,14 +84,14 @@ async def test_a_key_belongs_to_its_caller_and_path(client: Client, make_key: An
     await client.post("/items", json=BOLT, headers=once())
     other = await make_key("admin")
     reply = await client.post("/items", json=BOLT, headers=once(Authorization=f"Bearer {other}"))
-    refused(reply, 409, "DUPLICATE_SKU")
+    assert_refused(reply, 409, "DUPLICATE_SKU")
     assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
 
 
 async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database) -> None:
     first = await client.post("/items", json=BOLT, headers=once())
     await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
-    refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
+    assert_refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
     nut = {**BOLT, "sku": "NUT"}
     second = await client.post("/items", json=nut, headers=once())
     assert second.json()["id"] != first.json()["id"]
@@ -102,7 +102,7 @@ async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database
 async def test_a_key_has_to_be_printable_ascii(client: Client, sent: str | bytes) -> None:
     value = sent if isinstance(sent, bytes) else sent.encode()
     reply = await client.post("/items", json=BOLT, headers={b"Idempotency-Key": value})  # type: ignore[dict-item]
-    refused(reply, 422, "VALIDATION_FAILED")
+    assert_refused(reply, 422, "VALIDATION_FAILED")
     assert reply.json()["error"]["details"][0]["field"] == "/Idempotency-Key"
     assert reply.json()["error"]["details"][0]["source"] == "header"
 
@@ -123,7 +123,7 @@ async def test_twenty_repeats_at_two_replicas_at_once_happen_once(
     assert len(created) == 1
     for reply in replies:
         if reply.status_code != 201:
-            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+            assert_refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
             assert reply.headers["Retry-After"]
     assert len((await client.get("/orders")).json()["data"]) == (path == "/orders")
 
@@ -143,7 +143,7 @@ async def test_what_is_unique_besides_the_key_is_no_repetition(
     await database.fetch(f"alter table movements add constraint {constraint} unique (reason)")
     path = f"/items/{bolt['id']}/stock"
     assert (await client.post(path, json=STOCK, headers=once("k-1"))).status_code == 200
-    refused(await client.post(path, json=STOCK, headers=once("k-2")), 500, "INTERNAL_ERROR")
+    assert_refused(await client.post(path, json=STOCK, headers=once("k-2")), 500, "INTERNAL_ERROR")
     assert await database.fetchval("select count(*) from idempotency_keys where path = $1", path) == 1
 
 
@@ -154,7 +154,7 @@ async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_rep
     async with running(settings, key) as one, running(settings, key) as other:
         async with locked(database_url, bolt) as holder:
             tries = [asyncio.create_task(c.post("/orders", json=last, headers=once())) for c in (one, other)]
-            await waiting_for_locks(holder, 2)
+            await wait_for_locks(holder, 2)
         first, again = await asyncio.gather(*tries)
     assert first.status_code == again.status_code == 201
     assert first.content == again.content
@@ -174,7 +174,7 @@ async def test_repeated_pieces_come_or_go_once(client: Client, bolt: dict[str, A
     assert first.headers["Content-Type"] == again.headers["Content-Type"] == "application/json"
     assert (await client.get(path)).json() == first.json()
     assert first.json()["quantity"] == 3
-    refused(
+    assert_refused(
         await client.post(f"{path}/stock", json={"delta": 1}, headers=once()), 422, "IDEMPOTENCY_MISMATCH"
     )
 
@@ -183,7 +183,7 @@ async def test_refused_pieces_are_not_kept_and_a_key_ends_after_a_day(
     client: Client, bolt: dict[str, Any], database: Database
 ) -> None:
     path, many = f"/items/{bolt['id']}/stock", {"delta": -6}
-    refused(await client.post(path, json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
+    assert_refused(await client.post(path, json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
     await client.post(path, json={"delta": 7})
     assert (await client.post(path, json=many, headers=once())).json()["quantity"] == 6
     await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
@@ -199,7 +199,7 @@ async def test_a_retry_at_another_replica_that_waits_for_the_last_pieces_of_stoc
     async with running(settings, key) as one, running(settings, key) as other:
         async with locked(database_url, bolt) as holder:
             tries = [asyncio.create_task(c.post(path, json=last, headers=once())) for c in (one, other)]
-            await waiting_for_locks(holder, 2)
+            await wait_for_locks(holder, 2)
         first, again = await asyncio.gather(*tries)
     assert first.status_code == again.status_code == 200, (first.text, again.text)
     assert first.content == again.content

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import Client
 from service.settings import Settings
-from tests.support.reply_assertions import JSON, MERGE_PATCH, refused, wrong_fields
+from tests.support.reply_assertions import JSON, MERGE_PATCH, assert_refused, wrong_fields
 
 BOLT = b'{"sku": "BOLT", "name": "Bolt", "price": "9.99"%s}'
 
@@ -30,12 +30,12 @@ MALFORMED = {
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 async def test_malformed_json_is_refused(client: Client, body: bytes) -> None:
-    refused(await client.post("/items", content=body, headers=JSON), 400, "MALFORMED_JSON")
+    assert_refused(await client.post("/items", content=body, headers=JSON), 400, "MALFORMED_JSON")
 
 
 @pytest.mark.parametrize("headers", [JSON, {}], ids=["declared", "undeclared"])
 async def test_an_empty_body_is_said_to_be_empty(client: Client, headers: dict[str, str]) -> None:
-    error = refused(await client.post("/items", headers=headers), 400, "MALFORMED_JSON")
+    error = assert_refused(await client.post("/items", headers=headers), 400, "MALFORMED_JSON")
     assert error["message"] == "The request body is empty"
 
 
@@ -163,12 +163,12 @@ async def test_an_escaped_backslash_before_u0000_is_no_nul(client: Client) -> No
 )
 async def test_a_body_of_another_type_is_refused(client: Client, media_type: str) -> None:
     reply = await client.post("/items", content=BOLT % b"", headers={"Content-Type": media_type})
-    refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert_refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert reply.headers["Accept"] == "application/json"
 
 
 async def test_a_body_without_a_type_is_refused(client: Client) -> None:
-    refused(await client.post("/items", content=BOLT % b""), 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert_refused(await client.post("/items", content=BOLT % b""), 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ async def test_a_body_is_taken_up_to_its_limit_and_not_a_byte_further(client: Cl
     whole = BOLT % b""
     padded = whole + b" " * (Settings().body_bytes_max - len(whole))
     assert (await client.post("/items", content=padded, headers=JSON)).status_code == 201
-    refused(await client.post("/items", content=padded + b" ", headers=JSON), 413, "TOO_LARGE")
+    assert_refused(await client.post("/items", content=padded + b" ", headers=JSON), 413, "TOO_LARGE")

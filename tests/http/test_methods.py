@@ -6,7 +6,7 @@ from litestar.routes import HTTPRoute
 from conftest import Client
 from service.app import create_app
 from service.settings import Settings
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 VOLATILE = {"x-request-id", "date"}
 PATHS = [
@@ -54,4 +54,4 @@ async def test_options_tells_the_methods_of_every_path_without_a_key(
 
 
 async def test_options_of_an_unknown_path_is_not_found(client: Client) -> None:
-    refused(await client.options("/nope"), 404, "NOT_FOUND")
+    assert_refused(await client.options("/nope"), 404, "NOT_FOUND")

@@ -7,7 +7,7 @@ import string
 import pytest
 
 from conftest import Client
-from tests.support.reply_assertions import everything, refused, walk
+from tests.support.reply_assertions import all_rows, assert_refused, pages
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ async def cursor_of(client: Client, path: str) -> str:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 200])
 async def test_every_row_is_on_exactly_one_page(client: Client, skus: list[str], limit: int) -> None:
-    pages = [page async for page in walk(client, "/items", limit=limit)]
-    assert [item["sku"] for page in pages for item in page] == skus
-    assert all(len(page) == limit for page in pages[:-1])
-    assert 0 < len(pages[-1]) <= limit
+    listed = [page async for page in pages(client, "/items", limit=limit)]
+    assert [item["sku"] for page in listed for item in page] == skus
+    assert all(len(page) == limit for page in listed[:-1])
+    assert 0 < len(listed[-1]) <= limit
 
 
 async def test_resources_are_walked_by_their_ids(client: Client, skus: list[str]) -> None:
-    assert [row["id"] for row in await everything(client, "/resources", limit=2)] == sorted(skus)
+    assert [row["id"] for row in await all_rows(client, "/resources", limit=2)] == sorted(skus)
 
 
 async def test_an_empty_list_is_one_empty_page(client: Client) -> None:
@@ -52,7 +52,7 @@ async def test_fifty_are_returned_unless_asked_otherwise(client: Client) -> None
 
 async def test_pages_are_stable_while_others_insert_and_delete(client: Client, skus: list[str]) -> None:
     seen = []
-    async for page in walk(client, "/items", limit=2):
+    async for page in pages(client, "/items", limit=2):
         seen += [item["sku"] for item in page]
         new = await client.post("/items", json={"sku": f"NEW-{len(seen)}", "name": "New", "price": "1"})
         assert new.status_code == 201
@@ -61,7 +61,7 @@ async def test_pages_are_stable_while_others_insert_and_delete(client: Client, s
 
 
 async def test_a_filter_holds_on_every_page(client: Client, skus: list[str]) -> None:
-    items = await everything(client, "/items", in_stock="true", limit=1)
+    items = await all_rows(client, "/items", in_stock="true", limit=1)
     assert [item["sku"] for item in items] == ["SKU-5", "SKU-3", "SKU-1"]
 
 
@@ -74,12 +74,12 @@ async def test_a_cursor_changed_in_any_character_is_refused(
     last = [cursor[:-1] + other for other in alphabet if other != cursor[-1]]
     others = [cursor[:at] + ("A" if old != "A" else "B") + cursor[at + 1 :] for at, old in enumerate(cursor)]
     for changed in [*last, *others, cursor[1:], cursor[:-1], cursor + "A", cursor * 20, ""]:
-        refused(await client.get(path, params={"limit": 1, "cursor": changed}), 400, "INVALID_CURSOR")
+        assert_refused(await client.get(path, params={"limit": 1, "cursor": changed}), 400, "INVALID_CURSOR")
 
 
 @pytest.mark.parametrize("cursor", ["\0", "é", "%", "null", "W10", "A" * 10_000])
 async def test_garbage_is_no_cursor(client: Client, cursor: str) -> None:
-    refused(await client.get("/items", params={"cursor": cursor}), 400, "INVALID_CURSOR")
+    assert_refused(await client.get("/items", params={"cursor": cursor}), 400, "INVALID_CURSOR")
 
 
 async def test_a_cursor_belongs_to_one_list_and_its_filters(client: Client, skus: list[str]) -> None:
@@ -91,7 +91,7 @@ async def test_a_cursor_belongs_to_one_list_and_its_filters(client: Client, skus
         "/orders?",
         "/resources?",
     ):
-        refused(await client.get(f"{path}cursor={cursor}"), 400, "INVALID_CURSOR")
+        assert_refused(await client.get(f"{path}cursor={cursor}"), 400, "INVALID_CURSOR")
 
 
 async def test_the_limit_may_change_from_page_to_page(client: Client, skus: list[str]) -> None:
@@ -107,4 +107,4 @@ async def test_a_forged_position_is_no_server_error(client: Client) -> None:
     for content in (b"2147483648", b"-1", b'"x"', b"1.5"):
         check = hashlib.blake2b(content, key=digest, digest_size=4).digest()
         forged = base64.urlsafe_b64encode(check + content).rstrip(b"=").decode()
-        refused(await client.get(path, params={"cursor": forged}), 400, "INVALID_CURSOR")
+        assert_refused(await client.get(path, params={"cursor": forged}), 400, "INVALID_CURSOR")

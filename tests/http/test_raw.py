@@ -25,7 +25,7 @@ import psutil
 import pytest
 from malformed_http import SMUGGLED, Mangler, Stream
 
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 from tests.support.fault_injection import free_port
 
 SEED = os.environ.get("SEED", "42")
@@ -55,7 +55,7 @@ backend back
 async def test_whatever_bytes_come_in_the_service_keeps_its_head(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
-    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
         await torment("warm", server.url, server.url, key, streams=50)  # caches fill, once
         before = psutil.Process(server.process.pid).memory_info().rss
         kinds = await torment(SEED, server.url, server.url, key, streams=STREAMS)
@@ -70,7 +70,7 @@ async def test_whatever_bytes_come_in_the_service_keeps_its_head(
 async def test_behind_a_load_balancer_no_request_hides_in_another(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
-    with live(database_url, tmp_path / "home") as server, balancing(server, tmp_path) as url:
+    with depot_serve(database_url, tmp_path / "home") as server, balancing(server, tmp_path) as url:
         await torment(f"{SEED}-proxy", url, server.url, key, streams=STREAMS)
         assert server.events("unhandled_error") == []
 
@@ -191,7 +191,7 @@ def check(stream: Stream, got: list[HTTPResponse], *, own: bool) -> None:
 
 
 @contextmanager
-def balancing(server: Live, folder: Path) -> Iterator[str]:
+def balancing(server: DepotProcess, folder: Path) -> Iterator[str]:
     port = free_port()
     config = folder / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, address=urlsplit(server.url).netloc))

@@ -9,7 +9,7 @@ from service.app import create_app
 from service.http.trust import TrustPolicy
 from service.settings import Settings, SettingsError, load_settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 PEER = ("10.1.2.3", 4711)
 
@@ -48,13 +48,13 @@ def test_another_host_is_not_accepted(host: bytes) -> None:
 
 async def test_a_request_for_another_host_is_rejected_except_for_health(settings: Settings, key: str) -> None:
     async with running(replace(settings, allowed_hosts=("shop.example",)), key) as client:
-        refused(await client.get("/items"), 400, "BAD_REQUEST")
+        assert_refused(await client.get("/items"), 400, "BAD_REQUEST")
         assert (await client.get("/items", headers={"Host": "shop.example"})).status_code == 200
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_without_the_setting_no_cors_header_is_sent(crowd: httpx.AsyncClient) -> None:
-    reply = await crowd.get("/items", headers={"Origin": "https://shop.example"})
+async def test_without_the_setting_no_cors_header_is_sent(concurrent_client: httpx.AsyncClient) -> None:
+    reply = await concurrent_client.get("/items", headers={"Origin": "https://shop.example"})
     assert not [name for name in reply.headers if name.startswith("access-control")]
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
 

@@ -13,13 +13,13 @@ from service.errors import ValidationFailed
 from service.http.request import decode
 from service.items.schemas import ItemCreate
 from service.orders.schemas import NewOrder
-from tests.support.reply_assertions import refused, wrong_fields
+from tests.support.reply_assertions import assert_refused, wrong_fields
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
 
 def located(reply: httpx.Response) -> set[str]:
-    details = refused(reply, 422, "VALIDATION_FAILED")["details"]
+    details = assert_refused(reply, 422, "VALIDATION_FAILED")["details"]
     return {detail["source"] + detail["field"] for detail in details}
 
 

@@ -22,12 +22,12 @@ from service.items.csv_rows import ENCODING, InvalidFile, InvalidRow
 from service.items.importer import ImportReport, InvalidRows, import_items
 from service.values import encode_json
 from tests.support.app_helpers import (
-    PATIENCE_SECONDS,
+    MAX_WAIT_SECONDS,
     item,
     locked,
-    nothing_under_way,
     order,
-    waiting_for_locks,
+    wait_for_locks,
+    wait_until_idle,
 )
 from tests.support.consistency import discrepancies
 from tests.support.depot_command import NEW_INTERPRETER, Process, run_depot, start_depot
@@ -147,19 +147,19 @@ async def test_a_file_that_is_not_csv_of_items_is_one_clear_error(database_url: 
 
 
 async def test_an_import_killed_halfway_leaves_nothing_behind(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
-    bolt = await item(crowd, 5)
+    bolt = await item(concurrent_client, 5)
     write(file, "sku,name,price,quantity", *[[f"N-{n}", "New", "1", 1] for n in range(2000)],
           [bolt["sku"], "Changed", "2", 9])  # fmt: skip
     async with locked(database_url, bolt) as holder:
         importing = start(database_url, file)
-        await waiting_for_locks(holder, 1)  # the new items are inserted, the old one waits
+        await wait_for_locks(holder, 1)  # the new items are inserted, the old one waits
         importing.send_signal(signal.SIGKILL)
         importing.communicate()
-    await nothing_under_way(database_url)
+    await wait_until_idle(database_url)
     assert await database.fetchval("select count(*) from items") == 1
-    assert (await crowd.get(f"/items/{bolt['id']}")).json() == bolt
+    assert (await concurrent_client.get(f"/items/{bolt['id']}")).json() == bolt
     assert await discrepancies(database_url) == []
     assert (await depot_import(database_url, file))[:2] == (
         0,
@@ -168,15 +168,17 @@ async def test_an_import_killed_halfway_leaves_nothing_behind(
 
 
 async def test_imports_and_orders_at_the_same_time_keep_the_books(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
     over = asyncio.Event()
-    items = [await item(crowd, 1000) for _ in range(20)]
+    items = [await item(concurrent_client, 1000) for _ in range(20)]
     sold: dict[str, str] = {}
 
     async def buy() -> None:
         while not over.is_set():
-            placed = (await order(crowd, (items[len(sold) % 20], 1), (items[len(sold) % 7], 2))).json()
+            placed = (
+                await order(concurrent_client, (items[len(sold) % 20], 1), (items[len(sold) % 7], 2))
+            ).json()
             sold[placed["id"]] = placed["total"]
 
     buyers = [asyncio.create_task(buy()) for _ in range(8)]
@@ -196,15 +198,17 @@ async def test_imports_and_orders_at_the_same_time_keep_the_books(
 
 
 async def test_an_import_records_the_difference_to_the_stock_left_when_its_lock_is_granted(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
-    first, second = sorted([await item(crowd, 5), await item(crowd, 5)], key=itemgetter("id"))
+    first, second = sorted(
+        [await item(concurrent_client, 5), await item(concurrent_client, 5)], key=itemgetter("id")
+    )
     write(file, "sku,name,price,quantity", *[[each["sku"], "Bolt", "1", 10] for each in (second, first)])
     async with locked(database_url, first) as holder:
         importing = asyncio.create_task(load(database, file))
-        await waiting_for_locks(holder, 1)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            assert (await order(crowd, (second, 1))).status_code == 201
+        await wait_for_locks(holder, 1)
+        async with asyncio.timeout(MAX_WAIT_SECONDS):
+            assert (await order(concurrent_client, (second, 1))).status_code == 201
     assert (await importing).updated == 2
     movements = await database.fetch("select delta from movements where cause = 'import' order by item_id")
     assert [delta for (delta,) in movements] == [5, 6]
@@ -212,13 +216,13 @@ async def test_an_import_records_the_difference_to_the_stock_left_when_its_lock_
 
 
 async def test_an_item_may_be_renamed_to_a_sku_of_the_file_while_an_import_waits_for_it(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, file: Path
 ) -> None:
-    bolt = await item(crowd, 5)
+    bolt = await item(concurrent_client, 5)
     write(file, "sku,name,price", [bolt["sku"], "Bolt", "1"], ["NEW", "Bolt", "1"])
     async with locked(database_url, bolt) as holder:
         importing = asyncio.create_task(load(database, file))
-        await waiting_for_locks(holder, 1)
+        await wait_for_locks(holder, 1)
         await holder.execute("update items set sku = 'NEW' where id = $1", bolt["id"])
     report = await importing
     assert (report.created, report.updated) == (1, 1)
@@ -393,14 +397,14 @@ async def journal(database: Database) -> list[dict[str, Any]]:
 
 
 async def test_the_event_of_a_created_item_is_the_item_as_the_api_returns_it(
-    crowd: httpx.AsyncClient, database: Database, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, file: Path
 ) -> None:
     write(file, "sku,name,price,quantity,description,attributes",
           ["A", "Schraube ×", "9.5", "3", "", '{"size": 1.10}'],
           ["B", "Nut", "0", "0", "Long", ""])  # fmt: skip
     await load(database, file)
     events = await journal(database)
-    shown = {row["sku"]: row for row in (await crowd.get("/items")).json()["data"]}
+    shown = {row["sku"]: row for row in (await concurrent_client.get("/items")).json()["data"]}
     assert {event["payload"]["sku"]: event["subject"] for event in events} == {
         sku: row["id"] for sku, row in shown.items()
     }
@@ -427,12 +431,12 @@ async def test_the_event_of_a_changed_item_is_the_difference_and_unchanged_items
 
 
 async def test_an_import_records_the_same_events_as_a_patch(
-    crowd: httpx.AsyncClient, database: Database, file: Path
+    concurrent_client: httpx.AsyncClient, database: Database, file: Path
 ) -> None:
     old = {"description": "Old", "attributes": {"a": 1.10}}
-    patched, imported = await item(crowd, 9, **old), await item(crowd, 9, **old)
+    patched, imported = await item(concurrent_client, 9, **old), await item(concurrent_client, 9, **old)
     new = {"name": "Nut", "price": "8.00", "quantity": 4, "description": None, "attributes": {"a": 1.2}}
-    await crowd.patch(f"/items/{patched['id']}", json=new)
+    await concurrent_client.patch(f"/items/{patched['id']}", json=new)
     write(file, "sku,name,price,quantity,description,attributes",
           [imported["sku"], "Nut", "8", "4", "", '{"a": 1.2}'])  # fmt: skip
     await load(database, file)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import Client
-from tests.support.reply_assertions import JSON, MERGE_PATCH, refused, wrong_fields
+from tests.support.reply_assertions import JSON, MERGE_PATCH, assert_refused, wrong_fields
 
 FULL = {
     "sku": "BOLT",
@@ -51,7 +51,7 @@ async def test_null_is_rejected_for_a_required_field(client: Client, item: str) 
 
 
 async def test_an_empty_patch_is_rejected(client: Client, item: str) -> None:
-    error = refused(await client.patch(item, json={}), 400, "NO_FIELDS")
+    error = assert_refused(await client.patch(item, json={}), 400, "NO_FIELDS")
     assert error["message"] == "No fields provided for update"
 
 
@@ -92,7 +92,7 @@ async def test_a_new_quantity_is_recorded_as_a_movement(client: Client, item: st
 
 
 async def test_concurrent_patches_of_different_fields_all_survive(
-    crowd: httpx.AsyncClient, item: str
+    concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     for turn in range(10):
         fields: dict[str, Any] = {
@@ -103,28 +103,35 @@ async def test_concurrent_patches_of_different_fields_all_survive(
             "sku": f"BOLT-{turn}",
             "attributes": {"turn": turn},
         }
-        await asyncio.gather(*(crowd.patch(item, json={name: fields[name]}) for name in fields))
-        after = (await crowd.get(item)).json()
+        await asyncio.gather(*(concurrent_client.patch(item, json={name: fields[name]}) for name in fields))
+        after = (await concurrent_client.get(item)).json()
         assert {name: after[name] for name in fields} == fields
         assert after["version"] == 1 + (turn + 1) * len(fields)
 
 
 async def test_concurrent_merges_of_different_attributes_all_survive(
-    crowd: httpx.AsyncClient, item: str
+    concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     patches = [{"attributes": {f"a{number}": number}} for number in range(30)]
-    await asyncio.gather(*(crowd.patch(item, json=patch, headers=MERGE_PATCH) for patch in patches))
-    attributes = (await crowd.get(item)).json()["attributes"]
+    await asyncio.gather(
+        *(concurrent_client.patch(item, json=patch, headers=MERGE_PATCH) for patch in patches)
+    )
+    attributes = (await concurrent_client.get(item)).json()["attributes"]
     assert attributes == {**FULL["attributes"], **{f"a{number}": number for number in range(30)}}  # type: ignore[dict-item]
 
 
-async def test_of_concurrent_conditional_patches_one_wins(crowd: httpx.AsyncClient, item: str) -> None:
+async def test_of_concurrent_conditional_patches_one_wins(
+    concurrent_client: httpx.AsyncClient, item: str
+) -> None:
     replies = await asyncio.gather(
-        *(crowd.patch(item, json={"name": str(n)}, headers={"If-Match": '"1"'}) for n in range(10))
+        *(
+            concurrent_client.patch(item, json={"name": str(n)}, headers={"If-Match": '"1"'})
+            for n in range(10)
+        )
     )
     assert sorted(reply.status_code for reply in replies) == [200] + [412] * 9
     (winner,) = (reply.json() for reply in replies if reply.status_code == 200)
-    assert (await crowd.get(item)).json() == winner
+    assert (await concurrent_client.get(item)).json() == winner
 
 
 VALUES = {
@@ -152,7 +159,7 @@ async def test_a_patch_changes_exactly_what_was_sent_or_nothing(
     after = (await client.get(path)).json()
     await client.delete(path)
     if not patch:
-        refused(reply, 400, "NO_FIELDS")
+        assert_refused(reply, 400, "NO_FIELDS")
         assert after == before
     elif nulls := {name for name in patch if patch[name] is None} - NULLABLE:
         assert wrong_fields(reply) == {f"/{name}" for name in nulls}

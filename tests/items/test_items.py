@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from conftest import Client
-from tests.support.reply_assertions import everything, refused
+from tests.support.reply_assertions import all_rows, assert_refused
 
 BOLT = {"sku": "BOLT-M8", "name": "Bolt", "price": "9.99", "quantity": 5}
 NOWHERE = "00000000-0000-7000-8000-000000000000"
@@ -47,10 +47,12 @@ async def test_nullable_fields_may_be_null(client: Client) -> None:
 
 async def test_a_sku_is_unique(client: Client) -> None:
     await create(client)
-    refused(await client.post("/items", json={**BOLT, "name": "Other"}), 409, "DUPLICATE_SKU")
+    assert_refused(await client.post("/items", json={**BOLT, "name": "Other"}), 409, "DUPLICATE_SKU")
     other = await create(client, sku="NUT")
-    refused(await client.patch(f"/items/{other['id']}", json={"sku": BOLT["sku"]}), 409, "DUPLICATE_SKU")
-    assert len(await everything(client, "/items")) == 2
+    assert_refused(
+        await client.patch(f"/items/{other['id']}", json={"sku": BOLT["sku"]}), 409, "DUPLICATE_SKU"
+    )
+    assert len(await all_rows(client, "/items")) == 2
 
 
 async def test_text_is_counted_in_characters(client: Client) -> None:
@@ -87,16 +89,16 @@ async def test_filters_of_a_list_are_matched_literally(
     for number, name in enumerate(["NUT", "100%", "back\\slash", "under_score"]):
         sku = name if name == "NUT" else f"A-{number}"
         await create(client, sku=sku, name=name, quantity=number % 2)
-    assert [item["name"] for item in await everything(client, "/items", **query)] == skus
+    assert [item["name"] for item in await all_rows(client, "/items", **query)] == skus
 
 
 async def test_a_deleted_item_is_gone_and_its_sku_free(client: Client) -> None:
     item = await create(client)
     reply = await client.delete(f"/items/{item['id']}")
     assert (reply.status_code, reply.content) == (204, b"")
-    refused(await client.get(f"/items/{item['id']}"), 404, "NOT_FOUND")
-    refused(await client.get(f"/items/{item['id']}/movements"), 404, "NOT_FOUND")
-    refused(await client.delete(f"/items/{item['id']}"), 404, "NOT_FOUND")
+    assert_refused(await client.get(f"/items/{item['id']}"), 404, "NOT_FOUND")
+    assert_refused(await client.get(f"/items/{item['id']}/movements"), 404, "NOT_FOUND")
+    assert_refused(await client.delete(f"/items/{item['id']}"), 404, "NOT_FOUND")
     await create(client)
 
 
@@ -104,5 +106,5 @@ async def test_an_ordered_item_cannot_be_deleted(client: Client) -> None:
     item = await create(client)
     order = {"customer_id": "c-1", "lines": [{"item_id": item["id"], "quantity": 1}]}
     assert (await client.post("/orders", json=order)).status_code == 201
-    refused(await client.delete(f"/items/{item['id']}"), 409, "IN_USE")
+    assert_refused(await client.delete(f"/items/{item['id']}"), 409, "IN_USE")
     assert (await client.get(f"/items/{item['id']}")).json()["quantity"] == 4

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import Client
-from tests.support.reply_assertions import everything, refused, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 MOST = 2_147_483_647
 
@@ -32,7 +32,7 @@ async def test_every_change_is_a_movement_with_its_cause(client: Client, item: s
     line = {"sku": "BOLT", "quantity": 2}
     order = (await client.post("/orders", json={"customer_id": "c-1", "lines": [line]})).json()
     await client.patch(item, json={"quantity": 6})
-    movements = await everything(client, f"{item}/movements", limit=1)
+    movements = await all_rows(client, f"{item}/movements", limit=1)
     assert all(movement.pop("created_at").endswith("Z") for movement in movements)
     assert movements == [
         movement(4, "set", 1, 6),
@@ -53,7 +53,7 @@ async def test_an_item_that_never_had_stock_has_no_movements(client: Client) -> 
 
 
 async def test_stock_never_falls_below_zero(client: Client, item: str) -> None:
-    error = refused(await client.post(f"{item}/stock", json={"delta": -11}), 409, "INSUFFICIENT_STOCK")
+    error = assert_refused(await client.post(f"{item}/stock", json={"delta": -11}), 409, "INSUFFICIENT_STOCK")
     identity = item.removeprefix("/items/")
     assert error["details"] == [{"item_id": identity, "sku": "BOLT", "requested": 11, "available": 10}]
     assert (await client.get(item)).json()["version"] == 1
@@ -77,36 +77,36 @@ async def test_a_delta_is_an_integer_within_its_bounds(client: Client, item: str
 
 async def test_stock_of_an_unknown_item_is_not_found(client: Client) -> None:
     nowhere = "/items/00000000-0000-7000-8000-000000000000"
-    refused(await client.post(f"{nowhere}/stock", json={"delta": 1}), 404, "NOT_FOUND")
-    refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
+    assert_refused(await client.post(f"{nowhere}/stock", json={"delta": 1}), 404, "NOT_FOUND")
+    assert_refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
 
 
 async def test_of_many_buyers_only_as_many_succeed_as_there_are_pieces(
-    crowd: httpx.AsyncClient, item: str
+    concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
-    takes = [crowd.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
+    takes = [concurrent_client.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
     statuses = [reply.status_code for reply in await asyncio.gather(*takes)]
     assert (statuses.count(200), statuses.count(409)) == (10, 30)
-    assert (await crowd.get(item)).json()["quantity"] == 0
+    assert (await concurrent_client.get(item)).json()["quantity"] == 0
 
 
 async def test_movements_add_up_when_many_clients_change_the_stock_at_once(
-    crowd: httpx.AsyncClient, item: str
+    concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     """Interleave patches that set the quantity, adjustments and orders of one item."""
 
     def change(number: int) -> Any:
         if number % 3 == 0:
-            return crowd.patch(item, json={"quantity": number})
+            return concurrent_client.patch(item, json={"quantity": number})
         if number % 3 == 1:
-            return crowd.post(f"{item}/stock", json={"delta": random.choice([-4, -1, 2, 5])})
+            return concurrent_client.post(f"{item}/stock", json={"delta": random.choice([-4, -1, 2, 5])})
         lines = [{"sku": "BOLT", "quantity": 2}]
-        return crowd.post("/orders", json={"customer_id": "c-1", "lines": lines})
+        return concurrent_client.post("/orders", json={"customer_id": "c-1", "lines": lines})
 
     replies = await asyncio.gather(*(change(number) for number in range(120)))
     assert {reply.status_code for reply in replies} <= {200, 201, 409}
-    now = (await crowd.get(item)).json()
-    movements = (await everything(crowd, f"{item}/movements", limit=50))[::-1]
+    now = (await concurrent_client.get(item)).json()
+    movements = (await all_rows(concurrent_client, f"{item}/movements", limit=50))[::-1]
     total = 0
     for moved in movements:
         total += moved["delta"]

@@ -16,10 +16,10 @@ from service.database.database import Database
 from service.items.import_job import CSV_LENGTH_MAX
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import WAITING, eventually, item, locked, waiting_for_locks
+from tests.support.app_helpers import WAITING, eventually, item, locked, wait_for_locks
 from tests.support.consistency import discrepancies
-from tests.support.job_helpers import a_worker, done, journal, process, read, until
-from tests.support.reply_assertions import everything, wrong_fields
+from tests.support.job_helpers import done, journal, process, read, running_worker, until
+from tests.support.reply_assertions import all_rows, wrong_fields
 
 IMPORT = "catalog.import"
 GOOD = "sku,name,price,quantity\nBOLT,Bolt,9.5,3\nNUT,Nut,0.05,0\n"
@@ -29,25 +29,25 @@ TOLD = "select type, actor, request_id from events where type like 'item.%' orde
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    async with a_worker(settings, database) as worker:
+    async with running_worker(settings, database) as worker:
         yield worker
 
 
-async def test_items_are_created_and_updated(crowd: httpx.AsyncClient, worker: Worker) -> None:
-    bolt = await item(crowd, 5, sku="BOLT")
-    job = await done(crowd, IMPORT, csv=GOOD)
+async def test_items_are_created_and_updated(concurrent_client: httpx.AsyncClient, worker: Worker) -> None:
+    bolt = await item(concurrent_client, 5, sku="BOLT")
+    job = await done(concurrent_client, IMPORT, csv=GOOD)
     assert job["result"] == {"created": 1, "updated": 1, "unchanged": 0, "bad": 0, "bad_rows": []}
-    items = {each["sku"]: each for each in await everything(crowd, "/items")}
+    items = {each["sku"]: each for each in await all_rows(concurrent_client, "/items")}
     assert (items["BOLT"]["id"], items["BOLT"]["price"], items["BOLT"]["quantity"]) == (bolt["id"], "9.50", 3)
     assert items["NUT"]["name"] == "Nut"
-    again = await done(crowd, IMPORT, csv=GOOD)
+    again = await done(concurrent_client, IMPORT, csv=GOOD)
     assert again["result"] == {"created": 0, "updated": 0, "unchanged": 2, "bad": 0, "bad_rows": []}
 
 
 async def test_the_journal_leads_from_the_item_to_the_job_and_who_asked_for_it(
-    crowd: httpx.AsyncClient, database: Database, worker: Worker
+    concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
-    job = await done(crowd, IMPORT, csv=GOOD)
+    job = await done(concurrent_client, IMPORT, csv=GOOD)
     told = [tuple(row) for row in await database.fetch(TOLD)]
     assert told == [("item.created", "worker", job["id"])] * 2
     (asked, *_) = await journal(database, job["id"])
@@ -55,11 +55,11 @@ async def test_the_journal_leads_from_the_item_to_the_job_and_who_asked_for_it(
 
 
 async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_told(
-    crowd: httpx.AsyncClient, database: Database, worker: Worker
+    concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
-    job = await until(crowd, await process(crowd, IMPORT, csv=BAD), "failed")
+    job = await until(concurrent_client, await process(concurrent_client, IMPORT, csv=BAD), "failed")
     assert (job["attempts"], job["error"]) == (1, "2 bad rows, nothing imported")
-    assert await database.fetch(TOLD) == await everything(crowd, "/items") == []
+    assert await database.fetch(TOLD) == await all_rows(concurrent_client, "/items") == []
     third, fifth = job["result"].pop("bad_rows")
     assert job["result"] == {"created": 0, "updated": 0, "unchanged": 0, "bad": 2}
     assert third["line"] == 3
@@ -67,16 +67,18 @@ async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_told(
     assert fifth == {"line": 5, "problems": ["sku: BOLT is already in line 2"]}
 
 
-async def test_bad_rows_can_be_skipped(crowd: httpx.AsyncClient, worker: Worker) -> None:
-    job = await done(crowd, IMPORT, csv=BAD, skip_bad=True)
+async def test_bad_rows_can_be_skipped(concurrent_client: httpx.AsyncClient, worker: Worker) -> None:
+    job = await done(concurrent_client, IMPORT, csv=BAD, skip_bad=True)
     assert (job["result"]["created"], job["result"]["bad"]) == (2, 2)
     assert [row["line"] for row in job["result"]["bad_rows"]] == [3, 5]
 
 
 async def test_what_is_no_csv_of_items_fails_with_the_reason(
-    crowd: httpx.AsyncClient, worker: Worker
+    concurrent_client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    job = await until(crowd, await process(crowd, IMPORT, csv="sku,name\nA,Bolt\n"), "failed")
+    job = await until(
+        concurrent_client, await process(concurrent_client, IMPORT, csv="sku,name\nA,Bolt\n"), "failed"
+    )
     assert (job["attempts"], job["error"], job["result"]) == (
         1,
         "the header lacks required columns: price",
@@ -97,26 +99,26 @@ async def test_what_is_no_csv_of_items_fails_with_the_reason(
     ],
 )
 async def test_a_payload_that_cannot_work_is_refused_at_once(
-    crowd: httpx.AsyncClient, payload: dict[str, Any], field: str
+    concurrent_client: httpx.AsyncClient, payload: dict[str, Any], field: str
 ) -> None:
-    reply = await crowd.post("/process", json={"kind": IMPORT, "payload": payload})
+    reply = await concurrent_client.post("/process", json={"kind": IMPORT, "payload": payload})
     assert wrong_fields(reply) == {field}
 
 
 async def test_an_import_that_another_worker_takes_over_is_done_once(
-    crowd: httpx.AsyncClient, settings: Settings, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, settings: Settings, database: Database, database_url: str
 ) -> None:
-    bolt = await item(crowd, 5, sku="BOLT")
+    bolt = await item(concurrent_client, 5, sku="BOLT")
     # the first one's only place is taken, so it cannot take the lapsed job over itself
-    first = a_worker(replace(settings, worker_concurrency=1), database)
+    first = running_worker(replace(settings, worker_concurrency=1), database)
     async with first, locked(database_url, bolt) as holder:
-        job_id = await process(crowd, IMPORT, csv=GOOD)
-        await waiting_for_locks(holder, 1)
+        job_id = await process(concurrent_client, IMPORT, csv=GOOD)
+        await wait_for_locks(holder, 1)
         await database.fetch("update queue.pgqueuer set heartbeat = now() - interval '1 hour'")
-        async with a_worker(settings, database):  # believes the first one dead
-            await waiting_for_locks(holder, 2)  # both have read the rows
+        async with running_worker(settings, database):  # believes the first one dead
+            await wait_for_locks(holder, 2)  # both have read the rows
             await holder.execute("rollback; begin")
-            job = await until(crowd, job_id, "succeeded")
+            job = await until(concurrent_client, job_id, "succeeded")
     assert (job["attempts"], job["result"]["created"], job["result"]["updated"]) == (2, 1, 1)
     told = [row["type"] for row in await database.fetch(TOLD)]
     assert sorted(told) == ["item.created", "item.created", "item.updated"]
@@ -126,16 +128,16 @@ async def test_an_import_that_another_worker_takes_over_is_done_once(
 
 
 async def test_a_cancelled_import_changes_nothing(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, worker: Worker
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, worker: Worker
 ) -> None:
-    bolt = await item(crowd, 5, sku="BOLT")
+    bolt = await item(concurrent_client, 5, sku="BOLT")
     async with locked(database_url, bolt) as holder:
-        job_id = await process(crowd, IMPORT, csv=GOOD)
-        await waiting_for_locks(holder, 1)
-        assert (await crowd.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
+        job_id = await process(concurrent_client, IMPORT, csv=GOOD)
+        await wait_for_locks(holder, 1)
+        assert (await concurrent_client.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
         await waiting_for_none(holder)
-    assert await everything(crowd, "/items") == [bolt]
-    assert (await read(crowd, job_id))["status"] == "cancelled"
+    assert await all_rows(concurrent_client, "/items") == [bolt]
+    assert (await read(concurrent_client, job_id))["status"] == "cancelled"
 
 
 async def waiting_for_none(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -149,7 +151,7 @@ async def waiting_for_none(connection: "asyncpg.Connection[asyncpg.Record]") -> 
 
 
 async def test_a_large_import_shows_progress_and_leaves_the_loop_to_others(
-    crowd: httpx.AsyncClient, database: Database, worker: Worker
+    concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
     row = ",,x,,[],x\n"  # takes long to explain
     csv = "sku,name,price,quantity,attributes,currency\n" + row * (CSV_LENGTH_MAX // 2 // len(row))
@@ -160,9 +162,9 @@ async def test_a_large_import_shows_progress_and_leaves_the_loop_to_others(
         return max(seen) >= 40
 
     async with turns() as turn_seconds:
-        job_id = await process(crowd, IMPORT, csv=csv)
+        job_id = await process(concurrent_client, IMPORT, csv=csv)
         await eventually(well_under_way)
-        await crowd.delete(f"/jobs/{job_id}")
+        await concurrent_client.delete(f"/jobs/{job_id}")
     assert len(seen) > 2
     assert max(turn_seconds) < 0.05
 

@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import connected, running
 from tests.support.job_helpers import SLEEP, done, journal, process, read, until
-from tests.support.reply_assertions import JSON, everything, refused, wrong_fields
+from tests.support.reply_assertions import JSON, all_rows, assert_refused, wrong_fields
 
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -91,14 +91,14 @@ async def test_the_journal_tells_its_story(client: Client, database: Database, w
 
 async def test_an_unknown_kind_is_refused_with_those_there_are(client: Client) -> None:
     reply = await client.post("/process", json={"kind": "nope", "payload": {}})
-    known = [detail["kind"] for detail in refused(reply, 422, "UNKNOWN_JOB")["details"]]
+    known = [detail["kind"] for detail in assert_refused(reply, 422, "UNKNOWN_JOB")["details"]]
     assert known == sorted(known)
     assert SLEEP in known
 
 
 async def test_production_does_not_sleep(settings: Settings, key: str) -> None:
     async with running(replace(settings, job_test_kinds=False), key) as client:
-        refused(await client.post("/process", json=NAP), 422, "UNKNOWN_JOB")
+        assert_refused(await client.post("/process", json=NAP), 422, "UNKNOWN_JOB")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ async def test_every_wrong_field_is_listed(
 
 
 async def test_what_is_no_json_is_refused(client: Client) -> None:
-    refused(await client.post("/process", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
+    assert_refused(await client.post("/process", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
     plain = {"Content-Type": "text/plain"}
-    refused(await client.post("/process", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert_refused(await client.post("/process", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 async def test_a_repeated_request_queues_once(client: Client, database: Database) -> None:
@@ -137,7 +137,7 @@ async def test_a_repeated_request_queues_once(client: Client, database: Database
     assert again.headers["Location"] == first.headers["Location"]
     assert again.headers["Idempotent-Replayed"] == "true"
     other = await client.post("/process", json={**NAP, "payload": {"seconds": 1}}, headers=once)
-    refused(other, 422, "IDEMPOTENCY_MISMATCH")
+    assert_refused(other, 422, "IDEMPOTENCY_MISMATCH")
     assert await database.fetchval(ENTRIES) == 1
     assert len((await client.get("/jobs")).json()["data"]) == 1
 
@@ -154,14 +154,14 @@ async def test_twenty_repeats_at_two_replicas_at_once_queue_once(
     assert len({reply.content for reply in accepted}) == 1
     for reply in replies:
         if reply not in accepted:
-            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+            assert_refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
     assert await database.fetchval(ENTRIES) == 1
 
 
 async def test_of_a_job_that_could_not_be_stored_nothing_is_left(client: Client, database: Database) -> None:
     await database.fetch("alter table jobs add constraint no_naps check (kind <> 'system.sleep')")
     reply = await client.post("/process", json=NAP, headers={"Idempotency-Key": "k-1"})
-    refused(reply, 500, "INTERNAL_ERROR")
+    assert_refused(reply, 500, "INTERNAL_ERROR")
     for table in ("queue.pgqueuer", "queue.pgqueuer_log", "idempotency_keys", "jobs"):
         assert await database.fetchval(f"select count(*) from {table}") == 0
     await database.fetch("alter table jobs drop constraint no_naps")
@@ -171,15 +171,15 @@ async def test_of_a_job_that_could_not_be_stored_nothing_is_left(client: Client,
 
 async def test_jobs_are_listed_newest_first(client: Client) -> None:
     ids = [await process(client, seconds=0) for _ in range(5)]
-    assert [job["id"] for job in await everything(client, "/jobs", limit=2)] == ids[::-1]
+    assert [job["id"] for job in await all_rows(client, "/jobs", limit=2)] == ids[::-1]
 
 
 async def test_lists_are_filtered(client: Client) -> None:
     first, second = [await process(client, seconds=0) for _ in range(2)]
     await client.delete(f"/jobs/{first}")
-    assert [job["id"] for job in await everything(client, "/jobs", status="cancelled")] == [first]
-    assert [job["id"] for job in await everything(client, "/jobs", status="queued", kind=SLEEP)] == [second]
-    assert await everything(client, "/jobs", kind="report.export") == []
+    assert [job["id"] for job in await all_rows(client, "/jobs", status="cancelled")] == [first]
+    assert [job["id"] for job in await all_rows(client, "/jobs", status="queued", kind=SLEEP)] == [second]
+    assert await all_rows(client, "/jobs", kind="report.export") == []
     assert wrong_fields(await client.get("/jobs", params={"status": "lost"}), "query") == {"/status"}
 
 
@@ -190,7 +190,7 @@ async def test_lists_are_filtered(client: Client) -> None:
 async def test_a_job_that_is_not_there_is_not_found(
     client: Client, database: Database, method: str, path: str
 ) -> None:
-    refused(await client.request(method, f"/jobs/{NOBODY}{path}"), 404, "NOT_FOUND")
+    assert_refused(await client.request(method, f"/jobs/{NOBODY}{path}"), 404, "NOT_FOUND")
     assert await database.fetchval(ENTRIES) == 0
 
 
@@ -222,7 +222,10 @@ async def test_a_running_job_is_cancelled_at_once_and_stops(
 
 async def test_what_has_ended_cannot_be_cancelled(client: Client, worker: Worker) -> None:
     job = await done(client, seconds=0)
-    assert "succeeded" in refused(await client.delete(f"/jobs/{job['id']}"), 409, "INVALID_STATE")["message"]
+    assert (
+        "succeeded"
+        in assert_refused(await client.delete(f"/jobs/{job['id']}"), 409, "INVALID_STATE")["message"]
+    )
     assert await read(client, job["id"]) == job
 
 
@@ -248,14 +251,14 @@ async def test_what_has_not_failed_is_not_tried_again(
     client: Client, database: Database, settings: Settings
 ) -> None:
     job_id = await process(client, seconds=0)
-    refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
     assert await database.fetchval(ENTRIES) == 1
     async with Worker(settings, database, build_registry(settings)).open():
         await until(client, job_id, "succeeded")
-    refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/jobs/{job_id}/retry"), 409, "INVALID_STATE")
     called_off = await process(client, seconds=0)
     await client.delete(f"/jobs/{called_off}")
-    refused(await client.post(f"/jobs/{called_off}/retry"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/jobs/{called_off}/retry"), 409, "INVALID_STATE")
     assert await database.fetchval(ENTRIES) == 0
 
 
@@ -263,7 +266,7 @@ async def test_the_file_a_job_made_is_downloaded(
     client: Client, database: Database, settings: Settings
 ) -> None:
     job_id = await process(client, seconds=0)
-    refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
+    assert_refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
     size = await open_blob_store(settings).put("exports/1.csv", b"a,b\n1,2\n")
     output = {"key": "exports/1.csv", "filename": 'Zürich "1".csv', "content_type": "text/csv"}
     await database.fetch("update jobs set result = $1::jsonb", {"output": {**output, "size_bytes": size}})
@@ -276,7 +279,7 @@ async def test_the_file_a_job_made_is_downloaded(
     head = await client.head(f"/jobs/{job_id}/output")
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "8")
     await open_blob_store(settings).delete("exports/1.csv")
-    refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
+    assert_refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
 
 
 async def test_scopes_tell_looking_from_doing(client: Client, make_key: Any) -> None:
@@ -284,11 +287,11 @@ async def test_scopes_tell_looking_from_doing(client: Client, make_key: Any) -> 
     reader = {"Authorization": f"Bearer {await make_key('jobs:read')}"}
     writer = {"Authorization": f"Bearer {await make_key('jobs:write')}"}
     for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/output", f"/jobs/{job_id}/events"):
-        refused(await client.get(path, headers=writer), 403, "FORBIDDEN")
+        assert_refused(await client.get(path, headers=writer), 403, "FORBIDDEN")
     assert (await client.get(f"/jobs/{job_id}", headers=reader)).status_code == 200
     for method, path in (
         ("POST", "/process"),
         ("DELETE", f"/jobs/{job_id}"),
         ("POST", f"/jobs/{job_id}/retry"),
     ):
-        refused(await client.request(method, path, json=NAP, headers=reader), 403, "FORBIDDEN")
+        assert_refused(await client.request(method, path, json=NAP, headers=reader), 403, "FORBIDDEN")

@@ -28,7 +28,7 @@ from service.jobs.runner import _backoff_seconds
 from service.jobs.schemas import Job, NewJob
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import PATIENCE_SECONDS, eventually
+from tests.support.app_helpers import MAX_WAIT_SECONDS, eventually
 from tests.support.reply_assertions import LEAK
 
 ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
@@ -232,7 +232,7 @@ async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> 
         ours_over.set()
         return "ours"
 
-    async with AsyncExitStack() as first, asyncio.timeout(PATIENCE_SECONDS):
+    async with AsyncExitStack() as first, asyncio.timeout(MAX_WAIT_SECONDS):
         # its one place is taken, so it cannot take the lapsed job over itself
         await first.enter_async_context(workshop.doing(work, worker_concurrency=1))
         job_id = await workshop.wish()
@@ -277,7 +277,7 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
 
     async with workshop.doing(work):
         job_id = await workshop.wish()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(MAX_WAIT_SECONDS):
             await superseded.wait()
         assert (await read_job(workshop.database, job_id)).status == "cancelled"
     assert await workshop.ends() == ["cancelled"]

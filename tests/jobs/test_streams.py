@@ -19,10 +19,10 @@ from service.jobs.controller import events
 from service.jobs.operations import cancel, submit
 from service.jobs.schemas import NewJob
 from service.jobs.streams import JobStreams
-from tests.support.app_helpers import PATIENCE_SECONDS, Json, connected, eventually, waiting_for_locks
-from tests.support.depot_process import Live, live, working
+from tests.support.app_helpers import MAX_WAIT_SECONDS, Json, connected, eventually, wait_for_locks
+from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
 from tests.support.job_helpers import process
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 EARS = "from pg_stat_activity where datname = current_database() and query like 'LISTEN \"depot_jobs\"%'"
 LISTENING = f"select count(*) {EARS}"
@@ -31,14 +31,14 @@ SOON_SECONDS = 3.0
 
 
 @pytest.fixture
-def server(database_url: str, tmp_path: Path) -> Iterator[Live]:
+def server(database_url: str, tmp_path: Path) -> Iterator[DepotProcess]:
     limits = {"DEPOT_JOB_STREAMS_MAX": "3", "DEPOT_JOB_TEST_KINDS": "1", "DEPOT_DRAIN_SECONDS": "60"}
-    with live(database_url, tmp_path / "home", **limits) as server:
+    with depot_serve(database_url, tmp_path / "home", **limits) as server:
         yield server
 
 
 @pytest.fixture
-async def socketed(server: Live, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def socketed(server: DepotProcess, key: str) -> AsyncIterator[httpx.AsyncClient]:
     async with server.client(key) as client:
         yield client
 
@@ -76,11 +76,11 @@ async def stream(client: httpx.AsyncClient, job_id: str) -> AsyncIterator[Stream
 
 
 async def test_progress_is_seen_until_the_end(
-    server: Live, socketed: httpx.AsyncClient, database_url: str, tmp_path: Path
+    server: DepotProcess, socketed: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     job_id = await process(socketed, seconds=1.5, steps=5)
     async with stream(socketed, job_id) as opened:
-        with working(database_url, tmp_path / "home"):
+        with depot_worker(database_url, tmp_path / "home"):
             seen = [job async for job in opened]
     assert [seen[0]["status"], seen[1]["status"], seen[-1]["status"]] == ["queued", "running", "succeeded"]
     progress = [job["progress"] for job in seen]
@@ -89,7 +89,7 @@ async def test_progress_is_seen_until_the_end(
     assert seen[-1] == (await socketed.get(f"/jobs/{job_id}")).json()
 
 
-async def test_a_stream_is_a_reply_like_any_other(server: Live, socketed: httpx.AsyncClient) -> None:
+async def test_a_stream_is_a_reply_like_any_other(server: DepotProcess, socketed: httpx.AsyncClient) -> None:
     job_id = await process(socketed, seconds=0)
     headers = {"X-Request-ID": "streamed"}
     async with socketed.stream("GET", f"/jobs/{job_id}/events", headers=headers) as reply:
@@ -142,7 +142,7 @@ async def test_there_is_a_limit_and_who_leaves_makes_room(
             async with stream(socketed, job_id):
                 await eventually(one_listens)
                 async with asyncio.timeout(SOON_SECONDS):
-                    refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+                    assert_refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
             await eventually(room)
         await eventually(nobody_listens)
 
@@ -161,7 +161,7 @@ async def test_a_lost_connection_to_the_database_is_made_up_for(
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stream_does_not_delay_a_shutdown(
-    server: Live, socketed: httpx.AsyncClient, sig: signal.Signals
+    server: DepotProcess, socketed: httpx.AsyncClient, sig: signal.Signals
 ) -> None:
     job_id = await process(socketed, seconds=0)
     async with stream(socketed, job_id) as opened:
@@ -176,7 +176,7 @@ async def test_a_stream_does_not_delay_a_shutdown(
 
 
 async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
-    server: Live, socketed: httpx.AsyncClient
+    server: DepotProcess, socketed: httpx.AsyncClient
 ) -> None:
     job_id = await process(socketed, seconds=0)
     server.process.send_signal(signal.SIGTERM)
@@ -199,7 +199,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
         async with holder.transaction():
             await holder.execute("lock table jobs")
             beginning = asyncio.create_task(anext(second))
-            await waiting_for_locks(holder, 1)
+            await wait_for_locks(holder, 1)
             draining.set()
             async with asyncio.timeout(SOON_SECONDS):
                 assert [job async for job in first] == [None]
@@ -211,7 +211,7 @@ async def test_silence_is_filled_with_comments(database: Database, monkeypatch: 
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
     streams = JobStreams(database, streams_max=1, draining=lambda: False)
     job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
-    async with streams.open(), asyncio.timeout(PATIENCE_SECONDS):
+    async with streams.open(), asyncio.timeout(MAX_WAIT_SECONDS):
         changes = streams.follow(job_id)
         sent = events(await anext(changes), changes)
         while b'"status":"queued"' not in await anext(sent):

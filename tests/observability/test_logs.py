@@ -19,7 +19,7 @@ from service.database.database import Database
 from service.observability.redaction import redact_path, redactor
 from service.settings import Settings
 from tests.support.depot_command import run_depot
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 
 Make = Callable[..., Awaitable[str]]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -121,7 +121,7 @@ async def test_every_line_of_a_request_has_its_ids(
 ) -> None:
     await database.fetch("alter table items add check (name <> 'no') not valid")
     await database.fetch("alter table resources rename to gone")
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             ids = {"X-Request-ID": "mine", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
             await client.post("/items", json={"sku": "A", "name": "no", "price": "1"}, headers=ids)
@@ -139,7 +139,7 @@ async def test_every_line_of_a_request_has_its_ids(
 
 
 async def test_successful_probes_are_not_logged(database_url: str, tmp_path: Path, key: str) -> None:
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             for path in ("/health", "/health/live", "/health/ready", "/metrics", "/health/else", "/items"):
                 await client.get(path)
@@ -153,7 +153,7 @@ async def test_a_live_server_logs_no_secret_during_errors_and_outages(
     async with database.sessions() as session, session.begin():
         key = await create_key(session, name="test", scopes=["admin"], secret=SECRET)
     url = with_password(settings)
-    with live(url, tmp_path / "home", DEPOT_SECRET=SECRET) as server:
+    with depot_serve(url, tmp_path / "home", DEPOT_SECRET=SECRET) as server:
         async with server.client(key) as client:
             made = await client.post(
                 "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
@@ -183,7 +183,7 @@ async def test_a_live_server_logs_no_secret_during_errors_and_outages(
         assert secret not in log
 
 
-def raw(server: Live, request: str) -> bytes:
+def raw(server: DepotProcess, request: str) -> bytes:
     host, _, port = server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request.encode("latin-1"))

@@ -14,44 +14,46 @@ import pytest
 
 from service.settings import Settings
 from tests.support.app_helpers import eventually, running
-from tests.support.depot_process import Live, live, working
+from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
 from tests.support.job_helpers import process
-from tests.support.scraped_metrics import Figures
+from tests.support.scraped_metrics import ScrapedMetrics
 
 REQUESTS = 60
 
 
 @contextmanager
-def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple[Live, Path]]:
+def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple[DepotProcess, Path]]:
     """Run two workers; yield them and their metrics directory once both serve."""
     temporary = home / "tmp"
     temporary.mkdir()
-    with live(database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment) as server:
+    with depot_serve(
+        database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment
+    ) as server:
         server.wait_for("listening", 2)
         (folder,) = temporary.glob("depot-metrics-*")
         yield server, folder
 
 
-def workers(server: Live) -> list[psutil.Process]:
+def workers(server: DepotProcess) -> list[psutil.Process]:
     """Return the serving processes; the parent also has a resource tracker."""
     children = psutil.Process(server.process.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def get(server: Live, path: str, key: str) -> httpx.Response:
+def get(server: DepotProcess, path: str, key: str) -> httpx.Response:
     """Send a request on a new connection, which any worker may accept."""
     reply = httpx.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=10)
     assert reply.status_code == 200, reply.text
     return reply
 
 
-def item_requests(server: Live, key: str) -> float:
-    figures = Figures(get(server, "/metrics", key).text)
+def item_requests(server: DepotProcess, key: str) -> float:
+    figures = ScrapedMetrics(get(server, "/metrics", key).text)
     return figures.sum("http_requests_total", route="/items", status="200")
 
 
-def pool_max(server: Live, key: str) -> float:
-    return Figures(get(server, "/metrics", key).text).sum("db_pool_connections_max", pool="statements")
+def pool_max(server: DepotProcess, key: str) -> float:
+    return ScrapedMetrics(get(server, "/metrics", key).text).sum("db_pool_connections_max", pool="statements")
 
 
 async def test_workers_are_summed_and_a_dead_one_loses_no_count(
@@ -112,15 +114,15 @@ async def test_a_worker_serves_its_metrics_on_the_configured_port(
     settings: Settings, database_url: str, tmp_path: Path, key: str, port: int
 ) -> None:
     given = {"DEPOT_WORKER_METRICS_PORT": str(port), "DEPOT_JOB_ATTEMPTS_MAX": "1"}
-    with working(database_url, tmp_path / "home", **given) as worker:
+    with depot_worker(database_url, tmp_path / "home", **given) as worker:
         async with running(
             Settings(database_url=database_url, home=tmp_path, job_test_kinds=True), key
         ) as client:
             await process(client, seconds=0)
             await process(client, seconds=0, fail_times=1)
 
-        def shown() -> Figures:
-            return Figures(httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text)
+        def shown() -> ScrapedMetrics:
+            return ScrapedMetrics(httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text)
 
         async def done() -> bool:
             return (await asyncio.to_thread(shown)).sum("job_runs_total") == 2
@@ -138,13 +140,13 @@ def test_a_worker_whose_port_is_in_use_fails_with_one_line(database_url: str, tm
         number = str(taken.getsockname()[1])
         with (
             pytest.raises(AssertionError, match="cannot show metrics on 127"),
-            working(database_url, tmp_path / "home", DEPOT_WORKER_METRICS_PORT=number),
+            depot_worker(database_url, tmp_path / "home", DEPOT_WORKER_METRICS_PORT=number),
         ):
             pass
 
 
 def test_a_worker_without_a_port_shows_nothing(database_url: str, tmp_path: Path) -> None:
-    with working(database_url, tmp_path / "home") as worker:
+    with depot_worker(database_url, tmp_path / "home") as worker:
         connections = psutil.Process(worker.process.pid).net_connections("inet")
         assert not [connection for connection in connections if connection.status == psutil.CONN_LISTEN]
         os.kill(worker.process.pid, signal.SIGTERM)

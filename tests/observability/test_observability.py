@@ -13,7 +13,7 @@ from msgspec.structs import fields, replace
 from service.app import create_app
 from service.settings import PREFIX, UNPREFIXED, Settings
 from tests.support.app_helpers import eventually
-from tests.support.scraped_metrics import Figures
+from tests.support.scraped_metrics import ScrapedMetrics
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"\bdepot_\w+")
@@ -37,11 +37,11 @@ def panels() -> list[dict[str, Any]]:
 async def names(settings: Settings) -> set[str]:
     """Return all sample names, including those of metrics without samples."""
     async with AsyncTestClient(create_app(replace(settings, metrics="open"), worker=True)) as client:
-        figures = Figures("")
+        figures = ScrapedMetrics("")
 
         async def whole() -> bool:
             nonlocal figures
-            figures = Figures((await client.get("/metrics")).text)
+            figures = ScrapedMetrics((await client.get("/metrics")).text)
             return "depot_webhook_lag_seconds" in figures.families
 
         await eventually(whole)  # a database that is slow to answer is left out

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from tests.support.app_helpers import item, order
 from tests.support.depot_command import DEPOT
-from tests.support.depot_process import live, working
+from tests.support.depot_process import depot_serve, depot_worker
 from tests.support.job_helpers import process, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -84,7 +84,7 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     async with collecting() as collector:
-        with live(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
+        with depot_serve(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
             async with server.client(key) as client:
                 bolt = await item(client, 100)
                 headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine"}
@@ -130,7 +130,7 @@ async def test_an_unhandled_error_is_a_failed_span_without_the_row(
 ) -> None:
     await database.fetch("alter table items add check (name <> 'hunter2') not valid")
     async with collecting() as collector:
-        with live(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
+        with depot_serve(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as server:
             async with server.client(key) as client:
                 await client.post("/items", json={"sku": "A", "name": "hunter2", "price": "1"})
             await asyncio.to_thread(server.stop)
@@ -145,7 +145,7 @@ async def test_new_traces_are_sampled_at_the_configured_ratio(
 ) -> None:
     async with collecting() as collector:
         given = {"DEPOT_TRACES_URL": collector.url, "DEPOT_TRACES_RATIO": "0"}
-        with live(database_url, tmp_path / "home", **given) as server:
+        with depot_serve(database_url, tmp_path / "home", **given) as server:
             async with server.client(key) as client:
                 await client.get("/items")
                 await client.get("/resources", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
@@ -156,8 +156,8 @@ async def test_new_traces_are_sampled_at_the_configured_ratio(
 async def test_jobs_of_a_worker_are_spans(database_url: str, tmp_path: Path, key: str) -> None:
     async with collecting() as collector:
         with (
-            live(database_url, tmp_path / "home", DEPOT_JOB_TEST_KINDS="1") as server,
-            working(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as worker,
+            depot_serve(database_url, tmp_path / "home", DEPOT_JOB_TEST_KINDS="1") as server,
+            depot_worker(database_url, tmp_path / "home", DEPOT_TRACES_URL=collector.url) as worker,
         ):
             async with server.client(key) as client:
                 job = await process(client, seconds=0)
@@ -172,7 +172,7 @@ async def test_an_unreachable_collector_delays_neither_requests_nor_shutdown(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     given = {"DEPOT_TRACES_URL": "http://127.0.0.1:1/v1/traces", "DEPOT_DRAIN_SECONDS": "0"}
-    with live(database_url, tmp_path / "home", **given) as server:
+    with depot_serve(database_url, tmp_path / "home", **given) as server:
         async with server.client(key) as client:
             for _ in range(20):
                 assert (await client.get("/items")).status_code == 200

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from tests.support.app_helpers import eventually, item, nothing_under_way
+from tests.support.app_helpers import eventually, item, wait_until_idle
 from tests.support.consistency import discrepancies
-from tests.support.depot_process import Live, live
-from tests.support.order_load import Tally, buy
+from tests.support.depot_process import DepotProcess, depot_serve
+from tests.support.order_load import OrderTally, buy
 
 ROUNDS = 3
 BUYERS = 8
@@ -18,13 +18,13 @@ SEED = 9
 async def test_a_killed_server_loses_no_order_and_leaves_no_half_of_one(
     key: str, database_url: str, tmp_path: Path
 ) -> None:
-    random, tally, skus = Random(SEED), Tally(), list[str]()
+    random, tally, skus = Random(SEED), OrderTally(), list[str]()
     for _ in range(ROUNDS):
-        with live(database_url, tmp_path / "home") as server:
+        with depot_serve(database_url, tmp_path / "home") as server:
             async with server.client(key) as client:
                 skus = skus or [(await item(client, 100_000))["sku"] for _ in range(5)]
             await kill_in_a_storm(server, key, skus, tally, random)
-        await nothing_under_way(database_url)
+        await wait_until_idle(database_url)
         assert await discrepancies(database_url, tally.placed) == []
     assert len(tally.placed) > ROUNDS * 20
     assert tally.refused == {}
@@ -33,18 +33,20 @@ async def test_a_killed_server_loses_no_order_and_leaves_no_half_of_one(
 async def test_after_a_kill_the_next_server_serves_what_was_acknowledged(
     key: str, database_url: str, tmp_path: Path
 ) -> None:
-    tally = Tally()
-    with live(database_url, tmp_path / "home") as server:
+    tally = OrderTally()
+    with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             skus = [(await item(client, 100_000))["sku"] for _ in range(3)]
         await kill_in_a_storm(server, key, skus, tally, Random(SEED))
-    with live(database_url, tmp_path / "home") as server:
+    with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             replies = [await client.get(f"/orders/{order_id}") for order_id in tally.placed]
     assert {reply.json()["id"]: reply.json()["total"] for reply in replies} == tally.placed
 
 
-async def kill_in_a_storm(server: Live, key: str, skus: list[str], tally: Tally, random: Random) -> None:
+async def kill_in_a_storm(
+    server: DepotProcess, key: str, skus: list[str], tally: OrderTally, random: Random
+) -> None:
     """Let the buyers buy, and kill the server at some order while others are on their way."""
     enough = len(tally.placed) + random.randint(20, 120)
     never = asyncio.Event()
@@ -57,5 +59,5 @@ async def kill_in_a_storm(server: Live, key: str, skus: list[str], tally: Tally,
     await asyncio.gather(*buyers)
 
 
-async def sold(tally: Tally, how_many: int) -> bool:
+async def sold(tally: OrderTally, how_many: int) -> bool:
     return len(tally.placed) >= how_many

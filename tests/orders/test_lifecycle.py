@@ -12,7 +12,7 @@ from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import eventually, item, order, running, stock
 from tests.support.consistency import discrepancies
-from tests.support.reply_assertions import refused
+from tests.support.reply_assertions import assert_refused
 
 ONCE = {"Idempotency-Key": "k-1"}
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
@@ -60,14 +60,14 @@ async def test_fulfilling_ends_an_order(client: Client, bolt: dict[str, Any], pl
     reply = await client.post(f"/orders/{placed['id']}/fulfil")
     assert (reply.status_code, reply.json()) == (200, {**placed, "status": "fulfilled", "version": 2})
     assert await stock(client, bolt) == 6
-    refusal = refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
+    refusal = assert_refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
     assert "fulfilled" in refusal["message"]
-    refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
 
 
 async def test_a_cancelled_order_cannot_be_fulfilled(client: Client, placed: dict[str, Any]) -> None:
     await client.post(f"/orders/{placed['id']}/cancel")
-    refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
@@ -76,15 +76,15 @@ async def test_only_the_version_that_was_seen_is_changed(
 ) -> None:
     path = f"/orders/{placed['id']}/{step}"
     stale = await client.post(path, headers={"If-Match": '"7"'})
-    refused(stale, 412, "PRECONDITION_FAILED")
+    assert_refused(stale, 412, "PRECONDITION_FAILED")
     assert stale.headers["ETag"] == '"1"'
     assert (await client.post(path, headers={"If-Match": '"1"'})).status_code == 200
-    refused(await client.post(path, headers={"If-Match": '"1"'}), 412, "PRECONDITION_FAILED")
+    assert_refused(await client.post(path, headers={"If-Match": '"1"'}), 412, "PRECONDITION_FAILED")
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
 async def test_an_order_has_to_exist(client: Client, step: str) -> None:
-    refused(await client.post(f"/orders/{UNKNOWN}/{step}"), 404, "NOT_FOUND")
+    assert_refused(await client.post(f"/orders/{UNKNOWN}/{step}"), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(("step", "status"), [("cancel", "cancelled"), ("fulfil", "fulfilled")])
@@ -118,7 +118,7 @@ async def test_what_is_repeated_under_a_key_is_answered_as_the_first_time(
     assert (again.headers["ETag"], again.headers["Idempotent-Replayed"]) == ('"2"', "true")
     assert (first.status_code, "Idempotent-Replayed" in first.headers) == (200, False)
     other = await client.post(f"/orders/{placed['id']}/fulfil", headers={"Idempotency-Key": "another"})
-    refused(other, 409, "INVALID_STATE")
+    assert_refused(other, 409, "INVALID_STATE")
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
@@ -131,27 +131,29 @@ async def test_twenty_repeats_at_two_replicas_at_once_get_one_answer(
     answered = [reply for reply in replies if reply.status_code == 200]
     for reply in replies:
         if reply.status_code != 200:
-            refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
+            assert_refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS")
     assert len({reply.content for reply in answered}) == 1
     assert sum("Idempotent-Replayed" not in reply.headers for reply in answered) == 1
 
 
 async def test_of_twenty_who_cancel_and_fulfil_at_once_one_kind_wins_once(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     for _ in range(5):
-        bolt = await item(crowd, 10)
-        placed = (await order(crowd, (bolt, 4))).json()
+        bolt = await item(concurrent_client, 10)
+        placed = (await order(concurrent_client, (bolt, 4))).json()
         steps = ["cancel", "fulfil"] * 10
-        replies = await asyncio.gather(*[crowd.post(f"/orders/{placed['id']}/{step}") for step in steps])
-        end = (await crowd.get(f"/orders/{placed['id']}")).json()
+        replies = await asyncio.gather(
+            *[concurrent_client.post(f"/orders/{placed['id']}/{step}") for step in steps]
+        )
+        end = (await concurrent_client.get(f"/orders/{placed['id']}")).json()
         assert end["version"] == 2
         for step, reply in zip(steps, replies, strict=True):
             if (step == "cancel" and end["status"] == "cancelled") or reply.status_code == 200:
                 assert reply.json() == end
             else:
-                refused(reply, 409, "INVALID_STATE")
-        assert await stock(crowd, bolt) == (10 if end["status"] == "cancelled" else 6)
+                assert_refused(reply, 409, "INVALID_STATE")
+        assert await stock(concurrent_client, bolt) == (10 if end["status"] == "cancelled" else 6)
     assert await discrepancies(database_url) == []
 
 
@@ -177,8 +179,8 @@ async def test_stock_without_room_for_the_pieces_keeps_the_order_placed(
     client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str
 ) -> None:
     await client.patch(f"/items/{bolt['id']}", json={"quantity": 2_147_483_647})
-    refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
-    refused(await client.post(f"/orders/{placed['id']}/cancel", headers=ONCE), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
+    assert_refused(await client.post(f"/orders/{placed['id']}/cancel", headers=ONCE), 409, "INVALID_STATE")
     assert (await client.get(f"/orders/{placed['id']}")).json() == placed
     assert await discrepancies(database_url) == []
 

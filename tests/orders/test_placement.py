@@ -36,10 +36,10 @@ from tests.support.app_helpers import (
     order,
     running,
     stock,
-    waiting_for_locks,
+    wait_for_locks,
 )
 from tests.support.consistency import discrepancies
-from tests.support.depot_process import live
+from tests.support.depot_process import depot_serve
 
 POISON = "alter table orders add constraint no_poison check (customer_id <> 'poison')"
 LOSES = """
@@ -99,12 +99,12 @@ async def commits(database_url: str) -> list[int]:
 
 
 async def test_two_hundred_buyers_of_fifty_pieces_get_exactly_fifty(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(crowd, 50)
-    replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for _ in range(200)])
+    bolt = await item(concurrent_client, 50)
+    replies = await asyncio.gather(*[order(concurrent_client, (bolt, 1)) for _ in range(200)])
     assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
-    assert await stock(crowd, bolt) == 0
+    assert await stock(concurrent_client, bolt) == 0
     assert await discrepancies(database_url, totals(replies)) == []
 
 
@@ -113,7 +113,9 @@ async def test_two_replicas_on_one_database_sell_exactly_fifty(
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
         bolt = await item(one, 50)
-        replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for crowd in (one, other) * 100])
+        replies = await asyncio.gather(
+            *[order(concurrent_client, (bolt, 1)) for concurrent_client in (one, other) * 100]
+        )
     assert outcomes(replies) == {"placed": 50, "INSUFFICIENT_STOCK": 150}
     assert await discrepancies(database_url, totals(replies)) == []
 
@@ -131,47 +133,51 @@ async def test_orders_that_cross_each_other_do_not_lock_up(
 
 
 async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(crowd, 100)
-    changes = [crowd.post(f"/items/{bolt['id']}/stock", json={"delta": 1}) for _ in range(20)]
-    settings = [crowd.patch(f"/items/{bolt['id']}", json={"quantity": 60 + n}) for n in range(5)]
-    replies = await asyncio.gather(*[order(crowd, (bolt, 1)) for _ in range(100)], *changes, *settings)
+    bolt = await item(concurrent_client, 100)
+    changes = [concurrent_client.post(f"/items/{bolt['id']}/stock", json={"delta": 1}) for _ in range(20)]
+    settings = [concurrent_client.patch(f"/items/{bolt['id']}", json={"quantity": 60 + n}) for n in range(5)]
+    replies = await asyncio.gather(
+        *[order(concurrent_client, (bolt, 1)) for _ in range(100)], *changes, *settings
+    )
     assert all(reply.status_code in {200, 201, 409} for reply in replies)
     assert await discrepancies(database_url, totals(replies)) == []
 
 
 async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(crowd, 1)
+    bolt = await item(concurrent_client, 1)
     async with locked(database_url, bolt) as holder:
         await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, "cli", None, "the last one broke")
-        buyer = asyncio.create_task(order(crowd, (bolt, 1)))
-        await waiting_for_locks(holder, 1)
+        buyer = asyncio.create_task(order(concurrent_client, (bolt, 1)))
+        await wait_for_locks(holder, 1)
     assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}
     assert await discrepancies(database_url) == []
 
 
 async def test_items_are_locked_in_the_order_of_their_ids_whatever_that_of_the_lines(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    first, *others = sorted([await item(crowd, 5) for _ in range(6)], key=itemgetter("id"))
+    first, *others = sorted([await item(concurrent_client, 5) for _ in range(6)], key=itemgetter("id"))
     async with locked(database_url, first) as holder:
-        buyer = asyncio.create_task(order(crowd, *[(each, 1) for each in reversed(others)], (first, 1)))
-        await waiting_for_locks(holder, 1)
+        buyer = asyncio.create_task(
+            order(concurrent_client, *[(each, 1) for each in reversed(others)], (first, 1))
+        )
+        await wait_for_locks(holder, 1)
         await holder.execute("select 1 from items for update nowait")  # the order has none of them yet
     assert outcomes([await buyer]) == {"placed": 1}
 
 
 async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_commit(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(crowd, 5)
+    bolt = await item(concurrent_client, 5)
     async with connected(database_url) as holder, holder.transaction():
         await holder.execute("lock table orders in exclusive mode")
-        buyer = asyncio.create_task(order(crowd, (bolt, 1)))
-        await waiting_for_locks(holder, 1)  # it has seen the stock, and has yet to write
+        buyer = asyncio.create_task(order(concurrent_client, (bolt, 1)))
+        await wait_for_locks(holder, 1)  # it has seen the stock, and has yet to write
         with pytest.raises(asyncpg.LockNotAvailableError):
             async with holder.transaction():
                 await holder.execute("select 1 from items for no key update nowait")
@@ -182,30 +188,30 @@ async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_c
 
 
 async def test_orders_that_arrive_together_share_one_commit(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(crowd, 200)
+    bolt = await item(concurrent_client, 200)
     async with queue(database) as placement:
         await settle(placement, [new(bolt)] * 200)
     assert await commits(database_url) == [200]
 
 
 async def test_a_commit_has_its_limit(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(crowd, 25)
+    bolt = await item(concurrent_client, 25)
     async with queue(database, batch_max=10) as placement:
         await settle(placement, [new(bolt)] * 25)
     assert sorted(await commits(database_url)) == [5, 10, 10]
 
 
 async def test_under_load_there_are_far_fewer_commits_than_orders(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    bolt = await item(crowd, 1000)
+    bolt = await item(concurrent_client, 1000)
 
     async def buy_often() -> list[httpx.Response]:
-        return [await order(crowd, (bolt, 1)) for _ in range(10)]
+        return [await order(concurrent_client, (bolt, 1)) for _ in range(10)]
 
     replies = [reply for ten in await asyncio.gather(*[buy_often() for _ in range(40)]) for reply in ten]
     assert outcomes(replies) == {"placed": 400}
@@ -213,9 +219,9 @@ async def test_under_load_there_are_far_fewer_commits_than_orders(
 
 
 async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
-    crowd: httpx.AsyncClient, database: Database
+    concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(crowd, 200)
+    bolt = await item(concurrent_client, 200)
     async with queue(database) as placement:
         orders = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(200)]
         answered = [0]
@@ -227,22 +233,22 @@ async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
 
 @pytest.mark.parametrize("flushes_max", [1, 2])
 async def test_an_order_right_after_the_last_commit_is_not_forgotten(
-    flushes_max: int, crowd: httpx.AsyncClient, database: Database
+    flushes_max: int, concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(crowd, 100)
+    bolt = await item(concurrent_client, 100)
     async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
         for _ in range(20):
             await placement.place(new(bolt), None, CLI)
-    assert await stock(crowd, bolt) == 80
+    assert await stock(concurrent_client, bolt) == 80
 
 
 # Items that others hold for long
 
 
 async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waiting(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    held, free = await item(crowd, 9), await item(crowd, 9)
+    held, free = await item(concurrent_client, 9), await item(concurrent_client, 9)
     by_sku = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku=held["sku"])])
     unknown = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku="no-such-item")])
     async with queue(database, lock_seconds=0.01, flushes_max=1) as placement:
@@ -261,9 +267,12 @@ async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waitin
 
 
 async def test_patience_for_an_item_that_is_held_ends(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+    concurrent_client: httpx.AsyncClient,
+    database: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bolt = await item(crowd, 9)
+    bolt = await item(concurrent_client, 9)
     fetch, looks, looked = database.fetch, 0, asyncio.Event()
 
     async def counted(statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -285,13 +294,13 @@ async def test_patience_for_an_item_that_is_held_ends(
             await placement.place(new(bolt), None, CLI)
         assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
     assert looks <= 0.2 / POLL_INTERVAL_SECONDS + 2
-    assert await stock(crowd, bolt) == 9
+    assert await stock(concurrent_client, bolt) == 9
 
 
 async def test_what_befalls_the_database_meanwhile_is_their_answer(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(crowd, 9)
+    bolt = await item(concurrent_client, 9)
     async with queue(database, lock_seconds=0.01) as placement:
         async with locked(database_url, bolt) as holder:
             outcomes = asyncio.create_task(settle(placement, [new(bolt)]))
@@ -306,30 +315,30 @@ async def test_what_befalls_the_database_meanwhile_is_their_answer(
 
 @pytest.mark.parametrize("size", [2, 20])
 async def test_a_poisoned_order_fails_alone(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, size: int
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, size: int
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
     await database.fetch(POISON)
     async with queue(database, flushes_max=1) as placement:
         settled = await settle(placement, [new(bolt, "poison" if n == 1 else "c-1") for n in range(size)])
     assert [n for n, outcome in enumerate(settled) if not isinstance(outcome, Order)] == [1]
-    assert await stock(crowd, bolt) == 20 - (size - 1)
+    assert await stock(concurrent_client, bolt) == 20 - (size - 1)
     assert await discrepancies(database_url) == []
 
 
 async def test_a_poisoned_order_is_an_error_that_says_nothing_of_the_database(
-    crowd: httpx.AsyncClient, database: Database
+    concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
     await database.fetch(POISON)
-    refused = await order(crowd, (bolt, 1), customer_id="poison")
+    refused = await order(concurrent_client, (bolt, 1), customer_id="poison")
     assert (refused.status_code, refused.headers["X-Error-Code"]) == (500, "INTERNAL_ERROR")
     assert "poison" not in refused.text
-    assert (await order(crowd, (bolt, 1))).status_code == 201
+    assert (await order(concurrent_client, (bolt, 1))).status_code == 201
 
 
-async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database) -> None:
-    bolt = await item(crowd, 20)
+async def test_the_queue_is_bounded(concurrent_client: httpx.AsyncClient, database: Database) -> None:
+    bolt = await item(concurrent_client, 20)
     async with queue(database, queue_max=5) as placement:
         settled = await settle(placement, [new(bolt)] * 20)
         assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
@@ -337,9 +346,9 @@ async def test_the_queue_is_bounded(crowd: httpx.AsyncClient, database: Database
 
 
 async def test_so_many_commits_are_under_way_and_no_more(
-    crowd: httpx.AsyncClient, database: Database, database_url: str
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
     async with (
         queue(database, batch_max=1, flushes_max=2) as placement,
         asyncio.TaskGroup() as buyers,
@@ -347,7 +356,7 @@ async def test_so_many_commits_are_under_way_and_no_more(
     ):
         for _ in range(5):
             buyers.create_task(placement.place(new(bolt), None, CLI))
-        await waiting_for_locks(connection, 2)
+        await wait_for_locks(connection, 2)
         assert database.pool.lent == 2
 
 
@@ -355,10 +364,10 @@ async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
     settings: Settings, key: str, database_url: str
 ) -> None:
     settings = replace(settings, placement_queue_max=5, placement_batch_max=1)
-    async with running(settings, key) as crowd:
-        bolt = await item(crowd, 20)
+    async with running(settings, key) as concurrent_client:
+        bolt = await item(concurrent_client, 20)
         async with locked(database_url, bolt):
-            buyers = [asyncio.create_task(order(crowd, (bolt, 1))) for _ in range(20)]
+            buyers = [asyncio.create_task(order(concurrent_client, (bolt, 1))) for _ in range(20)]
             await eventually(partial(answered, buyers, 13))
             refused = [buyer.result() for buyer in buyers if buyer.done()]
             assert {(reply.headers["X-Error-Code"], reply.headers["Retry-After"]) for reply in refused} == {
@@ -370,35 +379,35 @@ async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
 
 
 async def test_an_order_that_loses_a_deadlock_is_tried_again(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    first, second = await item(crowd, 5), await item(crowd, 5)
+    first, second = await item(concurrent_client, 5), await item(concurrent_client, 5)
     async with locked(database_url, second) as rival:
         await rival.execute("set local deadlock_timeout = '1min'")  # the other side notices first, and loses
-        buyer = asyncio.create_task(order(crowd, (first, 1), (second, 1)))
-        await waiting_for_locks(rival, 1)
+        buyer = asyncio.create_task(order(concurrent_client, (first, 1), (second, 1)))
+        await wait_for_locks(rival, 1)
         await rival.execute("update items set name = 'Screw' where id = $1", first["id"])
     assert outcomes([await buyer]) == {"placed": 1}
     assert await discrepancies(database_url, totals([await buyer])) == []
 
 
 async def test_an_order_that_loses_every_time_is_told_so(
-    crowd: httpx.AsyncClient, database: Database
+    concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
     async with database.connection() as connection:
         await connection.execute(LOSES)
-    refused = await order(crowd, (bolt, 1), customer_id="loser")
+    refused = await order(concurrent_client, (bolt, 1), customer_id="loser")
     assert refused.status_code >= 500
     assert await database.fetchval("select last_value from tries") == 3
-    assert (await order(crowd, (bolt, 1))).status_code == 201
+    assert (await order(concurrent_client, (bolt, 1))).status_code == 201
 
 
 @pytest.mark.parametrize("lock_seconds", [0.1, 60])
 async def test_orders_in_flight_when_the_application_ends_are_answered(
-    crowd: httpx.AsyncClient, database: Database, database_url: str, lock_seconds: float
+    concurrent_client: httpx.AsyncClient, database: Database, database_url: str, lock_seconds: float
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
         async with queue(database, batch_max=4, lock_seconds=lock_seconds) as placement:
@@ -408,7 +417,7 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
     async with locked(database_url, bolt) as holder:
         end = asyncio.create_task(place_and_end())
-        await waiting_for_locks(holder, 2)
+        await wait_for_locks(holder, 2)
         assert not end.done()
     async with asyncio.timeout(5):
         placed = await asyncio.gather(*await end)
@@ -416,15 +425,15 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
 
 async def test_a_server_told_to_stop_answers_the_orders_it_has(
-    crowd: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
+    concurrent_client: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
 ) -> None:
-    bolt = await item(crowd, 20)
+    bolt = await item(concurrent_client, 20)
     one_by_one = {"DEPOT_PLACEMENT_BATCH_MAX": "1", "DEPOT_PLACEMENT_FLUSHES_MAX": "8"}
-    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0", **one_by_one) as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0", **one_by_one) as server:
         async with server.client(key) as client:
             async with locked(database_url, bolt) as holder:
                 buyers = [asyncio.create_task(order(client, (bolt, 1))) for _ in range(8)]
-                await waiting_for_locks(holder, 8)
+                await wait_for_locks(holder, 8)
                 server.process.send_signal(signal.SIGTERM)
                 await eventually(partial(closed, server.url))
             assert outcomes(await asyncio.gather(*buyers)) == {"placed": 8}
@@ -432,9 +441,9 @@ async def test_a_server_told_to_stop_answers_the_orders_it_has(
 
 
 async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
-    crowd: httpx.AsyncClient, database_url: str
+    concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
-    items = [await item(crowd, 100_000) for _ in range(3)]
+    items = [await item(concurrent_client, 100_000) for _ in range(3)]
     replies: list[httpx.Response] = []
     random = Random(SEED)
     over = asyncio.Event()
@@ -442,7 +451,9 @@ async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
     async def buy() -> None:
         while not over.is_set():
             replies.append(
-                await order(crowd, *[(each, random.randint(1, 3)) for each in random.sample(items, 2)])
+                await order(
+                    concurrent_client, *[(each, random.randint(1, 3)) for each in random.sample(items, 2)]
+                )
             )
 
     buyers = [asyncio.create_task(buy()) for _ in range(16)]

@@ -95,30 +95,34 @@ def acknowledged(reply: httpx.Response, status: int, *refusals: str) -> bool:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_stock_ledger_and_report_are_what_the_replies_add_up_to(
-    seed: int, crowd: httpx.AsyncClient, database: Database, settings: Settings, database_url: str
+    seed: int, concurrent_client: httpx.AsyncClient, database: Database, settings: Settings, database_url: str
 ) -> None:
     catalogue = [
-        await item(crowd, 12, price=f"{number}.{number:02}", currency="EUR" if number > 9 else "USD")
+        await item(
+            concurrent_client, 12, price=f"{number}.{number:02}", currency="EUR" if number > 9 else "USD"
+        )
         for number in range(12)
     ]
     model = Model(Counter({item["id"]: 12 for item in catalogue}))
     items = [item["id"] for item in catalogue]
-    await asyncio.gather(*[act(crowd, model, items, Random(seed * 100 + n)) for n in range(CLIENTS)])
+    await asyncio.gather(
+        *[act(concurrent_client, model, items, Random(seed * 100 + n)) for n in range(CLIENTS)]
+    )
 
-    stored = (await crowd.get("/items")).json()["data"]
+    stored = (await concurrent_client.get("/items")).json()["data"]
     assert {item["id"]: item["quantity"] for item in stored} == model.stock
     assert all(len(ends) == 1 for ends in model.told.values())
     for order_id, order in model.orders.items():
         (status,) = model.told.get(order_id, {order["status"]})
-        assert (await crowd.get(f"/orders/{order_id}")).json()["status"] == status
+        assert (await concurrent_client.get(f"/orders/{order_id}")).json()["status"] == status
     totals = {order_id: order["total"] for order_id, order in model.orders.items()}
     assert await discrepancies(database_url, totals) == []
 
-    await agrees(crowd, model, datetime.now(UTC).date())
+    await agrees(concurrent_client, model, datetime.now(UTC).date())
     await backdate(database, timedelta(days=40))
     assert await close_books(database, settings) >= 40
     assert await discrepancies(database_url, totals) == []
-    await agrees(crowd, model, datetime.now(UTC).date() - timedelta(days=40))
+    await agrees(concurrent_client, model, datetime.now(UTC).date() - timedelta(days=40))
 
 
 async def agrees(client: httpx.AsyncClient, model: Model, day: date) -> None:

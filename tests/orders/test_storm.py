@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from tests.support.depot_process import live
-from tests.support.order_load import Tally, depot, storm, verdict, write_catalogue
+from tests.support.depot_process import depot_serve
+from tests.support.order_load import OrderTally, check_results, depot, run_load, write_catalog
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "6"))
 
@@ -12,13 +12,13 @@ SECONDS = float(os.environ.get("STORM_SECONDS", "6"))
 async def test_after_a_storm_of_orders_and_changes_the_books_agree_exactly(
     key: str, database_url: str, tmp_path: Path
 ) -> None:
-    file, tally = tmp_path / "catalogue.csv", Tally()
-    skus = write_catalogue(file, items=10_000, wanted=20, pieces_max=int(150 * SECONDS))
+    file, tally = tmp_path / "catalogue.csv", OrderTally()
+    skus = write_catalog(file, items=10_000, wanted=20, pieces_max=int(150 * SECONDS))
     depot(database_url, "items", "import", str(file))
-    with live(database_url, tmp_path / "home") as server:
-        await storm(server.url, key, skus, tally, seconds=SECONDS, buyers=64, clerks=4)
+    with depot_serve(database_url, tmp_path / "home") as server:
+        await run_load(server.url, key, skus, tally, seconds=SECONDS, buyers=64, clerks=4)
         assert server.events("unhandled_error") == []
-    assert await verdict(database_url, tally) == []
+    assert await check_results(database_url, tally) == []
     assert set(tally.refused) == {"INSUFFICIENT_STOCK"}
     assert tally.sold_out
     assert tally.changed

@@ -18,7 +18,7 @@ from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 from service.settings import Settings
 from service.worker import SCHEDULES
 from tests.support.app_helpers import connected
-from tests.support.ledger_samples import Sale, best, by_day, write
+from tests.support.ledger_samples import Sale, by_day, top_items, write
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 EVER = (date(2020, 1, 1), date(2027, 1, 1))
@@ -155,7 +155,7 @@ def test_the_best_of_many_items_are_found_without_adding_up_all(
                 top = (await financial_report(database, *whole, None)).top_items
             return [(item.sku, item.quantity, item.amount) for item in top]
 
-        assert asyncio.run(report()) == best(sales, *whole, None)
+        assert asyncio.run(report()) == top_items(sales, *whole, None)
 
     whole = (BEGIN.date(), BEGIN.date() + timedelta(days=10))
     agree()

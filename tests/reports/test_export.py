@@ -25,9 +25,9 @@ from service.reports.export import requested_on
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import connected, eventually, item, order
-from tests.support.job_helpers import a_worker, done, process, read, until
+from tests.support.job_helpers import done, process, read, running_worker, until
 from tests.support.ledger_samples import DAYS, SALES, Sale, by_day, write
-from tests.support.reply_assertions import refused, wrong_fields
+from tests.support.reply_assertions import assert_refused, wrong_fields
 
 EXPORT = "report.export"
 HEADER = "date,currency,orders,sales,refunds,net"
@@ -36,7 +36,7 @@ FEBRUARY, APRIL = (day.date() for day in DAYS)
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    async with a_worker(settings, database) as worker:
+    async with running_worker(settings, database) as worker:
         yield worker
 
 
@@ -47,16 +47,16 @@ async def lines(client: httpx.AsyncClient, job_id: str) -> list[str]:
 
 
 async def test_what_was_sold_in_the_last_thirty_days_is_a_file(
-    crowd: httpx.AsyncClient, worker: Worker
+    concurrent_client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    cancelled = (await order(crowd, (await item(crowd, 9), 1))).json()
-    await order(crowd, (await item(crowd, 9, price="0.10"), 3))
-    await order(crowd, (await item(crowd, 9, currency="EUR"), 2))
-    await crowd.post(f"/orders/{cancelled['id']}/cancel")
-    job = await done(crowd, EXPORT)
+    cancelled = (await order(concurrent_client, (await item(concurrent_client, 9), 1))).json()
+    await order(concurrent_client, (await item(concurrent_client, 9, price="0.10"), 3))
+    await order(concurrent_client, (await item(concurrent_client, 9, currency="EUR"), 2))
+    await concurrent_client.post(f"/orders/{cancelled['id']}/cancel")
+    job = await done(concurrent_client, EXPORT)
     today = datetime.now(UTC).date()
     filename = f"financial-{today - timedelta(days=29)}-{today + timedelta(days=1)}.csv"
-    reply = await crowd.get(f"/jobs/{job['id']}/output")
+    reply = await concurrent_client.get(f"/jobs/{job['id']}/output")
     assert job["result"] == {
         "rows": 2,
         "output": {
@@ -68,18 +68,20 @@ async def test_what_was_sold_in_the_last_thirty_days_is_a_file(
     }
     assert reply.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert filename in reply.headers["Content-Disposition"]
-    assert await lines(crowd, job["id"]) == [
+    assert await lines(concurrent_client, job["id"]) == [
         HEADER,
         f"{today},EUR,1,19.98,0.00,19.98",
         f"{today},USD,2,10.29,9.99,0.30",
     ]
 
 
-async def test_an_empty_ledger_is_a_header(crowd: httpx.AsyncClient, worker: Worker) -> None:
-    job = await done(crowd, EXPORT, **{"from": "2026-01-01", "to": "2026-02-01", "currency": "EUR"})
+async def test_an_empty_ledger_is_a_header(concurrent_client: httpx.AsyncClient, worker: Worker) -> None:
+    job = await done(
+        concurrent_client, EXPORT, **{"from": "2026-01-01", "to": "2026-02-01", "currency": "EUR"}
+    )
     assert (job["result"]["rows"], job["result"]["output"]["size_bytes"]) == (0, len(HEADER) + 2)
     assert job["result"]["output"]["filename"] == "financial-2026-01-01-2026-02-01.csv"
-    assert await lines(crowd, job["id"]) == [HEADER]
+    assert await lines(concurrent_client, job["id"]) == [HEADER]
 
 
 @pytest.mark.parametrize(
@@ -97,14 +99,14 @@ async def test_an_empty_ledger_is_a_header(crowd: httpx.AsyncClient, worker: Wor
     ],
 )
 async def test_a_period_that_cannot_be_is_refused_at_once(
-    crowd: httpx.AsyncClient, payload: dict[str, Any], field: str
+    concurrent_client: httpx.AsyncClient, payload: dict[str, Any], field: str
 ) -> None:
-    reply = await crowd.post("/process", json={"kind": EXPORT, "payload": payload})
+    reply = await concurrent_client.post("/process", json={"kind": EXPORT, "payload": payload})
     assert wrong_fields(reply) == {field}
 
 
-async def test_the_longest_period_there_is(crowd: httpx.AsyncClient, worker: Worker) -> None:
-    await done(crowd, EXPORT, **{"from": "0001-01-01", "to": "9999-12-31"})
+async def test_the_longest_period_there_is(concurrent_client: httpx.AsyncClient, worker: Worker) -> None:
+    await done(concurrent_client, EXPORT, **{"from": "0001-01-01", "to": "9999-12-31"})
 
 
 def test_the_file_is_what_brute_force_makes_of_the_ledger(settings: Settings, database_url: str) -> None:
@@ -113,7 +115,7 @@ def test_the_file_is_what_brute_force_makes_of_the_ledger(settings: Settings, da
 
         async def begin() -> Database:
             database = await stack.enter_async_context(Database(settings).open())
-            await stack.enter_async_context(a_worker(settings, database))
+            await stack.enter_async_context(running_worker(settings, database))
             return database
 
         database = runner.run(begin())
@@ -150,50 +152,50 @@ async def export(
 
 
 async def test_a_day_is_from_midnight_to_midnight_in_utc_even_when_clocks_change(
-    crowd: httpx.AsyncClient, database_url: str, worker: Worker
+    concurrent_client: httpx.AsyncClient, database_url: str, worker: Worker
 ) -> None:
     midnight = datetime(2026, 3, 29, tzinfo=UTC)
     before, after = midnight - timedelta(microseconds=1), midnight + timedelta(days=1)
     sales = [Sale(at, 1, 1, Decimal(1), "USD", None) for at in (before, midnight, after)]
     await write(database_url, [*sales, Sale(before, 1, 1, Decimal(5), "USD", midnight)])
-    job = await done(crowd, EXPORT, **{"from": "2026-03-28", "to": "2026-03-30"})
-    assert (await lines(crowd, job["id"]))[1:] == [
+    job = await done(concurrent_client, EXPORT, **{"from": "2026-03-28", "to": "2026-03-30"})
+    assert (await lines(concurrent_client, job["id"]))[1:] == [
         "2026-03-28,USD,2,6.00,0.00,6.00",
         "2026-03-29,USD,1,1.00,5.00,-4.00",
     ]
 
 
 async def test_ten_years_in_many_currencies_are_streamed(
-    crowd: httpx.AsyncClient, database_url: str, worker: Worker
+    concurrent_client: httpx.AsyncClient, database_url: str, worker: Worker
 ) -> None:
     async with connected(database_url) as connection:
         await connection.execute(f"""{AS_OWNER}; insert into transactions
             (id, order_id, kind, amount, currency, created_at)
             select uuidv7(), uuidv7(), 'sale', n, code, timestamptz '2016-01-01 12:00Z' + n * interval '1 day'
             from generate_series(0, 3649) n, unnest(array['EUR', 'USD', 'JPY']) code""")
-    job = await done(crowd, EXPORT, **{"from": "2016-01-01", "to": "2026-01-01"})
-    exported = (await lines(crowd, job["id"]))[1:]
+    job = await done(concurrent_client, EXPORT, **{"from": "2016-01-01", "to": "2026-01-01"})
+    exported = (await lines(concurrent_client, job["id"]))[1:]
     assert job["result"]["rows"] == len(exported) == 3650 * 3
     assert exported == sorted(exported)
     assert exported[-1] == "2025-12-28,USD,1,3649.00,0.00,3649.00"
 
 
 async def test_a_second_run_writes_the_same_file(
-    crowd: httpx.AsyncClient, settings: Settings, database: Database, tmp_path: Path
+    concurrent_client: httpx.AsyncClient, settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "blobs").write_text("in the way")
-    async with a_worker(settings, database):
-        job_id = await process(crowd, EXPORT)
+    async with running_worker(settings, database):
+        job_id = await process(concurrent_client, EXPORT)
 
         async def failed_once() -> bool:
-            return (await read(crowd, job_id))["error"] is not None
+            return (await read(concurrent_client, job_id))["error"] is not None
 
         await eventually(failed_once)
-        refused(await crowd.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
+        assert_refused(await concurrent_client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
         (tmp_path / "blobs").unlink()
-        job = await until(crowd, job_id, "succeeded")
+        job = await until(concurrent_client, job_id, "succeeded")
     assert job["attempts"] > 1
-    assert await lines(crowd, job_id) == [HEADER]
+    assert await lines(concurrent_client, job_id) == [HEADER]
 
 
 def test_the_period_is_that_of_the_day_on_which_it_was_asked_for() -> None:

@@ -20,8 +20,8 @@ from service.app import create_app
 from service.reports.financial import period
 from service.settings import Settings
 from tests.support.app_helpers import item, order
-from tests.support.ledger_samples import DAYS, MOMENTS, SALES, Line, Sale, best, by_day, write
-from tests.support.reply_assertions import refused, wrong_fields
+from tests.support.ledger_samples import DAYS, MOMENTS, SALES, Line, Sale, by_day, top_items, write
+from tests.support.reply_assertions import assert_refused, wrong_fields
 
 PATH = "/reports/financial"
 FEBRUARY, APRIL = (day.date() for day in DAYS)
@@ -77,7 +77,9 @@ def test_a_report_is_what_brute_force_makes_of_the_ledger(
             expected = by_day(sales, begin, end, currency)
             assert [tuple(day.values()) for day in told["daily"]] == expected
             assert told["totals"] == added_up(expected)
-            assert [tuple(top.values())[1:] for top in told["top_items"]] == best(sales, begin, end, currency)
+            assert [tuple(top.values())[1:] for top in told["top_items"]] == top_items(
+                sales, begin, end, currency
+            )
 
         agree()
 
@@ -157,7 +159,7 @@ async def test_all_that_was_ever_sold_is_a_period(client: Client, period: tuple[
 
 async def test_it_needs_its_scope(client: Client, make_key: MakeKey) -> None:
     key = await make_key("orders:read")
-    refused(await client.get(PATH, headers={"Authorization": f"Bearer {key}"}), 403, "FORBIDDEN")
+    assert_refused(await client.get(PATH, headers={"Authorization": f"Bearer {key}"}), 403, "FORBIDDEN")
 
 
 TODAY = date(2026, 3, 31)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from conftest import Client
 from service.settings import Settings
 from tests.support.app_helpers import connected, running
-from tests.support.reply_assertions import MERGE_PATCH, everything, refused, wrong_fields
+from tests.support.reply_assertions import MERGE_PATCH, all_rows, assert_refused, wrong_fields
 
 PATH = "/resources/printer-3"
 FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
@@ -56,13 +56,13 @@ async def test_a_put_can_require_that_the_id_is_new(client: Client) -> None:
     must_not_exist = {"If-None-Match": "*"}
     assert (await client.put(PATH, json=FULL, headers=must_not_exist)).status_code == 201
     reply = await client.put(PATH, json=FULL, headers=must_not_exist)
-    refused(reply, 412, "PRECONDITION_FAILED")
+    assert_refused(reply, 412, "PRECONDITION_FAILED")
     assert reply.headers["ETag"] == '"1"'
 
 
 @pytest.mark.parametrize("tag", ["*", '"1"'])
 async def test_a_put_can_require_that_the_id_exists(client: Client, tag: str) -> None:
-    refused(await client.put(PATH, json=FULL, headers={"If-Match": tag}), 412, "PRECONDITION_FAILED")
+    assert_refused(await client.put(PATH, json=FULL, headers={"If-Match": tag}), 412, "PRECONDITION_FAILED")
     await put(client)
     assert (await client.put(PATH, json=FULL, headers={"If-Match": tag})).status_code == 200
 
@@ -71,7 +71,7 @@ async def test_a_put_over_a_newer_version_is_rejected(client: Client) -> None:
     await put(client)
     await put(client)
     reply = await client.put(PATH, json={"status": "off"}, headers={"If-Match": '"1"'})
-    refused(reply, 412, "PRECONDITION_FAILED")
+    assert_refused(reply, 412, "PRECONDITION_FAILED")
     assert reply.headers["ETag"] == '"2"'
     assert (await client.get(PATH)).json()["status"] == "on"
 
@@ -95,7 +95,7 @@ async def test_null_clears_metadata_and_nothing_else(client: Client) -> None:
 
 async def test_an_empty_patch_is_rejected(client: Client) -> None:
     await put(client)
-    refused(await client.patch(PATH, json={}), 400, "NO_FIELDS")
+    assert_refused(await client.patch(PATH, json={}), 400, "NO_FIELDS")
 
 
 async def test_a_json_patch_replaces_metadata(client: Client) -> None:
@@ -112,35 +112,43 @@ async def test_a_merge_patch_merges_metadata(client: Client) -> None:
     assert reply["updated"] == {"metadata": reply["resource"]["metadata"]}
 
 
-async def test_concurrent_patches_of_different_fields_both_survive(crowd: httpx.AsyncClient) -> None:
-    await put(crowd)
+async def test_concurrent_patches_of_different_fields_both_survive(
+    concurrent_client: httpx.AsyncClient,
+) -> None:
+    await put(concurrent_client)
     for turn in range(10):
         fields: dict[str, Any] = {"status": f"s{turn}", "metadata": {"turn": turn}}
-        await asyncio.gather(*(crowd.patch(PATH, json={name: value}) for name, value in fields.items()))
-        after = (await crowd.get(PATH)).json()
+        await asyncio.gather(
+            *(concurrent_client.patch(PATH, json={name: value}) for name, value in fields.items())
+        )
+        after = (await concurrent_client.get(PATH)).json()
         assert {name: after[name] for name in fields} == fields
 
 
-async def test_concurrent_merges_all_survive(crowd: httpx.AsyncClient) -> None:
-    await put(crowd, metadata=None)
+async def test_concurrent_merges_all_survive(concurrent_client: httpx.AsyncClient) -> None:
+    await put(concurrent_client, metadata=None)
     patches = [{"metadata": {f"m{number}": number}} for number in range(20)]
-    await asyncio.gather(*(crowd.patch(PATH, json=patch, headers=MERGE_PATCH) for patch in patches))
-    after = (await crowd.get(PATH)).json()
+    await asyncio.gather(
+        *(concurrent_client.patch(PATH, json=patch, headers=MERGE_PATCH) for patch in patches)
+    )
+    after = (await concurrent_client.get(PATH)).json()
     assert after["metadata"] == {f"m{number}": number for number in range(20)}
     assert after["version"] == 21
 
 
 async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace(
-    crowd: httpx.AsyncClient,
+    concurrent_client: httpx.AsyncClient,
 ) -> None:
-    replies = await asyncio.gather(*(crowd.put(PATH, json={"status": f"s{n}"}) for n in range(20)))
+    replies = await asyncio.gather(
+        *(concurrent_client.put(PATH, json={"status": f"s{n}"}) for n in range(20))
+    )
     assert sorted(reply.status_code for reply in replies) == [200] * 19 + [201]
     assert sorted(reply.json()["version"] for reply in replies) == list(range(1, 21))
 
 
-async def test_concurrent_puts_and_deletes_of_one_id_never_fail(crowd: httpx.AsyncClient) -> None:
+async def test_concurrent_puts_and_deletes_of_one_id_never_fail(concurrent_client: httpx.AsyncClient) -> None:
     def change(number: int) -> Any:
-        return crowd.delete(PATH) if number % 2 else crowd.put(PATH, json=FULL)
+        return concurrent_client.delete(PATH) if number % 2 else concurrent_client.put(PATH, json=FULL)
 
     replies = await asyncio.gather(*(change(number) for number in range(60)))
     assert {reply.status_code for reply in replies[::2]} <= {200, 201}
@@ -152,7 +160,7 @@ async def test_a_deleted_resource_is_gone(client: Client) -> None:
     reply = await client.delete(PATH)
     assert (reply.status_code, reply.content) == (204, b"")
     for method in ("GET", "DELETE"):
-        refused(await client.request(method, PATH), 404, "NOT_FOUND")
+        assert_refused(await client.request(method, PATH), 404, "NOT_FOUND")
     assert (await client.put(PATH, json=FULL)).json()["version"] == 1
 
 
@@ -160,7 +168,7 @@ async def test_resources_are_listed_in_the_order_of_their_ids(client: Client) ->
     ids = ["B", "a", "_", "9", ".", "-", "Z", "z" * 64]
     for identity in ids:
         await put(client, f"/resources/{identity}" if identity != "." else "/resources/%2E")
-    rows = await everything(client, "/resources", limit=3)
+    rows = await all_rows(client, "/resources", limit=3)
     assert [row["id"] for row in rows] == sorted(ids)
 
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from service.http.admission import REJECTIONS_PER_TICK, TICK_SECONDS
-from tests.support.app_helpers import Json, item, locked, waiting_for_locks
-from tests.support.raw_http import PATIENCE_SECONDS, Served, contract, serving
-from tests.support.reply_assertions import JSON, refused
+from tests.support.app_helpers import Json, item, locked, wait_for_locks
+from tests.support.raw_http import MAX_WAIT_SECONDS, LiveServer, assert_error_contract, serving
+from tests.support.reply_assertions import JSON, assert_refused
 
 SHORT_LIMITS = {
     "DEPOT_READ_TIMEOUT_SECONDS": "0.5",
@@ -31,7 +31,7 @@ HALF_A_HEAD = b"GET /items HTTP/1.1\r\nHost: depot\r\nX-Request-ID: slow\r\nX-"
 @pytest.fixture(scope="module")
 def served(
     server_url: str, depot_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+) -> Iterator[LiveServer]:
     with serving(
         server_url, depot_template, tmp_path_factory.mktemp("short-limits"), **SHORT_LIMITS
     ) as served:
@@ -47,18 +47,18 @@ def received(connection: socket.socket, *, until: bytes) -> bytes:
 
 
 @contextmanager
-def connected(served: Served) -> Iterator[socket.socket]:
-    with socket.create_connection(served.address, timeout=PATIENCE_SECONDS) as connection:
+def connected(served: LiveServer) -> Iterator[socket.socket]:
+    with socket.create_connection(served.address, timeout=MAX_WAIT_SECONDS) as connection:
         yield connection
 
 
-def test_an_incomplete_head_times_out(served: Served) -> None:
+def test_an_incomplete_head_times_out(served: LiveServer) -> None:
     status, headers, body = served.exchange(HALF_A_HEAD)
-    error = contract(status, headers, body)
+    error = assert_error_contract(status, headers, body)
     assert (status, error["code"], headers["connection"]) == (408, "REQUEST_TIMEOUT", "close")
 
 
-def test_a_head_that_arrives_byte_by_byte_times_out(served: Served) -> None:
+def test_a_head_that_arrives_byte_by_byte_times_out(served: LiveServer) -> None:
     with connected(served) as connection:
         connection.sendall(HALF_A_HEAD)
         connection.settimeout(0.05)
@@ -70,7 +70,7 @@ def test_a_head_that_arrives_byte_by_byte_times_out(served: Served) -> None:
     raise AssertionError("the connection is still open")
 
 
-def test_an_incomplete_second_head_times_out(served: Served) -> None:
+def test_an_incomplete_second_head_times_out(served: LiveServer) -> None:
     with connected(served) as connection:
         connection.sendall(served.request("GET", "/health/live"))
         received(connection, until=b"alive")
@@ -78,17 +78,17 @@ def test_an_incomplete_second_head_times_out(served: Served) -> None:
         assert received(connection, until=b"}}").startswith(b"HTTP/1.1 408 ")
 
 
-def test_an_incomplete_body_times_out(served: Served) -> None:
+def test_an_incomplete_body_times_out(served: LiveServer) -> None:
     head = served.request("POST", "/items", "Content-Type: application/json", "Content-Length: 99")
-    assert contract(*served.exchange(head + b'{"sku": '))["code"] == "REQUEST_TIMEOUT"
+    assert assert_error_contract(*served.exchange(head + b'{"sku": '))["code"] == "REQUEST_TIMEOUT"
 
 
-def test_a_connection_without_a_request_is_closed(served: Served) -> None:
+def test_a_connection_without_a_request_is_closed(served: LiveServer) -> None:
     with connected(served) as connection:
         assert connection.recv(1) == b""
 
 
-def test_complete_requests_keep_their_connection(served: Served) -> None:
+def test_complete_requests_keep_their_connection(served: LiveServer) -> None:
     with connected(served) as connection:
         for part in (HALF_A_HEAD, b"Rest: a\r\n\r\n", HALF_A_HEAD + b"Rest: a\r\n\r\n"):
             connection.sendall(part)
@@ -97,7 +97,7 @@ def test_complete_requests_keep_their_connection(served: Served) -> None:
     assert replies.count(b"HTTP/1.1 401 ") == 2
 
 
-def test_a_client_that_does_not_read_its_reply_is_disconnected(served: Served) -> None:
+def test_a_client_that_does_not_read_its_reply_is_disconnected(served: LiveServer) -> None:
     with httpx.Client(
         base_url=served.server.url, headers={"Authorization": f"Bearer {served.key}"}
     ) as client:
@@ -133,13 +133,13 @@ def connections(process: psutil.Process) -> list[psutil._ntuples.pconn]:
     ],
     ids=["a header", "a path", "many headers", "without an end"],
 )
-def test_a_head_that_is_too_large_is_rejected(served: Served, head: bytes) -> None:
+def test_a_head_that_is_too_large_is_rejected(served: LiveServer, head: bytes) -> None:
     status, headers, body = served.exchange(head)
-    error = contract(status, headers, body)
+    error = assert_error_contract(status, headers, body)
     assert (status, error["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
 
 
-def test_a_rejection_before_the_application_names_no_other_request(served: Served) -> None:
+def test_a_rejection_before_the_application_names_no_other_request(served: LiveServer) -> None:
     with connected(served) as connection:
         connection.sendall(b"GET /nope HTTP/1.1\r\nHost: depot\r\nX-Request-ID: mine\r\n\r\n")
         received(connection, until=b'"request_id":"mine"}}')
@@ -150,7 +150,7 @@ def test_a_rejection_before_the_application_names_no_other_request(served: Serve
         assert b"/nope" not in reply
 
 
-def test_whitespace_behind_a_header_value_is_removed(served: Served) -> None:
+def test_whitespace_behind_a_header_value_is_removed(served: LiveServer) -> None:
     status, headers, _ = served.exchange(served.request("GET", "/items", "X-Request-ID: mine \t"))
     assert (status, headers["x-request-id"]) == (200, "mine")
     key = f"Authorization:  Bearer   {served.key}  \r\n"
@@ -158,7 +158,7 @@ def test_whitespace_behind_a_header_value_is_removed(served: Served) -> None:
     assert status == 200
 
 
-def test_the_number_of_open_connections_is_limited(served: Served) -> None:
+def test_the_number_of_open_connections_is_limited(served: LiveServer) -> None:
     with ExitStack() as stack:
         for _ in range(41):
             last = stack.enter_context(connected(served))
@@ -169,7 +169,7 @@ def test_the_number_of_open_connections_is_limited(served: Served) -> None:
 
 @asynccontextmanager
 async def full(
-    served: Served, client: httpx.AsyncClient
+    served: LiveServer, client: httpx.AsyncClient
 ) -> AsyncIterator[tuple[Json, list[asyncio.Task[httpx.Response]]]]:
     """Fill the concurrency limit with requests that wait for the lock of an item, and yield them."""
     bolt = await item(client)
@@ -177,12 +177,12 @@ async def full(
         waiting = [
             asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": name})) for name in "AB"
         ]
-        await waiting_for_locks(lock, 2)
+        await wait_for_locks(lock, 2)
         yield bolt, waiting
 
 
 async def test_excess_requests_are_rejected_on_a_connection_that_stays_open(
-    served: Served, server_url: str
+    served: LiveServer, server_url: str
 ) -> None:
     async with served.server.client(served.key) as client:
         async with full(served, client) as (bolt, waiting):
@@ -197,16 +197,18 @@ async def test_excess_requests_are_rejected_on_a_connection_that_stays_open(
                     reply = await asyncio.to_thread(received, connection, until=found)
                     assert reply.startswith(b"HTTP/1.1 503 ") or b"alive" in reply
             for reply in await asyncio.gather(*waiting):
-                error = refused(reply, 503, "OVERLOADED")  # their deadline passes before the lock is free
+                error = assert_refused(
+                    reply, 503, "OVERLOADED"
+                )  # their deadline passes before the lock is free
                 assert "may still take effect" in error["message"]
         names = {"A", "B"}
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(MAX_WAIT_SECONDS):
             while (await client.get(f"/items/{bolt['id']}")).json().get("name") not in names:
                 pass
         assert (await client.post("/items", content=b"{}", headers=JSON)).status_code == 422
 
 
-async def test_a_client_that_ignores_retry_after_is_throttled(served: Served) -> None:
+async def test_a_client_that_ignores_retry_after_is_throttled(served: LiveServer) -> None:
     async with served.server.client(served.key) as client, full(served, client) as (_, waiting):
         with connected(served) as connection:
             rejections = await asyncio.to_thread(repeat, connection, served.request("GET", "/items"), 0.3)
@@ -214,7 +216,7 @@ async def test_a_client_that_ignores_retry_after_is_throttled(served: Served) ->
     assert 0 < rejections <= (REJECTIONS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
-async def test_every_request_frees_its_place(served: Served) -> None:
+async def test_every_request_frees_its_place(served: LiveServer) -> None:
     upgrade = served.request("GET", "/items", "Upgrade: websocket", "Connection: Upgrade")
     for request in (
         upgrade,
@@ -227,7 +229,7 @@ async def test_every_request_frees_its_place(served: Served) -> None:
         for _ in range(3):
             with connected(served) as connection:
                 connection.sendall(request)  # and disconnect
-    async with served.server.client(served.key) as client, asyncio.timeout(PATIENCE_SECONDS):
+    async with served.server.client(served.key) as client, asyncio.timeout(MAX_WAIT_SECONDS):
         while (await client.get("/items")).status_code != 200:
             pass
 
@@ -242,6 +244,6 @@ def repeat(connection: socket.socket, request: bytes, seconds: float) -> int:
     return replies
 
 
-def test_no_request_caused_an_unhandled_error(served: Served) -> None:
+def test_no_request_caused_an_unhandled_error(served: LiveServer) -> None:
     assert [event["exception"] for event in served.server.events("unhandled_error")] == []
     assert served.server.process.poll() is None

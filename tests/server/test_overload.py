@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 
 from service.http.admission import RETRY_SECONDS_MAX
-from tests.support.depot_process import live
+from tests.support.depot_process import depot_serve
 
 IN_FLIGHT_MAX = 16
 TURNS = 20
@@ -18,7 +18,7 @@ async def test_requests_within_the_limit_are_served_and_the_rest_rejected(
 ) -> None:
     replies: Counter[tuple[int, str | None, str | None]] = Counter()
     headers, connector = {"Authorization": f"Bearer {key}"}, aiohttp.TCPConnector(limit=0)
-    with live(database_url, tmp_path / "home", DEPOT_IN_FLIGHT_MAX=str(IN_FLIGHT_MAX)) as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_IN_FLIGHT_MAX=str(IN_FLIGHT_MAX)) as server:
         async with aiohttp.ClientSession(server.url, headers=headers, connector=connector) as session:
             new = {"sku": "B-1", "name": "Bolt", "price": "9.99"}
             async with session.post("/items", json=new, raise_for_status=True) as reply:

@@ -9,26 +9,26 @@ import asyncpg
 import httpx
 import psutil
 
-from tests.support.app_helpers import waiting_for_locks
-from tests.support.depot_process import live
-from tests.support.reply_assertions import refused
+from tests.support.app_helpers import wait_for_locks
+from tests.support.depot_process import depot_serve
+from tests.support.reply_assertions import assert_refused
 
 Make = Callable[..., Awaitable[str]]
 
 
 def test_it_serves_until_sigterm_and_exits_with_success(database_url: str, tmp_path: Path) -> None:
-    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=5) == 0
 
 
 def test_while_draining_it_is_not_ready_and_keeps_serving(database_url: str, tmp_path: Path) -> None:
-    with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="60") as server:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="60") as server:
         server.process.send_signal(signal.SIGTERM)
         while (ready := httpx.get(f"{server.url}/health/ready")).status_code == 200:
             pass
-        refused(ready, 503, "DRAINING")
+        assert_refused(ready, 503, "DRAINING")
         reply = httpx.get(f"{server.url}/health/live")
         assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
         server.process.send_signal(signal.SIGTERM)
@@ -39,22 +39,22 @@ async def test_a_request_that_outlasts_the_shutdown_gets_an_error(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     limits = {"DEPOT_DRAIN_SECONDS": "0", "DEPOT_SHUTDOWN_TIMEOUT_SECONDS": "1"}
-    with live(database_url, tmp_path / "home", **limits) as server:
+    with depot_serve(database_url, tmp_path / "home", **limits) as server:
         async with server.client(key) as client:
             item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()
             connection = await asyncpg.connect(database_url)
             async with connection.transaction():
                 await connection.execute("select 1 from items for update")
                 waiting = asyncio.create_task(client.patch(f"/items/{item['id']}", json={"name": "B"}))
-                await waiting_for_locks(connection, 1)
+                await wait_for_locks(connection, 1)
                 server.process.send_signal(signal.SIGTERM)
-                refused(await waiting, 503, "DRAINING")
+                assert_refused(await waiting, 503, "DRAINING")
             await connection.close()
         assert await asyncio.to_thread(server.process.wait, 10) == 0
 
 
 def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
         server.wait_for("listening", 2)
         workers = psutil.Process(server.process.pid).children(recursive=True)
         server.kill()
@@ -63,7 +63,7 @@ def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: 
 
 
 def test_a_worker_that_dies_is_replaced(database_url: str, tmp_path: Path) -> None:
-    with live(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+    with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
         server.wait_for("listening", 2)
         serving = [
             p for p in psutil.Process(server.process.pid).children() if "spawn_main" in " ".join(p.cmdline())

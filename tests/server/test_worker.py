@@ -21,7 +21,7 @@ from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Schedule, Worker
 from tests.support.app_helpers import Json, eventually, running
-from tests.support.depot_process import Live, working
+from tests.support.depot_process import DepotProcess, depot_worker
 from tests.support.embedded_server import Server
 from tests.support.job_helpers import SLEEP, done, process, read, until
 
@@ -44,7 +44,7 @@ STRAY = {
     "DURABILITY": "volatile",
 }
 
-Begin = Callable[..., AbstractContextManager[Live]]
+Begin = Callable[..., AbstractContextManager[DepotProcess]]
 
 
 @pytest.fixture
@@ -63,17 +63,17 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
 def begin(database_url: str, tmp_path: Path) -> Begin:
     """Run a worker in a process of its own."""
 
-    def run(*arguments: str, **environment: str) -> AbstractContextManager[Live]:
-        return working(database_url, tmp_path / "home", *arguments, **environment)
+    def run(*arguments: str, **environment: str) -> AbstractContextManager[DepotProcess]:
+        return depot_worker(database_url, tmp_path / "home", *arguments, **environment)
 
     return run
 
 
-async def begun(worker: Live, count: int = 1) -> None:
+async def begun(worker: DepotProcess, count: int = 1) -> None:
     await asyncio.to_thread(worker.wait_for, "job begun", count)
 
 
-def busy(worker: Live) -> list[psutil.Process]:
+def busy(worker: DepotProcess) -> list[psutil.Process]:
     """The processes of its pool."""
     children = psutil.Process(worker.process.pid).children(recursive=True)
     return [child for child in children if "to_process" in " ".join(child.cmdline())]
@@ -110,7 +110,7 @@ async def test_work_ends_with_the_worker_that_was_killed(client: httpx.AsyncClie
     assert (await read(client, job_id))["status"] == "running"
 
 
-async def burning(worker: Live) -> bool:
+async def burning(worker: DepotProcess) -> bool:
     return any(process.cpu_times().user > 0.5 for process in busy(worker))
 
 
@@ -321,7 +321,7 @@ async def test_the_databases_absence_is_no_failure_of_a_job(
             key = await create_key(session, name="test", scopes=["admin"])
         limits = {"DEPOT_JOB_ATTEMPTS_MAX": "1", "DEPOT_STATEMENT_TIMEOUT_SECONDS": "1"}
         async with running(settings, key) as client:
-            with working(own_server.url, tmp_path / "home", **limits) as worker:
+            with depot_worker(own_server.url, tmp_path / "home", **limits) as worker:
                 ids = [await process(client, seconds=seconds, steps=20) for seconds in (1, 4)]
                 long = await process(client, seconds=60, steps=1)
                 await begun(worker, 3)

@@ -13,7 +13,7 @@ from service.app import create_app
 from service.settings import Settings
 
 Json = dict[str, Any]
-PATIENCE_SECONDS = 10.0
+MAX_WAIT_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -80,12 +80,12 @@ WAITING = """
 select count(*) from pg_stat_activity
 where datname = current_database() and wait_event_type = 'Lock' and pid <> pg_backend_pid()"""
 
-UNDER_WAY = """
+ACTIVE_STATEMENTS = """
 select count(*) from pg_stat_activity
 where datname = current_database() and application_name = 'depot' and state <> 'idle'"""
 
 
-async def waiting_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_many: int) -> None:
+async def wait_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_many: int) -> None:
     """Returns once that many connections of this database wait for a lock."""
 
     async def enough() -> bool:
@@ -96,20 +96,20 @@ async def waiting_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", ho
     await eventually(enough)
 
 
-async def nothing_under_way(database_url: str) -> None:
+async def wait_until_idle(database_url: str) -> None:
     """Returns once PostgreSQL has ended, one way or the other, what a killed process had asked for."""
     async with connected(database_url) as connection:
 
         async def idle() -> bool:
-            return not await connection.fetchval(UNDER_WAY)
+            return not await connection.fetchval(ACTIVE_STATEMENTS)
 
         await eventually(idle)
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[bool]], patience_seconds: float = PATIENCE_SECONDS
+    condition: Callable[[], Awaitable[bool]], max_wait_seconds: float = MAX_WAIT_SECONDS
 ) -> None:
-    async with asyncio.timeout(patience_seconds):
+    async with asyncio.timeout(max_wait_seconds):
         while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
             await asyncio.sleep(0.01)
 

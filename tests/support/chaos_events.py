@@ -16,12 +16,18 @@ from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import connected
 from tests.support.consistency import discrepancies
-from tests.support.fault_injection import Victim, cluster, insist, kill_at, until_none
-from tests.support.recording_receiver import Witness, witnessing
+from tests.support.fault_injection import (
+    RestartableProcess,
+    cluster,
+    kill_when_done,
+    post_until_acknowledged,
+    wait_until_zero,
+)
+from tests.support.recording_receiver import RecordingReceiver, recording_receiver
 
 CLIENTS = 8
 KILLS_A_ROUND = 2
-FAILING = 0.03
+FAILURE_RATE = 0.03
 """The share of deliveries that the receiver answers with 500 when they come first: they have to come again.
 A third attempt would be minutes away, and in one of forty runs there would be need of one."""
 EVENTS = ["order.placed", "user.action"]
@@ -32,7 +38,7 @@ STORED = {
     "order.placed": "select id::text, reference from orders",
     "user.action": "select id::text, payload->>'action' from events where type = 'user.action'",
 }
-UNTOLD = "select count(*) from deliveries where status <> 'delivered'"
+UNDELIVERED = "select count(*) from deliveries where status <> 'delivered'"
 
 
 class Verdict(Struct):
@@ -52,31 +58,33 @@ async def prove_events(
     random = Random(seed)
     failing = Random(seed + 1)
     done: list[tuple[str, str, str]] = []
-    async with witnessing(lambda: failing.random() < FAILING) as witness:
+    async with recording_receiver(lambda: failing.random() < FAILURE_RATE) as receiver:
         with cluster(database_url, home, services=1, workers=1) as (urls, victims):
             async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=10) as client:
-                witness.secret = (await insist(client, urls, "/webhooks", webhook(witness), "w"))["secret"]
-                bolt = await insist(client, urls, "/items", BOLT, "i")
+                receiver.secret = (
+                    await post_until_acknowledged(client, urls, "/webhooks", webhook(receiver), "w")
+                )["secret"]
+                bolt = await post_until_acknowledged(client, urls, "/items", BOLT, "i")
                 for number in range(rounds):
-                    await a_storm(client, urls, victims, random, done, bolt["id"], number, a_round)
-                await until_none(database_url, UNTOLD)
+                    await run_round(client, urls, victims, random, done, bolt["id"], number, a_round)
+                await wait_until_zero(database_url, UNDELIVERED)
             kills = sum(victim.kills for victim in victims)
-    wrong = await judge_events(database_url, witness, done)
-    repeated = sum(witness.times.values()) - len(witness.times)
-    return Verdict(kills, len(done), len(witness.received), repeated, wrong)
+    wrong = await judge_events(database_url, receiver, done)
+    repeated = sum(receiver.times.values()) - len(receiver.times)
+    return Verdict(kills, len(done), len(receiver.received), repeated, wrong)
 
 
 BOLT = {"sku": "BOLT", "name": "Bolt", "price": "9.99", "quantity": 1_000_000_000}
 
 
-def webhook(witness: Witness) -> dict[str, Any]:
-    return {"url": witness.url, "events": EVENTS}
+def webhook(receiver: RecordingReceiver) -> dict[str, Any]:
+    return {"url": receiver.url, "events": EVENTS}
 
 
-async def a_storm(
+async def run_round(
     client: httpx.AsyncClient,
     urls: list[str],
-    victims: list[Victim],
+    victims: list[RestartableProcess],
     random: Random,
     done: list[tuple[str, str, str]],
     item_id: str,
@@ -93,41 +101,51 @@ async def a_storm(
             name = f"{number}-{step}"
             if random.random() < 0.5:
                 body = {"customer_id": "c", "reference": name, "lines": [{"item_id": item_id, "quantity": 1}]}
-                done.append(("order.placed", name, (await insist(client, urls, "/orders", body, name))["id"]))
+                done.append(
+                    (
+                        "order.placed",
+                        name,
+                        (await post_until_acknowledged(client, urls, "/orders", body, name))["id"],
+                    )
+                )
             else:
-                made = await insist(client, urls, "/users/ann/actions", {"action": name}, name)
+                made = await post_until_acknowledged(
+                    client, urls, "/users/ann/actions", {"action": name}, name
+                )
                 done.append(("user.action", name, made["id"]))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):
             group.create_task(act())
-        group.create_task(kill_at(points, done, victims, random))
+        group.create_task(kill_when_done(points, done, victims, random))
 
 
-async def judge_events(database_url: str, witness: Witness, done: list[tuple[str, str, str]]) -> list[str]:
+async def judge_events(
+    database_url: str, receiver: RecordingReceiver, done: list[tuple[str, str, str]]
+) -> list[str]:
     async with connected(database_url) as connection:
         events = await connection.fetch(EVENTS_OF_CHANGES, EVENTS)
         stored = {kind: dict(await connection.fetch(query)) for kind, query in STORED.items()}
-    wrong = [f"signature of {webhook_id} is wrong" for webhook_id in witness.forged]
-    wrong += [f"{webhook_id} came with two bodies" for webhook_id in witness.contradictions]
-    wrong += _lost(done, stored, events, witness)
-    wrong += _doubled(done, stored, events)
-    wrong += _made_up(witness, stored)
+    wrong = [f"signature of {webhook_id} is wrong" for webhook_id in receiver.invalid_signatures]
+    wrong += [f"{webhook_id} came with two bodies" for webhook_id in receiver.conflicting_bodies]
+    wrong += _lost(done, stored, events, receiver)
+    wrong += _duplicated(done, stored, events)
+    wrong += _unexpected(receiver, stored)
     wrong += await discrepancies(database_url)
     return wrong + await _unsealed(database_url)
 
 
-def _lost(done: Any, stored: Any, events: Any, witness: Witness) -> Iterator[str]:
+def _lost(done: Any, stored: Any, events: Any, receiver: RecordingReceiver) -> Iterator[str]:
     """Acknowledged and not stored; stored and not told."""
     for kind, name, identity in done:
         if stored[kind].get(identity) != name:
             yield f"{kind} {name} was acknowledged as {identity}, and is not there"
     for event_id, kind, subject in events:
-        if event_id not in witness.received:
+        if event_id not in receiver.received:
             yield f"event {event_id} ({kind} {subject}) was never delivered"
 
 
-def _doubled(done: Any, stored: Any, events: Any) -> Iterator[str]:
+def _duplicated(done: Any, stored: Any, events: Any) -> Iterator[str]:
     """One key, two effects; one effect, two events."""
     for kind, found in stored.items():
         for name, count in Counter(found.values()).items():
@@ -140,9 +158,9 @@ def _doubled(done: Any, stored: Any, events: Any) -> Iterator[str]:
     yield from (f"order {subject} has {count} events" for subject, count in placed.items() if count > 1)
 
 
-def _made_up(witness: Witness, stored: Any) -> Iterator[str]:
+def _unexpected(receiver: RecordingReceiver, stored: Any) -> Iterator[str]:
     """Told, and not stored."""
-    for webhook_id, event in witness.received.items():
+    for webhook_id, event in receiver.received.items():
         identity = event["data"]["id"] if event["type"] == "order.placed" else webhook_id
         if identity not in stored[event["type"]]:
             yield f"{event['type']} {identity} was told of, and is not there"

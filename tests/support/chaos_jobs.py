@@ -10,11 +10,11 @@ import httpx
 from msgspec import Struct
 
 from tests.support.app_helpers import connected
-from tests.support.fault_injection import cluster, insist, kill_at, until_none
+from tests.support.fault_injection import cluster, kill_when_done, post_until_acknowledged, wait_until_zero
 
 CLIENTS = 8
 ENDED = "select count(*) from jobs where finished_at is not null"
-UNENDED = "select count(*) from jobs where finished_at is null"
+UNFINISHED = "select count(*) from jobs where finished_at is null"
 ENDS = "select subject from events where type = 'job.finished'"
 IMPORTED = "select count(*) from movements where cause = 'import' and delta = 7"
 
@@ -32,10 +32,10 @@ class JobsVerdict(Struct):
 
 
 ROWS = 5
-HOPELESS = {"kind": "system.sleep", "payload": {"seconds": 0.01, "fail_times": 10}}
+ALWAYS_FAILING = {"kind": "system.sleep", "payload": {"seconds": 0.01, "fail_times": 10}}
 
 
-def a_job(number: int, random: Random) -> dict[str, Any]:
+def random_job(number: int, random: Random) -> dict[str, Any]:
     """Of mixed kinds."""
     sleep: dict[str, Any] = {"kind": "system.sleep"}
     return random.choice(
@@ -43,14 +43,14 @@ def a_job(number: int, random: Random) -> dict[str, Any]:
             {**sleep, "payload": {"seconds": random.random() / 2, "steps": 5}},
             {**sleep, "payload": {"seconds": 0.05, "burn": True, "steps": 2}},
             {**sleep, "payload": {"seconds": 0.01, "fail_times": 1}},
-            HOPELESS,
+            ALWAYS_FAILING,
             {"kind": "report.export", "payload": {}},
-            {"kind": "catalog.import", "payload": {"csv": a_catalogue(number)}},
+            {"kind": "catalog.import", "payload": {"csv": catalog_csv(number)}},
         ]
     )
 
 
-def a_catalogue(number: int) -> str:
+def catalog_csv(number: int) -> str:
     rows = [f"SKU-{number}-{row},Item,1.00,7" for row in range(ROWS)]
     return "\n".join(["sku,name,price,quantity", *rows]) + "\n"
 
@@ -60,7 +60,7 @@ async def prove_jobs(
 ) -> JobsVerdict:
     """Two services, two workers, one database, mixed jobs, random kills: each ends exactly once."""
     random = Random(seed)
-    plan = [a_job(number, random) for number in range(jobs)]
+    plan = [random_job(number, random) for number in range(jobs)]
     made: dict[str, dict[str, Any]] = {}
     work = iter(enumerate(plan))
     ended: list[Any] = []
@@ -69,15 +69,17 @@ async def prove_jobs(
 
             async def submit() -> None:
                 for number, body in work:
-                    made[(await insist(client, urls, "/process", body, f"j-{number}"))["id"]] = body
+                    made[
+                        (await post_until_acknowledged(client, urls, "/process", body, f"j-{number}"))["id"]
+                    ] = body
 
             points = [random.randrange(1, jobs * 9 // 10) for _ in range(kills)]
             async with asyncio.TaskGroup() as group:
                 for _ in range(CLIENTS):
                     group.create_task(submit())
                 watching = asyncio.create_task(watch_ends(database_url, ended))
-                group.create_task(kill_at(points, ended, victims, random))
-            await until_none(database_url, UNENDED)
+                group.create_task(kill_when_done(points, ended, victims, random))
+            await wait_until_zero(database_url, UNFINISHED)
             watching.cancel()
         count = sum(victim.kills for victim in victims)
     return await judge_jobs(database_url, made, count)
@@ -102,7 +104,7 @@ async def judge_jobs(database_url: str, made: dict[str, dict[str, Any]], kills: 
     wrong += [f"job {job} was made twice" for job in found - made.keys()]
     timed_out = [row["id"] for row in rows if "its worker died each time" in (row["error"] or "")]
     for job, kind, status, attempts, _ in rows:
-        expected = "failed" if made.get(job) == HOPELESS or job in timed_out else "succeeded"
+        expected = "failed" if made.get(job) == ALWAYS_FAILING or job in timed_out else "succeeded"
         if status != expected:
             wrong.append(f"{kind} {job} is {status} after {attempts} attempts, not {expected}")
         if ends[job] != 1:

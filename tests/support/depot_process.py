@@ -15,7 +15,7 @@ from tests.support.depot_command import Process, start_depot
 START_SECONDS = 60.0
 
 
-class Live:
+class DepotProcess:
     """A running `depot serve` or `depot worker`; `log` is its stderr, one JSON object a line."""
 
     def __init__(self, process: Process, log: Path, url: str) -> None:
@@ -54,7 +54,7 @@ class Live:
 
 
 @contextmanager
-def live(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[Live]:
+def depot_serve(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[DepotProcess]:
     """Run `depot serve` on a free port until the block ends."""
     with _running(["serve", "--port", "0", *arguments], database_url, home, environment) as server:
         server.url = _wait_for_url(server)
@@ -62,7 +62,9 @@ def live(database_url: str, home: Path, *arguments: str, **environment: str) -> 
 
 
 @contextmanager
-def working(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[Live]:
+def depot_worker(
+    database_url: str, home: Path, *arguments: str, **environment: str
+) -> Iterator[DepotProcess]:
     """Run `depot worker`, which knows `system.sleep`, until the block ends."""
     environment = {"DEPOT_JOB_TEST_KINDS": "1", **environment}
     with _running(["worker", *arguments], database_url, home, environment) as worker:
@@ -73,13 +75,13 @@ def working(database_url: str, home: Path, *arguments: str, **environment: str) 
 @contextmanager
 def _running(
     arguments: list[str], database_url: str, home: Path, environment: dict[str, str]
-) -> Iterator[Live]:
+) -> Iterator[DepotProcess]:
     home.mkdir(exist_ok=True)
     log = home / f"{arguments[0]}-{time.monotonic_ns()}.log"
     settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}
     with log.open("wb") as stderr:
         process = start_depot(arguments, env={**os.environ, **settings}, stderr=stderr)
-    running = Live(process, log, "")
+    running = DepotProcess(process, log, "")
     try:
         yield running
     finally:
@@ -87,7 +89,7 @@ def _running(
             running.stop()
 
 
-def _wait_for_url(server: Live) -> str:
+def _wait_for_url(server: DepotProcess) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.process.poll() is None:
         if listening := server.events("listening"):

@@ -20,11 +20,11 @@ import httpx
 from tests.support.app_helpers import connected
 from tests.support.depot_command import start_depot
 
-PATIENCE_SECONDS = 60.0
-AGAIN_SECONDS = 0.05
+MAX_WAIT_SECONDS = 60.0
+RETRY_DELAY_SECONDS = 0.05
 UNAVAILABLE = {409, 500, 502, 503, 504}
 
-FAST = {
+SHORT_TIMEOUTS = {
     "DEPOT_LOG": "json",
     "DEPOT_WEBHOOK_ALLOW_PRIVATE": "1",
     "DEPOT_WEBHOOK_TIMEOUT_SECONDS": "1",
@@ -36,7 +36,7 @@ FAST = {
 """Leases and heartbeats that lapse while a test waits."""
 
 
-class Victim:
+class RestartableProcess:
     """A `depot` command that is started again whenever it was killed."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
@@ -60,7 +60,7 @@ class Victim:
     def drain(self) -> None:
         """An ordered stop, as a deployment makes it."""
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(timeout=PATIENCE_SECONDS) == 0, self.log.read_text()[-3000:]
+        assert self._process.wait(timeout=MAX_WAIT_SECONDS) == 0, self.log.read_text()[-3000:]
 
     def stop(self) -> None:
         if self._process.poll() is None:
@@ -71,45 +71,47 @@ class Victim:
 @contextmanager
 def cluster(
     database_url: str, home: Path, *, services: int, workers: int
-) -> Iterator[tuple[list[str], list[Victim]]]:
+) -> Iterator[tuple[list[str], list[RestartableProcess]]]:
     """So many services and workers on one database: the URLs of the services, and all processes."""
     home.mkdir(exist_ok=True)
-    environment = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), **FAST}
+    environment = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), **SHORT_TIMEOUTS}
     ports = [free_port() for _ in range(services)]
     commands = [("serve", "--port", str(port)) for port in ports] + [("worker",)] * workers
     with ExitStack() as stack:
         victims = []
         for number, command in enumerate(commands):
-            victim = Victim(command, environment, home / f"{command[0]}-{number}.log")
+            victim = RestartableProcess(command, environment, home / f"{command[0]}-{number}.log")
             stack.callback(victim.stop)
             victims.append(victim)
         yield [f"http://127.0.0.1:{port}" for port in ports], victims
 
 
-async def insist(
+async def post_until_acknowledged(
     client: httpx.AsyncClient, urls: Sequence[str], path: str, body: object, key: str
 ) -> dict[str, Any]:
     """POST under an Idempotency-Key, at one service after the other, until it is acknowledged."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(MAX_WAIT_SECONDS):
         for attempt in range(1_000_000):
             try:
                 url = urls[attempt % len(urls)] + path
                 reply = await client.post(url, json=body, headers={"Idempotency-Key": key})
             except httpx.TransportError:
-                await asyncio.sleep(AGAIN_SECONDS)  # its process is being started again
+                await asyncio.sleep(RETRY_DELAY_SECONDS)  # its process is being started again
                 continue
             if reply.is_success:
                 content: dict[str, Any] = reply.json()
                 return content
             assert reply.status_code in UNAVAILABLE, reply.text
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
     raise AssertionError("unreachable")
 
 
-async def kill_at(points: Sequence[int], done: list[Any], victims: Sequence[Victim], random: Random) -> None:
+async def kill_when_done(
+    points: Sequence[int], done: list[Any], victims: Sequence[RestartableProcess], random: Random
+) -> None:
     """Kill one of them each time so many things are done."""
     for point in sorted(points):
-        await until(partial(reached, done, point))
+        await wait_until(partial(reached, done, point))
         random.choice(victims).kill_and_restart()
 
 
@@ -117,7 +119,7 @@ async def reached(done: list[Any], point: int) -> bool:
     return len(done) >= point
 
 
-async def until_none(database_url: str, count: str) -> None:
+async def wait_until_zero(database_url: str, count: str) -> None:
     """Until that query counts nothing; what it still counts after `PATIENCE_SECONDS` the verdict will say."""
     async with connected(database_url) as connection:
 
@@ -125,11 +127,11 @@ async def until_none(database_url: str, count: str) -> None:
             return not await connection.fetchval(count)
 
         with suppress(TimeoutError):
-            await until(nothing)
+            await wait_until(nothing)
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(MAX_WAIT_SECONDS):
         while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
             await asyncio.sleep(0.01)
 

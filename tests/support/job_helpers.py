@@ -10,13 +10,13 @@ from service.database.database import Database
 from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import PATIENCE_SECONDS, Json, eventually
+from tests.support.app_helpers import MAX_WAIT_SECONDS, Json, eventually
 
 SLEEP = "system.sleep"
 
 
 @asynccontextmanager
-async def a_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
+async def running_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
     """One that follows no schedule, and waits for nothing at its end."""
     worker = Worker(settings, database, build_registry(settings), schedules=(), grace_seconds=0)
     async with worker.open():
@@ -39,7 +39,7 @@ async def until(
     client: httpx.AsyncClient,
     job_id: str,
     status: str,
-    patience_seconds: float = PATIENCE_SECONDS,
+    max_wait_seconds: float = MAX_WAIT_SECONDS,
     **facts: Any,
 ) -> Json:
     """The job, once it is in that state."""
@@ -51,7 +51,7 @@ async def until(
         return job["status"] == status and facts.items() <= job.items()
 
     try:
-        await eventually(there, patience_seconds)
+        await eventually(there, max_wait_seconds)
     except TimeoutError:
         raise AssertionError(job) from None
     return job

@@ -104,7 +104,9 @@ def by_day(sales: Sequence[Sale], begin: date, end: date, currency: str | None) 
     ]
 
 
-def best(sales: Sequence[Sale], begin: date, end: date, currency: str | None) -> list[tuple[str, int, str]]:
+def top_items(
+    sales: Sequence[Sale], begin: date, end: date, currency: str | None
+) -> list[tuple[str, int, str]]:
     """SKU, pieces and amount of what sold best."""
     sold: dict[tuple[str, str], tuple[int, Decimal]] = {}
     for sale in sales:

@@ -28,10 +28,10 @@ BROKEN = (OSError, asyncio.IncompleteReadError)
 NAME = "Item at {price}"
 """A name tells the price it was set with: an order that has one of them without the other was torn."""
 
-TORN = "select sku, name, unit_price from order_lines where name <> 'Item at ' || unit_price"
+INCONSISTENT_LINES = "select sku, name, unit_price from order_lines where name <> 'Item at ' || unit_price"
 
 
-class Wire:
+class HttpConnection:
     """Bare HTTP/1.1 on one connection: a real client would cost more CPU than the service it is to load."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, key: str) -> None:
@@ -50,18 +50,18 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(url: str, key: str) -> AsyncIterator[Wire]:
+async def http_connection(url: str, key: str) -> AsyncIterator[HttpConnection]:
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        yield Wire(reader, writer, key)
+        yield HttpConnection(reader, writer, key)
     finally:
         writer.close()
         with suppress(*BROKEN):
             await writer.wait_closed()
 
 
-class Tally:
+class OrderTally:
     """What the clients were told, together."""
 
     def __init__(self) -> None:
@@ -86,10 +86,12 @@ class Tally:
         self.sold_out |= {line["sku"] for line in short if line.get("available") == 0}
 
 
-async def buy(url: str, key: str, skus: Sequence[str], tally: Tally, random: Random, over: Event) -> None:
+async def buy(
+    url: str, key: str, skus: Sequence[str], tally: OrderTally, random: Random, over: Event
+) -> None:
     """Order one to three items again and again, until it is over or the connection breaks."""
     try:
-        async with wire(url, key) as server:
+        async with http_connection(url, key) as server:
             while not over.is_set():
                 chosen = random.sample(skus, random.randint(1, 3))
                 lines = [{"sku": sku, "quantity": random.randint(1, 3)} for sku in chosen]
@@ -98,9 +100,11 @@ async def buy(url: str, key: str, skus: Sequence[str], tally: Tally, random: Ran
         tally.unanswered += 1
 
 
-async def change(url: str, key: str, skus: Sequence[str], tally: Tally, random: Random, over: Event) -> None:
+async def change(
+    url: str, key: str, skus: Sequence[str], tally: OrderTally, random: Random, over: Event
+) -> None:
     """Give items new names and prices again and again."""
-    async with wire(url, key) as server:
+    async with http_connection(url, key) as server:
         found = [await server.ask("GET", f"/items?sku={sku}") for sku in skus]
         paths = [f"/items/{page['data'][0]['id']}" for _, page in found]
         while not over.is_set():
@@ -111,8 +115,8 @@ async def change(url: str, key: str, skus: Sequence[str], tally: Tally, random: 
             tally.changed += 1
 
 
-async def storm(
-    url: str, key: str, skus: Sequence[str], tally: Tally, *, seconds: float, buyers: int, clerks: int
+async def run_load(
+    url: str, key: str, skus: Sequence[str], tally: OrderTally, *, seconds: float, buyers: int, clerks: int
 ) -> None:
     """All of them at once on these items, for so long."""
     over = Event()
@@ -124,12 +128,12 @@ async def storm(
             group.create_task(change(url, key, skus, tally, Random(seed), over))
 
 
-async def verdict(database_url: str, tally: Tally) -> list[str]:
+async def check_results(database_url: str, tally: OrderTally) -> list[str]:
     """Everything that is wrong after the storm."""
     found = await discrepancies(database_url, tally.placed)
     connection = await asyncpg.connect(database_url)
     try:
-        torn = await connection.fetch(TORN)
+        torn = await connection.fetch(INCONSISTENT_LINES)
         oversold = await connection.fetch("select sku, quantity from items where quantity < 0")
         stored = await connection.fetchval("select count(*) from orders")
     finally:
@@ -143,7 +147,7 @@ async def verdict(database_url: str, tally: Tally) -> list[str]:
     return found
 
 
-def write_catalogue(file: Path, *, items: int, wanted: int, pieces_max: int) -> list[str]:
+def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> list[str]:
     """A CSV of so many items; returns the SKUs of those that everybody wants, each with its own stock."""
     random = Random(items)
     skus = [f"ITEM-{number:05}" for number in range(items)]

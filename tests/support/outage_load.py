@@ -17,12 +17,12 @@ import psutil
 from msgspec import Struct
 
 from tests.support.app_helpers import connected
-from tests.support.chaos_events import UNTOLD, judge_events
-from tests.support.chaos_jobs import UNENDED
+from tests.support.chaos_events import UNDELIVERED, judge_events
+from tests.support.chaos_jobs import UNFINISHED
 from tests.support.depot_command import run_depot
-from tests.support.depot_process import Live, live, working
-from tests.support.fault_injection import until_none
-from tests.support.recording_receiver import Witness, witnessing
+from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
+from tests.support.fault_injection import wait_until_zero
+from tests.support.recording_receiver import RecordingReceiver, recording_receiver
 
 ANSWER_SECONDS = 1.0
 RETURN_SECONDS = 2.0
@@ -150,39 +150,39 @@ class Load:
         return attempt.succeeded
 
 
-def _nothing(name: str, item: str) -> dict[str, Any]:
+def _no_body(name: str, item: str) -> dict[str, Any]:
     return {}
 
 
-def _a_file(name: str, item: str) -> dict[str, Any]:
+def _file_form(name: str, item: str) -> dict[str, Any]:
     form = aiohttp.FormData()
     form.add_field("file", PNG, filename=f"{name}.png", content_type="image/png")
     return {"data": form}
 
 
 KINDS: dict[str, Callable[[str, str], dict[str, Any]]] = {
-    "GET /items/{item}": _nothing,
-    "GET /items": _nothing,
+    "GET /items/{item}": _no_body,
+    "GET /items": _no_body,
     "PATCH /items/{item}": lambda name, item: {"json": {"description": name}},
     "POST /items/{item}/stock": lambda name, item: {"json": {"delta": 1, "reason": name}},
     "POST /orders": lambda name, item: {
         "json": {"customer_id": "c", "reference": name, "lines": [{"item_id": item, "quantity": 1}]}
     },
-    "GET /orders": _nothing,
+    "GET /orders": _no_body,
     "POST /users/ann/actions": lambda name, item: {"json": {"action": name}},
-    "GET /users/ann/actions": _nothing,
+    "GET /users/ann/actions": _no_body,
     "PUT /resources/printer": lambda name, item: {"json": {"status": "on"}},
-    "GET /resources": _nothing,
-    "POST /documents": _a_file,
-    "GET /documents": _nothing,
+    "GET /resources": _no_body,
+    "POST /documents": _file_form,
+    "GET /documents": _no_body,
     "POST /process": lambda name, item: {"json": {"kind": "system.sleep", "payload": {"seconds": 0.01}}},
-    "GET /jobs": _nothing,
-    "GET /reports/financial": _nothing,
-    "GET /webhooks": _nothing,
-    "GET /audit": _nothing,
-    "GET /health": _nothing,
-    "GET /health/ready": _nothing,
-    LIVE: _nothing,
+    "GET /jobs": _no_body,
+    "GET /reports/financial": _no_body,
+    "GET /webhooks": _no_body,
+    "GET /audit": _no_body,
+    "GET /health": _no_body,
+    "GET /health/ready": _no_body,
+    LIVE: _no_body,
 }
 
 
@@ -211,8 +211,8 @@ async def prove_outage(
     database_url: str,
     home: Path,
     *,
-    strike: Callable[[], None],
-    mend: Callable[[], None],
+    break_database: Callable[[], None],
+    restore_database: Callable[[], None],
     seconds: float,
     judged_url: str,
     **settings: str,
@@ -222,35 +222,37 @@ async def prove_outage(
     `judged_url` names the server that has the data in the end; `settings` are Depot's, of the environment.
     """
     with cluster(database_url, home, **settings) as (service, worker, key):
-        async with witnessing() as witness, client(service.url, key) as session:
-            item = await prepare(session, witness)
+        async with recording_receiver() as receiver, client(service.url, key) as session:
+            item = await prepare(session, receiver)
             load, memory = Load(session, item), Memory(service.process.pid)
             async with load.running():
                 await asyncio.sleep(BEFORE_SECONDS)
                 async with memory.watched():
-                    struck_at = monotonic()
-                    await asyncio.to_thread(strike)
-                    away_at = monotonic()
+                    broken_at = monotonic()
+                    await asyncio.to_thread(break_database)
+                    down_at = monotonic()
                     await asyncio.sleep(seconds)
-                    await asyncio.to_thread(mend)
-                    back_at = monotonic()
+                    await asyncio.to_thread(restore_database)
+                    restored_at = monotonic()
                     await asyncio.sleep(AFTER_SECONDS)
-            for unfinished in (UNTOLD, UNENDED):
-                await until_none(judged_url, unfinished)
+            for unfinished in (UNDELIVERED, UNFINISHED):
+                await wait_until_zero(judged_url, unfinished)
             wrong = list(unhealthy(service, worker, outages=1))
-    wrong += await judge_books(judged_url, witness, load)
-    return judge(load, memory, struck_at, away_at, back_at, wrong)
+    wrong += await judge_books(judged_url, receiver, load)
+    return judge(load, memory, broken_at, down_at, restored_at, wrong)
 
 
 @contextmanager
-def cluster(database_url: str, home: Path, **settings: str) -> Iterator[tuple[Live, Live, str]]:
+def cluster(
+    database_url: str, home: Path, **settings: str
+) -> Iterator[tuple[DepotProcess, DepotProcess, str]]:
     """A service, a worker and a key."""
     environment = {**ENVIRONMENT, **settings}
     depot(database_url, "migrate", **settings)
     key = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings).strip()
     with (
-        live(database_url, home, **environment) as service,
-        working(database_url, home, **environment) as worker,
+        depot_serve(database_url, home, **environment) as service,
+        depot_worker(database_url, home, **environment) as worker,
     ):
         yield service, worker, key
 
@@ -273,17 +275,17 @@ async def client(url: str, key: str) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def prepare(session: aiohttp.ClientSession, witness: Witness) -> str:
+async def prepare(session: aiohttp.ClientSession, receiver: RecordingReceiver) -> str:
     """A webhook and an item; returns its id."""
-    webhook = {"url": witness.url, "events": ["order.placed", "user.action"]}
+    webhook = {"url": receiver.url, "events": ["order.placed", "user.action"]}
     async with session.post("/webhooks", json=webhook) as reply:
-        witness.secret = (await reply.json())["secret"]
+        receiver.secret = (await reply.json())["secret"]
     bolt = {"sku": "BOLT", "name": "Bolt", "price": "9.99", "quantity": 1_000_000_000}
     async with session.post("/items", json=bolt) as reply:
         return str((await reply.json())["id"])
 
 
-def unhealthy(service: Live, worker: Live, *, outages: int) -> Iterator[str]:
+def unhealthy(service: DepotProcess, worker: DepotProcess, *, outages: int) -> Iterator[str]:
     for process in (service, worker):
         if process.process.poll() is not None:
             yield f"{process.process.args} ended with {process.process.poll()}"
@@ -292,11 +294,11 @@ def unhealthy(service: Live, worker: Live, *, outages: int) -> Iterator[str]:
             yield f"{process.process.args} noticed {process.events('database away')}"
 
 
-async def judge_books(url: str, witness: Witness, load: Load) -> list[str]:
+async def judge_books(url: str, receiver: RecordingReceiver, load: Load) -> list[str]:
     """What is stored against what was acknowledged."""
     done = [("order.placed", *made) for made in load.acknowledged["POST /orders"]]
     done += [("user.action", *made) for made in load.acknowledged["POST /users/ann/actions"]]
-    wrong = await judge_events(url, witness, done)
+    wrong = await judge_events(url, receiver, done)
     async with connected(url) as connection:
         for kind, query in STORED.items():
             stored = Counter(row[0].removesuffix(".png") for row in await connection.fetch(query))
@@ -307,18 +309,18 @@ async def judge_books(url: str, witness: Witness, load: Load) -> list[str]:
 
 
 def judge(
-    load: Load, memory: Memory, struck_at: float, away_at: float, back_at: float, wrong: list[str]
+    load: Load, memory: Memory, broken_at: float, down_at: float, restored_at: float, wrong: list[str]
 ) -> OutageVerdict:
     """The clients' view: what they were told, and when."""
     refused = [attempt for attempt in load.attempts if not attempt.succeeded]
     odd = [attempt for attempt in refused if not _is_refusal(attempt)]
-    early = [attempt for attempt in refused if attempt.ended < struck_at]
-    late = [attempt for attempt in refused if attempt.started > back_at + RETURN_SECONDS]
-    waited = {id(a): a.ended - max(a.started, struck_at) for a in refused if a.started < back_at}
+    early = [attempt for attempt in refused if attempt.ended < broken_at]
+    late = [attempt for attempt in refused if attempt.started > restored_at + RETURN_SECONDS]
+    waited = {id(a): a.ended - max(a.started, broken_at) for a in refused if a.started < restored_at}
     slow = [attempt for attempt in refused if waited.get(id(attempt), 0) > ANSWER_SECONDS]
     for what, found in {"odd": odd, "early": early, "late": late, "slow": slow}.items():
         wrong += [f"{what}: {a.kind} {a.status} {a.code} {a.ended - a.started:.2f} s" for a in found]
-    met = {attempt.kind for attempt in refused if away_at < attempt.started < back_at}
+    met = {attempt.kind for attempt in refused if down_at < attempt.started < restored_at}
     wrong += [f"{kind} was not refused" for kind in KINDS.keys() - met - {LIVE}]
     wrong += [f"{LIVE} was refused"] * (LIVE in met)
     growth = memory.most - memory.before
@@ -329,7 +331,7 @@ def judge(
         refused=len(refused),
         failed=len(odd) + len(early) + len(late),
         slowest_refusal_ms=round(max(waited.values(), default=0) * 1000),
-        recovered_ms=round(max(0, max((a.ended for a in refused), default=back_at) - back_at) * 1000),
+        recovered_ms=round(max(0, max((a.ended for a in refused), default=restored_at) - restored_at) * 1000),
         rss_before_mib=_mib(memory.before),
         rss_most_mib=_mib(memory.most),
         rss_after_mib=_mib(memory.after),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.testing import execute
 from tests.support.outage_load import OutageVerdict, prove_outage
-from tests.support.pgbouncer import bouncer, settings_behind
+from tests.support.pgbouncer import pgbouncer, settings_behind
 from tests.support.postgres_nodes import Node, node, standby
 
 Prove = Callable[[Path, Path, float], Awaitable[OutageVerdict]]
@@ -15,42 +15,44 @@ Prove = Callable[[Path, Path, float], Awaitable[OutageVerdict]]
 Act = Callable[[Node], None]
 
 
-async def _returns(strike: Act, mend: Act, home: Path, depot_home: Path, seconds: float) -> OutageVerdict:
+async def _returns(
+    break_database: Act, restore_database: Act, home: Path, depot_home: Path, seconds: float
+) -> OutageVerdict:
     with node(home) as database:
         return await prove_outage(
             database.url,
             depot_home,
-            strike=lambda: strike(database),
-            mend=lambda: mend(database),
+            break_database=lambda: break_database(database),
+            restore_database=lambda: restore_database(database),
             seconds=seconds,
             judged_url=database.url,
         )
 
 
 async def _returns_to_pgbouncer(
-    strike: Act, mend: Act, home: Path, depot_home: Path, seconds: float
+    break_database: Act, restore_database: Act, home: Path, depot_home: Path, seconds: float
 ) -> OutageVerdict:
-    with node(home) as database, bouncer(home, database) as url:
+    with node(home) as database, pgbouncer(home, database) as url:
         return await prove_outage(
             url,
             depot_home,
-            strike=lambda: strike(database),
-            mend=lambda: mend(database),
+            break_database=lambda: break_database(database),
+            restore_database=lambda: restore_database(database),
             seconds=seconds,
             judged_url=database.url,
             **settings_behind(database),
         )
 
 
-async def _is_replaced(strike: Act, home: Path, depot_home: Path, seconds: float) -> OutageVerdict:
+async def _is_replaced(break_database: Act, home: Path, depot_home: Path, seconds: float) -> OutageVerdict:
     with node(home) as primary, standby(home, primary) as copy:
         await asyncio.to_thread(_synchronize, primary)
         servers = f"127.0.0.1:{primary.port},127.0.0.1:{copy.port}"
         return await prove_outage(
             f"postgresql://postgres@{servers}/postgres?target_session_attrs=read-write",
             depot_home,
-            strike=lambda: strike(primary),
-            mend=copy.promote,
+            break_database=lambda: break_database(primary),
+            restore_database=copy.promote,
             seconds=seconds,
             judged_url=copy.url,
         )

@@ -16,7 +16,7 @@ SERVERS = 3
 
 
 @contextmanager
-def bouncer(home: Path, node: Node) -> Iterator[str]:
+def pgbouncer(home: Path, node: Node) -> Iterator[str]:
     """Until the block ends; gives the URL. As docs/database.md has it."""
     port = free_port()
     configuration = home / "pgbouncer.ini"

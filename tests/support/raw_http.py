@@ -15,15 +15,15 @@ from service.auth.store import create_key
 from service.database.database import Database
 from service.settings import Settings
 from service.testing import database_url_for, execute
-from tests.support.depot_process import Live, live
+from tests.support.depot_process import DepotProcess, depot_serve
 
-PATIENCE_SECONDS = 10.0
+MAX_WAIT_SECONDS = 10.0
 
 
-class Served:
+class LiveServer:
     """A live server, its database, and a key to it."""
 
-    def __init__(self, server: Live, key: str, database_url: str = "") -> None:
+    def __init__(self, server: DepotProcess, key: str, database_url: str = "") -> None:
         self.server = server
         self.key = key
         self.database_url = database_url
@@ -36,7 +36,7 @@ class Served:
 
     def exchange(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
         """Send bytes as they are; the reply up to its length, or to the end of the connection."""
-        with socket.create_connection(self.address, timeout=PATIENCE_SECONDS) as connection:
+        with socket.create_connection(self.address, timeout=MAX_WAIT_SECONDS) as connection:
             connection.sendall(sent)
             received = b""
             while b"\r\n\r\n" not in received:
@@ -51,7 +51,7 @@ class Served:
 
     def logged(self, **wanted: object) -> dict[str, Any]:
         """The line of the access log with these values, once it is there."""
-        deadline = monotonic() + PATIENCE_SECONDS
+        deadline = monotonic() + MAX_WAIT_SECONDS
         while monotonic() < deadline:
             for event in self.server.events("request"):
                 if wanted.items() <= event.items():
@@ -59,7 +59,7 @@ class Served:
         raise AssertionError(f"not logged: {wanted}")
 
 
-def contract(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+def assert_error_contract(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
     """Assert the error contract of a reply read byte by byte."""
     error: dict[str, Any] = json.loads(body)["error"]
     assert headers["content-type"] == "application/json"
@@ -71,13 +71,13 @@ def contract(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any
 
 
 @contextmanager
-def serving(server_url: str, template: str, home: Path, **environment: str) -> Iterator[Served]:
+def serving(server_url: str, template: str, home: Path, **environment: str) -> Iterator[LiveServer]:
     """One server for many tests, on a database of its own."""
     name = f"depot_test_{uuid4().hex[:12]}"
     execute(server_url, f"create database {name} template {template}")
     url = database_url_for(server_url, name)
-    with live(url, home, **environment) as server:
-        yield Served(server, asyncio.run(_mint(url)), url)
+    with depot_serve(url, home, **environment) as server:
+        yield LiveServer(server, asyncio.run(_mint(url)), url)
     execute(server_url, f"drop database {name} with (force)")
 
 

@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731  # reads as the default it is
 
 
-class Witness:
+class RecordingReceiver:
     """What came in. `fails`: whether what comes for the first time is refused; the second time it is not."""
 
     def __init__(self, fails: Callable[[], bool] = NEVER) -> None:
@@ -21,8 +21,8 @@ class Witness:
         """The event of each `webhook-id` that was answered with success."""
         self.times: Counter[str] = Counter()
         """How often each `webhook-id` came."""
-        self.forged: list[str] = []
-        self.contradictions: list[str] = []
+        self.invalid_signatures: list[str] = []
+        self.conflicting_bodies: list[str] = []
         self._fails = fails
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -32,25 +32,25 @@ class Witness:
         try:
             event = Webhook(self.secret).verify(body, dict(request.headers))
         except WebhookVerificationError:
-            self.forged.append(webhook_id)
+            self.invalid_signatures.append(webhook_id)
             return web.Response(status=400)
         if self.times[webhook_id] == 1 and self._fails():
             return web.Response(status=500)
         if self.received.setdefault(webhook_id, event) != event:
-            self.contradictions.append(webhook_id)
+            self.conflicting_bodies.append(webhook_id)
         return web.Response()
 
 
 @asynccontextmanager
-async def witnessing(fails: Callable[[], bool] = NEVER) -> AsyncIterator[Witness]:
-    witness = Witness(fails)
+async def recording_receiver(fails: Callable[[], bool] = NEVER) -> AsyncIterator[RecordingReceiver]:
+    receiver = RecordingReceiver(fails)
     application = web.Application()
-    application.router.add_post("/", witness.receive)
+    application.router.add_post("/", receiver.receive)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        witness.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        yield witness
+        receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        yield receiver
     finally:
         await runner.cleanup()

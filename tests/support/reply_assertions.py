@@ -13,7 +13,7 @@ LEAK = re.compile(r"(?i)traceback|asyncpg|sqlalchemy|postgres|litestar|select .*
 """What no client may ever see."""
 
 
-def refused(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def assert_refused(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Assert that the reply is this refusal, in the error contract; returns its facts."""
     assert (reply.status_code, reply.headers.get("X-Error-Code")) == (status, code), reply.text
     assert reply.headers["Content-Type"] == "application/json"
@@ -31,14 +31,14 @@ def refused(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 def wrong_fields(reply: httpx.Response, source: str = "body") -> set[str]:
     """The JSON Pointers of a 422, all of which are about `source`."""
-    details = refused(reply, 422, "VALIDATION_FAILED")["details"]
+    details = assert_refused(reply, 422, "VALIDATION_FAILED")["details"]
     assert all(detail["message"] and detail["source"] == source for detail in details), details
     fields = [detail["field"] for detail in details]
     assert len(fields) == len(set(fields))
     return set(fields)
 
 
-async def walk(client: httpx.AsyncClient, path: str, **query: Any) -> AsyncIterator[list[dict[str, Any]]]:
+async def pages(client: httpx.AsyncClient, path: str, **query: Any) -> AsyncIterator[list[dict[str, Any]]]:
     """Every page of a list, following `next_cursor`."""
     cursor: dict[str, str] = {}
     while True:
@@ -50,5 +50,5 @@ async def walk(client: httpx.AsyncClient, path: str, **query: Any) -> AsyncItera
         cursor = {"cursor": page["next_cursor"]}
 
 
-async def everything(client: httpx.AsyncClient, path: str, **query: Any) -> list[dict[str, Any]]:
-    return [row async for page in walk(client, path, **query) for row in page]
+async def all_rows(client: httpx.AsyncClient, path: str, **query: Any) -> list[dict[str, Any]]:
+    return [row async for page in pages(client, path, **query) for row in page]

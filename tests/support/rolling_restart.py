@@ -16,7 +16,7 @@ from uuid import uuid4
 import aiohttp
 from msgspec import Struct, field
 
-from tests.support.fault_injection import Victim, free_port, until
+from tests.support.fault_injection import RestartableProcess, free_port, wait_until
 
 HAPROXY = shutil.which("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
@@ -35,7 +35,9 @@ class Verdict(Struct):
     """Requests that broke, or were answered with anything but a success."""
 
 
-async def prove_rolling(url: str, replicas: list[Victim], key: str, *, rounds: int, rate: int) -> Verdict:
+async def prove_rolling(
+    url: str, replicas: list[RestartableProcess], key: str, *, rounds: int, rate: int
+) -> Verdict:
     """Restart each of the replicas behind `url` `rounds` times, under `rate` requests a second."""
     verdict, over = Verdict(), asyncio.Event()
     headers = {"Authorization": f"Bearer {key}"}
@@ -62,13 +64,13 @@ async def prove_rolling(url: str, replicas: list[Victim], key: str, *, rounds: i
     return verdict
 
 
-async def _asked(replica: Victim, begun_at: int = 0) -> None:
+async def _asked(replica: RestartableProcess, begun_at: int = 0) -> None:
     """Until the load balancer sends requests to it; its log begins at that byte."""
 
     async def asked() -> bool:
         return b'"route":"/items' in replica.log.read_bytes()[begun_at:]
 
-    await until(asked)
+    await wait_until(asked)
 
 
 async def _first_item(session: aiohttp.ClientSession) -> str:
@@ -78,7 +80,7 @@ async def _first_item(session: aiohttp.ClientSession) -> str:
                 return reply.status == 200
         return False
 
-    await until(ready)
+    await wait_until(ready)
     new = {"sku": f"R-{uuid4().hex[:8]}", "name": "Bolt", "price": "9.99", "quantity": 10_000_000}
     async with session.post("/items", json=new, raise_for_status=True) as reply:
         return str((await reply.json())["id"])
@@ -136,7 +138,7 @@ async def _send(
 
 
 @contextmanager
-def balanced(database_url: str, home: Path) -> Iterator[tuple[str, list[Victim]]]:
+def balanced(database_url: str, home: Path) -> Iterator[tuple[str, list[RestartableProcess]]]:
     """Two replicas behind HAProxy as `deploy/` configures it: its URL, and the replicas."""
     home.mkdir(exist_ok=True)
     environment = {
@@ -149,7 +151,9 @@ def balanced(database_url: str, home: Path) -> Iterator[tuple[str, list[Victim]]
     with ExitStack() as stack:
         replicas = []
         for port in ports[:2]:
-            replica = Victim(["serve", "--port", str(port)], environment, home / f"serve-{port}.log")
+            replica = RestartableProcess(
+                ["serve", "--port", str(port)], environment, home / f"serve-{port}.log"
+            )
             stack.callback(replica.stop)
             replicas.append(replica)
         stack.enter_context(_haproxy(home, ports))

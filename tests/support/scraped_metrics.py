@@ -4,7 +4,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 
-class Figures:
+class ScrapedMetrics:
     """One scrape."""
 
     def __init__(self, text: str) -> None:
@@ -23,7 +23,7 @@ class Figures:
         return {sample.labels[label] for sample in self.samples if label in sample.labels}
 
 
-async def scraped(client: httpx.AsyncClient) -> Figures:
+async def scraped(client: httpx.AsyncClient) -> ScrapedMetrics:
     reply = await client.get("/metrics")
     assert reply.status_code == 200, reply.text
-    return Figures(reply.text)
+    return ScrapedMetrics(reply.text)

@@ -11,7 +11,7 @@ from conftest import Client
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import everything, refused, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 ANN = "/users/ann@example.org/actions"
 LOGIN = {"action": "login", "metadata": {"ip": "192.0.2.7", "score": 1.10}}
@@ -45,7 +45,7 @@ async def test_each_user_has_a_list_of_their_own_newest_first(client: Client) ->
     for number in range(5):
         await client.post(ANN, json={"action": f"step-{number}"})
         await client.post("/users/bob/actions", json={"action": "other"})
-    listed = await everything(client, ANN, limit=2)
+    listed = await all_rows(client, ANN, limit=2)
     assert [action["action"] for action in listed] == [f"step-{number}" for number in (4, 3, 2, 1, 0)]
 
 
@@ -85,7 +85,7 @@ async def test_a_malformed_user_id_is_rejected(client: Client, user: str) -> Non
         await client.get(f"/users/{user}/actions"),
     ):
         assert reply.status_code in {404, 422}, reply.text
-        refused(reply, reply.status_code, reply.headers["X-Error-Code"])
+        assert_refused(reply, reply.status_code, reply.headers["X-Error-Code"])
 
 
 async def test_an_action_is_an_event_with_its_id_and_its_author(client: Client, database: Database) -> None:
@@ -104,7 +104,7 @@ async def test_a_repeated_action_happens_once(client: Client) -> None:
     assert (again.status_code, again.content) == (201, first.content)
     assert again.headers["Idempotent-Replayed"] == "true"
     assert len((await client.get(ANN)).json()["data"]) == 1
-    refused(await client.post(ANN, json={"action": "x"}, headers=key), 422, "IDEMPOTENCY_MISMATCH")
+    assert_refused(await client.post(ANN, json={"action": "x"}, headers=key), 422, "IDEMPOTENCY_MISMATCH")
     assert (await client.post("/users/bob/actions", json=LOGIN, headers=key)).status_code == 201
 
 

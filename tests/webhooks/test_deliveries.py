@@ -16,7 +16,7 @@ from service.events.journal import CLI
 from service.settings import Settings
 from service.webhooks.deliveries import resend
 from tests.support.app_helpers import eventually, item, running
-from tests.support.reply_assertions import everything, refused, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -52,7 +52,7 @@ async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[d
         return not (await client.get(path, params={"status": "pending"})).json()["data"]
 
     await eventually(done)
-    return await everything(client, path)
+    return await all_rows(client, path)
 
 
 async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, local: Inbox) -> None:
@@ -74,12 +74,14 @@ async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Inbox
     await register(shop, local)
     bolt = await item(shop, 3)
     stale = {"If-Match": '"7"'}
-    refused(
+    assert_refused(
         await shop.patch(f"/items/{bolt['id']}", json={"name": "M8"}, headers=stale),
         412,
         "PRECONDITION_FAILED",
     )
-    refused(await shop.post(f"/items/{bolt['id']}/stock", json={"delta": -9}), 409, "INSUFFICIENT_STOCK")
+    assert_refused(
+        await shop.post(f"/items/{bolt['id']}/stock", json={"delta": -9}), 409, "INSUFFICIENT_STOCK"
+    )
     await shop.patch(f"/items/{bolt['id']}", json={"name": "M9"})
     (request,) = await local.until(1)
     assert request.event["data"]["changes"]["name"]["to"] == "M9"
@@ -149,15 +151,15 @@ async def test_deliveries_are_listed_newest_first_and_by_their_state(
     )
     path = f"/webhooks/{webhook_id}/deliveries"
     async with running(settings, key) as shop:
-        rows = await everything(shop, path, limit=3)
+        rows = await all_rows(shop, path, limit=3)
         assert [row["id"] for row in rows] == ids
         assert sorted(row["event_id"] for row in rows) == sorted(told)
         assert {row["event_type"] for row in rows} == {"item.updated"}
-        assert [row["id"] for row in await everything(shop, path, limit=3, status="failed")] == ids[:2]
-        assert [row["id"] for row in await everything(shop, path, status="pending")] == ids[2:]
-        assert await everything(shop, path, status="delivered") == []
+        assert [row["id"] for row in await all_rows(shop, path, limit=3, status="failed")] == ids[:2]
+        assert [row["id"] for row in await all_rows(shop, path, status="pending")] == ids[2:]
+        assert await all_rows(shop, path, status="delivered") == []
         assert wrong_fields(await shop.get(path, params={"status": "lost"}), "query") == {"/status"}
-        refused(await shop.get(path, params={"cursor": "x"}), 400, "INVALID_CURSOR")
+        assert_refused(await shop.get(path, params={"cursor": "x"}), 400, "INVALID_CURSOR")
 
 
 async def test_a_dead_delivery_is_visible_and_can_be_sent_again(
@@ -194,7 +196,7 @@ async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
     await finished(shop, webhook)
     local.answering.clear()
     assert (await shop.post(path)).status_code == 202
-    refused(await shop.post(path), 409, "INVALID_STATE")
+    assert_refused(await shop.post(path), 409, "INVALID_STATE")
     local.answering.set()
     await finished(shop, webhook)
     assert local.ids == [owed["event_id"]] * 2
@@ -239,8 +241,8 @@ async def test_a_disabled_webhook_is_neither_tested_nor_told_again(
     owed = (await shop.post(f"{path}/test")).json()
     await finished(shop, webhook)
     await shop.patch(path, json={"enabled": False})
-    refused(await shop.post(f"{path}/test"), 409, "INVALID_STATE")
-    refused(await shop.post(f"{path}/deliveries/{owed['id']}/resend"), 409, "INVALID_STATE")
+    assert_refused(await shop.post(f"{path}/test"), 409, "INVALID_STATE")
+    assert_refused(await shop.post(f"{path}/deliveries/{owed['id']}/resend"), 409, "INVALID_STATE")
     await shop.patch(path, json={"enabled": True})
     assert (await shop.post(f"{path}/test")).status_code == 202
     await local.until(2)
@@ -254,7 +256,7 @@ async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local:
         f"/webhooks/{other['id']}/deliveries/{owed['id']}",
         f"/webhooks/{webhook['id']}/deliveries/{NOWHERE}",
     ):
-        refused(await shop.post(f"{path}/resend"), 404, "NOT_FOUND")
+        assert_refused(await shop.post(f"{path}/resend"), 404, "NOT_FOUND")
 
 
 async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(

@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.webhooks import dispatcher as module
 from service.webhooks.dispatcher import RETRY_DELAY_SECONDS, WebhookDispatcher
 from tests.support.app_helpers import connected, eventually, item
-from tests.support.depot_process import live
+from tests.support.depot_process import depot_serve
 from tests.support.embedded_server import Server
 
 ALLOWED = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "1", "DEPOT_DRAIN_SECONDS": "0"}
@@ -44,7 +44,7 @@ async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
     async with inbox() as local:
         local.answering.clear()
         await subscribe(database, local.url)
-        with live(database_url, tmp_path / "home", **ALLOWED) as server:
+        with depot_serve(database_url, tmp_path / "home", **ALLOWED) as server:
             async with server.client(key) as client:
                 bolt = await item(client, 1)
                 await change(client, bolt, "M8")
@@ -55,7 +55,7 @@ async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
         longest = await database.fetchval("select max(due_at) - now() from deliveries")
         assert 0 < longest.total_seconds() <= LEASE_SECONDS
         await database.fetch("update deliveries set due_at = now()")  # so long later
-        with live(database_url, tmp_path / "home", **ALLOWED):
+        with depot_serve(database_url, tmp_path / "home", **ALLOWED):
             await eventually(partial(settled, database))
     names = {request.id: request.event["data"]["changes"]["name"]["to"] for request in local.received}
     assert sorted(names.values()) == ["M8", "M9"]
@@ -69,14 +69,14 @@ async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
     async with inbox() as local:
         local.answering.clear()
         await subscribe(database, local.url)
-        with live(database_url, tmp_path / "home", **ALLOWED) as server:
+        with depot_serve(database_url, tmp_path / "home", **ALLOWED) as server:
             async with server.client(key) as client:
                 await change(client, await item(client, 1), "M8")
                 await local.until(1)
             assert server.stop() == 0
             assert not [line for line in server.log.read_text().splitlines() if '"error"' in line]
         local.answering.set()
-        with live(database_url, tmp_path / "home", **ALLOWED):
+        with depot_serve(database_url, tmp_path / "home", **ALLOWED):
             await eventually(partial(settled, database))
     assert len(local.received) == 2
     assert len(set(local.ids)) == 1
@@ -88,8 +88,8 @@ async def test_several_processes_deliver_every_event_once(
     async with inbox() as local:
         await subscribe(database, local.url)
         with (
-            live(database_url, tmp_path / "one", **ALLOWED) as one,
-            live(database_url, tmp_path / "two", **ALLOWED) as two,
+            depot_serve(database_url, tmp_path / "one", **ALLOWED) as one,
+            depot_serve(database_url, tmp_path / "two", **ALLOWED) as two,
         ):
             async with one.client(key) as here, two.client(key) as there:
                 bolt = await item(here, 1)
@@ -108,7 +108,7 @@ async def test_by_default_nothing_leaves_for_this_machine(
     async with inbox() as local:
         await subscribe(database, local.url.replace("127.0.0.1", "localhost"))
         await tell(database)
-        with live(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0"):
+        with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0"):
             await eventually(partial(attempted, database))
     (row,) = await deliveries(database)
     assert row["attempts"][0]["error"] == "The address is not public"

@@ -12,7 +12,7 @@ from conftest import Client
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import running
-from tests.support.reply_assertions import everything, refused, wrong_fields
+from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 HOOK: dict[str, Any] = {"url": "http://127.0.0.1:9/hooks", "events": ["order.placed", "item.updated"]}
 """Nobody listens there."""
@@ -135,7 +135,7 @@ async def test_a_patch_changes_what_is_sent_and_nothing_else(client: Client) -> 
 
 async def test_omitted_is_not_null(client: Client) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
-    refused(await client.patch(path, json={}), 400, "NO_FIELDS")
+    assert_refused(await client.patch(path, json={}), 400, "NO_FIELDS")
     nothing = {"url": None, "events": None, "enabled": None}
     assert wrong_fields(await client.patch(path, json=nothing)) == {"/url", "/events", "/enabled"}
 
@@ -153,7 +153,7 @@ async def test_a_stale_change_is_refused(client: Client, method: str) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
     body = {"json": {"enabled": True}} if method == "PATCH" else {}
     reply = await client.request(method, path, headers={"If-Match": '"2"'}, **body)  # type: ignore[arg-type]
-    refused(reply, 412, "PRECONDITION_FAILED")
+    assert_refused(reply, 412, "PRECONDITION_FAILED")
     assert reply.headers["ETag"] == '"1"'
     fresh = await client.request(method, path, headers={"If-Match": '"1"'}, **body)  # type: ignore[arg-type]
     assert fresh.status_code in {200, 204}
@@ -173,14 +173,14 @@ async def test_a_deleted_webhook_is_gone_and_so_is_what_was_pending(
         ("POST", "/test"),
         ("POST", "/secret"),
     ]:
-        refused(await client.request(method, path + at), 404, "NOT_FOUND")
-    refused(await client.patch(path, json={"enabled": True}), 404, "NOT_FOUND")
+        assert_refused(await client.request(method, path + at), 404, "NOT_FOUND")
+    assert_refused(await client.patch(path, json={"enabled": True}), 404, "NOT_FOUND")
     assert await database.fetchval("select count(*) from deliveries where status = 'pending'") == 0
 
 
 async def test_webhooks_are_listed_newest_first(client: Client) -> None:
     ids = [(await register(client))["id"] for _ in range(5)]
-    rows = await everything(client, "/webhooks", limit=2)
+    rows = await all_rows(client, "/webhooks", limit=2)
     assert [row["id"] for row in rows] == ids[::-1]
     assert all("secret" not in row for row in rows)
 
@@ -189,7 +189,7 @@ async def test_there_are_never_more_than_so_many(settings: Settings, key: str) -
     async with running(replace(settings, webhooks_max=3), key) as client:
         replies = await asyncio.gather(*(client.post("/webhooks", json=HOOK) for _ in range(12)))
         assert sorted(reply.status_code for reply in replies) == [201] * 3 + [409] * 9
-        refused(await client.post("/webhooks", json=HOOK), 409, "LIMIT_REACHED")
+        assert_refused(await client.post("/webhooks", json=HOOK), 409, "LIMIT_REACHED")
         await client.delete(next(r for r in replies if r.status_code == 201).headers["Location"])
         await register(client)
 
@@ -226,7 +226,7 @@ async def test_another_body_under_the_key_is_a_mismatch(client: Client) -> None:
     once = {"Idempotency-Key": "k"}
     assert (await client.post("/webhooks", json=HOOK, headers=once)).status_code == 201
     other = await client.post("/webhooks", json={**HOOK, "url": "https://x.example"}, headers=once)
-    refused(other, 422, "IDEMPOTENCY_MISMATCH")
+    assert_refused(other, 422, "IDEMPOTENCY_MISMATCH")
     assert len((await client.get("/webhooks")).json()["data"]) == 1
 
 
@@ -285,6 +285,6 @@ async def test_reading_and_writing_need_their_scopes(client: Client, make_key: A
     writer = {"Authorization": f"Bearer {await make_key('webhooks:write')}"}
     path = f"/webhooks/{(await register(client))['id']}"
     assert (await client.get(path, headers=reader)).status_code == 200
-    refused(await client.get(path, headers=writer), 403, "FORBIDDEN")
+    assert_refused(await client.get(path, headers=writer), 403, "FORBIDDEN")
     assert (await client.post(f"{path}/test", headers=writer)).status_code == 202
-    refused(await client.post(f"{path}/secret", headers=reader), 403, "FORBIDDEN")
+    assert_refused(await client.post(f"{path}/secret", headers=reader), 403, "FORBIDDEN")

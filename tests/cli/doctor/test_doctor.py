@@ -30,7 +30,7 @@ from service.settings import Settings
 from tests.support.app_helpers import connected, item, order
 from tests.support.consistency import discrepancies
 from tests.support.depot_command import NEW_INTERPRETER, run_depot
-from tests.support.job_helpers import a_worker, done
+from tests.support.job_helpers import done, running_worker
 from tests.support.ledger_samples import backdate
 
 PNG = Path(__file__).parents[2] / "documents" / "files" / "netpbm.png"
@@ -50,7 +50,7 @@ async def shop(client: Client, database: Database, settings: Settings) -> AsyncI
     (
         await client.post("/documents", files={"file": ("dot.png", PNG.read_bytes(), "image/png")})
     ).raise_for_status()
-    async with a_worker(settings, database):  # which does not seal what is backdated next
+    async with running_worker(settings, database):  # which does not seal what is backdated next
         await done(client, "report.export")
     await backdate(database, timedelta(days=3))
     await close_books(database, settings)
