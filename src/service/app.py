@@ -4,9 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+from advanced_alchemy.exceptions import RepositoryError
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ASGIApp
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.audit.controller import AuditController
 from service.auth.middleware import AuthMiddleware, KeyAuthenticator
@@ -17,12 +22,25 @@ from service.docs import DocsController, openapi_config
 from service.documents.controller import DocumentController, UploadController
 from service.documents.store import DocumentStore
 from service.documents.upload import UploadReceiver
+from service.errors import DatabaseUnavailable, Fault, Overloaded
 from service.health.controller import HealthController, Probe
 from service.health.metrics_endpoint import DatabaseMetrics, MetricsController, ScrapeCache
 from service.http.admission import AdmissionControl
 from service.http.cors import CorsMiddleware
-from service.http.error_handlers import exception_handlers
+from service.http.error_handlers import (
+    Handler,
+    reply_to_bug,
+    reply_to_invalid_parameters,
+    reply_to_litestar_error,
+    reply_to_postgres_error,
+    reply_to_wrapped_error,
+    reply_with,
+    reply_with_fault,
+    reply_with_replay,
+)
+from service.http.idempotency import Replay
 from service.http.middleware import RequestMiddleware
+from service.http.parameters import validate_query
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.http.trust import TrustPolicy
@@ -75,6 +93,26 @@ CONTROLLERS = [
     ProcessController,
     JobController,
 ]
+
+
+DRIVER_ERROR_HANDLERS: dict[int | type[Exception], Handler] = {
+    asyncpg.PostgresError: reply_to_postgres_error(catalog.FAULT_BY_CONSTRAINT),
+    asyncpg.InterfaceError: reply_with(DatabaseUnavailable),
+    asyncpg.InternalClientError: reply_with(DatabaseUnavailable),
+    OSError: reply_with(DatabaseUnavailable),  # and its subclass TimeoutError
+    PoolTimeoutError: reply_with(Overloaded),
+}
+EXCEPTION_HANDLERS: dict[int | type[Exception], Handler] = {
+    Fault: reply_with_fault,
+    Replay: reply_with_replay,
+    ValidationException: reply_to_invalid_parameters,
+    HTTPException: reply_to_litestar_error,
+    **DRIVER_ERROR_HANDLERS,
+    SQLAlchemyError: reply_to_wrapped_error(DRIVER_ERROR_HANDLERS),
+    RepositoryError: reply_to_wrapped_error(DRIVER_ERROR_HANDLERS),
+    Exception: reply_to_bug,
+}
+"""The API error for each class of exception; Litestar picks the nearest class of the MRO."""
 
 
 class Components:
@@ -182,7 +220,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         route_handlers=[*CONTROLLERS, metrics],
         dependencies=components.dependencies(),
         middleware=[AuthMiddleware(authenticator, rate_limiter)],
-        exception_handlers=exception_handlers(catalog.FAULT_BY_CONSTRAINT),
+        before_request=validate_query,
+        exception_handlers=EXCEPTION_HANDLERS,
         after_response=wake_dispatcher,
         lifespan=[lifespan],
         request_class=StrictRequest,

@@ -11,8 +11,15 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
+from service.constraints import describe_error
+
 PREFIX = "DEPOT_"
-DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?(\+asyncpg)?://")]
+DatabaseUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^postgres(ql)?(\+asyncpg)?://", extra={"expected": "a URL that starts with postgresql://"}
+    ),
+]
 DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
 SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
@@ -24,7 +31,9 @@ HOST_PATTERN = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=2**40)]
 Connections = Annotated[int, Meta(ge=1, le=1000)]
-Names = tuple[Annotated[str, Meta(pattern=r"^[^\s,]+$")], ...]
+Names = tuple[
+    Annotated[str, Meta(pattern=r"^[^\s,]+$", extra={"expected": "names separated by commas"})], ...
+]
 Networks = tuple[Annotated[str, Meta(description="An address or a network")], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -59,7 +68,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Whether `GET /metrics` asks for a key with the scope `metrics:read`."""
     worker_metrics_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     """Where `depot worker` shows its metrics, to all who reach `host`; unset: nowhere."""
-    traces_url: Annotated[str, Meta(pattern=r"^https?://[^/]")] | None = None
+    traces_url: (
+        Annotated[str, Meta(pattern=r"^https?://[^/]", extra={"expected": "an http or https URL"})] | None
+    ) = None
     """An OTLP/HTTP endpoint, such as `http://collector:4318/v1/traces`; unset: no traces."""
     traces_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
     """How many of the traces that begin here are kept; a caller's own decision is followed."""
@@ -99,7 +110,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Connections open at once in one process."""
     head_bytes_max: Annotated[int, Meta(ge=1024, le=2**30)] = 32_768
     """Of a request's target and headers; twice what load balancers let through."""
-    rate_limit: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")] | None = None
+    rate_limit: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$",
+                extra={"expected": "a rate such as 600/minute"},
+            ),
+        ]
+        | None
+    ) = None
     """What one API key may ask of one process, such as `600/minute`; unset: no limit."""
     body_bytes_max: Bytes = 262_144
     placement_queue_max: Count = 2048
@@ -109,7 +129,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     """So long a commit of orders waits for an item; whoever ordered one that is held longer waits apart."""
     key_cache_max: Count = 10_000
 
-    blob_url: Annotated[str, Meta(pattern=r"^(file|s3)://.+")] | None = None
+    blob_url: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(file|s3)://.+",
+                extra={"expected": "a URL such as file:///var/lib/depot or s3://bucket/prefix"},
+            ),
+        ]
+        | None
+    ) = None
     """Unset: `file://$DEPOT_HOME/blobs`."""
     blob_puts_max: Annotated[int, Meta(ge=1, le=100)] = 4
     """Documents put into the store at once by one process; on S3 each is in memory meanwhile."""
@@ -183,15 +212,18 @@ def _check_url(name: str, url: str) -> None:
         )
 
 
-def _convert(name: str, text: str, kind: Any) -> Any:
-    if kind is Path:
+def _convert(name: str, text: str, type_: Any) -> Any:
+    if type_ is Path:
         return Path(text)
     try:
-        if kind == Networks:
+        if type_ == Networks:
             return tuple(str(ip_network(part.strip())) for part in text.split(","))
-        if kind == Names:
-            return msgspec.convert([part.strip() for part in text.split(",")], kind)
-        return msgspec.convert(text, kind, strict=False)
-    except ValueError as error:
-        shown = "its value" if name in SECRET_SETTINGS else repr(text)
-        raise SettingsError(f"{name}: {shown} is not valid: {error}") from None
+        if type_ == Names:
+            return msgspec.convert([part.strip() for part in text.split(",")], type_)
+        return msgspec.convert(text, type_, strict=False)
+    except msgspec.ValidationError as error:
+        problem = describe_error(error, type_, text=True)
+    except ValueError:
+        problem = "must be IP addresses or networks such as 10.0.0.0/8, separated by commas"
+    shown = "its value" if name in SECRET_SETTINGS else repr(text)
+    raise SettingsError(f"{name}: {shown} is not valid: it {problem}")

@@ -15,7 +15,16 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 """RFC 3339, always UTC with `Z`."""
 
-Money = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,9})([.][0-9]{1,2})?\Z", examples=["9.99"])]
+Money = Annotated[
+    str,
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,9})([.][0-9]{1,2})?\Z",
+        examples=["9.99"],
+        extra={
+            "expected": 'a decimal string such as "9.99", from 0 to 9999999999.99 with at most two decimals'
+        },
+    ),
+]
 """0 to 9999999999.99 with at most two decimals; no sign, no exponent, no NaN."""
 
 Total = Annotated[str, Meta(pattern=r"^[0-9]+[.][0-9]{2}\Z", examples=["19.98"])]

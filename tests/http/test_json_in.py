@@ -14,7 +14,8 @@ MALFORMED = {
     "Infinity": b'{"attributes": {"a": -Infinity}}',
     "invalid UTF-8": b'{"sku": "\xff"}',
     "a lone surrogate": b'{"name": "\\ud800"}',
-    "a byte order mark": b"\xef\xbb\xbf{}",
+    "a byte order mark inside": b'{"sku": \xef\xbb\xbf"BOLT"}',
+    "nothing behind a byte order mark": b"\xef\xbb\xbf",
     "two documents": BOLT % b"" + BOLT % b"",
     "trailing garbage": BOLT % b"" + b"x",
     "garbage after a wrong field": b'{"sku": 1, "name": tru}',
@@ -167,12 +168,48 @@ async def test_a_body_of_another_type_is_refused(client: Client, media_type: str
     assert reply.headers["Accept"] == "application/json"
 
 
+async def test_a_byte_order_mark_in_front_is_ignored(client: Client) -> None:
+    """PowerShell 5 writes one."""
+    reply = await client.post("/items", content=b"\xef\xbb\xbf" + BOLT % b"", headers=JSON)
+    assert (reply.status_code, reply.json()["sku"]) == (201, "BOLT")
+
+
+async def test_of_a_name_given_twice_the_last_counts(client: Client) -> None:
+    reply = await client.post("/items", content=BOLT % b', "price": "2"', headers=JSON)
+    assert (reply.status_code, reply.json()["price"]) == (201, "2.00")
+
+
+async def test_another_charset_is_named(client: Client) -> None:
+    headers = {"Content-Type": "application/json; charset=latin-1"}
+    error = assert_refused(
+        await client.post("/items", content=BOLT % b"", headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE"
+    )
+    assert error["message"] == "The charset of the request body must be UTF-8"
+
+
+async def test_a_patch_of_an_unknown_type_is_told_the_known_ones(client: Client) -> None:
+    item = (await client.post("/items", content=BOLT % b"", headers=JSON)).headers["Location"]
+    headers = {"Content-Type": "application/json-patch+json"}
+    reply = await client.patch(item, content=b"[]", headers=headers)
+    assert_refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+    known = "application/json, application/merge-patch+json"
+    assert (reply.headers["Accept"], reply.headers["Accept-Patch"]) == (known, known)
+    assert (await client.options(item)).headers["Accept-Patch"] == known
+    assert "Accept-Patch" not in (await client.options("/items")).headers
+
+
 async def test_a_body_without_a_type_is_refused(client: Client) -> None:
     assert_refused(await client.post("/items", content=BOLT % b""), 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize(
-    "media_type", ["application/json; charset=UTF-8", "Application/JSON", 'application/json;charset="utf-8"']
+    "media_type",
+    [
+        "application/json; charset=UTF-8",
+        "application/json; charset=utf8",
+        "Application/JSON",
+        'application/json;charset="utf-8"',
+    ],
 )
 async def test_json_may_say_that_it_is_utf_8(client: Client, media_type: str) -> None:
     reply = await client.post("/items", content=BOLT % b"", headers={"Content-Type": media_type})

@@ -9,9 +9,10 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from service.audit.trail import Entry, entity_filters, list_entries, lowest_uuid7
+from service.constraints import NO_NUL_PATTERN
 from service.database.database import MAX_CLOCK_SKEW, Database
 from service.errors import InvalidCursor
-from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
 
 TIME_SCHEMA = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
@@ -26,7 +27,7 @@ def parse_time(text: str) -> datetime:
         time = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
         utc = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise ValueError("must be an RFC 3339 time or date") from None
+        raise ValueError("must be an RFC 3339 time or date, such as 2026-11-23T12:00:00Z") from None
     return max(utc, EARLIEST)
 
 

@@ -1,25 +1,27 @@
-"""Turns whatever a handler raises into the error contract."""
+"""Convert exceptions of handlers into the error contract.
+
+Litestar picks the function of the nearest class (`EXCEPTION_HANDLERS` in `app.py`). All must be synchronous.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import errors
 from service.database.orm import root_cause
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
-from service.http.idempotency import Replay, StoredReply
+from service.http.idempotency import Replay
 from service.http.middleware import Exchange, allow_header
 from service.http.parameters import add_parameter_errors
 
 log = structlog.get_logger()
 AnyRequest = Request[Any, Any, Any]
 FaultsByConstraint: TypeAlias = Mapping[str, Callable[[], Fault]]
-Handler: TypeAlias = Callable[[AnyRequest, Exception], Response[Any]]
+Handler: TypeAlias = Callable[[AnyRequest, Any], Response[Any]]
 
 FAULT_BY_STATUS: dict[int, type[Fault]] = {
     400: errors.BadRequest,
@@ -29,95 +31,92 @@ FAULT_BY_STATUS: dict[int, type[Fault]] = {
     413: errors.TooLarge,
     415: errors.UnsupportedMediaType,
 }
+TEMPORARY_CLASSES = ("08", "53", "57P")
+"""Classes of SQLSTATEs: connection lost, out of resources, shutting down."""
+TEMPORARY_STATES = {"57014", "40001", "40P01", "55P03", "25006", "25P03"}
+"""Timeouts, conflicts between transactions, and a server that became a standby."""
+OUTDATED_SCHEMA_STATES = {"42P01", "42703", "42883"}
+"""A table, column or function is missing until a pending migration has run."""
 
 
-def exception_handlers(by_constraint: FaultsByConstraint) -> dict[int | type[Exception], Handler]:
-    """For Litestar: both classes, or its own shape of a 500 comes through. They have to be sync."""
-
-    def handle(request: AnyRequest, error: Exception) -> Response[Any]:
-        if isinstance(error, Replay):
-            return _replay_response(error.stored)
-        exchange = Exchange.of(request.scope)
-        fault = _to_fault(error, by_constraint)
-        if isinstance(fault, ValidationFailed):
-            fault = add_parameter_errors(request, fault)
-        if fault.status >= 500:
-            _log_error(error, fault, exchange)
-        accept = request.headers.get("accept", "")
-        rendered = render(fault, path=exchange.path, request_id=exchange.request_id, accept=accept)
-        media_type = rendered.headers.pop("Content-Type")
-        return Response(
-            rendered.body, status_code=rendered.status, headers=rendered.headers, media_type=media_type
-        )
-
-    return {HTTPException: handle, Exception: handle}
+def reply_with_fault(request: AnyRequest, fault: Fault, cause: Exception | None = None) -> Response[Any]:
+    """Render an API error."""
+    exchange = Exchange.of(request.scope)
+    if isinstance(fault, ValidationFailed):
+        fault = add_parameter_errors(request, fault)
+    if fault.status >= 500:
+        _log_error(cause or fault, fault, exchange.request_id)
+    accept = request.headers.get("accept", "")
+    rendered = render(fault, path=exchange.path, request_id=exchange.request_id, accept=accept)
+    media_type = rendered.headers.pop("Content-Type")
+    return Response(
+        rendered.body, status_code=rendered.status, headers=rendered.headers, media_type=media_type
+    )
 
 
-def _replay_response(stored: StoredReply) -> Response[Any]:
+def reply_with_replay(_: AnyRequest, replay: Replay) -> Response[Any]:
+    """Repeat a stored reply byte for byte."""
+    stored = replay.stored
     headers = {**stored.headers, "Idempotent-Replayed": "true"}
     return Response(stored.body, status_code=stored.status, headers=headers, media_type=JSON)
 
 
-def _to_fault(error: Exception, by_constraint: FaultsByConstraint) -> Fault:
-    if isinstance(error, Fault):
-        return error
-    if isinstance(error, HTTPException):
-        return _from_litestar(error)
-    return _from_database(error, by_constraint) or errors.InternalError()
+def reply_to_invalid_parameters(request: AnyRequest, _: ValidationException) -> Response[Any]:
+    """Report all invalid parameters; Litestar's messages show types and regular expressions."""
+    found = add_parameter_errors(request, ValidationFailed([]))
+    return reply_with_fault(
+        request, found if found.details else ValidationFailed([Detail("", "is not valid")])
+    )
 
 
-def _from_litestar(error: HTTPException) -> Fault:
-    if isinstance(error, ValidationException):
-        extra = cast("list[dict[str, str]]", error.extra or [])
-        return ValidationFailed([_detail(message) for message in extra])
+def reply_to_litestar_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
+    """Render Litestar's own errors, such as an unknown path or method."""
+    fault = FAULT_BY_STATUS.get(error.status_code, errors.InternalError)()
     if error.status_code == 405:
         allow = (error.headers or {}).get("allow", "")
-        return errors.MethodNotAllowed(headers={"Allow": allow_header(allow.split(", "))})
-    return FAULT_BY_STATUS.get(error.status_code, errors.InternalError)()
+        fault = errors.MethodNotAllowed(headers={"Allow": allow_header(allow.split(", "))})
+    return reply_with_fault(request, fault, error)
 
 
-def _detail(message: dict[str, str]) -> Detail:
-    pointer = "/" + message["key"].replace(".", "/") if "key" in message else ""
-    return Detail(pointer, message["message"], str(getattr(message.get("source"), "value", "body")))
+def reply_to_postgres_error(by_constraint: FaultsByConstraint) -> Handler:
+    """Return the handler that maps a database error to an API error by SQLSTATE and constraint."""
+    return lambda request, error: reply_with_fault(request, fault_of_sqlstate(error, by_constraint), error)
 
 
-def _from_database(error: BaseException, by_constraint: FaultsByConstraint) -> Fault | None:
-    """Tell by SQLSTATE and constraint name what a database error means to a client. None: a bug of ours."""
-    error = root_cause(error)
-    if isinstance(error, PoolTimeoutError):
-        return errors.Overloaded()
-    if isinstance(error, asyncpg.PostgresError):
-        return _fault_from_sqlstate(error, by_constraint)
-    if isinstance(error, asyncpg.DataError):
-        return None
-    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return errors.DatabaseUnavailable()
-    return None
-
-
-def _fault_from_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConstraint) -> Fault | None:
+def fault_of_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConstraint) -> Fault:
+    """Return the API error for a database error. An internal error means a bug in Depot."""
     state = error.sqlstate or ""
     constraint = str(getattr(error, "constraint_name", None))
     if state.startswith("23") and constraint in by_constraint:
         return by_constraint[constraint]()
-    if state.startswith(("08", "53", "57P")) or state in {
-        "57014",
-        "40001",
-        "40P01",
-        "55P03",
-        "25006",
-        "25P03",
-    }:
+    if state.startswith(TEMPORARY_CLASSES) or state in TEMPORARY_STATES:
         return errors.DatabaseUnavailable()
-    if state in {"42P01", "42703", "42883"}:  # a table, column or function the next migration brings
-        return errors.DatabaseUnavailable("The database schema is behind")
-    return None
+    if state in OUTDATED_SCHEMA_STATES:
+        return errors.DatabaseUnavailable("The database schema is outdated; run `depot migrate`")
+    return errors.InternalError()
 
 
-def _log_error(error: Exception, fault: Fault, exchange: Exchange) -> None:
+def reply_to_wrapped_error(handlers: Mapping[int | type[Exception], Handler]) -> Handler:
+    """Return the handler of the ORM's errors: it handles the driver's error inside by these handlers."""
+
+    def handle(request: AnyRequest, error: Exception) -> Response[Any]:
+        cause = root_cause(error)
+        handler = next((handlers[type_] for type_ in type(cause).__mro__ if type_ in handlers), reply_to_bug)
+        return handler(request, cause)
+
+    return handle
+
+
+def reply_with(fault: type[Fault]) -> Handler:
+    """Return the handler that always gives this API error."""
+    return lambda request, error: reply_with_fault(request, fault(), error)
+
+
+reply_to_bug: Handler = reply_with(errors.InternalError)
+
+
+def _log_error(error: Exception, fault: Fault, request_id: str) -> None:
     if isinstance(fault, errors.Unavailable):
-        log.warning(
-            "dependency_unavailable", code=fault.code, cause=repr(error), request_id=exchange.request_id
-        )
+        log.warning("dependency_unavailable", code=fault.code, cause=repr(error), request_id=request_id)
     else:
-        log.error("unhandled_error", exc_info=error, request_id=exchange.request_id)
+        log.error("unhandled_error", exc_info=error, request_id=request_id)

@@ -20,6 +20,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
 from service.errors import (
+    JSON,
     BadRequest,
     Draining,
     Fault,
@@ -44,6 +45,9 @@ SHEDDING_EXEMPT_PATHS = ("/health", "/metrics")
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
+MERGE_PATCH = "application/merge-patch+json"
+PATCH_TYPES = [JSON, MERGE_PATCH]
+"""Media types of the body of a PATCH, for `Accept-Patch` (RFC 5789 §3.1)."""
 DEADLINE_EXCEEDED = "The request timed out; it may still take effect"
 
 
@@ -239,7 +243,9 @@ class RequestMiddleware:
             await exchange.send_error(NotFound())
         else:
             exchange.scope["path_template"] = template
-            await exchange.send_reply(204, {"Allow": self._allow_by_route[template]})
+            allow = self._allow_by_route[template]
+            patch = {"Accept-Patch": ", ".join(PATCH_TYPES)} if "PATCH" in allow else {}
+            await exchange.send_reply(204, {"Allow": allow, **patch})
 
     def _record(self, exchange: Exchange) -> None:
         scope, seconds, status = exchange.scope, perf_counter() - exchange.started, exchange.status or 499

@@ -22,8 +22,8 @@ from service.http.error_responses import (
 )
 from service.http.idempotency import HEADER, IdempotencyMismatch
 from service.http.json_schema import INT32, REF, Json, build_schemas, to_portable
+from service.http.middleware import MERGE_PATCH
 from service.http.reply import Reply
-from service.http.request import MERGE_PATCH
 
 
 def parameter(name: str, description: str, **schema: object) -> Json:

@@ -16,10 +16,6 @@ from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
 from service.errors import InvalidCursor
-from service.http.parameters import validate_query
-
-NO_NUL_PATTERN = r"^[^\x00]*\Z"
-"""Text filter: anything but NUL, which PostgreSQL cannot store."""
 
 LIMIT_MAX = 200
 LIMIT_DEFAULT = 50
@@ -54,7 +50,6 @@ class Pager(Generic[P]):
     def __init__(
         self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position_type: Any
     ) -> None:
-        validate_query(request)
         self._request = request
         query = request.query_params.multi_items()
         filters = sorted((name, value) for name, value in query if name not in {"limit", "cursor"})

@@ -1,65 +1,125 @@
-"""Everything that is wrong with the parameters of a request, whatever was found first.
+"""Validate the path, the query and the headers of a request, and report all that is invalid.
 
-Litestar stops at a body that does not fit, and at a query whose types do not; and it takes some things for
-numbers and nulls that are none.
+Litestar stops at the first invalid parameter, ignores unknown ones, and accepts some values that are not
+numbers or nulls.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from difflib import get_close_matches
+from functools import cache
+from itertools import islice
+from typing import Any, get_args, get_origin
 
 import msgspec
 from litestar import Request
+from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
 
+from service.constraints import describe_error
 from service.errors import Detail, ValidationFailed
 from service.http.idempotency import HEADER, IdempotencyMismatch, key_problem
-from service.http.validation import describe_error
+from service.http.validation import DETAILS_MAX, pointer_step
 
 AnyRequest = Request[Any, Any, Any]
 
-NON_TEXT_FILTERS = ("status", "in_stock", "currency")
-"""Filters that are no texts."""
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+SUGGESTIONS_MAX = 10
+"""Unknown names that are compared with the known ones; each comparison takes about 0.1 ms."""
+NAME_LENGTH_MAX = 64
 
 
-def validate_query(request: AnyRequest) -> None:
-    """For a handler that has a `limit`, filters that are no texts, or texts of its own to parse."""
-    if details := list(_query(request)):
-        raise ValidationFailed(details)
+async def validate_query(request: AnyRequest) -> None:
+    """Reject a request with invalid query parameters, before its handler is called."""
+    if request.scope["query_string"] and (details := list(_query_errors(request))):
+        raise ValidationFailed([*await _body_errors(request), *details])
 
 
-def add_parameter_errors(request: AnyRequest, found: ValidationFailed) -> ValidationFailed:
-    """The refusal, and what else is wrong in path, query and headers."""
-    details = {(detail.source, detail.field): detail for detail in found.details}
-    for detail in (*_path(request), *_query(request), *_headers(request)):
+def add_parameter_errors(request: AnyRequest, error: ValidationFailed) -> ValidationFailed:
+    """Return the error with all other errors in path, query and headers."""
+    details = {(detail.source, detail.field): detail for detail in error.details}
+    for detail in (*_path_errors(request), *_query_errors(request), *_header_errors(request)):
         details.setdefault((detail.source, detail.field), detail)
     return ValidationFailed(list(details.values()))
 
 
-def _path(request: AnyRequest) -> Iterator[Detail]:
-    kinds = request.route_handler.signature_model.__annotations__
+async def _body_errors(request: AnyRequest) -> list[Detail]:
+    if request.route_handler.parsed_data_field is not None:
+        try:
+            await request.json()
+        except ValidationFailed as error:
+            return list(error.details)
+    return []
+
+
+def _path_errors(request: AnyRequest) -> Iterator[Detail]:
+    types = request.route_handler.signature_model.__annotations__
+    declared = request.route_handler.parsed_fn_signature.parameters
     for name, text in request.path_params.items():
         try:
-            msgspec.convert(text, kinds[name], strict=False)
+            msgspec.convert(text, types[name], strict=False)
         except msgspec.ValidationError as error:
-            yield Detail(f"/{name}", describe_error(error), "path")
+            yield Detail(f"/{name}", describe_error(error, declared[name].raw, text=True), "path")
 
 
-def _query(request: AnyRequest) -> Iterator[Detail]:
-    query = request.query_params
-    for name in NON_TEXT_FILTERS:
-        if query.get(name) == "null":  # for Litestar a parameter that was not sent
-            yield Detail(f"/{name}", "must not be null", "query")
-    if not query.get("limit", "1").isdecimal():  # Litestar takes 5.0 and 1e1 for integers
-        yield Detail("/limit", "Expected `int`", "query")
+def _query_errors(request: AnyRequest) -> Iterator[Detail]:
+    if request.scope["query_string"] and "scope" in request.route_handler.opt:
+        return islice(_invalid_parameters(request), DETAILS_MAX)
+    return iter(())
+
+
+def _invalid_parameters(request: AnyRequest) -> Iterator[Detail]:
+    types = _query_types(request.route_handler)
     parsers: Mapping[str, Callable[[str], object]] = request.route_handler.opt.get("parsers", {})
-    for name, parse in parsers.items():
-        try:
-            if name in query:
-                parse(query[name])
-        except ValueError as error:
-            yield Detail(f"/{name}", str(error), "query")
+    suggestions = 0
+    for name, texts in request.query_params.dict().items():
+        if name not in types:
+            suggestions += 1
+            known = list(types) if suggestions <= SUGGESTIONS_MAX else []
+            problem: str | None = _unknown_name_problem(name, known)
+        elif len(texts) > 1:
+            problem = "must be given only once"
+        else:
+            problem = _text_problem(texts[0], types[name], parsers.get(name))
+        if problem is not None:
+            yield Detail(pointer_step(name), problem, "query")
 
 
-def _headers(request: AnyRequest) -> Iterator[Detail]:
+def _unknown_name_problem(name: str, known: list[str]) -> str:
+    similar = get_close_matches(name[:NAME_LENGTH_MAX], known, 1)
+    return "is not a known parameter" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _text_problem(text: str, type_: Any, parse: Callable[[str], object] | None) -> str | None:
+    try:
+        if get_origin(type_) is not None and get_args(type_)[0] is int and not WHOLE_NUMBER.fullmatch(text):
+            return "must be a whole number"  # Litestar accepts 5.0 and 1e1
+        msgspec.convert(text, type_, strict=False)
+        if parse is not None:
+            parse(text)
+    except msgspec.ValidationError as error:
+        return describe_error(error, type_, text=True)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _query_types(handler: BaseRouteHandler) -> dict[str, Any]:
+    """Return the types of a handler's query parameters by name, without None: a query cannot carry it."""
+    types: dict[str, Any] = handler.signature_model.__annotations__
+    return {
+        field.kwarg_definition.name or name: next(part for part in _members(types[name]) if part is not None)
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    }
+
+
+def _members(type_: Any) -> tuple[Any, ...]:
+    return (type_,) if hasattr(type_, "__metadata__") else get_args(type_)
+
+
+def _header_errors(request: AnyRequest) -> Iterator[Detail]:
     if IdempotencyMismatch in request.route_handler.opt.get("faults", []):
         problem = key_problem(request.headers.get(HEADER))
         if problem is not None:

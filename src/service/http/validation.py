@@ -1,87 +1,83 @@
-"""Says everything that is wrong with a JSON value, where msgspec stops at the first."""
+"""Find all errors in a JSON value; msgspec stops at the first."""
 
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta
+from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
+from service.constraints import describe_error, find_in_type, find_rule
 from service.errors import Detail
 from service.values import NUMBER_RANGE_MESSAGE, is_storable
 
 DETAILS_MAX = 1000
-"""No human reads more, and a body of a megabyte of wrong numbers must not keep the event loop."""
+"""Maximum number of errors, so that a large invalid body does not block the event loop."""
 
-PATH_SUFFIX = re.compile(r" - at `.*`$")
 PATH = re.compile(r"`\$((?:[.]\w+|\[\d+\])*)")
 
 
-def find_errors(value: object, kind: Any) -> list[Detail]:
-    """List the wrong fields of `value`, decoded JSON, against the type `kind`. Empty: it fits.
-
-    What no bound can say is a type's rule, `Meta(extra={"rule": …})`: a function that returns what is wrong,
-    and that `__post_init__` asks as well; or, of several fields, a Struct's own `problem_of`.
-    """
-    return list(islice(_explain(value, kind, ""), DETAILS_MAX))
+def find_errors(value: object, type_: Any) -> list[Detail]:
+    """Return all errors of `value`, decoded JSON, for type `type_`; empty if it is valid."""
+    return list(islice(_errors(value, type_, ""), DETAILS_MAX))
 
 
 def find_unstorable(value: object) -> list[Detail]:
-    """List what is JSON and still nothing for PostgreSQL: U+0000 in strings, numbers beyond a double's."""
+    """Return errors for what PostgreSQL cannot store: U+0000 in strings, numbers beyond a double's range."""
     return list(islice(_unstorable(value, ""), DETAILS_MAX))
 
 
 def to_detail(error: msgspec.ValidationError) -> Detail:
-    """msgspec's own error, which knows the place as `$.lines[0].quantity`."""
-    place = PATH.search(str(error))
-    steps = re.findall(r"\w+", place[1]) if place else []
-    return Detail("".join(f"/{step}" for step in steps), describe_error(error))
+    """Convert msgspec's error, which has a path such as `$.lines[0].quantity`."""
+    path = PATH.search(str(error))
+    steps = re.findall(r"\w+", path[1]) if path else []
+    return Detail("".join(f"/{step}" for step in steps), describe_error(error, Any))
 
 
 def depth(value: object) -> int:
-    """How deep arrays and objects are nested."""
+    """Return the nesting depth of arrays and objects."""
     levels, nodes = 0, [value]
     while nodes := [child for node in nodes for child in _children(node)]:
         levels += 1
     return levels
 
 
-def _explain(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
+def pointer_step(name: str) -> str:
+    """Return a name as a step of a JSON Pointer (RFC 6901 §3)."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _errors(value: object, type_: Any, pointer: str) -> Iterator[Detail]:
     try:
-        msgspec.convert(value, kind)
+        msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        within = _nested_errors(value, kind, pointer)
-        itself = Detail(pointer, describe_error(error))
-        yield from chain([next(within, itself)], within)
+        nested = _nested_errors(value, type_, pointer)
+        first = next(nested, None)
+        yield first or Detail(pointer, describe_error(error, type_))
+        yield from nested
     else:
-        rule = _find(kind, lambda t: isinstance(t, Meta) and t.extra and "rule" in t.extra)
-        problem = rule and rule.extra["rule"](value)
-        if problem:
+        rule = find_rule(type_)
+        if rule is not None and value is not None and (problem := rule(value)):
             yield Detail(pointer, problem)
 
 
 def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
     if isinstance(value, str) and "\0" in value:
-        yield Detail(pointer, "NUL characters are not allowed")
+        yield Detail(pointer, "must not contain NUL characters")
     elif isinstance(value, Decimal | int) and not is_storable(value):
         yield Detail(pointer, NUMBER_RANGE_MESSAGE)
     elif isinstance(value, dict):
         for name, child in value.items():
             if "\0" in name:
-                yield Detail(pointer, "NUL characters are not allowed in names")
+                yield Detail(pointer, "must not have NUL characters in names")
             else:
                 yield from _unstorable(child, pointer + pointer_step(name))
     elif isinstance(value, list):
         for index, child in enumerate(value):
             yield from _unstorable(child, f"{pointer}/{index}")
-
-
-def describe_error(error: msgspec.ValidationError) -> str:
-    """msgspec's words without the place, and with JSON's name for what is a Decimal only here."""
-    return PATH_SUFFIX.sub("", str(error)).replace("`decimal`", "`float`")
 
 
 def _children(node: object) -> Iterable[object]:
@@ -90,50 +86,31 @@ def _children(node: object) -> Iterable[object]:
     return node if isinstance(node, list) else ()
 
 
-def pointer_step(name: str) -> str:
-    """One step of a JSON Pointer (RFC 6901 §3)."""
-    return "/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def _nested_errors(value: object, kind: Any, pointer: str) -> Iterator[Detail]:
-    struct = _find(kind, lambda t: isinstance(t, type) and issubclass(t, msgspec.Struct))
+def _nested_errors(value: object, type_: Any, pointer: str) -> Iterator[Detail]:
+    struct = find_in_type(type_, lambda part: isinstance(part, type) and issubclass(part, msgspec.Struct))
     if struct is not None and isinstance(value, dict):
-        yield from _in_struct(value, struct, pointer)
-    array = _find(kind, _is_list)
+        yield from _struct_errors(value, struct, pointer)
+    array = find_in_type(type_, lambda part: get_origin(part) is list)
     if array is not None and isinstance(value, list):
         (item,) = get_args(array)
         for index, child in enumerate(value):
-            yield from _explain(child, item, f"{pointer}/{index}")
+            yield from _errors(child, item, f"{pointer}/{index}")
 
 
-def _in_struct(value: dict[str, object], struct: type[msgspec.Struct], pointer: str) -> Iterator[Detail]:
-    expected = {field.encode_name: field for field in fields(struct)}
-    for name, field in expected.items():
+def _struct_errors(value: dict[str, object], struct: type[msgspec.Struct], pointer: str) -> Iterator[Detail]:
+    known = {field.encode_name: field for field in fields(struct)}
+    for name, field in known.items():
         if name in value:
-            yield from _explain(value[name], field.type, pointer + pointer_step(name))
-        elif _required(field):
-            yield Detail(pointer + pointer_step(name), "This field is required")
+            yield from _errors(value[name], field.type, pointer + pointer_step(name))
+        elif _is_required(field):
+            yield Detail(pointer + pointer_step(name), "is required")
     for name in value:
-        if name not in expected:
-            yield Detail(pointer + pointer_step(name), "This field is not known")
-    rule = getattr(struct, "problem_of", None)
+        if name not in known:
+            yield Detail(pointer + pointer_step(name), "is not a known field")
+    rule = getattr(struct, "fields_problem", None)
     if rule is not None and (problem := rule(value)):
         yield Detail(pointer, problem)
 
 
-def _required(field: FieldInfo) -> bool:
+def _is_required(field: FieldInfo) -> bool:
     return field.default is NODEFAULT and field.default_factory is NODEFAULT
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is list
-
-
-def _find(kind: Any, wanted: Any) -> Any:
-    """The first type that is `wanted` inside Annotated and unions."""
-    if wanted(kind):
-        return kind
-    if _is_list(kind) or not get_args(kind):
-        return None
-    candidates = (_find(inner, wanted) for inner in get_args(kind))
-    return next((found for found in candidates if found is not None), None)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from service.constraints import Body
 from service.values import Currency, Money, Timestamp, Version, size_problem
 
 ATTRIBUTES_BYTES_MAX = 16_384
@@ -12,7 +13,14 @@ QUANTITY_MAX = 2_147_483_647
 LOW_STOCK = 5
 """Threshold of `item.low_stock`: sent when stock falls to it or below from above, and when it falls to 0."""
 
-Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", examples=["BOLT-M8"])]
+Sku = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,64}\Z",
+        examples=["BOLT-M8"],
+        extra={"expected": '1 to 64 letters, digits, ".", "_" or "-"'},
+    ),
+]
 Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]
 Description = Annotated[str, Meta(max_length=4000)]
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
@@ -40,7 +48,7 @@ Delta = Annotated[
 ]
 
 
-class ItemCreate(Struct, forbid_unknown_fields=True):
+class ItemCreate(Body):
     sku: Sku
     name: Name
     price: Money
@@ -49,12 +57,8 @@ class ItemCreate(Struct, forbid_unknown_fields=True):
     quantity: Quantity = 0
     attributes: Attributes | None = None
 
-    def __post_init__(self) -> None:
-        if self.attributes and (problem := attributes_problem(self.attributes)):
-            raise ValueError(problem)
 
-
-class ItemPatch(Struct, forbid_unknown_fields=True):
+class ItemPatch(Body):
     """Fields to change. An omitted field keeps its value; null clears it."""
 
     json_schema: ClassVar = {"minProperties": 1}
@@ -66,10 +70,6 @@ class ItemPatch(Struct, forbid_unknown_fields=True):
     currency: Currency | UnsetType = UNSET
     quantity: Quantity | UnsetType = UNSET
     attributes: Attributes | None | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if self.attributes and (problem := attributes_problem(self.attributes)):
-            raise ValueError(problem)
 
 
 class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows convert by position
@@ -86,14 +86,10 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
     updated_at: Timestamp
 
 
-class StockChange(Struct, forbid_unknown_fields=True):
+class StockChange(Body):
     delta: Delta
     """Pieces to add (positive) or remove (negative); not zero."""
     reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
-
-    def __post_init__(self) -> None:
-        if problem := delta_problem(self.delta):
-            raise ValueError(problem)
 
 
 class Movement(Struct):

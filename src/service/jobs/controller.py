@@ -13,11 +13,12 @@ from litestar.response import Stream
 from msgspec import Struct
 
 from service.blobs import BlobStore
+from service.constraints import NO_NUL_PATTERN
 from service.database.database import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.middleware import Exchange
-from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest, decode
 from service.jobs import operations

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from service.constraints import Body
 from service.values import Count, Timestamp
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -20,7 +21,7 @@ Payload = Annotated[
 FINAL_STATUSES = frozenset(("succeeded", "failed", "cancelled"))
 
 
-class NewJob(Struct, forbid_unknown_fields=True):
+class NewJob(Body):
     kind: KindName
     payload: Payload
 

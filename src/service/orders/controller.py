@@ -7,10 +7,11 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from service.constraints import NO_NUL_PATTERN
 from service.database.database import Database
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
-from service.http.pagination import LIMIT_DEFAULT, NO_NUL_PATTERN, Cursor, Limit, Page, Pager
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.items.catalog import InsufficientStock

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from service.constraints import Body
 from service.items.schemas import Name, Sku
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
@@ -17,7 +18,7 @@ CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])
 Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026-17"])]
 
 
-class NewLine(Struct, forbid_unknown_fields=True):
+class NewLine(Body):
     """A line identifies its item by either `item_id` or `sku`."""
 
     json_schema: ClassVar = {"minProperties": 2, "maxProperties": 2}
@@ -26,17 +27,13 @@ class NewLine(Struct, forbid_unknown_fields=True):
     item_id: UUID | UnsetType = UNSET
     sku: Sku | UnsetType = UNSET
 
-    def __post_init__(self) -> None:
-        if (self.item_id is UNSET) == (self.sku is UNSET):
-            raise ValueError(ITEM_REFERENCE_MESSAGE)
-
     @staticmethod
-    def problem_of(given: Container[str]) -> str | None:
-        """Return an error text for this combination of fields, or None."""
-        return ITEM_REFERENCE_MESSAGE if ("item_id" in given) == ("sku" in given) else None
+    def fields_problem(provided: Container[str]) -> str | None:
+        """Return what is wrong with a line of these fields, whatever their values."""
+        return ITEM_REFERENCE_MESSAGE if ("item_id" in provided) == ("sku" in provided) else None
 
 
-class NewOrder(Struct, forbid_unknown_fields=True):
+class NewOrder(Body):
     customer_id: CustomerId
     lines: Annotated[list[NewLine], Meta(min_length=1, max_length=LINES_MAX)]
     """Several lines for one item are added up."""

@@ -25,7 +25,7 @@ from service.resources.schemas import (
 )
 from service.resources.service import ResourceService
 
-PathId = Annotated[str, PathParameter(pattern=RESOURCE_ID, description="Client-chosen id.")]
+PathId = Annotated[ResourceId, PathParameter(pattern=RESOURCE_ID, description="Client-chosen id.")]
 Session = NamedDependency[AsyncSession]
 
 

@@ -4,12 +4,20 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from service.constraints import Body
 from service.values import Timestamp, Version, size_problem
 
 METADATA_BYTES_MAX = 65_536
 
 RESOURCE_ID = r"^[A-Za-z0-9._-]{1,64}\Z"
-ResourceId = Annotated[str, Meta(pattern=RESOURCE_ID, examples=["printer-3"])]
+ResourceId = Annotated[
+    str,
+    Meta(
+        pattern=RESOURCE_ID,
+        examples=["printer-3"],
+        extra={"expected": '1 to 64 letters, digits, ".", "_" or "-"'},
+    ),
+]
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]
 
 
@@ -21,26 +29,18 @@ Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
 """A JSON object of at most 64 KiB; numbers keep all digits."""
 
 
-class ResourcePut(Struct, forbid_unknown_fields=True):
+class ResourcePut(Body):
     status: Status
     metadata: Metadata | None = None
 
-    def __post_init__(self) -> None:
-        if self.metadata and (problem := metadata_problem(self.metadata)):
-            raise ValueError(problem)
 
-
-class ResourcePatch(Struct, forbid_unknown_fields=True):
+class ResourcePatch(Body):
     """Fields to change. An omitted field keeps its value; null clears it."""
 
     json_schema: ClassVar = {"minProperties": 1}
 
     status: Status | UnsetType = UNSET
     metadata: Metadata | None | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if self.metadata and (problem := metadata_problem(self.metadata)):
-            raise ValueError(problem)
 
 
 class Resource(Struct):

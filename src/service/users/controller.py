@@ -13,9 +13,9 @@ from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
 from service.users import actions
-from service.users.schemas import USER_ID, Action, ActionCompleted, NewAction
+from service.users.schemas import USER_ID, Action, ActionCompleted, KnownUserId, NewAction
 
-UserId = Annotated[str, PathParameter(pattern=USER_ID, description="Client-chosen id of the user.")]
+UserId = Annotated[KnownUserId, PathParameter(pattern=USER_ID, description="Client-chosen id of the user.")]
 
 
 class UserController(Controller):

@@ -5,11 +5,16 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from service.constraints import Body
 from service.values import Timestamp, size_problem
 
 METADATA_BYTES_MAX = 16_384
 
 USER_ID = r"^[A-Za-z0-9._@:-]{1,128}\Z"
+KnownUserId = Annotated[
+    str,
+    Meta(pattern=USER_ID, extra={"expected": '1 to 128 letters, digits, ".", "_", "@", ":" or "-"'}),
+]
 ActionName = Annotated[str, Meta(min_length=1, max_length=100, examples=["login"])]
 
 
@@ -21,13 +26,9 @@ Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 
 
-class NewAction(Struct, forbid_unknown_fields=True):
+class NewAction(Body):
     action: ActionName
     metadata: Metadata | None = None
-
-    def __post_init__(self) -> None:
-        if self.metadata and (problem := metadata_problem(self.metadata)):
-            raise ValueError(problem)
 
 
 class ActionCompleted(Struct):

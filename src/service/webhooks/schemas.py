@@ -8,6 +8,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 from yarl import URL
 
+from service.constraints import Body
 from service.events.journal import EventType
 from service.values import Count, Timestamp, Version
 from service.webhooks.address_filter import parse_ip_literal
@@ -36,7 +37,10 @@ Url = Annotated[
         pattern=r'^https?://[A-Za-z0-9._:\[\]-]+([/?][!-"$-~]*)?\Z',
         max_length=2000,
         examples=["https://shop.example/hooks"],
-        extra={"rule": url_problem},
+        extra={
+            "rule": url_problem,
+            "expected": "an http or https URL in ASCII, without user name and fragment",
+        },
     ),
 ]
 Events = Annotated[
@@ -52,16 +56,12 @@ Events = Annotated[
 Secret = Annotated[str, Meta(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])]
 
 
-class WebhookCreate(Struct, forbid_unknown_fields=True):
+class WebhookCreate(Body):
     url: Url
     events: Events
 
-    def __post_init__(self) -> None:
-        if problem := url_problem(self.url) or events_problem(self.events):
-            raise ValueError(problem)
 
-
-class WebhookPatch(Struct, forbid_unknown_fields=True):
+class WebhookPatch(Body):
     """Omitted is not null."""
 
     json_schema: ClassVar = {"minProperties": 1}
@@ -69,14 +69,6 @@ class WebhookPatch(Struct, forbid_unknown_fields=True):
     url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        problems = [
-            self.url and url_problem(self.url),
-            self.events and events_problem(self.events),
-        ]
-        if problem := problems[0] or problems[1]:
-            raise ValueError(problem)
 
 
 class Webhook(Struct):
