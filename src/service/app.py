@@ -69,8 +69,6 @@ WORKER_GRACE_SECONDS = 0.5
 
 Unfinished jobs are requeued and run again.
 """
-POOL_WAITERS_PER_CONNECTION = 3
-"""Waiters per connection of the pool above which the service counts as overloaded, if it lasts."""
 METRICS_ACCESS: dict[str, dict[str, Any]] = {
     "open": {"public": True},
     "key": {"scope": "metrics:read", "allow_stale_key": True},
@@ -132,8 +130,6 @@ class Components:
             in_flight_max=settings.in_flight_max,
             delay_seconds=settings.overload_delay_seconds,
             timeout_seconds=settings.request_timeout_seconds,
-            waiting=lambda: self.database.waiting,
-            waiting_max=settings.pool_size * POOL_WAITERS_PER_CONNECTION,
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)

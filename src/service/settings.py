@@ -96,9 +96,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     in_flight_max: Count = 1024
     """Requests at once in one process; fewer under a load that lasts (`overload_delay_seconds`)."""
-    in_flight_min: Count = 96
+    in_flight_min: Count = 256
     """So many are let in however long they take."""
-    overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.05
+    overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.25
     """Once the typical request takes longer, no more are let in than can be served in this time."""
     request_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 15.0
     """Then it is answered 503, whatever it waits for; uploads and streams have deadlines of their own."""

@@ -5,10 +5,12 @@ from functools import partial
 from time import perf_counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.http.admission import (
-    BUSY_TICKS,
+    OVERLOADED_TICKS,
     REJECTIONS_PER_SECOND,
     REJECTIONS_PER_TICK,
     TICK_SECONDS,
@@ -19,6 +21,7 @@ from tests.support.app_helpers import item, locked, running, wait_for_locks
 from tests.support.reply_assertions import assert_refused
 
 DELAY_SECONDS = 0.05
+IN_FLIGHT_MIN, IN_FLIGHT_MAX = 10, 1000
 
 
 class Request:
@@ -33,31 +36,30 @@ class Request:
 
 @pytest.fixture
 def admission() -> AdmissionControl:
-    return admission_with(waiting=0)
-
-
-def admission_with(waiting: int) -> AdmissionControl:
-    """Return admission control with a constant number of pool waiters."""
     return AdmissionControl(
-        in_flight_min=10,
-        in_flight_max=1000,
+        in_flight_min=IN_FLIGHT_MIN,
+        in_flight_max=IN_FLIGHT_MAX,
         delay_seconds=DELAY_SECONDS,
         timeout_seconds=60,
-        waiting=lambda: waiting,
-        waiting_max=30,
     )
 
 
 def tick(admission: AdmissionControl, requests: int, seconds: float) -> None:
-    """Complete `requests` requests that took `seconds` each, then adjust the limit."""
-    for request in [Request(seconds) for _ in range(requests)]:
+    """Complete `requests` concurrent requests that took `seconds` each, then adjust the limit."""
+    concurrent = [Request(seconds) for _ in range(requests)]
+    for request in concurrent:
         admission.admit(request)
+    for request in concurrent:
         admission.complete(request)
-    admission.adjust_limit(TICK_SECONDS)
+    adjust(admission)
+
+
+def adjust(admission: AdmissionControl) -> None:
+    admission.adjust_limit(TICK_SECONDS, perf_counter())
 
 
 def test_a_burst_is_admitted(admission: AdmissionControl) -> None:
-    for _ in range(BUSY_TICKS - 1):
+    for _ in range(OVERLOADED_TICKS - 1):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 1000
 
@@ -65,37 +67,61 @@ def test_a_burst_is_admitted(admission: AdmissionControl) -> None:
 def test_under_sustained_load_only_requests_that_can_be_served_in_time_are_admitted(
     admission: AdmissionControl,
 ) -> None:
-    for _ in range(BUSY_TICKS):
+    for _ in range(OVERLOADED_TICKS):
         tick(admission, 100, seconds=0.5)
     assert admission.limit == 50  # 1,000 a second, for 0.05 s
 
 
-def test_a_standing_queue_for_the_database_lowers_the_limit() -> None:
-    admission = admission_with(waiting=130)
-    for request in [Request(0) for _ in range(150)]:
-        admission.admit(request)
-    for _ in range(BUSY_TICKS - 1):
-        admission.adjust_limit(TICK_SECONDS)
-    assert admission.limit == 1000
-    admission.adjust_limit(TICK_SECONDS)
-    assert admission.limit == 50  # the 150 in flight, but for 100 of those that wait
+def test_requests_that_are_never_completed_lower_the_limit(admission: AdmissionControl) -> None:
+    for _ in range(IN_FLIGHT_MIN):
+        admission.admit(Request(0.5))
+    for _ in range(OVERLOADED_TICKS):
+        adjust(admission)
+    assert admission.limit == IN_FLIGHT_MIN
+
+
+def test_a_few_requests_are_no_overload_however_slow(admission: AdmissionControl) -> None:
+    admission.admit(Request(50))
+    for _ in range(2 * OVERLOADED_TICKS):
+        tick(admission, IN_FLIGHT_MIN - 2, seconds=5)
+    assert admission.limit == IN_FLIGHT_MAX
+
+
+LOADS = st.tuples(st.integers(0, 3000), st.floats(0, 60), st.integers(0, 300), st.floats(0.05, 2))
+
+
+@given(st.lists(LOADS, max_size=40), st.integers(1, 300), st.integers(1, 2000))
+def test_the_limit_stays_above_its_minimum_and_recovers_after_any_load(
+    history: list[tuple[int, float, int, float]], minimum: int, maximum: int
+) -> None:
+    admission = AdmissionControl(
+        in_flight_min=minimum, in_flight_max=maximum, delay_seconds=DELAY_SECONDS, timeout_seconds=60
+    )
+    floor = min(minimum, maximum)
+    for completed, seconds, stuck, tick_seconds in history:
+        waiting = [Request(seconds) for _ in range(stuck)]
+        for request in waiting:
+            admission.admit(request)
+        for request in [Request(seconds) for _ in range(completed)]:
+            admission.admit(request)
+            admission.complete(request)
+        admission.rejected += completed
+        admission.adjust_limit(tick_seconds, perf_counter())
+        assert floor <= admission.limit <= maximum
+        for request in waiting:
+            admission.exempt(request)
+    for _ in range(round(5 / TICK_SECONDS)):
+        adjust(admission)
+    assert admission.limit == maximum
 
 
 def test_during_recovery_one_slow_tick_lowers_the_limit(admission: AdmissionControl) -> None:
-    for _ in range(BUSY_TICKS):
+    for _ in range(OVERLOADED_TICKS):
         tick(admission, 100, seconds=0.5)
     tick(admission, 100, seconds=0.01)
     assert admission.limit > 50
     tick(admission, 80, seconds=0.5)
     assert admission.limit == 40
-
-
-def test_the_limit_grows_by_one_per_tick_while_requests_are_rejected(admission: AdmissionControl) -> None:
-    for _ in range(BUSY_TICKS):
-        tick(admission, 100, seconds=0.5)
-    admission.rejected += 1
-    tick(admission, 100, seconds=0.01)
-    assert admission.limit == 51
 
 
 def test_parsed_requests_count_before_the_application_receives_them(admission: AdmissionControl) -> None:
@@ -139,13 +165,13 @@ def test_retry_after_grows_with_the_rejections_and_is_spread(
 
 
 def test_the_limit_stays_at_its_minimum_however_slow_requests_are(admission: AdmissionControl) -> None:
-    for _ in range(BUSY_TICKS):
-        tick(admission, 1, seconds=5)
-    assert admission.limit == 10
+    for _ in range(OVERLOADED_TICKS):
+        tick(admission, IN_FLIGHT_MIN, seconds=5)
+    assert admission.limit == IN_FLIGHT_MIN
 
 
 def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: AdmissionControl) -> None:
-    for _ in range(2 * BUSY_TICKS):
+    for _ in range(2 * OVERLOADED_TICKS):
         for _ in range(40):
             admission.admit(Request(9))
         tick(admission, 100, seconds=0.001)
@@ -153,7 +179,7 @@ def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: Admissi
 
 
 def test_the_limit_recovers_when_requests_are_fast_again(admission: AdmissionControl) -> None:
-    for _ in range(BUSY_TICKS):
+    for _ in range(OVERLOADED_TICKS):
         tick(admission, 100, seconds=0.5)
     for _ in range(40):
         tick(admission, 100, seconds=0.01)
@@ -166,8 +192,8 @@ def test_a_long_running_request_does_not_count(admission: AdmissionControl) -> N
     admission.exempt(upload)
     assert len(admission) == 0
     admission.complete(upload)
-    for _ in range(BUSY_TICKS):
-        admission.adjust_limit(TICK_SECONDS)
+    for _ in range(OVERLOADED_TICKS):
+        adjust(admission)
     assert admission.limit == 1000
 
 

@@ -1,11 +1,11 @@
-"""Adaptive concurrency limit and load shedding.
+"""Adaptive concurrency limit and load shedding (decision 0015).
 
 Bursts are admitted; a standing queue is not, and no request waits forever. Under sustained load, admitting
-more requests only makes all of them slower. Overload shows in two ways: the median request takes longer than
-`delay_seconds`, or more than `waiting_max` requests wait for a database connection. After `BUSY_TICKS` such
-ticks in a row the limit falls to what can be served within `delay_seconds` (Little's law), but not below
-`in_flight_min`: orders share commits and are faster together, so a lower limit would keep sinking. It also
-stays below the number of requests that soon get a connection. When overload ends, the limit grows back.
+more requests only makes all of them slower. A tick is overloaded if at least `in_flight_min` requests were in
+flight and the median request took longer than `delay_seconds`. After `OVERLOADED_TICKS` of them in a row the
+limit falls to what can be served within `delay_seconds` (Little's law), but never below `in_flight_min`:
+requests share commits and connections and are faster together, so a lower limit would keep sinking. As soon
+as a tick is not overloaded, the limit grows back, to its maximum within `RECOVERY_SECONDS`.
 
 Rejecting costs half as much as a simple read. Clients therefore get a random `Retry-After` that brings about
 `REJECTIONS_PER_SECOND` of them back per second. Clients that ignore it are throttled: after many rejections
@@ -18,6 +18,7 @@ from asyncio import Task
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import ceil
 from statistics import median_low
 from time import perf_counter
 from typing import Protocol
@@ -27,9 +28,9 @@ import structlog
 log = structlog.get_logger()
 
 TICK_SECONDS = 0.1
-BUSY_TICKS = 5
-GROWTH_PER_TICK = 0.1
-"""Relative growth of the limit per tick without rejections; with rejections it grows by 1."""
+OVERLOADED_TICKS = 5
+RECOVERY_SECONDS = 3
+"""Time in which the limit grows from any value to its maximum while no tick is overloaded."""
 REJECTIONS_PER_SECOND = 100
 """Target rejections per second and process, for clients that honor `Retry-After`."""
 RETRY_SECONDS_MAX = 8
@@ -55,20 +56,17 @@ class AdmissionControl:
         in_flight_max: int,
         delay_seconds: float,
         timeout_seconds: float,
-        waiting: Callable[[], int],
-        waiting_max: int,
     ) -> None:
-        """`waiting` returns how many requests wait for a database connection."""
         self._in_flight: set[AdmittedRequest] = set()
         self._min = min(in_flight_min, in_flight_max)
         self._max = self.limit = in_flight_max
         self._delay_seconds = delay_seconds
         self._timeout_seconds = timeout_seconds
-        self._waiting = waiting
-        self._waiting_max = waiting_max
         self._durations: list[float] = []
         self._timing_out: set[Task[None]] = set()
-        self._busy_ticks = 0
+        self._peak = 0
+        """The most requests that were in flight at once since the last tick."""
+        self._overloaded_ticks = 0
         self._paused: deque[Callable[[], None]] = deque()
         self._rejected_before = 0
         self._retry_seconds = 1.0
@@ -99,6 +97,7 @@ class AdmissionControl:
 
     def admit(self, request: AdmittedRequest) -> None:
         self._in_flight.add(request)
+        self._peak = max(self._peak, len(self._in_flight) + self.pending)
 
     def exempt(self, request: AdmittedRequest) -> None:
         """Stop tracking a request that has its reply, or its own limit and deadline from now on."""
@@ -123,7 +122,7 @@ class AdmissionControl:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = perf_counter()
-            self.adjust_limit(now - ticked)
+            self.adjust_limit(now - ticked, now)
             self._time_out_late_requests(now)
             self.resume_some()
             ticked = now
@@ -138,20 +137,23 @@ class AdmissionControl:
         wanted = self._retry_seconds * rejected_per_second / REJECTIONS_PER_SECOND
         self._retry_seconds = min(max(1.0, wanted), RETRY_SECONDS_MAX)
 
-    def adjust_limit(self, seconds: float) -> None:
-        """Adjust the limit to the requests completed in the last `seconds` and to the pool waiters."""
+    def adjust_limit(self, seconds: float, now: float) -> None:
+        """Adjust the limit to the requests that were completed in the last `seconds`."""
         durations, self._durations = self._durations, []
-        slow = bool(durations) and median_low(durations) > self._delay_seconds
-        surplus = self._waiting() - self._waiting_max
-        busy = slow or surplus > 0
-        self._busy_ticks = self._busy_ticks + 1 if busy else 0
-        if self._busy_ticks >= BUSY_TICKS or (busy and self.limit < self._max):
-            in_time = int(len(durations) / seconds * self._delay_seconds) if slow else self._max
-            connected = len(self) - surplus if surplus > 0 else self._max
-            self.limit = min(max(self._min, in_time), connected)
-        elif not busy:
-            probe = 0 if self.rejected > self._rejected_before else self.limit * GROWTH_PER_TICK
-            self.limit = min(self._max, self.limit + int(probe) + 1)
+        peak, self._peak = self._peak, len(self._in_flight)
+        overloaded = peak >= self._min and self._median_seconds(durations, now) > self._delay_seconds
+        self._overloaded_ticks = self._overloaded_ticks + 1 if overloaded else 0
+        if not overloaded:
+            growth = self._max * seconds / RECOVERY_SECONDS
+            self.limit = min(self._max, self.limit + ceil(growth))
+        elif self.limit < self._max or self._overloaded_ticks >= OVERLOADED_TICKS:
+            in_time = int(len(durations) / seconds * self._delay_seconds)
+            self.limit = min(self._max, max(self._min, in_time))
+
+    def _median_seconds(self, durations: list[float], now: float) -> float:
+        """Return what the median request took, or has taken so far if none was completed."""
+        ages = durations or [now - request.started for request in self._in_flight]
+        return median_low(ages) if ages else 0.0
 
     def resume_some(self) -> None:
         self._rejected_before = self.rejected
