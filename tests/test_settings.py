@@ -77,6 +77,30 @@ def test_a_bad_or_unknown_value_is_named(name: str, value: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "http", "PORT must be a whole number, not 'http'"),
+        ("PORT", "65536", "PORT must be at most 65535, not '65536'"),
+        ("DEPOT_LOG", "xml", "DEPOT_LOG must be one of json, console, not 'xml'"),
+        (
+            "DEPOT_WEBHOOK_ALLOW_PRIVATE",
+            "maybe",
+            "DEPOT_WEBHOOK_ALLOW_PRIVATE must be true or false, not 'maybe'",
+        ),
+        ("DEPOT_RATE_LIMIT", "600", "DEPOT_RATE_LIMIT must be a rate such as 600/minute, not '600'"),
+        ("DATABASE_URL", "mysql://db/depot", "DATABASE_URL must be a URL that starts with postgresql://"),
+        ("DEPOT_POLL_SIZE", "3", "DEPOT_POLL_SIZE is not a setting of Depot; did you mean DEPOT_POOL_SIZE?"),
+        ("DEPOT_POOLSIZE", "3", "DEPOT_POOLSIZE is not a setting of Depot; did you mean DEPOT_POOL_SIZE?"),
+        ("DEPOT_X", "3", "DEPOT_X is not a setting of Depot; docs/configuration.md lists all settings"),
+    ],
+)
+def test_the_message_names_what_is_allowed(name: str, value: str, message: str) -> None:
+    with pytest.raises(SettingsError) as rejection:
+        load_settings({name: value})
+    assert str(rejection.value) == message
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET"])
 def test_a_bad_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(SettingsError) as refusal:
