@@ -146,7 +146,7 @@ def make_key(database: Database) -> Callable[..., Awaitable[str]]:
     """Mint an API key with the scopes given."""
 
     async def make(*scopes: str) -> str:
-        async with database.sessions() as session, session.begin():
+        async with database.orm_session() as session:
             return await create_key(session, name="test", scopes=list(scopes))
 
     return make

@@ -17,7 +17,7 @@ from service.audit.controller import AuditController
 from service.auth.middleware import AuthMiddleware, KeyAuthenticator
 from service.auth.rate_limit import RateLimiter
 from service.blobs import open_blob_store
-from service.database.database import Database, session_dependency
+from service.database.database import Database, orm_session_dependency, session_dependency
 from service.docs import DocsController, openapi_config
 from service.documents.controller import DocumentController, UploadController
 from service.documents.store import DocumentStore
@@ -82,12 +82,10 @@ CONTROLLERS = [
     ItemController,
     OrderController,
     ReportController,
-    ResourceController,
     DocumentController,
     UploadController,
     UserController,
     AuditController,
-    WebhookController,
     ProcessController,
     JobController,
 ]
@@ -113,6 +111,10 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Handler] = {
 """The API error for each class of exception; Litestar picks the nearest class of the MRO."""
 
 
+RECORD_CONTROLLERS = [ResourceController, WebhookController]
+"""Controllers of plain records, whose `session` is advanced-alchemy's (decision 0002)."""
+
+
 class Components:
     """The components of one application. Nothing connects before `open`."""
 
@@ -133,7 +135,7 @@ class Components:
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
-        self.document_store = DocumentStore(self.database, self.blobs, settings)
+        self.document_store = DocumentStore(self.blobs, settings)
         self.courier = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
@@ -174,7 +176,6 @@ class Components:
         """Return the dependencies that handlers request by parameter name."""
         components = {
             "settings": self.settings,
-            "database": self.database,
             "placement": self.placement,
             "upload_receiver": self.upload_receiver,
             "document_store": self.document_store,
@@ -184,7 +185,9 @@ class Components:
             "probe": self.probe,
             "scrapes": self.scrapes,
         }
-        return {name: _provide(part) for name, part in components.items()} | session_dependency(self.database)
+        return {name: _provide(part) for name, part in components.items()} | {
+            "session": session_dependency(self.database)
+        }
 
 
 def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
@@ -212,8 +215,13 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     )
     rate_limiter = RateLimiter(settings.rate_limit) if settings.rate_limit else None
     metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])
+    records = Router(
+        "/",
+        route_handlers=RECORD_CONTROLLERS,
+        dependencies={"session": orm_session_dependency(components.database)},
+    )
     app = Litestar(
-        route_handlers=[*CONTROLLERS, metrics],
+        route_handlers=[*CONTROLLERS, records, metrics],
         dependencies=components.dependencies(),
         middleware=[AuthMiddleware(authenticator, rate_limiter)],
         before_request=validate_query,

@@ -193,7 +193,7 @@ async def async_depot(depot_settings: Settings, depot_key: str) -> AsyncIterator
 
 async def mint(settings: Settings, *scopes: str) -> str:
     """Create an API key with these scopes and return it."""
-    async with Database(settings).open() as database, database.sessions() as session, session.begin():
+    async with Database(settings).open() as database, database.orm_session() as session:
         return await create_key(session, name="test", scopes=list(scopes), secret=settings.secret)
 
 

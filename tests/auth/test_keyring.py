@@ -17,6 +17,7 @@ from service.auth.store import create_key, revoke_key
 from service.database.database import Database
 from service.errors import Unauthenticated
 from service.settings import Settings
+from tests.support.app_helpers import pooled_connection
 from tests.support.depot_process import depot_serve
 from tests.support.reply_assertions import assert_refused
 
@@ -35,7 +36,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
     keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
     await keyring.authenticate(f"Bearer {key}")
     queries: list[str] = []
-    async with narrow.connection() as connection:
+    async with pooled_connection(narrow) as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
     started = monotonic()
     while monotonic() - started < 0.2:
@@ -52,7 +53,7 @@ async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database,
 async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, key: str) -> None:
     keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
     queries: list[str] = []
-    async with narrow.connection() as connection:
+    async with pooled_connection(narrow) as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
     await asyncio.gather(*(keyring.authenticate(f"Bearer {key}") for _ in range(50)))
     assert len([query for query in queries if "api_keys" in query]) == 1
@@ -82,14 +83,14 @@ async def test_keys_hashed_with_another_secret_are_refused(database: Database, k
 
 
 async def test_an_expired_key_is_refused(client: Client, database: Database) -> None:
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         key = await create_key(session, name="old", scopes=["admin"], expires_in=timedelta(seconds=-1))
     error = assert_refused(await get_items(client, key), 401, "UNAUTHENTICATED")
     assert error["message"] == "The API key has expired"
 
 
 async def test_a_key_expires_in_the_midst_of_its_use(client: Client, database: Database) -> None:
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         key = await create_key(session, name="short", scopes=["admin"], expires_in=timedelta(seconds=1))
     assert (await get_items(client, key)).status_code == 200
     assert_refused(await refusal(client, key), 401, "UNAUTHENTICATED")
@@ -107,7 +108,7 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(
             for _ in range(20):
                 assert (await get_items(first, key)).status_code == 200
                 assert (await get_items(second, key)).status_code == 200
-            async with database.sessions() as session, session.begin():
+            async with database.orm_session() as session:
                 assert await revoke_key(session, str(key_id(key)))
             assert_refused(await refusal(first, key), 401, "UNAUTHENTICATED")
             assert_refused(await refusal(second, key), 401, "UNAUTHENTICATED")
@@ -118,7 +119,7 @@ async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(
 ) -> None:
     keyring = KeyAuthenticator(database, secret=None, cache_max=3)
     await keyring.authenticate(f"Bearer {key}")
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         assert await revoke_key(session, str(key_id(key)))
     await asyncio.sleep(WITHIN_SECONDS)
     with pytest.raises(Unauthenticated):

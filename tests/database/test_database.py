@@ -12,7 +12,7 @@ from service.database.database import Database
 from service.database.servers import Connection
 from service.settings import Settings
 from service.testing import database_url_for
-from tests.support.app_helpers import connected, running
+from tests.support.app_helpers import connected, pooled_connection, running
 from tests.support.reply_assertions import assert_refused
 
 
@@ -38,7 +38,7 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
     settings: Settings, server_url: str
 ) -> None:
     pooled = replace(settings, direct_database_url=database_url_for(server_url, "postgres"))
-    async with Database(pooled).open() as database, database.sessions() as session:
+    async with Database(pooled).open() as database, database.orm_session() as session:
         name = "select current_database()"
         assert await database.fetchval(name) == await session.scalar(text(name)) != "postgres"
         async with database.dedicated_connection() as connection:
@@ -46,7 +46,10 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
 
 
 async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(settings: Settings) -> None:
-    async with Database(settings).open() as database, database.connection():  # the only one there is so far
+    async with (
+        Database(settings).open() as database,
+        pooled_connection(database),
+    ):  # the only one there is so far
         for turns in range(1000):
             asking = asyncio.create_task(database.fetchval("select 1"))
             for _ in range(turns):
@@ -56,7 +59,7 @@ async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(setting
             await asyncio.wait({asking})
             in_use = [connection for connection in database._connections if not connection.is_closed()]
             assert len(in_use) <= 2  # this one, and the pulse's
-            assert database.pool.lent == 1
+            assert database.pool.in_use == 1
         assert await asking == 1
 
 
@@ -70,7 +73,7 @@ async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
         raise asyncio.CancelledError
 
     monkeypatch.setattr(asyncpg.Connection, "set_type_codec", give_up)
-    async with database.connection():  # the only one there is so far
+    async with pooled_connection(database):  # the only one there is so far
         with pytest.raises(asyncio.CancelledError):
             await database.fetchval("select 1")
     assert [connection.is_closed() for connection in made] == [True]
@@ -88,7 +91,7 @@ async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(setti
     served, several_wait = [], asyncio.Event()
 
     async def ask(database: Database, number: int) -> None:
-        async with database.connection():
+        async with pooled_connection(database):
             served.append(number)
 
     async def come(database: Database, clients: asyncio.TaskGroup) -> None:
@@ -101,7 +104,7 @@ async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(setti
     async with (
         Database(replace(settings, pool_size=1)).open() as database,
         asyncio.TaskGroup() as clients,
-        database.connection(),
+        pooled_connection(database),
     ):
         clients.create_task(come(database, clients))
         await several_wait.wait()

@@ -86,7 +86,7 @@ async def beating(database: Database, other_than: int = 0) -> int:
 
     async def connected() -> bool:
         nonlocal connection
-        connection = database.pulse._connection
+        connection = database.monitor._connection
         return connection is not None and connection.get_server_pid() != other_than
 
     await eventually(connected)
@@ -115,7 +115,7 @@ async def test_silence_ends_what_is_in_a_statement_and_what_waits_for_a_connecti
     server: Node, narrow: Database
 ) -> None:
     async def use_a_session() -> None:
-        async with narrow.sessions() as session, session.begin():
+        async with narrow.orm_session() as session:
             await session.connection()
 
     server.suspend()
@@ -151,12 +151,12 @@ async def test_its_coming_and_going_are_told_once(server: Node, narrow: Database
         await asyncio.sleep(PROBE_TIMEOUT_SECONDS)
         server.start()
         await eventually(lambda: back(narrow))
-    assert [line["event"] for line in logs] == ["database away", "database back"]
+    assert [line["event"] for line in logs] == ["database_down", "database_up"]
 
 
 async def away(database: Database) -> bool:
-    return database.pulse.away
+    return database.monitor.is_down
 
 
 async def back(database: Database) -> bool:
-    return not database.pulse.away
+    return not database.monitor.is_down

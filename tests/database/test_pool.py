@@ -1,6 +1,7 @@
 """The pool: who gets which connection, and which are never lent again."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ from service.database.database import Database
 from service.database.pool import Pool
 from service.database.servers import Connection
 from service.settings import Settings
-from tests.support.app_helpers import connected, eventually
+from tests.support.app_helpers import connected, eventually, pooled_connection
 
 PID = "select pg_backend_pid()"
 SLEEPING = "select count(*) from pg_stat_activity where query like '%pg_sleep(60)' and state = 'active'"
@@ -20,15 +21,15 @@ where datname = current_database() and pid <> pg_backend_pid()"""
 
 
 async def test_the_connection_that_was_used_last_is_lent_first(database: Database) -> None:
-    async with database.connection() as first, database.connection() as second:
+    async with pooled_connection(database) as first, pooled_connection(database) as second:
         pass  # the second is given back first
-    async with database.connection() as next_one:
+    async with pooled_connection(database) as next_one:
         assert next_one is first is not second
 
 
 async def test_no_more_are_opened_than_there_may_be(database: Database, settings: Settings) -> None:
     await asyncio.gather(*(database.fetchval("select pg_sleep(0.01)") for _ in range(5 * settings.pool_size)))
-    assert database.pool.lent == 0
+    assert database.pool.in_use == 0
     assert database.pool.idle == settings.pool_size
 
 
@@ -38,7 +39,7 @@ async def test_a_connection_that_was_cut_is_not_lent_again(database: Database, d
         await admin.fetch(END_OTHERS)
 
     async def noticed() -> bool:
-        return not database.pool.ready
+        return not database.pool.can_acquire_now
 
     await eventually(noticed)
     assert await database.fetchval(PID) != before
@@ -50,12 +51,12 @@ async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_lent_
     before = await database.fetchval(PID)
     sleeper = asyncio.create_task(database.fetchval("select pg_sleep(60)"))
     await asyncio.sleep(0)
-    assert database.pool.lent == 1
+    assert database.pool.in_use == 1
     sleeper.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeper
     assert await database.fetchval(PID) != before
-    assert database.pool.lent == 0
+    assert database.pool.in_use == 0
 
     async def ended() -> bool:
         return not await database.fetchval(SLEEPING)
@@ -64,9 +65,9 @@ async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_lent_
 
 
 async def test_a_connection_that_is_in_a_transaction_is_not_lent_again(database: Database) -> None:
-    async with database.connection() as connection:
+    async with pooled_connection(database) as connection:
         await connection.execute("begin")
-    async with database.connection() as next_one:
+    async with pooled_connection(database) as next_one:
         assert next_one is not connection
     await eventually(partial(is_closed, connection))
 
@@ -74,10 +75,10 @@ async def test_a_connection_that_is_in_a_transaction_is_not_lent_again(database:
 async def test_one_that_lay_idle_for_long_is_not_lent_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with database.connection() as first:
+    async with pooled_connection(database) as first:
         pass
     monkeypatch.setattr(pools, "IDLE_SECONDS_MAX", 0.0)
-    async with database.connection() as second:
+    async with pooled_connection(database) as second:
         assert second is not first
     await eventually(partial(is_closed, first))
 
@@ -85,8 +86,8 @@ async def test_one_that_lay_idle_for_long_is_not_lent_again(
 async def test_those_that_are_too_many_are_closed_in_time(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with database.connection() as busy:
-        async with database.connection() as spare:
+    async with pooled_connection(database) as busy:
+        async with pooled_connection(database) as spare:
             pass
         monkeypatch.setattr(pools, "IDLE_SECONDS_MAX", 0.0)
     await eventually(partial(is_closed, spare))
@@ -101,24 +102,28 @@ async def test_who_cannot_connect_gives_its_turn_back(database: Database) -> Non
             raise failure
         return await database.connect()
 
-    pool = Pool(connect, size_max=1)
+    pool = pool_of_one(database, connect)
     for error in (OSError, asyncio.CancelledError):
         with pytest.raises(error):
-            await pool.take()
-    pool.give_back(await pool.take())
+            await pool.acquire()
+    pool.release(await pool.acquire())
     await pool.close()
 
 
 async def test_closing_waits_for_those_who_are_at_work(database: Database) -> None:
-    pool = Pool(database.connect, size_max=1)
-    connection = await pool.take()
+    pool = pool_of_one(database, database.connect)
+    connection = await pool.acquire()
     closing = asyncio.create_task(pool.close())
     await asyncio.sleep(0)
     assert await connection.fetchval("select 1") == 1
     assert not closing.done()
-    pool.give_back(connection)
+    pool.release(connection)
     await closing
     assert connection.is_closed()
+
+
+def pool_of_one(database: Database, connect: Callable[[], Awaitable[Connection]]) -> Pool:
+    return Pool(connect, database.monitor, size_max=1, timeout_seconds=60)
 
 
 async def is_closed(connection: Connection) -> bool:

@@ -68,7 +68,7 @@ async def test_migrations_and_both_pools_find_it_too(pair: tuple[Node, Node], tm
     primary, copy = pair
     settings = Settings(database_url=forms(copy, primary)[0], home=tmp_path)
     await asyncio.to_thread(migrate.upgrade, settings)
-    async with Database(settings).open() as database, database.sessions() as session:
+    async with Database(settings).open() as database, database.orm_session() as session:
         for fetch in (database.fetchval, lambda query: session.scalar(text(query))):
             assert await fetch("select version_num from schema_version") == SCHEMA
             assert await fetch("show transaction_read_only") == "off"

@@ -68,8 +68,8 @@ async def test_what_is_named_stays(
 async def test_an_upload_that_failed_after_its_blob_was_put_leaves_no_row_and_is_swept(
     settings: Settings, at_once: Settings, database: Database, key: str
 ) -> None:
-    async with database.connection() as connection:
-        await connection.execute(BREAK)
+    async with database.session() as session:
+        await session.execute(BREAK)
     async with running(settings, key) as client:
         assert_refused(await send(client, CAT, Idempotency_Key="k-1"), 500, "INTERNAL_ERROR")
         assert (await client.get("/documents")).json()["data"] == []

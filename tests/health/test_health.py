@@ -138,7 +138,7 @@ async def test_without_the_database_requests_are_refused_within_a_second_and_wor
     own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]], path: str
 ) -> None:
     settings = Settings(database_url=own_server.url, home=tmp_path)
-    async with Database(settings).open() as database, database.sessions() as session, session.begin():
+    async with Database(settings).open() as database, database.orm_session() as session:
         key = await create_key(session, name="test", scopes=["admin"])
     async with serving(settings) as (client, _):
         client.headers["Authorization"] = f"Bearer {key}"

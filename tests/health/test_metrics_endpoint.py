@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from time import monotonic
 
@@ -166,8 +166,9 @@ async def test_requests_that_wait_for_a_connection_are_seen(settings: Settings, 
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://depot") as client:
         client.headers.update(headers)
         await client.get("/items")
-        database: Database = app.dependencies["database"].dependency()  # type: ignore[union-attr,operator]
-        async with database.connection():
+        sessions = app.dependencies["session"].dependency()  # type: ignore[union-attr,operator]
+        async with aclosing(sessions):
+            await (await anext(sessions)).connection()
             waiting = asyncio.create_task(client.get("/items"))
 
             async def seen() -> bool:
@@ -257,7 +258,7 @@ async def test_without_the_database_it_answers_within_a_second(
     own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
     settings = Settings(database_url=own_server.url, home=tmp_path)
-    async with Database(settings).open() as database, database.sessions() as session, session.begin():
+    async with Database(settings).open() as database, database.orm_session() as session:
         key = await create_key(session, name="test", scopes=["metrics:read"])
         stranger = await create_key(session, name="stranger", scopes=["metrics:read"])
     async with running(settings, key) as client:
@@ -289,7 +290,7 @@ async def test_a_revoked_key_reads_no_more(client: Client, database: Database, m
     key = await make_key("metrics:read")
     headers = {"Authorization": f"Bearer {key}"}
     assert (await client.get("/metrics", headers=headers)).status_code == 200
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         assert await revoke_key(session, key.split("_")[1])
 
     async def noticed() -> bool:

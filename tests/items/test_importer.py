@@ -60,7 +60,8 @@ async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Imp
 
     try:
         with file.open(encoding=ENCODING, newline="") as text:
-            async with database.transaction() as connection:
+            async with database.session() as session, session.transaction():
+                connection = await session.connection()
                 return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
     except InvalidRows as refused:
         return refused.report

@@ -13,6 +13,7 @@ from service.jobs import maintenance
 from service.jobs.operations import cancel, read_job, submit
 from service.jobs.schemas import NewJob
 from service.settings import Settings
+from tests.support.app_helpers import in_session
 from tests.support.job_helpers import SLEEP
 
 KEYS = """
@@ -29,7 +30,7 @@ values ($1, 'https://example.com/', '{user.action}', true, 's', 1)"""
 
 
 async def a_job(database: Database) -> UUID:
-    return (await submit(database, NewJob(SLEEP, {"seconds": 0}), CLI, None)).id
+    return (await in_session(database, submit, NewJob(SLEEP, {"seconds": 0}), CLI, None)).id
 
 
 async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, settings: Settings) -> None:
@@ -40,13 +41,13 @@ async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, se
     )
     await database.fetch("delete from queue.pgqueuer where payload = $1", lost.bytes)
     await database.fetch("update queue.pgqueuer set status = 'failed' where payload = $1", held.bytes)
-    before = await read_job(database, kept)
+    before = await in_session(database, read_job, kept)
     assert await maintenance.requeue_orphans(database, settings) == 2
     assert await maintenance.requeue_orphans(database, settings) == 0
-    found = await read_job(database, lost)
+    found = await in_session(database, read_job, lost)
     assert (found.status, found.progress, found.attempts) == ("queued", 0, 1)
-    assert await read_job(database, kept) == before
-    assert (await read_job(database, ended)).status == "cancelled"
+    assert await in_session(database, read_job, kept) == before
+    assert (await in_session(database, read_job, ended)).status == "cancelled"
     entries = await database.fetch(
         "select q.payload from queue.pgqueuer q join jobs on queue_id = q.id where q.status = 'queued'"
     )
@@ -109,11 +110,11 @@ async def test_jobs_go_with_their_files(database: Database, settings: Settings) 
         await database.fetch(ended, job_id, age)
     assert await maintenance.sweep_jobs(database, settings) == 2
     for job_id in (queued, recent):
-        await read_job(database, job_id)
+        await in_session(database, read_job, job_id)
         await store.get(f"exports/{job_id}")
     for job_id in (old, bare):
         with pytest.raises(NotFound):
-            await read_job(database, job_id)
+            await in_session(database, read_job, job_id)
     with pytest.raises(NotFound):
         await store.get(f"exports/{old}")
 

@@ -28,7 +28,7 @@ from service.jobs.runner import _backoff_seconds
 from service.jobs.schemas import Job, NewJob
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import MAX_WAIT_SECONDS, eventually
+from tests.support.app_helpers import MAX_WAIT_SECONDS, eventually, in_session
 from tests.support.reply_assertions import LEAK
 
 ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
@@ -59,14 +59,14 @@ class Workshop:
             yield worker
 
     async def wish(self, payload: object = None, kind: str = "test.wish") -> UUID:
-        return (await submit(self.database, NewJob(kind, payload or {}), CLI, None)).id
+        return (await in_session(self.database, submit, NewJob(kind, payload or {}), CLI, None)).id
 
     async def until(self, job_id: UUID, *statuses: str) -> Job:
-        job = await read_job(self.database, job_id)
+        job = await in_session(self.database, read_job, job_id)
 
         async def there() -> bool:
             nonlocal job
-            job = await read_job(self.database, job_id)
+            job = await in_session(self.database, read_job, job_id)
             return job.status in statuses
 
         await eventually(there)
@@ -137,10 +137,10 @@ async def test_while_it_waits_for_another_try_its_error_is_seen(workshop: Worksh
         job_id = await workshop.wish()
 
         async def failed_once() -> bool:
-            return (await read_job(workshop.database, job_id)).error is not None
+            return (await in_session(workshop.database, read_job, job_id)).error is not None
 
         await eventually(failed_once)
-        job = await read_job(workshop.database, job_id)
+        job = await in_session(workshop.database, read_job, job_id)
     assert (job.status, job.attempts, job.finished_at) == ("queued", 1, None)
     assert await workshop.ends() == []
 
@@ -196,7 +196,7 @@ async def test_progress_is_written_now_and_then_and_never_goes_back(workshop: Wo
     async def go(task: JobContext, _: Wish) -> None:
         for percent in (10, 20, 90, 50):
             await task.progress(percent)
-            seen.append((await read_job(task.database, task.id)).progress)
+            seen.append((await in_session(task.database, read_job, task.id)).progress)
             if percent != 10:
                 await asyncio.sleep(PROGRESS_SECONDS)
 
@@ -206,10 +206,12 @@ async def test_progress_is_written_now_and_then_and_never_goes_back(workshop: Wo
 
 async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
     async def work(task: JobContext, _: Wish) -> None:
-        async with task.database.transaction() as connection:
-            await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
-            await task.finish(connection, {"made": 1})
-            assert (await read_job(task.database, task.id)).status == "running"  # as others see it
+        async with task.database.session() as session, session.transaction():
+            await session.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
+            await task.finish(session, {"made": 1})
+            assert (
+                await in_session(task.database, read_job, task.id)
+            ).status == "running"  # as others see it
             if task.attempt == 1:
                 raise RuntimeError("not yet")
 
@@ -253,12 +255,12 @@ async def assert_superseded(task: JobContext) -> None:
     with pytest.raises(JobSuperseded):
         await task.progress(50)
     with pytest.raises(JobSuperseded):
-        async with task.database.transaction() as connection:
-            await connection.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
-            await task.finish(connection, "ours")
+        async with task.database.session() as session, session.transaction():
+            await session.execute("insert into secrets (name, value) values ('made', $1)", b"x" * 32)
+            await task.finish(session, "ours")
     assert await task.database.fetchval("select count(*) from secrets where name = 'made'") == 0
     for status in ("succeeded", "failed"):
-        assert not await task.end(task.database, status, None, None)
+        assert not await in_session(task.database, task.end, status, None, None)
 
 
 async def have(found: list[Any], count: int) -> bool:
@@ -271,7 +273,7 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
     async def work(task: JobContext, _: Wish) -> None:
         await asyncio.sleep(PROGRESS_SECONDS)
         with CancelScope(shield=True):  # the worker may hear of it before `cancel` returns
-            await cancel(task.database, task.id, CLI)
+            await in_session(task.database, cancel, task.id, CLI)
             await assert_superseded(task)
             superseded.set()
 
@@ -279,7 +281,7 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
         job_id = await workshop.wish()
         async with asyncio.timeout(MAX_WAIT_SECONDS):
             await superseded.wait()
-        assert (await read_job(workshop.database, job_id)).status == "cancelled"
+        assert (await in_session(workshop.database, read_job, job_id)).status == "cancelled"
     assert await workshop.ends() == ["cancelled"]
 
 
@@ -297,7 +299,7 @@ async def test_an_entry_without_a_job_does_no_harm(workshop: Workshop) -> None:
     async with workshop.doing(fail):
         await eventually(lambda: empty(workshop))
     with pytest.raises(NotFound):
-        await read_job(workshop.database, job_id)
+        await in_session(workshop.database, read_job, job_id)
 
 
 async def empty(workshop: Workshop) -> bool:
@@ -311,8 +313,7 @@ async def test_an_entry_that_is_not_the_jobs_any_more_does_nothing(workshop: Wor
         begun.append(task.id)
 
     ids = [await workshop.wish() for _ in range(3)]
-    async with workshop.database.transaction() as connection:
-        await enqueue(connection, ids)
+    await in_session(workshop.database, enqueue, ids)
     async with workshop.doing(work):
         await eventually(lambda: empty(workshop))
     assert sorted(begun) == ids

@@ -19,7 +19,14 @@ from service.jobs.controller import events
 from service.jobs.operations import cancel, submit
 from service.jobs.schemas import NewJob
 from service.jobs.streams import JobStreams
-from tests.support.app_helpers import MAX_WAIT_SECONDS, Json, connected, eventually, wait_for_locks
+from tests.support.app_helpers import (
+    MAX_WAIT_SECONDS,
+    Json,
+    connected,
+    eventually,
+    in_session,
+    wait_for_locks,
+)
 from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
 from tests.support.job_helpers import process
 from tests.support.reply_assertions import assert_refused
@@ -192,9 +199,9 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
 ) -> None:
     draining = asyncio.Event()
     streams = JobStreams(database, streams_max=2, draining=draining.is_set)
-    job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
+    job_id = (await in_session(database, submit, NewJob("system.sleep", {}), CLI, None)).id
     async with streams.open(), connected(database_url) as holder:
-        first, second = streams.follow(job_id), streams.follow(job_id)
+        first, second = streams.follow(database.session(), job_id), streams.follow(database.session(), job_id)
         assert await anext(first) is not None
         async with holder.transaction():
             await holder.execute("lock table jobs")
@@ -210,13 +217,13 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
 async def test_silence_is_filled_with_comments(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
     streams = JobStreams(database, streams_max=1, draining=lambda: False)
-    job_id = (await submit(database, NewJob("system.sleep", {}), CLI, None)).id
+    job_id = (await in_session(database, submit, NewJob("system.sleep", {}), CLI, None)).id
     async with streams.open(), asyncio.timeout(MAX_WAIT_SECONDS):
-        changes = streams.follow(job_id)
+        changes = streams.follow(database.session(), job_id)
         sent = events(await anext(changes), changes)
         while b'"status":"queued"' not in await anext(sent):
             pass
         assert [await anext(sent) for _ in range(3)] == [b": keep-alive\n\n"] * 3
-        await cancel(database, job_id, CLI)
+        await in_session(database, cancel, job_id, CLI)
         states = [event async for event in sent if b"event: job" in event]
     assert [b'"status":"cancelled"' in state for state in states] == [True]

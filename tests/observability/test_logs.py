@@ -150,7 +150,7 @@ async def test_successful_probes_are_not_logged(database_url: str, tmp_path: Pat
 async def test_a_live_server_logs_no_secret_during_errors_and_outages(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         key = await create_key(session, name="test", scopes=["admin"], secret=SECRET)
     url = with_password(settings)
     with depot_serve(url, tmp_path / "home", DEPOT_SECRET=SECRET) as server:

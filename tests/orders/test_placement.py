@@ -357,7 +357,7 @@ async def test_so_many_commits_are_under_way_and_no_more(
         for _ in range(5):
             buyers.create_task(placement.place(new(bolt), None, CLI))
         await wait_for_locks(connection, 2)
-        assert database.pool.lent == 2
+        assert database.pool.in_use == 2
 
 
 async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
@@ -395,8 +395,8 @@ async def test_an_order_that_loses_every_time_is_told_so(
     concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(concurrent_client, 20)
-    async with database.connection() as connection:
-        await connection.execute(LOSES)
+    async with database.session() as session:
+        await session.execute(LOSES)
     refused = await order(concurrent_client, (bolt, 1), customer_id="loser")
     assert refused.status_code >= 500
     assert await database.fetchval("select last_value from tries") == 3

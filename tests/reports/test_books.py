@@ -17,7 +17,7 @@ from service.reports.financial import financial_report
 from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 from service.settings import Settings
 from service.worker import SCHEDULES
-from tests.support.app_helpers import connected
+from tests.support.app_helpers import connected, in_session
 from tests.support.ledger_samples import Sale, by_day, top_items, write
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -38,7 +38,9 @@ def sale(at: datetime, amount: str = "9.99", item: int = 1, refunded_at: datetim
 
 async def told(database: Database) -> list[tuple[str, str]]:
     """Date and net of each day."""
-    return [(str(day.date), day.net) for day in (await financial_report(database, *EVER, None)).daily]
+    return [
+        (str(day.date), day.net) for day in (await in_session(database, financial_report, *EVER, None)).daily
+    ]
 
 
 async def closed(database: Database) -> datetime:
@@ -132,7 +134,7 @@ async def test_days_are_those_of_utc_wherever_the_database_is(
     async with Database(settings).open() as database:
         for closed_until in (None, moments[3], moments[4], datetime(2028, 12, 31, 5, tzinfo=UTC)):
             await write(database_url, sales, closed_until)
-            found = (await financial_report(database, *whole, None)).daily
+            found = (await in_session(database, financial_report, *whole, None)).daily
             assert [
                 (str(day.date), day.currency, day.orders, day.sales, day.refunds, day.net) for day in found
             ] == by_day(sales, *whole, None)
@@ -152,7 +154,7 @@ def test_the_best_of_many_items_are_found_without_adding_up_all(
         async def report() -> list[tuple[str, int, str]]:
             await write(database_url, sales, until)
             async with Database(settings).open() as database:
-                top = (await financial_report(database, *whole, None)).top_items
+                top = (await in_session(database, financial_report, *whole, None)).top_items
             return [(item.sku, item.quantity, item.amount) for item in top]
 
         assert asyncio.run(report()) == top_items(sales, *whole, None)

@@ -24,7 +24,7 @@ from service.jobs.schemas import NewJob
 from service.reports.export import requested_on
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import connected, eventually, item, order
+from tests.support.app_helpers import connected, eventually, in_session, item, order
 from tests.support.job_helpers import done, process, read, running_worker, until
 from tests.support.ledger_samples import DAYS, SALES, Sale, by_day, write
 from tests.support.reply_assertions import assert_refused, wrong_fields
@@ -141,10 +141,10 @@ async def export(
     settings: Settings, database: Database, first: date, end: date, currency: str | None
 ) -> bytes:
     new = NewJob(EXPORT, {"from": first, "to": end, "currency": currency})
-    job_id = (await submit(database, new, CLI, None)).id
+    job_id = (await in_session(database, submit, new, CLI, None)).id
 
     async def succeeded() -> bool:
-        return (await read_job(database, job_id)).status == "succeeded"
+        return (await in_session(database, read_job, job_id)).status == "succeeded"
 
     await eventually(succeeded)
     _, chunks = await open_blob_store(settings).get(f"exports/{job_id}.csv")

@@ -49,7 +49,7 @@ async def test_requests_within_the_limit_are_served_and_the_rest_rejected(
                 for probe in ("/health/live", "/health/ready", "/health"):
                     async with session.get(probe) as reply:
                         assert reply.status == 200
-        assert server.events("database away") == server.events("unhandled_error") == []
+        assert server.events("database_down") == server.events("unhandled_error") == []
     print(f"{replies.total()} requests: {dict(replies)}")
     rejected = {(503, "OVERLOADED", str(seconds)) for seconds in range(1, RETRY_SECONDS_MAX + 1)}
     assert {(200, None, None)} < replies.keys() <= {(200, None, None)} | rejected

@@ -317,7 +317,7 @@ async def test_the_databases_absence_is_no_failure_of_a_job(
         statement_timeout_seconds=1,
     )
     async with Database(settings).open() as database:
-        async with database.sessions() as session, session.begin():
+        async with database.orm_session() as session:
             key = await create_key(session, name="test", scopes=["admin"])
         limits = {"DEPOT_JOB_ATTEMPTS_MAX": "1", "DEPOT_STATEMENT_TIMEOUT_SECONDS": "1"}
         async with running(settings, key) as client:

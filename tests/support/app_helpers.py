@@ -3,16 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
 import asyncpg
 import httpx
 
 from service.app import create_app
+from service.database.database import Database
+from service.database.servers import Connection
+from service.database.session import Session
 from service.settings import Settings
 
 Json = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 MAX_WAIT_SECONDS = 10.0
 
 
@@ -33,6 +38,23 @@ async def running(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClie
         ) as client,
     ):
         yield client
+
+
+async def in_session(
+    database: Database,
+    operation: Callable[Concatenate[Session, P], Awaitable[T]],
+    *arguments: P.args,
+    **options: P.kwargs,
+) -> T:
+    """Call an operation with a session of its own."""
+    async with database.session() as session:
+        return await operation(session, *arguments, **options)
+
+
+@asynccontextmanager
+async def pooled_connection(database: Database) -> AsyncIterator[Connection]:
+    async with database.session() as session:
+        yield await session.connection()
 
 
 async def item(client: httpx.AsyncClient, quantity: int = 0, **fields: object) -> Json:

@@ -120,7 +120,7 @@ def top_items(
 
 async def backdate(database: Database, by: timedelta) -> None:
     """Move all that was traded into the past, as if it had happened then."""
-    async with database.transaction() as connection:
-        await connection.execute(AS_OWNER.replace("set ", "set local "))
+    async with database.session() as session, session.transaction():
+        await session.execute(AS_OWNER.replace("set ", "set local "))
         for table in ("orders", "transactions", "events", "movements"):
-            await connection.execute(f"update {table} set created_at = created_at - $1::interval", by)
+            await session.execute(f"update {table} set created_at = created_at - $1::interval", by)

@@ -290,8 +290,8 @@ def unhealthy(service: DepotProcess, worker: DepotProcess, *, outages: int) -> I
         if process.process.poll() is not None:
             yield f"{process.process.args} ended with {process.process.poll()}"
         yield from (f"crash: {line}" for line in process.events("unhandled_error"))
-        if len(process.events("database away")) != outages:
-            yield f"{process.process.args} noticed {process.events('database away')}"
+        if len(process.events("database_down")) != outages:
+            yield f"{process.process.args} noticed {process.events('database_down')}"
 
 
 async def judge_books(url: str, receiver: RecordingReceiver, load: Load) -> list[str]:

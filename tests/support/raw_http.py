@@ -83,5 +83,5 @@ def serving(server_url: str, template: str, home: Path, **environment: str) -> I
 
 async def _mint(url: str) -> str:
     opened = Database(Settings(database_url=url)).open()
-    async with opened as database, database.sessions() as session, session.begin():
+    async with opened as database, database.orm_session() as session:
         return await create_key(session, name="test", scopes=["admin"])

@@ -106,9 +106,9 @@ async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
     async with inbox() as local, delivering(database, settings) as courier:
         await subscribe(database, local.url)
         with pytest.raises(InterruptedError):
-            async with database.transaction() as connection:
-                await connection.execute(INSERT_EVENT, *event_arguments("item.updated", "i-1", CLI, {}))
-                assert await connection.fetchval("select count(*) from deliveries") == 1
+            async with database.session() as session, session.transaction():
+                await session.execute(INSERT_EVENT, *event_arguments("item.updated", "i-1", CLI, {}))
+                assert await session.fetchval("select count(*) from deliveries") == 1
                 courier.wake()
                 raise InterruptedError
         kept = await tell(database)

@@ -211,7 +211,7 @@ async def test_whoever_asks_in_vain_does_not_hold_up_the_courier(
     webhook = await subscribe(database, "http://127.0.0.1:1/")
     await tell(database)
     (owed,) = await deliveries(database)
-    async with database.sessions() as session, session.begin():
+    async with database.orm_session() as session:
         with pytest.raises(InvalidState):
             await resend(session, webhook, owed["id"], CLI)
         assert len(await database.fetch("select from deliveries for update nowait")) == 1

@@ -10,7 +10,8 @@ from litestar.params import QueryParameter
 
 from service.audit.trail import Entry, entity_filters, list_entries, lowest_uuid7
 from service.constraints import NO_NUL_PATTERN
-from service.database.database import MAX_CLOCK_SKEW, Database
+from service.database.database import MAX_CLOCK_SKEW
+from service.database.session import Session
 from service.errors import InvalidCursor
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
@@ -38,7 +39,7 @@ class AuditController(Controller):
     @get(scope="admin", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time})
     async def list_audit(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         entity: Annotated[
             str | None,
@@ -87,4 +88,4 @@ class AuditController(Controller):
             "until": None if until is None else parse_time(until),
             "after": pager.after,
         }
-        return pager.page(await list_entries(database, filters, pager.fetch_limit), lambda entry: entry.id)
+        return pager.page(await list_entries(session, filters, pager.fetch_limit), lambda entry: entry.id)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from service.database.database import Database
+from service.database.session import Session
 from service.values import Timestamp
 
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
@@ -54,7 +54,7 @@ class Entry(Struct):  # in the order of `COLUMNS`
     created_at: Timestamp
 
 
-async def list_entries(database: Database, filters: Mapping[str, Any], limit: int) -> list[Entry]:
+async def list_entries(session: Session, filters: Mapping[str, Any], limit: int) -> list[Entry]:
     """Return the entries, newest first. A filter that is None is ignored."""
     provided = {name: value for name, value in filters.items() if value is not None}
     available, order = FILTERS, "id desc"
@@ -65,7 +65,7 @@ async def list_entries(database: Database, filters: Mapping[str, Any], limit: in
     conditions = [condition.format(**positions) for name, condition in available.items() if name in provided]
     where = f"where {' and '.join(conditions)} " if conditions else ""
     statement = f"select {COLUMNS} from events {where}order by {order} limit ${len(provided) + 1}"
-    return [Entry(*row) for row in await database.fetch(statement, *provided.values(), limit)]
+    return [Entry(*row) for row in await session.fetch(statement, *provided.values(), limit)]
 
 
 def entity_filters(entity: str | None) -> dict[str, str]:

@@ -121,8 +121,10 @@ def items_import(path: Path, skip_bad: bool) -> None:
             progress.update(bar, completed=bytes_read)
 
         async def load_file(database: "Database") -> "ImportReport":
-            async with database.transaction() as connection:
-                return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
+            async with database.session() as session, session.transaction():
+                return await import_items(
+                    await session.connection(), text, CLI, skip_bad=skip_bad, on_progress=on_progress
+                )
 
         refusal = None
         try:

@@ -49,7 +49,7 @@ async def ensure_development_key(database: Database, settings: Settings) -> str:
     try:
         await keyring.authenticate(f"Bearer {stored}")
     except Unauthenticated:
-        async with database.sessions() as session, session.begin():
+        async with database.orm_session() as session:
             key = await create_key(session, name="development", scopes=["admin"], secret=settings.secret)
         path.touch(mode=0o600)
         path.chmod(0o600)

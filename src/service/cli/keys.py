@@ -29,7 +29,7 @@ def keys_create(name: str, scopes: tuple[str, ...], expires_in_days: int | None)
     expires_in = None if expires_in_days is None else timedelta(days=expires_in_days)
 
     async def create(database: "Database") -> str:
-        async with database.sessions() as session, session.begin():
+        async with database.orm_session() as session:
             return await create_key(
                 session, name=name, scopes=list(scopes), secret=settings.secret, expires_in=expires_in
             )
@@ -48,7 +48,7 @@ def keys_list() -> None:
     from service.auth.store import list_keys
 
     async def read(database: "Database") -> list[tuple[str, ...]]:
-        async with database.sessions() as session:
+        async with database.orm_session() as session:
             return await list_keys(session)
 
     console = Console()
@@ -71,7 +71,7 @@ def keys_revoke(identity: str) -> None:
     from service.auth.store import revoke_key
 
     async def revoke(database: "Database") -> bool:
-        async with database.sessions() as session, session.begin():
+        async with database.orm_session() as session:
             return await revoke_key(session, identity)
 
     if not run(require_database_url(settings_from_environment("json")), revoke):

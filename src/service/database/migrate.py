@@ -1,4 +1,4 @@
-"""Brings the database's schema to a revision: advanced-alchemy's Alembic commands over `migrations/`."""
+"""Migrations: bring the database schema to a revision, with advanced-alchemy's Alembic commands."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from service.database.servers import ServerList
 from service.settings import Settings
 
 PACKAGED = Path(__file__).parents[1] / "migrations"
-"""Where the wheel puts them; in a checkout they are at the top level."""
+"""Location in an installed wheel; in a checkout the migrations are at the top level."""
 VERSION_TABLE = "schema_version"
 
 

@@ -1,8 +1,8 @@
-"""Feels whether PostgreSQL answers, so that nobody waits for one that does not.
+"""The database monitor: detects a database that does not answer, so that nothing waits for it.
 
-A silent server (a stopped process, a broken network) refuses nothing: whoever is in a statement would wait
-for its timeout, and whoever comes next for a connection. One tiny statement on a connection of its own, a few
-times a second, tells silence from a statement that takes its time. See docs/database.md.
+A silent server (a stopped process, a broken network) rejects nothing: running statements would wait for their
+timeout, and new requests for a connection. A trivial statement on a dedicated connection, several times a
+second, distinguishes silence from a slow statement. See docs/database.md.
 """
 
 import asyncio
@@ -14,17 +14,19 @@ import asyncpg
 import structlog
 
 from service.database.servers import Connection
+from service.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
 PROBE_INTERVAL_SECONDS = 0.15
-"""Between two looks."""
+"""Seconds between two probes."""
 RESPONSE_WAIT_SECONDS = 0.15
 MISSED_RESPONSES_MAX = 2
-"""So many in a row without an answer to anybody, and it is away. The first may be our own event loop's: a
-timer that is late by a busy moment fires before the answer that has long arrived is read."""
+"""Missed responses in a row, with no statement answered anywhere, before the database counts as down. One may
+be our own event loop's fault: after a busy moment a late timer fires before the response that has already
+arrived is read."""
 PROBE_TIMEOUT_SECONDS = 1.0
-"""How long one look may take. Short, so that the next one is soon when packets were dropped."""
+"""Timeout of one probe; short, so that a new one starts soon after packet loss."""
 
 CONNECTION_ERRORS = (
     OSError,
@@ -33,62 +35,81 @@ CONNECTION_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
 )
-"""Nobody is there, or somebody who ends or begins just now. Any other error is an answer too."""
+"""Errors that mean the server is unreachable, stopping or starting. Any other error is an answer too."""
 
 Connect = Callable[[], Awaitable[Connection]]
 
 
 class DatabaseMonitor:
-    """The one view of the database's health that all who use it share."""
+    """The shared health state of the database."""
 
     def __init__(self, connect: Connect, on_down: Callable[[], None]) -> None:
-        self.away = False
-        self.answers = 0
-        """Counted by those who get one: while there are any, the database is not away."""
-        self.waits: set[Timeout] = set()
-        """Of those who wait for a connection: they end at once when the database is lost."""
+        self.is_down = False
+        self.responses = 0
+        """Number of answered statements, incremented by all users. While it grows, the database is up."""
+        self._pending_timeouts: set[Timeout] = set()
         self._connect = connect
-        self._on_loss = on_down
+        self._on_down = on_down
         self._connection: Connection | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        watch = asyncio.create_task(self._run())
+        task = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.wait({watch})
+            task.cancel()
+            await asyncio.wait({task})
             self._disconnect()
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Bound a wait.
+
+        Raises `TimeoutError` after `seconds`, or `DatabaseUnavailable` as soon as the database goes down.
+        """
+        if self.is_down:
+            raise DatabaseUnavailable
+        try:
+            async with asyncio.timeout(seconds) as timeout:
+                self._pending_timeouts.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._pending_timeouts.discard(timeout)
+        except TimeoutError:
+            if self.is_down:
+                raise DatabaseUnavailable from None
+            raise
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)
-            look = asyncio.create_task(self._probe())
+            probe = asyncio.create_task(self._probe())
             try:
-                if await self._await_response(look):
+                if await self._await_response(probe):
                     self._mark_up()
-            except Exception:  # this loop outlives whatever it is: without it, away would be for ever
+            except Exception:  # the loop must survive any error, or `is_down` would never be reset
                 log.exception("unhandled_error")
             finally:
-                look.cancel()
+                probe.cancel()
 
-    async def _await_response(self, look: "Task[bool]") -> bool:
-        silences = 0
-        while not look.done():
-            answers = self.answers
-            await asyncio.wait({look}, timeout=RESPONSE_WAIT_SECONDS)
-            silences = 0 if self.answers > answers else silences + 1
-            if silences >= MISSED_RESPONSES_MAX and not look.done():
+    async def _await_response(self, probe: "Task[bool]") -> bool:
+        missed = 0
+        while not probe.done():
+            responses = self.responses
+            await asyncio.wait({probe}, timeout=RESPONSE_WAIT_SECONDS)
+            missed = 0 if self.responses > responses else missed + 1
+            if missed >= MISSED_RESPONSES_MAX and not probe.done():
                 self._mark_down()
-        if not look.result() and silences:
+        if not probe.result() and missed:
             self._mark_down()
-        return look.result()
+        return probe.result()
 
     async def _probe(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                # a connection that was cut says nothing about the next one
+                # A dropped connection does not mean that the next one fails.
                 return await self._ping() or await self._ping()
         except TimeoutError:
             self._disconnect()
@@ -102,7 +123,7 @@ class DatabaseMonitor:
         except CONNECTION_ERRORS:
             self._disconnect()
             return False
-        except asyncpg.PostgresError:  # too many connections, a password that was changed: it is there
+        except asyncpg.PostgresError:  # such as too many connections or a changed password: the server is up
             pass
         return True
 
@@ -112,17 +133,17 @@ class DatabaseMonitor:
         self._connection = None
 
     def _mark_down(self) -> None:
-        if self.away:
+        if self.is_down:
             return
-        self.away = True
-        log.warning("database away")
-        self._on_loss()
+        self.is_down = True
+        log.warning("database_down")
+        self._on_down()
         now = asyncio.get_running_loop().time()
-        for wait in self.waits:
-            if not wait.expired():
-                wait.reschedule(now)
+        for timeout in self._pending_timeouts:
+            if not timeout.expired():
+                timeout.reschedule(now)
 
     def _mark_up(self) -> None:
-        if self.away:
-            self.away = False
-            log.info("database back")
+        if self.is_down:
+            self.is_down = False
+            log.info("database_up")

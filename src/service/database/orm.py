@@ -1,4 +1,4 @@
-"""Plain record keeping: SQLAlchemy, beneath advanced-alchemy's repositories, on connections of ours."""
+"""The SQLAlchemy engine for advanced-alchemy's repositories, on connections opened by `Database`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,26 +17,30 @@ from service.values import decode_json, encode_json
 
 
 class Base(CommonTableAttributes, AdvancedDeclarativeBase):
-    """The base of all models; constraint names follow advanced-alchemy's convention."""
+    """Base class of all models; constraint names follow advanced-alchemy's convention."""
 
     __abstract__ = True
 
 
-def create_engine(connect: Callable[..., Awaitable[Connection]], settings: Settings) -> AsyncEngine:
-    made = create_async_engine(
+def create_engine(
+    connect: Callable[..., Awaitable[Connection]], on_response: Callable[[], None], settings: Settings
+) -> AsyncEngine:
+    """Create the engine; it calls `on_response` for every answered statement."""
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         connect_args={"prepared_statement_cache_size": settings.statement_cache_size},
         pool_size=settings.records_pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_wait_seconds,
-        hide_parameters=True,  # its errors would bring secrets into the log
+        hide_parameters=True,  # its errors would otherwise log parameters, such as secrets
         json_serializer=lambda value: encode_json(value).decode(),
         json_deserializer=decode_json,
     )
-    event.listen(made.sync_engine, "checkout", _replace_closed_connection)
-    event.listen(made.sync_engine, "handle_error", _invalidate_standby_connection)
-    return made
+    event.listen(engine.sync_engine, "checkout", _replace_closed_connection)
+    event.listen(engine.sync_engine, "handle_error", _invalidate_standby_connection)
+    event.listen(engine.sync_engine, "after_cursor_execute", lambda *_: on_response())
+    return engine
 
 
 def engine_pool(engine: AsyncEngine) -> AsyncAdaptedQueuePool:
@@ -45,7 +49,7 @@ def engine_pool(engine: AsyncEngine) -> AsyncAdaptedQueuePool:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The driver's error, out of what advanced-alchemy and SQLAlchemy wrap it in."""
+    """Return the driver's error inside advanced-alchemy's and SQLAlchemy's exceptions."""
     if isinstance(error, RepositoryError):
         error = error.__cause__ or error
     if isinstance(error, DBAPIError) and error.orig is not None:
@@ -54,12 +58,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def _replace_closed_connection(connection: Any, *_: object) -> None:
-    """Gets another connection. SQLAlchemy could ask each whether it lives, in three round trips."""
+    """Make the pool replace a closed connection. SQLAlchemy's own pre-ping takes three round trips."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
 def _invalidate_standby_connection(context: ExceptionContext) -> None:
-    """A connection to a server that is a standby now is not kept."""
+    """Discard a connection whose server has become a standby."""
     if isinstance(context.original_exception.__cause__, asyncpg.ReadOnlySQLTransactionError):
         context.is_disconnect = True

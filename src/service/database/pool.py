@@ -1,6 +1,6 @@
-"""The connections that statements run on: bounded in number, lent in the order of asking.
+"""Connection pool for statements: bounded, and first come, first served.
 
-asyncpg's own pool makes a task, futures, a timer and a proxy for every statement: an eighth of the CPU of a
+asyncpg's own pool creates a task, futures, a timer and a proxy per statement, an eighth of the CPU time of a
 simple read (decision 0014).
 """
 
@@ -13,22 +13,36 @@ from time import monotonic
 
 import asyncpg
 
+from service import errors
+from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection
 
 IDLE_SECONDS_MAX = 300.0
-"""A connection that lay idle for longer is not used again: a firewall may have forgotten it."""
+"""Maximum idle seconds; a firewall may have dropped an older connection."""
 CLOSE_TIMEOUT_SECONDS = 1.0
-"""How long the server may take to end the last statement of one that is closed."""
+"""Timeout in seconds for closing a connection."""
 
 
 class Pool:
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, size_max: int) -> None:
-        self.lent = 0
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        monitor: DatabaseMonitor,
+        *,
+        size_max: int,
+        timeout_seconds: float,
+    ) -> None:
+        self.monitor = monitor
+        self.in_use = 0
+        self.waiters = 0
+        """Number of callers waiting for a connection."""
         self._connect = connect
         self._size_max = size_max
+        self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(size_max)
         self._idle: deque[tuple[Connection, float]] = deque()
-        """And since when. The one used last is lent first, so that those too many get old."""
+        """Idle connections with the time they became idle. The most recently used one is reused first, so
+        that surplus connections expire."""
         self._closing: set[Task[None]] = set()
 
     @property
@@ -37,34 +51,39 @@ class Pool:
 
     @property
     def exhausted(self) -> bool:
-        """Whether who asks now has to wait for a turn."""
+        """Whether a new caller must wait for a slot."""
         return self._slots.locked()
 
     @property
-    def ready(self) -> bool:
-        """Whether who asks now waits for nothing: neither for a turn nor for the server."""
+    def can_acquire_now(self) -> bool:
+        """Whether a connection can be acquired without waiting for a slot or for a connect."""
         self._discard_stale()
         return bool(self._idle) and not self._slots.locked()
 
-    async def take(self) -> Connection:
-        """Raises what connecting raises, if none is idle."""
-        await self._slots.acquire()
-        try:
-            self._discard_stale()
-            connection = self._idle.pop()[0] if self._idle else await self._connect()
-        except BaseException:
-            self._slots.release()
-            raise
-        self.lent += 1
-        return connection
+    async def acquire(self) -> Connection:
+        """Acquire a connection, opening one if none is idle.
 
-    def give_back(self, connection: Connection, *, fit: bool = True) -> None:
-        """One that is not fit, closed, or in a transaction is not lent again."""
-        self.lent -= 1
+        Raises `Overloaded` if none becomes free in time, `DatabaseUnavailable` while the database is down,
+        and the errors of connecting.
+        """
+        if self.can_acquire_now:
+            return await self._acquire()  # no timeout needed, which saves 20 µs
+        self.waiters += 1
+        try:
+            async with self.monitor.timeout(self._timeout_seconds):
+                return await self._acquire()
+        except TimeoutError:
+            raise errors.Overloaded if self.exhausted else errors.DatabaseUnavailable from None
+        finally:
+            self.waiters -= 1
+
+    def release(self, connection: Connection, *, reusable: bool = True) -> None:
+        """Release a connection. It is discarded if it is closed, in a transaction, or not `reusable`."""
+        self.in_use -= 1
         self._slots.release()
         if connection.is_closed():
             return
-        if not fit or connection.is_in_transaction():
+        if not reusable or connection.is_in_transaction():
             self._close_in_background(connection)
             return
         self._idle.append((connection, monotonic()))
@@ -72,7 +91,7 @@ class Pool:
             self._close_in_background(self._idle.popleft()[0])
 
     async def close(self) -> None:
-        """Wait until all are given back, and take leave of the server. Nobody gets one any more."""
+        """Wait until all connections are released, then close them. None can be acquired afterwards."""
         for _ in range(self._size_max):
             await self._slots.acquire()
         while self._idle:
@@ -80,22 +99,31 @@ class Pool:
         if self._closing:
             await asyncio.wait(self._closing)
 
+    async def _acquire(self) -> Connection:
+        await self._slots.acquire()
+        try:
+            self._discard_stale()
+            connection = self._idle.pop()[0] if self._idle else await self._connect()
+        except BaseException:
+            self._slots.release()
+            raise
+        self.in_use += 1
+        return connection
+
     def _discard_stale(self) -> None:
         while self._idle and (self._idle[-1][0].is_closed() or self._is_expired(self._idle[-1][1])):
             self._close_in_background(self._idle.pop()[0])
 
     def _close_in_background(self, connection: Connection) -> None:
-        leaving = asyncio.create_task(_close(connection))
-        self._closing.add(leaving)
-        leaving.add_done_callback(self._closing.discard)
+        task = asyncio.create_task(_close(connection))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    def _is_expired(self, since: float) -> bool:
-        return monotonic() - since > IDLE_SECONDS_MAX
+    def _is_expired(self, idle_since: float) -> bool:
+        return monotonic() - idle_since > IDLE_SECONDS_MAX
 
 
 async def _close(connection: Connection) -> None:
-    """The server is told to end what is under way: it would go on, and keep its locks."""
+    """Close a connection. The server cancels a running statement, which would otherwise keep its locks."""
     with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        await connection.close(
-            timeout=CLOSE_TIMEOUT_SECONDS
-        )  # which, when it fails, has closed it all the same
+        await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)  # on failure the connection is closed anyway

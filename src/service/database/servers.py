@@ -1,4 +1,4 @@
-"""The servers `DATABASE_URL` names: one, or several of which one at a time takes writes."""
+"""The servers listed in `DATABASE_URL`: one, or several of which one accepts writes."""
 
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -8,19 +8,21 @@ import asyncpg
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 TRY_NEXT_SERVER_ERRORS = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
-"""Why the next server is asked: this one is unreachable, silent, starting, or a standby when that matters."""
+"""Errors after which the next server is tried: this one is unreachable, silent or starting, or a standby when
+a primary is required."""
 
 
 class ServerList:
-    """Connects to the first server that will do, beginning with the last one that did."""
+    """Connects to the first suitable server, starting with the one that worked last."""
 
     def __init__(self, url: str) -> None:
         self._urls = split_servers(url)
 
     async def connect(self, timeout_seconds: float, **options: Any) -> Connection:
-        """Each server gets its share of the time: one that is silent must not use up that of the others.
+        """Connect within `timeout_seconds`, divided evenly among the servers.
 
-        asyncpg, given several, would wait for the first with all of it.
+        So a silent server does not use up the time of the others. asyncpg, given several, would wait for the
+        first one with all of it.
         """
         share = timeout_seconds / len(self._urls)
         failure: Exception | None = None
@@ -36,10 +38,10 @@ class ServerList:
 
 
 def split_servers(url: str) -> list[str]:
-    """A URL for each of the servers; libpq's two ways to name several are understood.
+    """Return one URL per server, from either of libpq's forms.
 
-    `postgresql://u@h1:5432,h2:5432/db` and `postgresql://u@/db?host=h1,h2&port=5432,5433`. What does not add
-    up is left as it is, for asyncpg to complain of.
+    They are `postgresql://u@h1:5432,h2:5432/db` and `postgresql://u@/db?host=h1,h2&port=5432,5433`. An
+    inconsistent list is returned unchanged, for asyncpg to report.
     """
     parts = urlsplit(url)
     user, at, servers = parts.netloc.rpartition("@")

@@ -8,6 +8,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.response import Stream
 
+from service.database.session import Session
 from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
@@ -43,6 +44,7 @@ class DocumentController(Controller):
     async def store_document(
         self,
         upload_receiver: NamedDependency[UploadReceiver],
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
@@ -58,13 +60,14 @@ class DocumentController(Controller):
         )
         async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
             document = await document_store.store(
-                received, request.author, received.fingerprinted(claim), lambda document: document
+                session, received, request.author, received.fingerprinted(claim), lambda document: document
             )
         return Reply(document, headers={"Location": location(document.id)})
 
     @get(scope="documents:read", faults=[InvalidCursor])
     async def list_documents(
         self,
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         limit: Limit = LIMIT_DEFAULT,
@@ -72,15 +75,18 @@ class DocumentController(Controller):
     ) -> Page[Document]:
         """List documents, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        documents = await document_store.page(pager.after, pager.fetch_limit)
+        documents = await document_store.page(session, pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
     @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
     async def get_document(
-        self, document_store: NamedDependency[DocumentStore], document_id: FromPath[UUID]
+        self,
+        session: NamedDependency[Session],
+        document_store: NamedDependency[DocumentStore],
+        document_id: FromPath[UUID],
     ) -> Document:
         """Read a document's metadata"""
-        return (await document_store.read(document_id)).document
+        return (await document_store.read(session, document_id)).document
 
     @get(
         "/{document_id:str}/content",
@@ -92,6 +98,7 @@ class DocumentController(Controller):
     )
     async def get_content(
         self,
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
@@ -101,7 +108,7 @@ class DocumentController(Controller):
         Supports `If-None-Match` (304) and one byte `Range` (206, 416) with `If-Range`. A request for several
         ranges gets the whole file.
         """
-        stored = await document_store.read(document_id)
+        stored = await document_store.read(session, document_id)
         return await download(document_store, request, stored)
 
     @get(
@@ -113,6 +120,7 @@ class DocumentController(Controller):
     )
     async def get_thumbnail(
         self,
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
@@ -122,12 +130,13 @@ class DocumentController(Controller):
         WebP, at most 256 pixels on the longer side; 404 until a worker has made it. Supports `If-None-Match`
         (304).
         """
-        stored = await document_store.read(document_id)
+        stored = await document_store.read(session, document_id)
         return await download_thumbnail(document_store, request, stored)
 
     @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])
     async def delete_document(
         self,
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
@@ -136,7 +145,7 @@ class DocumentController(Controller):
 
         Its content is deleted too unless another document shares it.
         """
-        await document_store.delete(document_id, request.author)
+        await document_store.delete(session, document_id, request.author)
 
 
 class UploadController(Controller):
@@ -152,6 +161,7 @@ class UploadController(Controller):
     async def upload(
         self,
         upload_receiver: NamedDependency[UploadReceiver],
+        session: NamedDependency[Session],
         document_store: NamedDependency[DocumentStore],
         settings: NamedDependency[Settings],
         request: StrictRequest,
@@ -164,7 +174,7 @@ class UploadController(Controller):
         rules = UploadRules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
         async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
             document = await document_store.store(
-                received, request.author, received.fingerprinted(claim), upload_result
+                session, received, request.author, received.fingerprinted(claim), upload_result
             )
         return Reply(upload_result(document), headers={"Location": location(document.id)})
 

@@ -46,7 +46,8 @@ async def inspect(limits: DecodingLimits, context: JobContext, payload: Inspect)
     The result commits together with the end of the job. An unreferenced thumbnail is swept.
     """
     try:
-        stored = await store.read(context.database, payload.document_id)
+        async with context.database.session() as session:
+            stored = await store.read(session, payload.document_id)
         outcome = await _decode(context, stored, limits)
         thumbnail = await _store_thumbnail(context, outcome)
         return await _finish(context, stored.document.id, outcome, thumbnail)
@@ -99,8 +100,8 @@ async def _finish(
     job_result = {"document_id": str(document_id), "status": status, "reason": reason}
     author = Author(WORKER.actor, str(context.id))  # the job's first event records who requested it
     row = (document_id, status, *facts, thumbnail, reason, author.actor, author.request_id)
-    async with context.database.transaction() as connection:
-        if await connection.fetchval(statements.RECORD_INSPECTION, *row) is None:
+    async with context.database.session() as session, session.transaction():
+        if await session.fetchval(statements.RECORD_INSPECTION, *row) is None:
             raise NotFound
-        await context.finish(connection, job_result)
+        await context.finish(session, job_result)
     return job_result

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 from uuid_utils.compat import uuid7
 
 from service.blobs import STORAGE_ERRORS, BlobStore
-from service.database.database import Database
+from service.database.session import Session
 from service.documents import statements
 from service.documents.ranges import Range
 from service.documents.schemas import Document
@@ -50,38 +50,46 @@ class StoredDocument(NamedTuple):
 
 
 class DocumentStore:
-    def __init__(self, database: Database, blobs: BlobStore, settings: Settings) -> None:
-        self._database = database
+    def __init__(self, blobs: BlobStore, settings: Settings) -> None:
         self._blobs = blobs
         self._puts = asyncio.Semaphore(settings.blob_puts_max)
 
     async def store(
-        self, received: ReceivedFile, author: Author, claim: Claim | None, reply: Callable[[Document], Struct]
+        self,
+        session: Session,
+        received: ReceivedFile,
+        author: Author,
+        claim: Claim | None,
+        reply: Callable[[Document], Struct],
     ) -> Document:
         """Store a received file.
 
         `reply` builds the body that is returned now and on replay. Raises `Replay` if the claim already has
         a stored reply.
         """
-        await self._raise_stored_reply(claim)
+        await raise_stored_outcome(session, claim)
         document = _new(received)
         key = f"{CONTENT_PREFIX}/{document.id}"
+        session.release()
         await self._put(key, received)
         replies = [] if claim is None else [_stored_reply(claim, document, reply)]
-        content_key = await self._create(document, received.sha256, key, author, replies)
+        content_key = await self._create(session, document, received.sha256, key, author, replies)
         if content_key != key:
+            session.release()
             await self._delete_blob(key)
         if content_key is None:
-            await self._raise_stored_reply(claim)
+            await raise_stored_outcome(session, claim)
             raise IdempotencyInProgress
         return document
 
-    async def read(self, document_id: UUID) -> StoredDocument:
-        return await read(self._database, document_id)
+    async def read(self, session: Session, document_id: UUID) -> StoredDocument:
+        stored = await read(session, document_id)
+        session.release()  # the blob store, which may be read next, can be slow
+        return stored
 
-    async def page(self, after: UUID | None, limit: int) -> list[Document]:
+    async def page(self, session: Session, after: UUID | None, limit: int) -> list[Document]:
         """Return a page of documents, newest first."""
-        return [_document(row) for row in await self._database.fetch(statements.LIST, after, limit)]
+        return [_document(row) for row in await session.fetch(statements.LIST, after, limit)]
 
     async def open_blob(self, key: str, byte_range: Range | None = None) -> tuple[int, AsyncIterator[bytes]]:
         """Return a blob's size in bytes and its content or a range of it. Raises `NotFound`."""
@@ -90,21 +98,16 @@ class DocumentStore:
         except STORAGE_ERRORS as error:
             raise StorageUnavailable from error
 
-    async def delete(self, document_id: UUID, author: Author) -> None:
-        async with self._database.transaction() as connection:
+    async def delete(self, session: Session, document_id: UUID, author: Author) -> None:
+        async with session.transaction():
             by = (author.actor, author.request_id)
-            row = await connection.fetchrow(statements.DELETE, document_id, *by)
+            row = await session.fetchrow(statements.DELETE, document_id, *by)
             if row is None:
                 raise NotFound
-            key = await connection.fetchval(statements.DELETE_UNUSED_CONTENT, row["sha256"])
+            key = await session.fetchval(statements.DELETE_UNUSED_CONTENT, row["sha256"])
+        session.release()
         for unused_key in filter(None, (key, row["thumbnail"])):
             await self._delete_blob(unused_key)
-
-    async def _raise_stored_reply(self, claim: Claim | None) -> None:
-        """Raise the stored outcome of the claim, if it has one."""
-        if claim is not None:
-            async with self._database.connection() as connection:
-                await raise_stored_outcome(connection, claim)
 
     async def _put(self, key: str, received: ReceivedFile) -> None:
         """Store the blob. Concurrency is limited because on S3 the whole file is in memory meanwhile."""
@@ -115,7 +118,13 @@ class DocumentStore:
             raise StorageUnavailable from error
 
     async def _create(
-        self, document: Document, sha256: bytes, key: str, author: Author, replies: list[StoredReply]
+        self,
+        session: Session,
+        document: Document,
+        sha256: bytes,
+        key: str,
+        author: Author,
+        replies: list[StoredReply],
     ) -> str | None:
         """Insert the document and its inspection job.
 
@@ -123,14 +132,14 @@ class DocumentStore:
         """
         facts = (document.id, document.filename, document.content_type, document.size_bytes, sha256)
         by = (author.actor, author.request_id)
-        async with self._database.transaction() as connection:
+        async with session.transaction():
             row = (*facts, document.created_at, key, *by, *reply_columns(replies))
-            content_key: str | None = await connection.fetchval(statements.CREATE, *row)
+            content_key: str | None = await session.fetchval(statements.CREATE, *row)
             if content_key is not None:
                 job_id = uuid7()
-                (queue_id,) = await enqueue(connection, [job_id])
+                (queue_id,) = await enqueue(session, [job_id])
                 job = (job_id, INSPECT, {"document_id": str(document.id)}, queue_id, *by)
-                await connection.execute(jobs.CREATE, *job, *reply_columns([]))
+                await session.execute(jobs.CREATE, *job, *reply_columns([]))
         return content_key
 
     async def _delete_blob(self, key: str) -> None:
@@ -140,8 +149,8 @@ class DocumentStore:
             log.warning("orphan_blob_left", key=key, cause=repr(error))
 
 
-async def read(database: Database, document_id: UUID) -> StoredDocument:
-    row = await database.fetchrow(statements.READ, document_id)
+async def read(session: Session, document_id: UUID) -> StoredDocument:
+    row = await session.fetchrow(statements.READ, document_id)
     if row is None:
         raise NotFound
     *facts, key, thumbnail = row

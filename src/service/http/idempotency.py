@@ -18,7 +18,7 @@ from sqlalchemy import func, literal, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.servers import Connection
+from service.database.session import Session
 from service.errors import Detail, Fault, ValidationFailed
 from service.http.models import IdempotencyKey
 from service.http.reply import Versioned, reply_headers
@@ -125,24 +125,24 @@ def creation_reply(claim: Claim, created: Versioned, location: str) -> StoredRep
     return StoredReply(claim, 201, reply_headers(created.version, location), encode_json(created))
 
 
-async def stored_outcomes(connection: Connection, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
+async def stored_outcomes(session: Session, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
     """Return the claims that have a stored reply, each with the exception that answers it."""
     if not claims:
         return {}
     identities = zip(*(claim.identity for claim in claims), strict=True)
-    rows = {tuple(row[:3]): row[3:] for row in await connection.fetch(FIND, *map(list, identities))}
+    rows = {tuple(row[:3]): row[3:] for row in await session.fetch(FIND, *map(list, identities))}
     return {claim: _outcome(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
 
 
-async def raise_stored_outcome(connection: Connection, claim: Claim | None) -> None:
+async def raise_stored_outcome(session: Session, claim: Claim | None) -> None:
     """Raise the stored outcome of a claim, if there is one."""
-    if claim is not None and (outcome := (await stored_outcomes(connection, [claim])).get(claim)):
+    if claim is not None and (outcome := (await stored_outcomes(session, [claim])).get(claim)):
         raise outcome
 
 
-async def raise_claim_conflict(connection: Connection, claim: Claim) -> NoReturn:
+async def raise_claim_conflict(session: Session, claim: Claim) -> NoReturn:
     """Raise the stored outcome of a claim that is taken, or `IdempotencyInProgress`."""
-    await raise_stored_outcome(connection, claim)
+    await raise_stored_outcome(session, claim)
     raise IdempotencyInProgress
 
 
@@ -175,7 +175,7 @@ def store_computed_reply_sql(first: int, body: str) -> str:
     convert_to(({body})::text, 'UTF8')"""
 
 
-async def execute_once(connection: Connection, claim: Claim, statement: str, *arguments: object) -> Any:
+async def execute_once(session: Session, claim: Claim, statement: str, *arguments: object) -> Any:
     """Run a statement that contains `store_computed_reply_sql` and takes the claim last.
 
     Return its row, or None. Raises `Replay` if the claim already has a stored reply.
@@ -183,23 +183,23 @@ async def execute_once(connection: Connection, claim: Claim, statement: str, *ar
     for _ in range(2):
         taken = False
         try:
-            if row := await connection.fetchrow(statement, *arguments, *astuple(claim)):
+            if row := await session.fetchrow(statement, *arguments, *astuple(claim)):
                 return row
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != PRIMARY_KEY:
                 raise
             taken = True
-        if outcomes := await stored_outcomes(connection, [claim]):
+        if outcomes := await stored_outcomes(session, [claim]):
             raise outcomes[claim]
-        if not await connection.fetchval(DELETE_EXPIRED, *claim.identity) and not taken:
+        if not await session.fetchval(DELETE_EXPIRED, *claim.identity) and not taken:
             return None
     raise IdempotencyInProgress
 
 
-async def store_reply(connection: Connection, reply: StoredReply) -> None:
+async def store_reply(session: Session, reply: StoredReply) -> None:
     """Store a reply in the transaction of its effect, or raise the stored outcome of a taken claim."""
-    if not await connection.fetchval(store_replies_sql(1), *reply_columns([reply])):
-        await raise_claim_conflict(connection, reply.claim)
+    if not await session.fetchval(store_replies_sql(1), *reply_columns([reply])):
+        await raise_claim_conflict(session, reply.claim)
 
 
 async def store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:

@@ -1,6 +1,7 @@
 """Item operations. Each takes one round trip, and one more to explain a rejection."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from msgspec import UNSET
 from msgspec.structs import astuple, replace
 from uuid_utils.compat import uuid7
 
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author
 from service.http.idempotency import Claim, creation_reply, execute_once, raise_claim_conflict, reply_columns
@@ -39,18 +40,17 @@ FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_ite
 """Errors by the name of the violated constraint."""
 
 
-async def create_item(database: Database, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
+async def create_item(session: Session, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
     """Create an item and return it. Raises `Replay` if the claim already has a stored reply."""
     item = _item(new)
     replies = [] if claim is None else [creation_reply(claim, item, location(item))]
     row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
            item.attributes, item.created_at)  # fmt: skip
-    created = await database.fetchval(
+    created = await session.fetchval(
         statements.CREATE, *row, *reply_columns(replies), author.actor, author.request_id, item
     )
     if claim is not None and not created:
-        async with database.connection() as connection:
-            await raise_claim_conflict(connection, claim)
+        await raise_claim_conflict(session, claim)
     return item
 
 
@@ -58,15 +58,15 @@ def location(item: Item) -> str:
     return f"/items/{item.id}"
 
 
-async def read_item(database: Database, item_id: UUID) -> Item:
-    row = await database.fetchrow(statements.READ, item_id)
+async def read_item(session: Session, item_id: UUID) -> Item:
+    row = await session.fetchrow(statements.READ, item_id)
     if row is None:
         raise NotFound
     return Item(*row)
 
 
 async def patch_item(
-    database: Database,
+    session: Session,
     item_id: UUID,
     patch: ItemPatch,
     author: Author,
@@ -77,30 +77,30 @@ async def patch_item(
     """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
     if all(value is UNSET for value in astuple(patch)):
         raise NoFields
-    async with database.transaction() if merge else database.connection() as connection:
+    async with session.transaction() if merge else nullcontext():
         if merge and isinstance(patch.attributes, dict):
-            stored = await connection.fetchval(statements.LOCK_ATTRIBUTES, item_id)
+            stored = await session.fetchval(statements.LOCK_ATTRIBUTES, item_id)
             patch = replace(patch, attributes=_merged(stored, patch.attributes))
-        row = await connection.fetchrow(
+        row = await session.fetchrow(
             statements.PATCH, item_id, patch, versions, author.actor, author.request_id
         )
     if row is None:
-        raise await _rejection(database, item_id, versions)
+        raise await _rejection(session, item_id, versions)
     return Item(*row)
 
 
 async def adjust_stock(
-    database: Database, item_id: UUID, change: StockChange, author: Author, *, versions: list[int] | None
+    session: Session, item_id: UUID, change: StockChange, author: Author, *, versions: list[int] | None
 ) -> Item:
     arguments = _adjustment(item_id, change, author, versions)
-    row = await database.fetchrow(statements.ADJUST, *arguments)
+    row = await session.fetchrow(statements.ADJUST, *arguments)
     if row is None:
-        raise await _rejection(database, item_id, versions, change.delta)
+        raise await _rejection(session, item_id, versions, change.delta)
     return Item(*row)
 
 
 async def adjust_stock_idempotently(
-    database: Database,
+    session: Session,
     item_id: UUID,
     change: StockChange,
     author: Author,
@@ -113,10 +113,9 @@ async def adjust_stock_idempotently(
     Raises `Replay` if the claim already has a stored reply.
     """
     arguments = _adjustment(item_id, change, author, versions)
-    async with database.connection() as connection:
-        row = await execute_once(connection, claim, statements.ADJUST_IDEMPOTENTLY, *arguments)
+    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, *arguments)
     if row is None:
-        raise await _rejection(database, item_id, versions, change.delta)
+        raise await _rejection(session, item_id, versions, change.delta)
     return row["version"], row["body"]
 
 
@@ -124,28 +123,26 @@ def _adjustment(item_id: UUID, change: StockChange, author: Author, versions: li
     return [item_id, change.delta, versions, author.actor, author.request_id, change.reason]
 
 
-async def delete_item(
-    database: Database, item_id: UUID, author: Author, *, versions: list[int] | None
-) -> None:
-    deleted = await database.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
+async def delete_item(session: Session, item_id: UUID, author: Author, *, versions: list[int] | None) -> None:
+    deleted = await session.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
     if deleted is None:
-        raise await _rejection(database, item_id, versions)
+        raise await _rejection(session, item_id, versions)
 
 
-async def list_items(database: Database, filters: Mapping[str, Any], limit: int) -> list[Item]:
+async def list_items(session: Session, filters: Mapping[str, Any], limit: int) -> list[Item]:
     """Return items, newest first. A filter that is None is ignored."""
     provided = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.fetch(statements.list_items(list(provided)), *provided.values(), limit)
+    rows = await session.fetch(statements.list_items(list(provided)), *provided.values(), limit)
     return [Item(*row) for row in rows]
 
 
 async def list_movements(
-    database: Database, item_id: UUID, after: int | None, limit: int
+    session: Session, item_id: UUID, after: int | None, limit: int
 ) -> Sequence[Movement]:
     """Return an item's movements, newest first; `after` is the version of the last movement read."""
-    rows = await database.fetch(statements.MOVEMENTS, item_id, after, limit)
+    rows = await session.fetch(statements.MOVEMENTS, item_id, after, limit)
     if not rows:
-        await read_item(database, item_id)
+        await read_item(session, item_id)
     return [Movement(*row) for row in rows]
 
 
@@ -174,10 +171,10 @@ def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _rejection(
-    database: Database, item_id: UUID, versions: list[int] | None, delta: int | None = None
+    session: Session, item_id: UUID, versions: list[int] | None, delta: int | None = None
 ) -> Fault:
     """Return the error that explains, from the current row, why a guarded statement changed nothing."""
-    row = await database.fetchrow(statements.READ_STATE, item_id)
+    row = await session.fetchrow(statements.READ_STATE, item_id)
     if row is None:
         return NotFound()
     if delta is None or (versions is not None and row["version"] not in versions):

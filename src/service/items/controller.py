@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.constraints import NO_NUL_PATTERN
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -30,7 +30,7 @@ class ItemController(Controller):
     @post(scope="items:write", faults=[DuplicateSku, *IDEMPOTENCY_FAULTS])
     async def create_item(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
@@ -39,13 +39,13 @@ class ItemController(Controller):
         An initial quantity is recorded as its first stock movement.
         """
         async with hold_claim(request) as claim:
-            item = await catalog.create_item(database, data, claim, request.author)
+            item = await catalog.create_item(session, data, claim, request.author)
         return versioned_reply(request, item, location=catalog.location(item))
 
     @get(scope="items:read", media=[CSV], faults=[InvalidCursor])
     async def list_items(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         sku: Annotated[
             str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=64, description="Exact SKU.")
@@ -70,7 +70,7 @@ class ItemController(Controller):
         pager = Pager[UUID](request, limit, cursor, UUID)
         search = "q" if q and len(q) > 1 else "q_single_letter"
         filters = {"sku": sku, search: q or None, "in_stock": in_stock, "after": pager.after}
-        items = await catalog.list_items(database, filters, pager.fetch_limit)
+        items = await catalog.list_items(session, filters, pager.fetch_limit)
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:
             return Reply(page, headers={"Vary": "Accept"})
@@ -81,17 +81,17 @@ class ItemController(Controller):
 
     @get("/{item_id:str}", scope="items:read", faults=[NotFound])
     async def get_item(
-        self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, item_id: FromPath[UUID]
     ) -> Reply[Item]:
         """Get an item"""
-        return versioned_reply(request, await catalog.read_item(database, item_id))
+        return versioned_reply(request, await catalog.read_item(session, item_id))
 
     @patch(
         "/{item_id:str}", scope="items:write", faults=[NoFields, NotFound, DuplicateSku, PreconditionFailed]
     )
     async def update_item(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         item_id: FromPath[UUID],
         data: JSONBody[ItemPatch],
@@ -103,7 +103,7 @@ class ItemController(Controller):
         stock movement.
         """
         item = await catalog.patch_item(
-            database,
+            session,
             item_id,
             data,
             request.author,
@@ -114,10 +114,10 @@ class ItemController(Controller):
 
     @delete("/{item_id:str}", scope="items:write", faults=[NotFound, InUse, PreconditionFailed])
     async def delete_item(
-        self, database: NamedDependency[Database], request: StrictRequest, item_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, item_id: FromPath[UUID]
     ) -> None:
         """Delete an item that was never ordered"""
-        await catalog.delete_item(database, item_id, request.author, versions=if_match_versions(request))
+        await catalog.delete_item(session, item_id, request.author, versions=if_match_versions(request))
 
     @post(
         "/{item_id:str}/stock",
@@ -127,7 +127,7 @@ class ItemController(Controller):
     )
     async def adjust_stock(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         item_id: FromPath[UUID],
         data: JSONBody[StockChange],
@@ -139,17 +139,17 @@ class ItemController(Controller):
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
             if claim is None:
-                item = await catalog.adjust_stock(database, item_id, data, request.author, versions=versions)
+                item = await catalog.adjust_stock(session, item_id, data, request.author, versions=versions)
                 return versioned_reply(request, item)
             version, body = await catalog.adjust_stock_idempotently(
-                database, item_id, data, request.author, claim, versions=versions
+                session, item_id, data, request.author, claim, versions=versions
             )
         return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the stored reply
 
     @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])
     async def list_movements(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         item_id: FromPath[UUID],
         limit: Limit = LIMIT_DEFAULT,
@@ -160,5 +160,5 @@ class ItemController(Controller):
         Their sum is the item's quantity.
         """
         pager = Pager[int](request, limit, cursor, Version)
-        movements = await catalog.list_movements(database, item_id, pager.after, pager.fetch_limit)
+        movements = await catalog.list_movements(session, item_id, pager.after, pager.fetch_limit)
         return pager.page(movements, lambda movement: movement.version)

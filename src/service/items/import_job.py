@@ -37,11 +37,11 @@ async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportRepo
 
     author = Author(WORKER.actor, str(task.id))  # the job's first event records who requested it
     try:
-        async with task.database.transaction() as connection:
+        async with task.database.session() as session, session.transaction():
             report = await import_items(
-                connection, text, author, skip_bad=payload.skip_bad, on_progress=on_progress
+                await session.connection(), text, author, skip_bad=payload.skip_bad, on_progress=on_progress
             )
-            await task.finish(connection, report)
+            await task.finish(session, report)
     except InvalidFile as error:
         raise JobFailed(str(error)) from None
     except InvalidRows as error:

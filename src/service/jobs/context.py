@@ -12,7 +12,7 @@ from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
 
 from service.blobs import BlobStore
 from service.database.database import Database
-from service.database.servers import Connection
+from service.database.session import Session
 from service.errors import Overloaded
 from service.events.journal import WORKER
 from service.jobs import statements
@@ -92,24 +92,24 @@ class JobContext:
                     run_at_low_priority, function, *arguments, cancellable=True, limiter=limiter
                 )
 
-    async def finish(self, connection: Connection, result: Any) -> None:
+    async def finish(self, session: Session, result: Any) -> None:
         """End the job as succeeded in the caller's transaction: its effect and its end commit together.
 
         Raises `JobSuperseded`, so that the caller rolls back.
         """
-        if not await self.end(connection, "succeeded", result, None):
+        if not await self.end(session, "succeeded", result, None):
             raise JobSuperseded
         self.finished = True
 
     async def end(
         self,
-        source: "Connection | Database",
+        session: Session,
         status: Literal["succeeded", "failed"],
         result: Any,
         error: str | None,
     ) -> bool:
         """Tells whether the job was still this run's to end."""
-        ended = await source.fetchrow(statements.FINISH, *self.identity, status, result, error, WORKER.actor)
+        ended = await session.fetchrow(statements.FINISH, *self.identity, status, result, error, WORKER.actor)
         return ended is not None
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from service.blobs import BlobStore
 from service.constraints import NO_NUL_PATTERN
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.middleware import Exchange
@@ -54,13 +54,13 @@ class ProcessController(Controller):
     @post(scope="jobs:write", status_code=202, located=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS])
     async def process(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         data: JSONBody[NewJob],
     ) -> Reply[Queued]:
         """Queue a job. `Location` is where its status can be looked up."""
         async with hold_claim(request) as claim:
-            queued = await operations.submit(database, data, request.author, claim)
+            queued = await operations.submit(session, data, request.author, claim)
         return Reply(queued, headers={"Location": operations.location(queued.id)})
 
 
@@ -71,7 +71,7 @@ class JobController(Controller):
     @get(scope="jobs:read", faults=[InvalidCursor])
     async def list_jobs(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
         kind: Annotated[
@@ -83,13 +83,13 @@ class JobController(Controller):
         """List jobs, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"status": status, "kind": kind, "after": pager.after}
-        jobs = await operations.list_jobs(database, filters, pager.fetch_limit)
+        jobs = await operations.list_jobs(session, filters, pager.fetch_limit)
         return pager.page(jobs, lambda job: job.id)
 
     @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])
-    async def get_job(self, database: NamedDependency[Database], job_id: FromPath[UUID]) -> Job:
+    async def get_job(self, session: NamedDependency[Session], job_id: FromPath[UUID]) -> Job:
         """Read a job: its status, progress, and in the end its result or error."""
-        return await operations.read_job(database, job_id)
+        return await operations.read_job(session, job_id)
 
     @get(
         "/{job_id:str}/events",
@@ -98,14 +98,18 @@ class JobController(Controller):
         faults=[NotFound, Overloaded],
     )
     async def follow_job(
-        self, streams: NamedDependency[JobStreams], request: StrictRequest, job_id: FromPath[UUID]
+        self,
+        session: NamedDependency[Session],
+        streams: NamedDependency[JobStreams],
+        request: StrictRequest,
+        job_id: FromPath[UUID],
     ) -> Stream:
         """Follow a job by server-sent events.
 
         An event `job` holds the job as JSON: at once, and whenever it has changed until it has ended. The
         stream may end earlier, when the service is restarted: follow it again.
         """
-        changes = streams.follow(job_id)
+        changes = streams.follow(session, job_id)
         first = await anext(changes)  # what refuses the stream does so before its first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         exchange = Exchange.of(request.scope)
@@ -118,13 +122,14 @@ class JobController(Controller):
     @get("/{job_id:str}/output", scope="jobs:read", media=["text/csv"], faults=[NotFound])
     async def get_output(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         blobs: NamedDependency[BlobStore],
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
         """Download the file a job has made; 404 until then."""
-        output = operations.job_output(await operations.read_job(database, job_id))
+        output = operations.job_output(await operations.read_job(session, job_id))
+        session.release()  # the blob store can be slow
         size_bytes, content = await blobs.get(output.key)
         headers = {
             "Content-Type": output.content_type,
@@ -135,17 +140,17 @@ class JobController(Controller):
 
     @delete("/{job_id:str}", scope="jobs:write", status_code=200, faults=[NotFound, InvalidState])
     async def cancel_job(
-        self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Cancel a job that is queued or running. Doing so again changes nothing."""
-        return await operations.cancel(database, job_id, request.author)
+        return await operations.cancel(session, job_id, request.author)
 
     @post("/{job_id:str}/retry", scope="jobs:write", status_code=202, faults=[NotFound, InvalidState])
     async def retry_job(
-        self, database: NamedDependency[Database], request: StrictRequest, job_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Queue a failed job again."""
-        return await operations.retry(database, job_id, request.author)
+        return await operations.retry(session, job_id, request.author)
 
 
 async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:

@@ -19,11 +19,11 @@ OLDER_THAN = "make_interval(days => $2)"
 
 async def requeue_orphans(database: Database, _: Settings) -> int:
     """Queue the jobs again whose entry got lost, and which nobody would ever begin."""
-    async with database.transaction() as connection:
-        await connection.execute(statements.LOCK_RECOVERY)
-        orphans = [row["id"] for row in await connection.fetch(statements.ORPHANS, RECOVER_MAX)]
+    async with database.session() as session, session.transaction():
+        await session.execute(statements.LOCK_RECOVERY)
+        orphans = [row["id"] for row in await session.fetch(statements.ORPHANS, RECOVER_MAX)]
         if orphans:
-            await connection.execute(statements.REQUEUE, orphans, await enqueue(connection, orphans))
+            await session.execute(statements.REQUEUE, orphans, await enqueue(session, orphans))
     return len(orphans)
 
 

@@ -7,8 +7,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
-from service.database.database import Database
-from service.database.servers import Connection
+from service.database.session import Session
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
 from service.http.idempotency import Claim, StoredReply, raise_claim_conflict, reply_columns
@@ -18,7 +17,7 @@ from service.jobs.schemas import Job, NewJob, Output, Queued
 from service.values import encode_json
 
 
-async def submit(database: Database, new: NewJob, author: Author, claim: Claim | None) -> Queued:
+async def submit(session: Session, new: NewJob, author: Author, claim: Claim | None) -> Queued:
     """Raises `Replay` if the claim was answered before."""
     queued = Queued(uuid7())
     kept = (
@@ -26,12 +25,12 @@ async def submit(database: Database, new: NewJob, author: Author, claim: Claim |
         if claim is None
         else [StoredReply(claim, 202, {"Location": location(queued.id)}, encode_json(queued))]
     )
-    async with database.transaction() as connection:
-        (queue_id,) = await enqueue(connection, [queued.id])
+    async with session.transaction():
+        (queue_id,) = await enqueue(session, [queued.id])
         row = (queued.id, new.kind, new.payload, queue_id, author.actor, author.request_id)
-        created = await connection.fetchval(statements.CREATE, *row, *reply_columns(kept))
+        created = await session.fetchval(statements.CREATE, *row, *reply_columns(kept))
         if claim is not None and not created:
-            await raise_claim_conflict(connection, claim)
+            await raise_claim_conflict(session, claim)
     return queued
 
 
@@ -39,39 +38,39 @@ def location(job_id: UUID) -> str:
     return f"/jobs/{job_id}"
 
 
-async def read_job(source: "Database | Connection", job_id: UUID) -> Job:
-    row = await source.fetchrow(statements.READ, job_id)
+async def read_job(session: Session, job_id: UUID) -> Job:
+    row = await session.fetchrow(statements.READ, job_id)
     if row is None:
         raise NotFound
     return Job(*row)
 
 
-async def list_jobs(database: Database, filters: Mapping[str, Any], limit: int) -> list[Job]:
+async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) -> list[Job]:
     """Newest first. Filters that are None do not filter."""
     given = {name: value for name, value in filters.items() if value is not None}
-    rows = await database.fetch(statements.list_jobs(list(given)), *given.values(), limit)
+    rows = await session.fetch(statements.list_jobs(list(given)), *given.values(), limit)
     return [Job(*row) for row in rows]
 
 
-async def cancel(database: Database, job_id: UUID, author: Author) -> Job:
+async def cancel(session: Session, job_id: UUID, author: Author) -> Job:
     """At once for clients; a worker that has begun it is told to stop."""
-    async with database.transaction() as connection:
-        row = await connection.fetchrow(statements.CANCEL, job_id, author.actor, author.request_id)
-        job = await read_job(connection, job_id)
+    async with session.transaction():
+        row = await session.fetchrow(statements.CANCEL, job_id, author.actor, author.request_id)
+        job = await read_job(session, job_id)
         if row is not None:
-            await notify_cancellation(connection, row["queue_id"])
+            await notify_cancellation(session, row["queue_id"])
         elif job.status != "cancelled":
             raise InvalidState(f"The job has {job.status} already")
     return job
 
 
-async def retry(database: Database, job_id: UUID, author: Author) -> Job:
+async def retry(session: Session, job_id: UUID, author: Author) -> Job:
     """Queue a failed job again, as if it were new."""
-    async with database.transaction() as connection:
-        (queue_id,) = await enqueue(connection, [job_id])
+    async with session.transaction():
+        (queue_id,) = await enqueue(session, [job_id])
         row = (job_id, queue_id, author.actor, author.request_id)
-        retried = await connection.fetchrow(statements.RETRY, *row)
-        job = await read_job(connection, job_id)
+        retried = await session.fetchrow(statements.RETRY, *row)
+        job = await read_job(session, job_id)
         if retried is None:
             raise InvalidState(f"The job is {job.status}: only failed ones can be tried again")
     return job

@@ -9,25 +9,27 @@ from collections.abc import Sequence
 from types import ModuleType
 from uuid import UUID
 
-from service.database.servers import Connection
+from service.database.session import Session
 
 _imported: ModuleType | None = None
 
 
-async def enqueue(connection: Connection, job_ids: Sequence[UUID]) -> list[int]:
-    """In the transaction of `connection`: workers are told when it commits. Returns the entries' ids."""
+async def enqueue(session: Session, job_ids: Sequence[UUID]) -> list[int]:
+    """In the transaction of `session`: workers are told when it commits. Returns the entries' ids."""
     adapter = await _adapter()
     count = len(job_ids)
-    entries = await adapter.queries(adapter.JsonbDriver(connection)).enqueue(
+    entries = await adapter.queries(adapter.JsonbDriver(await session.connection())).enqueue(
         [adapter.ENTRYPOINT] * count, [job_id.bytes for job_id in job_ids], [0] * count
     )
     return list(entries)
 
 
-async def notify_cancellation(connection: Connection, queue_id: int) -> None:
+async def notify_cancellation(session: Session, queue_id: int) -> None:
     """Tell the worker that may have begun an entry to stop, when the transaction commits."""
     adapter = await _adapter()
-    await adapter.queries(adapter.JsonbDriver(connection)).notify_job_cancellation([adapter.JobId(queue_id)])
+    await adapter.queries(adapter.JsonbDriver(await session.connection())).notify_job_cancellation(
+        [adapter.JobId(queue_id)]
+    )
 
 
 async def _adapter() -> ModuleType:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import chain, repeat
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import structlog
@@ -123,7 +123,7 @@ class Runner:
                 raise JobFailed(f"It was begun {self._attempts_max} times, and its worker died each time")
             kind = self._kinds[name]
             result = await kind.run(task, _decode_payload(payload, kind.payload))
-            ended = await _retry_write(lambda: task.end(self._database, "succeeded", result, None))
+            ended = await _retry_write(lambda: self._end(task, "succeeded", result, None))
             if not ended and not task.finished:
                 raise JobSuperseded
             task.log.info("job done", seconds=round(monotonic() - begun_at, 3))
@@ -143,7 +143,7 @@ class Runner:
         """
         if isinstance(error, JobFailed) or task.attempt >= self._attempts_max:
             result = error.result if isinstance(error, JobFailed) else None
-            if not await task.end(self._database, "failed", result, _client_message(error)):
+            if not await self._end(task, "failed", result, _client_message(error)):
                 return None, "superseded"
             task.log.error("job failed", exc_info=error)
             return None, "failed"
@@ -155,6 +155,12 @@ class Runner:
             return None, "superseded"
         task.log.warning("job will be tried again", exc_info=error, pause_seconds=round(pause_seconds, 1))
         return pause_seconds, "retried"
+
+    async def _end(
+        self, task: JobContext, status: Literal["succeeded", "failed"], result: Any, error: str | None
+    ) -> bool:
+        async with self._database.session() as session:
+            return await task.end(session, status, result, error)
 
     async def _requeue(self, task: JobContext) -> float | None:
         if await _retry_write(lambda: self._database.fetchrow(statements.RELEASE, *task.identity)) is None:

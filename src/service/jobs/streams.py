@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from service.database.database import Database
+from service.database.session import Session
 from service.errors import Overloaded
 from service.jobs import statements
 from service.jobs.operations import read_job
@@ -83,7 +84,7 @@ class JobStreams:
         finally:
             self._stop()
 
-    async def follow(self, job_id: UUID) -> AsyncGenerator[Job | None, None]:
+    async def follow(self, session: Session, job_id: UUID) -> AsyncGenerator[Job | None, None]:
         """The job as it is, and again whenever it has changed, until it has ended or the process drains.
 
         None: nothing has happened for a while. Raises `NotFound` or `Overloaded` before anything else.
@@ -93,7 +94,8 @@ class JobStreams:
         follower = Subscriber()
         self._followers.setdefault(job_id, set()).add(follower)
         try:
-            await read_job(self._database, job_id)
+            await read_job(session, job_id)
+            session.release()
             self._start(job_id)
             over = False
             while not over:  # once at least: the process may have begun to drain meanwhile

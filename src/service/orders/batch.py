@@ -4,7 +4,7 @@ from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
-from service.database.servers import Connection
+from service.database.session import Session
 from service.events.journal import Author
 from service.http.idempotency import Claim, ClaimConflict, StoredReply, creation_reply, reply_columns
 from service.orders import statements
@@ -42,13 +42,13 @@ class OrderBatch:
             self._replies.append(creation_reply(claim, order, location(order)))
         return order
 
-    async def write(self, connection: Connection) -> None:
+    async def write(self, session: Session) -> None:
         """Write the batch in one statement.
 
         Raises `ClaimConflict` if another process has stored a reply first.
         """
         if self._orders:
-            stored = await connection.fetchval(statements.PLACE, *self._columns())
+            stored = await session.fetchval(statements.PLACE, *self._columns())
             if stored < len(self._replies):
                 raise ClaimConflict
 

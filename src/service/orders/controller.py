@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.constraints import NO_NUL_PATTERN
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -48,7 +48,7 @@ class OrderController(Controller):
         faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
     )
     async def cancel_order(
-        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Cancel an order
 
@@ -57,7 +57,7 @@ class OrderController(Controller):
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
             order = await lifecycle.apply_once(
-                lifecycle.cancel_order, database, order_id, request.author, versions, claim
+                lifecycle.cancel_order, session, order_id, request.author, versions, claim
             )
         return versioned_reply(request, order)
 
@@ -68,7 +68,7 @@ class OrderController(Controller):
         faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
     )
     async def fulfil_order(
-        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Mark an order as fulfilled
 
@@ -77,21 +77,21 @@ class OrderController(Controller):
         versions = if_match_versions(request)
         async with hold_claim(request) as claim:
             order = await lifecycle.apply_once(
-                lifecycle.fulfil_order, database, order_id, request.author, versions, claim
+                lifecycle.fulfil_order, session, order_id, request.author, versions, claim
             )
         return versioned_reply(request, order)
 
     @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
     async def get_order(
-        self, database: NamedDependency[Database], request: StrictRequest, order_id: FromPath[UUID]
+        self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Get an order"""
-        return versioned_reply(request, await queries.read_order(database, order_id))
+        return versioned_reply(request, await queries.read_order(session, order_id))
 
     @get(scope="orders:read", faults=[InvalidCursor])
     async def list_orders(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         customer_id: Annotated[
             str | None,
@@ -106,5 +106,5 @@ class OrderController(Controller):
         """List orders, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"customer_id": customer_id, "status": status, "after": pager.after}
-        orders = await queries.list_orders(database, filters, pager.fetch_limit)
+        orders = await queries.list_orders(session, filters, pager.fetch_limit)
         return pager.page(orders, lambda order: order.id)

@@ -1,13 +1,11 @@
 """Order transitions: an order is fulfilled or cancelled once, even under concurrent requests."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from service.database.database import Database
-from service.database.servers import Connection
+from service.database.session import Session
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
 from service.http.idempotency import Claim, StoredReply, raise_stored_outcome, store_reply
@@ -17,35 +15,34 @@ from service.orders.queries import order_from_row, read_order
 from service.orders.schemas import Order
 from service.values import encode_json
 
-Source: TypeAlias = "Database | Connection"
-Transition = Callable[[Source, UUID, Author, list[int] | None], Awaitable[Order]]
+Transition = Callable[[Session, UUID, Author, list[int] | None], Awaitable[Order]]
 
 
-async def cancel_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
+async def cancel_order(session: Session, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
     """Restock the order's items and record the refund. A cancelled order is returned unchanged."""
     try:
-        row = await source.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
+        row = await session.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
     except asyncpg.NumericValueOutOfRangeError:
         raise InvalidState("The order cannot be cancelled: an item's stock would exceed 2147483647") from None
     if row is not None:
         return order_from_row(row)
-    order = await read_order(source, order_id)
+    order = await read_order(session, order_id)
     if order.status == "cancelled" and (versions is None or order.version in versions):
         return order
     raise _rejection(order, versions)
 
 
-async def fulfil_order(source: Source, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
+async def fulfil_order(session: Session, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
     """Mark the order as fulfilled."""
-    row = await source.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
+    row = await session.fetchrow(statements.FULFIL, order_id, versions, author.actor, author.request_id)
     if row is not None:
         return order_from_row(row)
-    raise _rejection(await read_order(source, order_id), versions)
+    raise _rejection(await read_order(session, order_id), versions)
 
 
 async def apply_once(
     transition: Transition,
-    database: Database,
+    session: Session,
     order_id: UUID,
     author: Author,
     versions: list[int] | None,
@@ -53,17 +50,15 @@ async def apply_once(
 ) -> Order:
     """Apply a transition once per claim. Raises `Replay` if the claim already has a stored reply."""
     if claim is None:
-        return await transition(database, order_id, author, versions)
-    async with database.transaction() as connection:
+        return await transition(session, order_id, author, versions)
+    async with session.transaction():
         try:
-            async with connection.transaction():  # a savepoint: the stored reply is read after an error
-                order = await transition(connection, order_id, author, versions)
+            async with session.transaction():  # a savepoint: the stored reply is read after an error
+                order = await transition(session, order_id, author, versions)
         except Fault:  # a repetition gets its stored reply instead of this error
-            await raise_stored_outcome(connection, claim)
+            await raise_stored_outcome(session, claim)
             raise
-        await store_reply(
-            connection, StoredReply(claim, 200, reply_headers(order.version), encode_json(order))
-        )
+        await store_reply(session, StoredReply(claim, 200, reply_headers(order.version), encode_json(order)))
     return order
 
 

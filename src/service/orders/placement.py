@@ -154,11 +154,11 @@ class PlacementQueue:
             _resolve_in_slices(list(outcomes.items()))
 
     async def _commit(self, batch: Sequence[PendingOrder]) -> dict[PendingOrder, Order | Exception]:
-        async with self._database.transaction() as connection:
+        async with self._database.session() as session, session.transaction():
             # Requests with one claim lock the same items, so the second one sees the first one's reply.
-            rows = await connection.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
+            rows = await session.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
             stock = index_stock(Stock(*row) for row in rows)
-            replayed = await stored_outcomes(connection, [order.claim for order in batch if order.claim])
+            replayed = await stored_outcomes(session, [order.claim for order in batch if order.claim])
             fresh = [pending for pending in batch if pending.claim not in replayed]
             allocations = allocate(stock, [pending.order for pending in fresh])
             written = OrderBatch(datetime.now(UTC))
@@ -168,7 +168,7 @@ class PlacementQueue:
                 else written.add(pending.order, result, pending.claim, pending.author)
                 for pending, result in zip(fresh, allocations, strict=True)
             }
-            await written.write(connection)
+            await written.write(session)
         return outcomes | {order: replayed[order.claim] for order in batch if order.claim in replayed}
 
 

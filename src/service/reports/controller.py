@@ -8,7 +8,7 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from service.database.database import Database
+from service.database.session import Session
 from service.http.reply import Reply, negotiate
 from service.http.request import StrictRequest
 from service.reports.financial import as_csv, financial_report, period
@@ -40,7 +40,7 @@ class ReportController(Controller):
     )
     async def get_financial_report(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         begin: Annotated[
             str | None,
@@ -65,7 +65,7 @@ class ReportController(Controller):
         first, after = period(
             None if begin is None else parse_date(begin), None if end is None else parse_date(end), today
         )
-        report = await financial_report(database, first, after, currency)
+        report = await financial_report(session, first, after, currency)
         reply: Reply[Financial] = _negotiated(request, report)
         return reply
 

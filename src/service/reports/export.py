@@ -60,9 +60,9 @@ async def export_report(task: JobContext, payload: ReportExport) -> ExportResult
             yield "".join(map(_line, batch)).encode()
             await task.progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
 
-    async with task.database.transaction() as connection:
-        await connection.execute(statements.LONG_TIMEOUTS)
-        size_bytes = await task.blobs.put(key, content(connection))
+    async with task.database.session() as session, session.transaction():
+        await session.execute(statements.LONG_TIMEOUTS)
+        size_bytes = await task.blobs.put(key, content(await session.connection()))
     return ExportResult(
         rows, Output(key, f"financial-{begin}-{end}.csv", "text/csv; charset=utf-8", size_bytes)
     )

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from msgspec.structs import astuple
 
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import Detail, ValidationFailed
 from service.reports import statements
 from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
@@ -35,18 +35,13 @@ def period(begin: date | None, end: date | None, today: date) -> tuple[date, dat
     return begin, end
 
 
-async def financial_report(
-    database: Database, begin: date, end: date, currency: str | None
-) -> FinancialReport:
+async def financial_report(session: Session, begin: date, end: date, currency: str | None) -> FinancialReport:
     """Return the report for the days from `begin` up to but excluding `end`, read in one snapshot."""
     bounds = (begin, end, currency)
-    async with (
-        database.connection() as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        await connection.execute(statements.NO_PARALLEL_WORKERS)
-        daily = [Day(*row) for row in await connection.fetch(statements.DAILY, *bounds)]
-        top = [TopItem(*row) for row in await connection.fetch(statements.TOP_ITEMS, *bounds)]
+    async with session.transaction(isolation="repeatable_read", readonly=True):
+        await session.execute(statements.NO_PARALLEL_WORKERS)
+        daily = [Day(*row) for row in await session.fetch(statements.DAILY, *bounds)]
+        top = [TopItem(*row) for row in await session.fetch(statements.TOP_ITEMS, *bounds)]
     return FinancialReport(begin, end, datetime.now(UTC), totals(daily), daily, top)
 
 

@@ -26,7 +26,6 @@ from service.resources.schemas import (
 from service.resources.service import ResourceService
 
 PathId = Annotated[ResourceId, PathParameter(pattern=RESOURCE_ID, description="Client-chosen id.")]
-Session = NamedDependency[AsyncSession]
 
 
 class ResourceController(Controller):
@@ -40,7 +39,11 @@ class ResourceController(Controller):
         faults=[PreconditionFailed],
     )
     async def put_resource(
-        self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePut]
+        self,
+        session: NamedDependency[AsyncSession],
+        request: StrictRequest,
+        resource_id: PathId,
+        data: JSONBody[ResourcePut],
     ) -> Reply[Resource]:
         """Create or replace a resource
 
@@ -62,14 +65,18 @@ class ResourceController(Controller):
 
     @get("/{resource_id:str}", scope="resources:read", faults=[NotFound])
     async def get_resource(
-        self, session: Session, request: StrictRequest, resource_id: PathId
+        self, session: NamedDependency[AsyncSession], request: StrictRequest, resource_id: PathId
     ) -> Reply[Resource]:
         """Get a resource"""
         return versioned_reply(request, to_schema(await ResourceService(session).read(resource_id)))
 
     @get(scope="resources:read", faults=[InvalidCursor])
     async def list_resources(
-        self, session: Session, request: StrictRequest, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+        self,
+        session: NamedDependency[AsyncSession],
+        request: StrictRequest,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
     ) -> Page[Resource]:
         """List resources, ordered by id"""
         pager = Pager[str](request, limit, cursor, ResourceId)
@@ -78,7 +85,11 @@ class ResourceController(Controller):
 
     @patch("/{resource_id:str}", scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed])
     async def update_resource(
-        self, session: Session, request: StrictRequest, resource_id: PathId, data: JSONBody[ResourcePatch]
+        self,
+        session: NamedDependency[AsyncSession],
+        request: StrictRequest,
+        resource_id: PathId,
+        data: JSONBody[ResourcePatch],
     ) -> Reply[ResourceUpdated]:
         """Update a resource
 
@@ -100,7 +111,9 @@ class ResourceController(Controller):
         return Reply(ResourceUpdated(updated, resource), headers=reply_headers(resource.version))
 
     @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
-    async def delete_resource(self, session: Session, request: StrictRequest, resource_id: PathId) -> None:
+    async def delete_resource(
+        self, session: NamedDependency[AsyncSession], request: StrictRequest, resource_id: PathId
+    ) -> None:
         """Delete a resource"""
         await ResourceService(session).remove(
             resource_id, request.author, versions=if_match_versions(request)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from service.database.database import Database
+from service.database.session import Session
 from service.events.journal import Author
 from service.http.idempotency import (
     Claim,
@@ -32,22 +32,21 @@ order by id desc limit $3"""
 
 
 async def record_action(
-    database: Database, user_id: str, new: NewAction, author: Author, claim: Claim | None
+    session: Session, user_id: str, new: NewAction, author: Author, claim: Claim | None
 ) -> ActionCompleted:
     """Store an action. Raises `Replay` if the claim already has a stored reply."""
     completed = ActionCompleted(uuid7())
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
     row = (completed.id, user_id, author.actor, author.request_id, payload)
     if claim is None:
-        await database.fetch(INSERT_ACTION, *row)
+        await session.fetch(INSERT_ACTION, *row)
         return completed
     reply = StoredReply(claim, 201, {}, encode_json(completed))
-    if not await database.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([reply])):
-        async with database.connection() as connection:
-            await raise_claim_conflict(connection, claim)
+    if not await session.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([reply])):
+        await raise_claim_conflict(session, claim)
     return completed
 
 
-async def list_actions(database: Database, user_id: str, after: UUID | None, limit: int) -> list[Action]:
+async def list_actions(session: Session, user_id: str, after: UUID | None, limit: int) -> list[Action]:
     """Return a user's actions, newest first."""
-    return [Action(*row) for row in await database.fetch(LIST, user_id, after, limit)]
+    return [Action(*row) for row in await session.fetch(LIST, user_id, after, limit)]

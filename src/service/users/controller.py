@@ -7,7 +7,7 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter
 
-from service.database.database import Database
+from service.database.session import Session
 from service.errors import InvalidCursor
 from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -25,7 +25,7 @@ class UserController(Controller):
     @post("/{user_id:str}/actions", scope="users:write", faults=IDEMPOTENCY_FAULTS)
     async def record_action(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         user_id: UserId,
         data: JSONBody[NewAction],
@@ -35,12 +35,12 @@ class UserController(Controller):
         Webhooks subscribed to `user.action` are notified after the reply.
         """
         async with hold_claim(request) as claim:
-            return await actions.record_action(database, user_id, data, request.author, claim)
+            return await actions.record_action(session, user_id, data, request.author, claim)
 
     @get("/{user_id:str}/actions", scope="users:read", faults=[InvalidCursor])
     async def list_actions(
         self,
-        database: NamedDependency[Database],
+        session: NamedDependency[Session],
         request: StrictRequest,
         user_id: UserId,
         limit: Limit = LIMIT_DEFAULT,
@@ -48,5 +48,5 @@ class UserController(Controller):
     ) -> Page[Action]:
         """List a user's actions, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        page = await actions.list_actions(database, user_id, pager.after, pager.fetch_limit)
+        page = await actions.list_actions(session, user_id, pager.after, pager.fetch_limit)
         return pager.page(page, lambda action: action.id)

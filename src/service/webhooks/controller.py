@@ -29,8 +29,6 @@ from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
 from service.webhooks.service import LimitReached, WebhookService, new_webhook, reject_private_url
 
-Session = NamedDependency[AsyncSession]
-
 
 class WebhookController(Controller):
     path = "/webhooks"
@@ -39,7 +37,7 @@ class WebhookController(Controller):
     @post(scope="webhooks:write", faults=[LimitReached, *IDEMPOTENCY_FAULTS])
     async def create_webhook(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         settings: NamedDependency[Settings],
         courier: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
@@ -64,7 +62,11 @@ class WebhookController(Controller):
 
     @get(scope="webhooks:read", faults=[InvalidCursor])
     async def list_webhooks(
-        self, session: Session, request: StrictRequest, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+        self,
+        session: NamedDependency[AsyncSession],
+        request: StrictRequest,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
     ) -> Page[Webhook]:
         """List webhooks, newest first."""
         pager = Pager[UUID](request, limit, cursor, UUID)
@@ -73,7 +75,7 @@ class WebhookController(Controller):
 
     @get("/{webhook_id:str}", scope="webhooks:read", faults=[NotFound])
     async def get_webhook(
-        self, session: Session, request: StrictRequest, webhook_id: FromPath[UUID]
+        self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> Reply[Webhook]:
         """Read a webhook."""
         return versioned_reply(request, wire(await WebhookService(session).read(webhook_id)))
@@ -81,7 +83,7 @@ class WebhookController(Controller):
     @patch("/{webhook_id:str}", scope="webhooks:write", faults=[NoFields, NotFound, PreconditionFailed])
     async def update_webhook(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         settings: NamedDependency[Settings],
         courier: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
@@ -104,7 +106,7 @@ class WebhookController(Controller):
 
     @delete("/{webhook_id:str}", scope="webhooks:write", faults=[NotFound, PreconditionFailed])
     async def delete_webhook(
-        self, session: Session, request: StrictRequest, webhook_id: FromPath[UUID]
+        self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> None:
         """Delete a webhook; what was pending is not sent any more."""
         await WebhookService(session).remove(webhook_id, request.author, versions=if_match_versions(request))
@@ -117,7 +119,7 @@ class WebhookController(Controller):
     )
     async def rotate_secret(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         settings: NamedDependency[Settings],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
@@ -144,7 +146,7 @@ class WebhookController(Controller):
     )
     async def test_webhook(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Delivery]:
@@ -158,7 +160,7 @@ class WebhookController(Controller):
     @get("/{webhook_id:str}/deliveries", scope="webhooks:read", faults=[NotFound, InvalidCursor])
     async def list_deliveries(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
         status: Annotated[DeliveryStatus | None, QueryParameter(description="In this state.")] = None,
@@ -178,7 +180,7 @@ class WebhookController(Controller):
     )
     async def resend_delivery(
         self,
-        session: Session,
+        session: NamedDependency[AsyncSession],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
         delivery_id: FromPath[UUID],
