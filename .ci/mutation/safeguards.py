@@ -39,8 +39,8 @@ GUARDS = [
     Guard(
         "yield, not return: the session commits after the handler, before the reply",
         "db.py",
-        "async with self.sessions() as session, session.begin():\n            yield session",
-        "async with self.sessions() as session:\n            yield session",
+        "return self._orm_sessions.begin()",
+        "return self._orm_sessions()",
         "resources/test_resources.py",
     ),
     Guard(
@@ -138,7 +138,7 @@ GUARDS = [
     Guard(
         "503 within a second of the database's silence",
         "pulse.py",
-        "        self._on_loss()\n",
+        "        self._on_down()\n",
         "",
         "test_pulse.py",
     ),
