@@ -154,6 +154,13 @@ class DatabaseUnavailable(Unavailable):
     code, message = "DATABASE_UNAVAILABLE", "The database is unavailable; retry later"
 
 
+class TimedOut(Fault):
+    """The deadline of an admitted request has passed; unlike after `OVERLOADED`, it may take effect."""
+
+    status, code = 504, "TIMED_OUT"
+    message = "The request timed out; it may still take effect"
+
+
 class Draining(Unavailable):
     code, message = "DRAINING", "This process is shutting down"
 

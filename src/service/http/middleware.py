@@ -27,6 +27,7 @@ from service.errors import (
     InternalError,
     NotFound,
     Overloaded,
+    TimedOut,
     error_fields,
     render,
 )
@@ -45,10 +46,11 @@ SHEDDING_EXEMPT_PATHS = ("/health", "/metrics")
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
+NO_STORE = (b"cache-control", b"no-store")
+"""For every reply to an authenticated request that has no rule of its own (RFC 9111 §5.2.2.5)."""
 MERGE_PATCH = "application/merge-patch+json"
 PATCH_TYPES = [JSON, MERGE_PATCH]
 """Media types of the body of a PATCH, for `Accept-Patch` (RFC 5789 §3.1)."""
-DEADLINE_EXCEEDED = "The request timed out; it may still take effect"
 
 
 class Exchange:
@@ -111,7 +113,7 @@ class Exchange:
         """Reply in place of the handler, which is not cancelled and may still commit."""
         if not self.status:
             self.timed_out = True
-            await self.send_error(Overloaded(DEADLINE_EXCEEDED))
+            await self.send_error(TimedOut())
 
     async def send(self, message: Message) -> None:
         """Forward a message of the application, unless the request timed out."""
@@ -126,6 +128,8 @@ class Exchange:
                 self.code = next(codes, b"").decode() or None
             headers = [*message["headers"], (b"x-request-id", self.request_id.encode()), NOSNIFF]
             headers += self.scope["state"].get("headers", ())  # rate-limit headers
+            if "user" in self.scope and not any(name == b"cache-control" for name, _ in message["headers"]):
+                headers.append(NO_STORE)
             message["headers"] = [*headers, CLOSE] if self._close_connection else headers
         await self._send(message)
 

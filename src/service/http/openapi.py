@@ -190,7 +190,7 @@ def _faults(handler: HTTPRouteHandler) -> Iterator[type[Fault]]:
     yield from handler.opt.get("faults", [])
     if handler.opt.get("scope"):
         yield from (errors.Unauthenticated, errors.Forbidden)
-        yield from (errors.DatabaseUnavailable, errors.Overloaded)
+        yield from (errors.DatabaseUnavailable, errors.Overloaded, errors.TimedOut)
         yield from (errors.ValidationFailed, errors.RateLimited)
     if handler.parsed_data_field is not None:
         yield from (errors.MalformedJson, errors.TooLarge, errors.UnsupportedMediaType)
