@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -143,3 +143,15 @@ def is_storable(number: Decimal | int) -> bool:
 
 def _has_exponent(text: str) -> bool:
     return "e" in text or "E" in text
+
+
+class Versioned(Protocol):
+    """A resource whose version changes with every update."""
+
+    version: int
+
+
+def reply_headers(version: int, location: str | None = None) -> dict[str, str]:
+    """Return the headers of a reply with a versioned resource."""
+    headers = {"ETag": f'"{version}"'}
+    return headers if location is None else {**headers, "Location": location}
