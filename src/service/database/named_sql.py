@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")  # not the type in `value::type`
+PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")  # not the type in `value::type`
 
 
 class NamedSql:
