@@ -38,12 +38,12 @@ from service.http.error_handlers import (
     reply_with_fault,
     reply_with_replay,
 )
+from service.http.idempotency import Replay
 from service.http.middleware import RequestMiddleware
 from service.http.parameters import validate_query
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.http.trust import TrustPolicy
-from service.idempotency.replies import Replay
 from service.items import catalog
 from service.items.controller import ItemController
 from service.job_kinds import build_registry
@@ -136,7 +136,7 @@ class Components:
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs, settings)
-        self.courier = WebhookDispatcher(self.database, settings, metrics=self.metrics)
+        self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
 
@@ -153,7 +153,7 @@ class Components:
             self.scrapes.open(),
             self.admission.open(),
             self.placement.open(),
-            self.courier.open(),
+            self.dispatcher.open(),
             self.streams.open(),
         ):
             yield
@@ -166,7 +166,7 @@ class Components:
             self.settings,
             self.database,
             self.kinds,
-            on_end=self.courier.wake,
+            on_job_end=self.dispatcher.wake,
             grace_seconds=WORKER_GRACE_SECONDS,
             metrics=self.metrics,
             tracer=self.tracer,
@@ -179,7 +179,7 @@ class Components:
             "placement": self.placement,
             "upload_receiver": self.upload_receiver,
             "document_store": self.document_store,
-            "courier": self.courier,
+            "dispatcher": self.dispatcher,
             "streams": self.streams,
             "blobs": self.blobs,
             "probe": self.probe,
@@ -208,7 +208,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         It must never raise: the server would close the client's connection.
         """
         if request.method != "GET":
-            components.courier.wake()
+            components.dispatcher.wake()
 
     authenticator = KeyAuthenticator(
         components.database, secret=settings.secret, cache_max=settings.key_cache_max

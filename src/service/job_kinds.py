@@ -1,4 +1,4 @@
-"""The kinds of jobs there are."""
+"""The registry of all job kinds."""
 
 from service.documents.inspection import inspection_kind
 from service.items.import_job import IMPORT

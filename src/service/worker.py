@@ -1,4 +1,4 @@
-"""`depot worker`: does queued jobs, delivers webhooks, and keeps the house on a schedule."""
+"""`depot worker`: run queued jobs, deliver webhooks, and run scheduled maintenance."""
 
 import asyncio
 import signal
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 from pgqueuer.core.sm import SchedulerManager
-from pgqueuer.domain.models import Schedule as Due
+from pgqueuer.domain.models import Schedule as ScheduleEntry
 
 from service.audit.chain import seal
 from service.blobs import open_blob_store
@@ -31,16 +31,15 @@ from service.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger()
 
-BEHIND = "The database schema is behind: run `depot migrate`"
 READ_SCHEMA_VERSION = "select version_num from schema_version"
 
 RESTART_SECONDS = 1.0
 REQUEUE_SECONDS = 2.0
-"""How long jobs may take to be put back into the queue when the worker has to end."""
+"""How long the worker has for requeuing jobs when it must exit."""
 
 
 class Schedule(NamedTuple):
-    """Run by one worker at a time, whatever their number. `run` returns how many rows it concerned."""
+    """A scheduled task, run by one worker at a time. `run` returns the number of affected rows."""
 
     cron: str
     name: str
@@ -60,19 +59,24 @@ SCHEDULES = (
 
 
 async def run_worker(settings: Settings, database: Database, metrics: Metrics, tracer: Tracer) -> None:
-    """Until a signal ends it; a second one hurries."""
-    courier = WebhookDispatcher(database, settings, metrics=metrics)
+    """Run a worker until a signal; a second signal skips the grace period."""
+    dispatcher = WebhookDispatcher(database, settings, metrics=metrics)
     worker = Worker(
-        settings, database, build_registry(settings), on_end=courier.wake, metrics=metrics, tracer=tracer
+        settings,
+        database,
+        build_registry(settings),
+        on_job_end=dispatcher.wake,
+        metrics=metrics,
+        tracer=tracer,
     )
     for sig in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sig, worker.stop)
-    async with tracer.open(), metrics.open(), courier.open():
+    async with tracer.open(), metrics.open(), dispatcher.open():
         await worker.run()
 
 
 class Worker:
-    """Does jobs and schedules until it is stopped, whether the database is there or not."""
+    """Runs jobs and schedules until it is stopped, also through database outages."""
 
     def __init__(
         self,
@@ -80,13 +84,16 @@ class Worker:
         database: Database,
         kinds: KindRegistry,
         *,
-        on_end: Callable[[], None] = lambda: None,
+        on_job_end: Callable[[], None] = lambda: None,
         schedules: Sequence[Schedule] = SCHEDULES,
         grace_seconds: float | None = None,
         metrics: Metrics | None = None,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """`on_end` is called after every job. `grace_seconds`: how long jobs may take to end at a stop."""
+        """`on_job_end` is called after every job.
+
+        `grace_seconds` is the time that running jobs get to finish after `stop`.
+        """
         self._settings = settings
         self._database = database
         self._schedules = schedules
@@ -96,12 +103,12 @@ class Worker:
             open_blob_store(settings),
             kinds,
             attempts_max=settings.job_attempts_max,
-            on_end=on_end,
+            on_job_end=on_job_end,
             metrics=metrics or Metrics(),
             tracer=tracer,
         )
         self._stopping = Event()
-        self._hurried = Event()
+        self._forced = Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -113,88 +120,88 @@ class Worker:
             await running
 
     def stop(self) -> None:
-        """Begin nothing any more. The second time: wait for nothing either."""
+        """Stop starting jobs. A second call also stops waiting for running ones."""
         if self._stopping.is_set():
-            self._hurried.set()
+            self._forced.set()
         self._stopping.set()
 
     async def run(self) -> None:
-        """Until `stop`. What does not end in time then is put back into the queue for others."""
+        """Run until `stop`. Jobs that do not finish in time are requeued for other workers."""
         timeout_seconds = self._settings.statement_timeout_seconds + CLIENT_TIMEOUT_MARGIN_SECONDS
-        lifeline = ReconnectingDriver(self._database, timeout_seconds=timeout_seconds)
-        working = asyncio.create_task(self._run_all(lifeline))
-        hurried = asyncio.create_task(self._hurried.wait())
+        driver = ReconnectingDriver(self._database, timeout_seconds=timeout_seconds)
+        working = asyncio.create_task(self._run_all(driver))
+        forced = asyncio.create_task(self._forced.wait())
         try:
             await self._stopping.wait()
-            log.info("stopping", jobs=len(self._runner))
+            log.info("worker_stopping", jobs=len(self._runner))
             await asyncio.wait(
-                {working, hurried}, timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED
+                {working, forced}, timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED
             )
             self._runner.interrupt()
             await asyncio.wait({working}, timeout=REQUEUE_SECONDS)
         finally:
-            lifeline.cut()
-            for task in (working, hurried):
+            driver.close()
+            for task in (working, forced):
                 task.cancel()
-            await asyncio.wait({working, hurried})
-        log.info("stopped")
+            await asyncio.wait({working, forced})
+        log.info("worker_stopped")
 
-    async def _run_all(self, lifeline: ReconnectingDriver) -> None:
-        await self._supervise(self._wait_for_schema, lifeline)
+    async def _run_all(self, driver: ReconnectingDriver) -> None:
+        await self._supervise(self._wait_for_schema, driver)
         await asyncio.gather(
-            self._supervise(self._run_jobs, lifeline), self._supervise(self._run_schedules, lifeline)
+            self._supervise(self._run_jobs, driver), self._supervise(self._run_schedules, driver)
         )
 
     async def _supervise(
-        self, part: Callable[[ReconnectingDriver], Awaitable[None]], lifeline: ReconnectingDriver
+        self, part: Callable[[ReconnectingDriver], Awaitable[None]], driver: ReconnectingDriver
     ) -> None:
-        """Do a part of the work to its end, and begin anew should it fail."""
+        """Run a task to completion, and restart it if it fails."""
         while not self._stopping.is_set():
             try:
-                return await part(lifeline)
+                return await part(driver)
             except Exception:
                 log.exception("unhandled_error")
             await self._pause()
         return None
 
-    async def _wait_for_schema(self, lifeline: ReconnectingDriver) -> None:
-        found = await _schema(lifeline)
-        if found < SCHEMA:
-            log.warning(BEHIND, found=found, needed=SCHEMA)
-        while found < SCHEMA and not self._stopping.is_set():
+    async def _wait_for_schema(self, driver: ReconnectingDriver) -> None:
+        version = await _schema(driver)
+        if version < SCHEMA:
+            log.warning("schema_outdated", found=version, needed=SCHEMA, action="run depot migrate")
+        while version < SCHEMA and not self._stopping.is_set():
             await self._pause()
-            found = await _schema(lifeline)
+            version = await _schema(driver)
 
-    async def _run_jobs(self, lifeline: ReconnectingDriver) -> None:
+    async def _run_jobs(self, driver: ReconnectingDriver) -> None:
         await maintenance.requeue_orphans(self._database, self._settings)
-        log.info("working", concurrency=self._settings.worker_concurrency)
+        log.info("worker_started", concurrency=self._settings.worker_concurrency)
         await consume(
-            lifeline,
+            driver,
             self._runner.execute,
             concurrency=self._settings.worker_concurrency,
             heartbeat_seconds=self._settings.job_heartbeat_seconds,
             stopping=self._stopping,
         )
 
-    async def _run_schedules(self, lifeline: ReconnectingDriver) -> None:
-        manager = SchedulerManager(queries(lifeline))
+    async def _run_schedules(self, driver: ReconnectingDriver) -> None:
+        manager = SchedulerManager(queries(driver))
         manager.shutdown = self._stopping
         for schedule in self._schedules:
             manager.schedule(schedule.name, schedule.cron)(partial(self._run_schedule, schedule))
         await manager.run()
 
-    async def _run_schedule(self, schedule: Schedule, _: Due) -> None:
+    async def _run_schedule(self, schedule: Schedule, _: ScheduleEntry) -> None:
         if count := await schedule.run(self._database, self._settings):
-            log.info(schedule.name, count=count)
+            log.info("schedule_ran", schedule=schedule.name, count=count)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
 
 
-async def _schema(lifeline: ReconnectingDriver) -> str:
+async def _schema(driver: ReconnectingDriver) -> str:
     try:
-        rows = await lifeline.fetch(READ_SCHEMA_VERSION)
+        rows = await driver.fetch(READ_SCHEMA_VERSION)
     except asyncpg.UndefinedTableError:
         return ""
     return str(rows[0]["version_num"]) if rows else ""

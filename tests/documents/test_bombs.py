@@ -47,7 +47,7 @@ async def test_bombs_are_rejected_and_the_worker_lives(database_url: str, key: s
             cat = await stored(client, sample("cat.png", picture(PNG)))
             assert await verdict(client, cat) == "ready"
         assert worker.process.poll() is None
-        assert len(worker.events("working")) == 1
+        assert len(worker.events("worker_started")) == 1
         assert psutil.Process(worker.process.pid).memory_info().rss < 300_000_000
     assert list(temporary.iterdir()) == []
 

@@ -259,7 +259,7 @@ async def test_a_host_that_can_start_no_decoder_is_not_held_against_the_document
         document = await stored(client, CAT)
 
         async def tried_often() -> bool:
-            return sum(log["event"] == "job interrupted" for log in logs) > 2
+            return sum(log["event"] == "job_interrupted" for log in logs) > 2
 
         await eventually(tried_often)
     monkeypatch.delenv("PYTHONHOME")

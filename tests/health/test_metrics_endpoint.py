@@ -30,7 +30,7 @@ from tests.support.embedded_server import Server
 from tests.support.job_helpers import process, until
 from tests.support.reply_assertions import assert_refused
 from tests.support.scraped_metrics import ScrapedMetrics, scraped
-from webhooks.receiver import inbox, subscribe, tell
+from webhooks.receiver import receiver, record_event, subscribe
 
 Make = Callable[..., Awaitable[str]]
 
@@ -216,10 +216,10 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
     allowing = replace(settings, webhook_allow_private=True)
     started = monotonic()
     async with running(allowing, key) as client:
-        async with inbox() as taking, inbox(status=500) as failing:
+        async with receiver() as taking, receiver(status=500) as failing:
             await subscribe(database, taking.url)
             await subscribe(database, failing.url)
-            await tell(database)
+            await record_event(database)
             await taking.until(1)
             await failing.until(1)
 
@@ -235,7 +235,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
     await database.fetch(
         "update deliveries set due_at = now() - interval '90 seconds' where due_at is not null"
     )
-    # No courier takes it meanwhile.
+    # No dispatcher takes it meanwhile.
     scrapes = ScrapeCache(
         Metrics(), service.health.metrics_endpoint.DatabaseMetrics(database, KindRegistry([]))
     )

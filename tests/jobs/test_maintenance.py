@@ -29,12 +29,12 @@ insert into webhooks (id, url, events, enabled, secret, version)
 values ($1, 'https://example.com/', '{user.action}', true, 's', 1)"""
 
 
-async def a_job(database: Database) -> UUID:
+async def random_job(database: Database) -> UUID:
     return (await in_session(database, submit, NewJob(SLEEP, {"seconds": 0}), CLI, None)).id
 
 
 async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, settings: Settings) -> None:
-    lost, held, kept, ended = [await a_job(database) for _ in range(4)]
+    lost, held, kept, ended = [await random_job(database) for _ in range(4)]
     await in_session(database, cancel, ended, CLI)
     await database.fetch(
         "update jobs set status = 'running', attempts = 1, progress = 50 where id = $1", lost
@@ -57,9 +57,9 @@ async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, se
 async def test_many_are_recovered_in_batches(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "RECOVER_MAX", 2)
+    monkeypatch.setattr(maintenance, "REQUEUE_BATCH_SIZE", 2)
     for _ in range(3):
-        await a_job(database)
+        await random_job(database)
     await database.fetch("delete from queue.pgqueuer")
     assert [await maintenance.requeue_orphans(database, settings) for _ in range(3)] == [2, 1, 0]
 
@@ -73,7 +73,7 @@ async def test_idempotency_keys_go_after_a_day(database: Database, settings: Set
 async def test_a_table_is_swept_in_batches(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "SWEEP_MAX", 2)
+    monkeypatch.setattr(maintenance, "SWEEP_BATCH_SIZE", 2)
     await database.fetch(KEYS, [1, 25, 26, 27, 28, 29])
     assert await maintenance.sweep_idempotency_keys(database, settings) == 5
     monkeypatch.setattr(maintenance, "BATCHES_MAX", 1)
@@ -96,7 +96,7 @@ async def test_deliveries_go_when_they_ended_long_ago_or_their_webhook_is_gone(
 
 async def test_jobs_go_with_their_files(database: Database, settings: Settings) -> None:
     store = open_blob_store(settings)
-    ids = [await a_job(database) for _ in range(4)]
+    ids = [await random_job(database) for _ in range(4)]
     for job_id in ids:
         await store.put(f"exports/{job_id}", b"rows")
         output = {"output": {"key": f"exports/{job_id}"}}
@@ -120,7 +120,7 @@ async def test_jobs_go_with_their_files(database: Database, settings: Settings) 
 
 
 async def test_the_queues_own_log_goes_after_a_week(database: Database, settings: Settings) -> None:
-    await a_job(database)
+    await random_job(database)
     await database.fetch(
         "insert into queue.pgqueuer_log (job_id, status, priority, entrypoint, created) "
         "select 1, 'successful', 0, 'job', now() - make_interval(days => age) from unnest(array[6, 8, 9]) age"

@@ -92,7 +92,7 @@ try:
     raise ValueError("{key} {PASSWORD} whsec_MfKQ9r8GKYqrTwjU")
 except ValueError:
     log.exception("unhandled_error")
-    logging.getLogger("other").exception("crash")
+    logging.getLogger("other").exception("unhandled_error")
 access("/items/{key}")
 """,
     )

@@ -12,7 +12,6 @@ import httpx
 import psutil
 import pytest
 from msgspec.structs import replace
-from test_cli import assert_one_clear_line, depot
 
 from service.app import create_app
 from service.auth.store import create_key
@@ -20,6 +19,7 @@ from service.database.database import SCHEMA, Database
 from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Schedule, Worker
+from tests.cli.test_cli import assert_one_clear_line, depot
 from tests.support.app_helpers import Json, eventually, running
 from tests.support.depot_process import DepotProcess, depot_worker
 from tests.support.embedded_server import Server
@@ -70,7 +70,7 @@ def begin(database_url: str, tmp_path: Path) -> Begin:
 
 
 async def begun(worker: DepotProcess, count: int = 1) -> None:
-    await asyncio.to_thread(worker.wait_for, "job begun", count)
+    await asyncio.to_thread(worker.wait_for, "job_started", count)
 
 
 def busy(worker: DepotProcess) -> list[psutil.Process]:
@@ -90,11 +90,11 @@ async def test_a_job_of_a_killed_worker_is_taken_over_and_ends_once(
     with begin(**SHORT) as one, begin(**SHORT) as another:
         job_id = await process(client, seconds=3, steps=100)
         await until(client, job_id, "running")
-        victim, other = (one, another) if one.events("job begun") else (another, one)
+        victim, other = (one, another) if one.events("job_started") else (another, one)
         victim.kill()
         job = await until(client, job_id, "succeeded")
         assert job["attempts"] == 2
-        assert len(other.events("job begun")) == 1
+        assert len(other.events("job_started")) == 1
     assert await database.fetchval(ENDS) == 1
     assert await database.fetchval(ENTRIES) == 0
 
@@ -135,7 +135,7 @@ async def test_at_sigterm_what_runs_gets_to_its_end_and_nothing_is_begun(
         job_id = await process(client, seconds=1)
         await begun(worker)
         worker.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(worker.wait_for, "stopping", 1)
+        await asyncio.to_thread(worker.wait_for, "worker_stopping", 1)
         late = await process(client, seconds=0)
         assert await asyncio.to_thread(worker.process.wait, 10) == 0
     assert (await read(client, job_id))["status"] == "succeeded"
@@ -194,7 +194,7 @@ async def test_stray_environment_variables_do_not_choose_the_names(
         job_id = await process(client, seconds=60, steps=1)
         await begun(worker, 2)
         await client.delete(f"/jobs/{job_id}")
-        await asyncio.to_thread(worker.wait_for, "job cancelled", 1)
+        await asyncio.to_thread(worker.wait_for, "job_cancelled", 1)
 
 
 async def test_a_worker_whose_schema_is_behind_waits_and_says_so(
@@ -334,7 +334,7 @@ async def test_the_databases_absence_is_no_failure_of_a_job(
                 assert monotonic() - back_at < 10
                 assert (await read(client, long))["status"] == "running"  # the others did not wait for it
                 await client.delete(f"/jobs/{long}")
-                assert len(worker.events("queue unreachable")) <= 1  # a short silence may pass unnoticed
+                assert len(worker.events("queue_disconnected")) <= 1  # a short silence may pass unnoticed
                 assert worker.events("unhandled_error") == []
                 assert worker.process.poll() is None
         assert await database.fetchval(ENDS) == 4

@@ -1,4 +1,4 @@
-"""The proof that no acknowledged change is lost, none told that is not, none done twice (`make chaos`)."""
+"""Chaos test: no acknowledged change is lost, no unacknowledged one is reported, none happens twice."""
 
 import asyncio
 from collections import Counter
@@ -54,7 +54,7 @@ class Verdict(Struct):
 async def prove_events(
     database_url: str, home: Path, key: str, *, rounds: int, a_round: int, seed: int
 ) -> Verdict:
-    """Orders and actions from several clients while service and worker are killed at random."""
+    """Send orders and actions from several clients while service and worker are killed at random."""
     random = Random(seed)
     failing = Random(seed + 1)
     done: list[tuple[str, str, str]] = []
@@ -91,7 +91,7 @@ async def run_round(
     number: int,
     size: int,
 ) -> None:
-    """`size` orders and actions, and some kills in the middle of them."""
+    """Send `size` orders and actions, and kill processes in the middle of them."""
     before = len(done)
     points = [before + random.randrange(size // 10, size) for _ in range(KILLS_A_ROUND)]
     work = iter(range(size))
@@ -163,7 +163,7 @@ def _unexpected(receiver: RecordingReceiver, stored: Any) -> Iterator[str]:
     for webhook_id, event in receiver.received.items():
         identity = event["data"]["id"] if event["type"] == "order.placed" else webhook_id
         if identity not in stored[event["type"]]:
-            yield f"{event['type']} {identity} was told of, and is not there"
+            yield f"{event['type']} {identity} was delivered, and is not there"
 
 
 async def _unsealed(database_url: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The proof that every job ends exactly once, whatever is killed (`make chaos`)."""
+"""Chaos test: every job ends exactly once, whatever is killed."""
 
 import asyncio
 from collections import Counter
@@ -25,9 +25,9 @@ class JobsVerdict(Struct):
     succeeded: int
     failed: int
     taken_over: int
-    """Begun more than once."""
+    """The number of jobs that were started more than once."""
     timed_out: int
-    """Visibly failed because a kill met every one of their attempts: what a job that kills workers gets."""
+    """The number of jobs that failed because a kill hit every one of their attempts."""
     wrong: list[str]
 
 
@@ -58,7 +58,7 @@ def catalog_csv(number: int) -> str:
 async def prove_jobs(
     database_url: str, home: Path, key: str, *, jobs: int, kills: int, seed: int
 ) -> JobsVerdict:
-    """Two services, two workers, one database, mixed jobs, random kills: each ends exactly once."""
+    """Run mixed jobs on two services and two workers of one database, with random kills."""
     random = Random(seed)
     plan = [random_job(number, random) for number in range(jobs)]
     made: dict[str, dict[str, Any]] = {}
@@ -86,7 +86,7 @@ async def prove_jobs(
 
 
 async def watch_ends(database_url: str, ended: list[Any]) -> None:
-    """Keeps `ended` as long as the number of jobs that have ended."""
+    """Keep `ended` as long as the number of finished jobs."""
     async with connected(database_url) as connection:
         while True:
             ended += [None] * (await connection.fetchval(ENDED) - len(ended))

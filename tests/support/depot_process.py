@@ -68,7 +68,7 @@ def depot_worker(
     """Run `depot worker`, which knows `system.sleep`, until the block ends."""
     environment = {"DEPOT_JOB_TEST_KINDS": "1", **environment}
     with _running(["worker", *arguments], database_url, home, environment) as worker:
-        worker.wait_for("working", 1)
+        worker.wait_for("worker_started", 1)
         yield worker
 
 

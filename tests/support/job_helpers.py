@@ -1,4 +1,4 @@
-"""What tests of jobs have in common: asking for one, and waiting until it is where it should be."""
+"""Helpers for job tests: start a job, and wait for its status."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ async def running_worker(settings: Settings, database: Database) -> AsyncIterato
 
 
 async def process(client: httpx.AsyncClient, kind: str = SLEEP, **payload: Any) -> str:
-    """Queue a job; returns its id."""
+    """Queue a job and return its id."""
     reply = await client.post("/process", json={"kind": kind, "payload": payload})
     assert reply.status_code == 202, reply.text
     return str(reply.json()["id"])
@@ -42,7 +42,7 @@ async def until(
     max_wait_seconds: float = MAX_WAIT_SECONDS,
     **facts: Any,
 ) -> Json:
-    """The job, once it is in that state."""
+    """Return the job once it has the status."""
     job: Json = {}
 
     async def there() -> bool:
@@ -58,12 +58,12 @@ async def until(
 
 
 async def done(client: httpx.AsyncClient, kind: str = SLEEP, **payload: Any) -> Json:
-    """A job that was asked for and has succeeded."""
+    """Queue a job and return it once it has succeeded."""
     return await until(client, await process(client, kind, **payload), "succeeded")
 
 
 async def journal(database: Database, job_id: str) -> list[tuple[str, str, str | None, Any]]:
-    """Type, actor, request id and payload of the job's events, in the order in which they happened."""
+    """Return type, actor, request id and payload of the job's events, oldest first."""
     rows = await database.fetch(
         "select type, actor, request_id, payload from events where subject = $1 order by id", job_id
     )

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that remembers all it was told, and verifies it with the reference library."""
+"""A webhook receiver that records all events and verifies them with the reference library."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ class RecordingReceiver:
         self.url = ""
         self.secret = ""
         self.received: dict[str, dict[str, Any]] = {}
-        """The event of each `webhook-id` that was answered with success."""
+        """The event of each `webhook-id` that got a 2xx."""
         self.times: Counter[str] = Counter()
         """How often each `webhook-id` came."""
         self.invalid_signatures: list[str] = []

@@ -1,4 +1,4 @@
-"""Receivers of webhooks for tests: real HTTP servers on this machine that do as they are told."""
+"""Configurable webhook receivers for tests: real local HTTP servers."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from service.database.database import Database
 from service.events.journal import CLI, INSERT_EVENT, event_arguments
 
-PATIENCE_SECONDS = 15.0
+TIMEOUT_SECONDS = 15.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SUBSCRIBE = """
 insert into webhooks (id, url, events, enabled, secret, version) values ($1, $2, $3, true, $4, 1)
@@ -23,7 +23,7 @@ returning id"""
 
 
 class Received:
-    """One request as it arrived."""
+    """A received request."""
 
     def __init__(self, headers: Mapping[str, str], body: bytes) -> None:
         self.headers = dict(headers)
@@ -32,7 +32,7 @@ class Received:
         self.event: dict[str, Any] = json.loads(body)
 
     def verifies(self, secret: str) -> bool:
-        """By the reference implementation, not ours."""
+        """Verify the signature with the reference implementation."""
         try:
             Webhook(secret).verify(self.body, self.headers)
         except WebhookVerificationError:
@@ -40,8 +40,8 @@ class Received:
         return True
 
 
-class Inbox:
-    """What arrived, and how it answers from now on."""
+class Receiver:
+    """The received requests, and the reply to send from now on."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -49,9 +49,9 @@ class Inbox:
         self.status = 204
         self.headers: dict[str, str] = {}
         self.body: bytes = b""
-        self.answering = asyncio.Event()
-        """Clear it, and requests hang."""
-        self.answering.set()
+        self.may_answer = asyncio.Event()
+        """While it is cleared, requests hang."""
+        self.may_answer.set()
         self._arrived = asyncio.Condition()
 
     @property
@@ -63,8 +63,8 @@ class Inbox:
         return [request.event["type"] for request in self.received]
 
     async def until(self, count: int) -> list[Received]:
-        """Returns once so many requests have arrived."""
-        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
+        """Return the requests once `count` of them have arrived."""
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._arrived:
             await self._arrived.wait_for(lambda: len(self.received) >= count)
         return self.received
 
@@ -73,15 +73,15 @@ class Inbox:
         async with self._arrived:
             self.received.append(received)
             self._arrived.notify_all()
-        await self.answering.wait()
+        await self.may_answer.wait()
         return web.Response(status=self.status, headers=self.headers, body=self.body)
 
 
 @asynccontextmanager
-async def inbox(**answer: Any) -> AsyncIterator[Inbox]:
-    """An inbox on a free port of 127.0.0.1; `answer` sets its attributes."""
-    opened = Inbox()
-    for name, value in answer.items():
+async def receiver(**attributes: Any) -> AsyncIterator[Receiver]:
+    """Run a receiver on a free port of 127.0.0.1; `attributes` are set on it."""
+    opened = Receiver()
+    for name, value in attributes.items():
         setattr(opened, name, value)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", opened.handle)
@@ -92,23 +92,23 @@ async def inbox(**answer: Any) -> AsyncIterator[Inbox]:
         opened.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
         yield opened
     finally:
-        opened.answering.set()
+        opened.may_answer.set()
         await runner.cleanup()
 
 
 async def subscribe(database: Database, url: str, *events: str) -> UUID:
-    """Register a webhook past the API, to any address; its secret is `SECRET`."""
+    """Insert a webhook directly, for any address; its secret is `SECRET`."""
     row = (uuid7(), url, list(events) or ["item.updated"], SECRET)
     webhook_id: UUID = await database.fetchval(SUBSCRIBE, *row)
     return webhook_id
 
 
-async def tell(database: Database, **payload: object) -> str:
-    """Record an `item.updated`; returns its id."""
+async def record_event(database: Database, **payload: object) -> str:
+    """Record an `item.updated` event and return its id."""
     recorded_at = event_arguments("item.updated", "i-1", CLI, payload)
     return str(await database.fetchval(f"{INSERT_EVENT} returning id", *recorded_at))
 
 
 async def deliveries(database: Database) -> list[Any]:
-    """All of them, oldest first."""
+    """Return all deliveries, oldest first."""
     return await database.fetch("select * from deliveries order by id")

@@ -1,4 +1,4 @@
-"""Deliveries over HTTP: what a webhook was told, how that went, and telling it again."""
+"""Deliveries over HTTP: their list, their attempts, and sending them again."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from msgspec.structs import replace
-from receiver import Inbox, deliveries, inbox, subscribe, tell
+from receiver import Receiver, deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
 from service.errors import InvalidState
@@ -33,12 +33,12 @@ async def shop(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]
 
 
 @pytest.fixture
-async def local() -> AsyncIterator[Inbox]:
-    async with inbox() as local:
+async def local() -> AsyncIterator[Receiver]:
+    async with receiver() as local:
         yield local
 
 
-async def register(client: httpx.AsyncClient, local: Inbox, *events: str) -> dict[str, Any]:
+async def register(client: httpx.AsyncClient, local: Receiver, *events: str) -> dict[str, Any]:
     content = {"url": local.url, "events": list(events) or ["item.updated"]}
     webhook: dict[str, Any] = (await client.post("/webhooks", json=content)).raise_for_status().json()
     return webhook
@@ -55,7 +55,7 @@ async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[d
     return await all_rows(client, path)
 
 
-async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, local: Inbox) -> None:
+async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, local: Receiver) -> None:
     webhook = await register(shop, local)
     bolt = await item(shop, 3)
     for count in range(1, 4):
@@ -66,11 +66,11 @@ async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, l
         assert request.event["type"] == "item.updated"
         assert request.event["data"]["version"] == reply.json()["version"]
         assert request.event["data"]["changes"]["name"]["to"] == f"Bolt {count}"
-    told = await finished(shop, webhook)
-    assert [delivery["event_id"] for delivery in told] == local.ids[::-1]
+    events = await finished(shop, webhook)
+    assert [delivery["event_id"] for delivery in events] == local.ids[::-1]
 
 
-async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Inbox) -> None:
+async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Receiver) -> None:
     await register(shop, local)
     bolt = await item(shop, 3)
     stale = {"If-Match": '"7"'}
@@ -87,8 +87,8 @@ async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Inbox
     assert request.event["data"]["changes"]["name"]["to"] == "M9"
 
 
-async def test_a_test_event_goes_to_one_webhook_only(shop: httpx.AsyncClient, local: Inbox) -> None:
-    async with inbox() as other:
+async def test_a_test_event_goes_to_one_webhook_only(shop: httpx.AsyncClient, local: Receiver) -> None:
+    async with receiver() as other:
         webhook, bystander = await register(shop, local), await register(shop, other)
         reply = await shop.post(f"/webhooks/{webhook['id']}/test")
         owed = reply.json()
@@ -99,17 +99,17 @@ async def test_a_test_event_goes_to_one_webhook_only(shop: httpx.AsyncClient, lo
         assert (request.id, request.event["type"]) == (owed["event_id"], "webhook.test")
         assert request.event["data"] == {"id": webhook["id"]}
         assert request.verifies(webhook["secret"])
-        (told,) = await finished(shop, webhook)
+        (events,) = await finished(shop, webhook)
         assert await finished(shop, bystander) == []
         assert other.received == []
-    attempts = told.pop("attempts")
-    assert told == {
+    attempts = events.pop("attempts")
+    assert events == {
         "id": owed["id"],
         "event_id": owed["event_id"],
         "event_type": "webhook.test",
         "status": "delivered",
         "due_at": None,
-        "finished_at": told["finished_at"],
+        "finished_at": events["finished_at"],
         "created_at": owed["created_at"],
     }
     (attempt,) = attempts
@@ -117,7 +117,7 @@ async def test_a_test_event_goes_to_one_webhook_only(shop: httpx.AsyncClient, lo
     assert (attempt["status_code"], attempt["error"]) == (204, None)
 
 
-async def test_after_a_rotation_either_secret_verifies(shop: httpx.AsyncClient, local: Inbox) -> None:
+async def test_after_a_rotation_either_secret_verifies(shop: httpx.AsyncClient, local: Receiver) -> None:
     webhook = await register(shop, local)
     path = f"/webhooks/{webhook['id']}"
     rotated = (await shop.post(f"{path}/secret")).json()
@@ -128,7 +128,7 @@ async def test_after_a_rotation_either_secret_verifies(shop: httpx.AsyncClient, 
 
 
 async def test_with_no_overlap_the_old_secret_ends_at_once(
-    settings: Settings, key: str, local: Inbox
+    settings: Settings, key: str, local: Receiver
 ) -> None:
     async with running(replace(settings, webhook_secret_overlap_seconds=0), key) as shop:
         webhook = await register(shop, local)
@@ -140,10 +140,10 @@ async def test_with_no_overlap_the_old_secret_ends_at_once(
 
 
 async def test_deliveries_are_listed_newest_first_and_by_their_state(
-    settings: Settings, key: str, database: Database, local: Inbox
+    settings: Settings, key: str, database: Database, local: Receiver
 ) -> None:
     webhook_id = await subscribe(database, local.url)
-    told = [await tell(database) for _ in range(7)]
+    events = [await record_event(database) for _ in range(7)]
     ids = [str(row["id"]) for row in await deliveries(database)][::-1]
     await database.fetch("update webhooks set enabled = false")
     await database.fetch(
@@ -153,7 +153,7 @@ async def test_deliveries_are_listed_newest_first_and_by_their_state(
     async with running(settings, key) as shop:
         rows = await all_rows(shop, path, limit=3)
         assert [row["id"] for row in rows] == ids
-        assert sorted(row["event_id"] for row in rows) == sorted(told)
+        assert sorted(row["event_id"] for row in rows) == sorted(events)
         assert {row["event_type"] for row in rows} == {"item.updated"}
         assert [row["id"] for row in await all_rows(shop, path, limit=3, status="failed")] == ids[:2]
         assert [row["id"] for row in await all_rows(shop, path, status="pending")] == ids[2:]
@@ -163,7 +163,7 @@ async def test_deliveries_are_listed_newest_first_and_by_their_state(
 
 
 async def test_a_dead_delivery_is_visible_and_can_be_sent_again(
-    shop: httpx.AsyncClient, database: Database, local: Inbox
+    shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
     local.status = 500
@@ -182,22 +182,22 @@ async def test_a_dead_delivery_is_visible_and_can_be_sent_again(
     assert (again.status_code, again.json()["status"], again.json()["finished_at"]) == (202, "pending", None)
     assert again.json()["due_at"]
     await local.until(13)
-    (told,) = await finished(shop, webhook)
-    assert (told["id"], told["status"], len(told["attempts"])) == (dead["id"], "delivered", 13)
+    (events,) = await finished(shop, webhook)
+    assert (events["id"], events["status"], len(events["attempts"])) == (dead["id"], "delivered", 13)
     assert len(set(local.ids)) == 1
 
 
 async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
-    shop: httpx.AsyncClient, database: Database, local: Inbox
+    shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
     owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
     path = f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend"
     await finished(shop, webhook)
-    local.answering.clear()
+    local.may_answer.clear()
     assert (await shop.post(path)).status_code == 202
     assert_refused(await shop.post(path), 409, "INVALID_STATE")
-    local.answering.set()
+    local.may_answer.set()
     await finished(shop, webhook)
     assert local.ids == [owed["event_id"]] * 2
     resent = await database.fetchrow("select * from events where type = 'delivery.resent'")
@@ -205,11 +205,11 @@ async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
     assert resent["subject"] == owed["id"]
 
 
-async def test_whoever_asks_in_vain_does_not_hold_up_the_courier(
+async def test_whoever_asks_in_vain_does_not_hold_up_the_dispatcher(
     shop: httpx.AsyncClient, database: Database
 ) -> None:
     webhook = await subscribe(database, "http://127.0.0.1:1/")
-    await tell(database)
+    await record_event(database)
     (owed,) = await deliveries(database)
     async with database.orm_session() as session:
         with pytest.raises(InvalidState):
@@ -217,8 +217,8 @@ async def test_whoever_asks_in_vain_does_not_hold_up_the_courier(
         assert len(await database.fetch("select from deliveries for update nowait")) == 1
 
 
-async def test_of_many_who_ask_at_once_one_is_heard_and_the_courier_at_once(
-    settings: Settings, key: str, shop: httpx.AsyncClient, local: Inbox
+async def test_of_many_who_ask_at_once_one_is_heard_and_the_dispatcher_at_once(
+    settings: Settings, key: str, shop: httpx.AsyncClient, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
     owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
@@ -234,7 +234,7 @@ async def test_of_many_who_ask_at_once_one_is_heard_and_the_courier_at_once(
 
 
 async def test_a_disabled_webhook_is_neither_tested_nor_told_again(
-    shop: httpx.AsyncClient, local: Inbox
+    shop: httpx.AsyncClient, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
     path = f"/webhooks/{webhook['id']}"
@@ -248,7 +248,7 @@ async def test_a_disabled_webhook_is_neither_tested_nor_told_again(
     await local.until(2)
 
 
-async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local: Inbox) -> None:
+async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local: Receiver) -> None:
     webhook, other = await register(shop, local), await register(shop, local)
     owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
     await finished(shop, webhook)
@@ -260,7 +260,7 @@ async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local:
 
 
 async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(
-    shop: httpx.AsyncClient, local: Inbox
+    shop: httpx.AsyncClient, local: Receiver
 ) -> None:
     webhook, other = await register(shop, local), await register(shop, local)
     for owner in (webhook, other, webhook):
@@ -274,7 +274,7 @@ async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(
 
 
 async def test_what_a_deleted_webhook_was_owed_is_not_sent(
-    shop: httpx.AsyncClient, database: Database, local: Inbox
+    shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
     local.status = 500

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from msgspec.structs import replace
-from receiver import SECRET, deliveries, inbox, subscribe, tell
+from receiver import SECRET, deliveries, receiver, record_event, subscribe
 from structlog.testing import capture_logs
 
 from service.database.database import Database
@@ -27,7 +27,7 @@ RETURN_SECONDS = 2.0
 LEASE_SECONDS = 20.0
 """How soon others take over what a killed process was delivering."""
 TELL = "insert into events (type, subject, actor, payload) values ('item.updated', 'i-1', 'cli', '{}')"
-WAITING = "deliveries wait"
+WAITING = "webhook_poll_failed"
 
 
 async def change(client: httpx.AsyncClient, bolt: dict[str, Any], name: str) -> None:
@@ -41,8 +41,8 @@ async def settled(database: Database) -> bool:
 async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
     database: Database, database_url: str, key: str, tmp_path: Path
 ) -> None:
-    async with inbox() as local:
-        local.answering.clear()
+    async with receiver() as local:
+        local.may_answer.clear()
         await subscribe(database, local.url)
         with depot_serve(database_url, tmp_path / "home", **ALLOWED) as server:
             async with server.client(key) as client:
@@ -51,7 +51,7 @@ async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
                 await local.until(1)
                 await change(client, bolt, "M9")
                 server.kill()
-        local.answering.set()
+        local.may_answer.set()
         longest = await database.fetchval("select max(due_at) - now() from deliveries")
         assert 0 < longest.total_seconds() <= LEASE_SECONDS
         await database.fetch("update deliveries set due_at = now()")  # so long later
@@ -66,8 +66,8 @@ async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
 async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
     database: Database, database_url: str, key: str, tmp_path: Path
 ) -> None:
-    async with inbox() as local:
-        local.answering.clear()
+    async with receiver() as local:
+        local.may_answer.clear()
         await subscribe(database, local.url)
         with depot_serve(database_url, tmp_path / "home", **ALLOWED) as server:
             async with server.client(key) as client:
@@ -75,7 +75,7 @@ async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
                 await local.until(1)
             assert server.stop() == 0
             assert not [line for line in server.log.read_text().splitlines() if '"error"' in line]
-        local.answering.set()
+        local.may_answer.set()
         with depot_serve(database_url, tmp_path / "home", **ALLOWED):
             await eventually(partial(settled, database))
     assert len(local.received) == 2
@@ -85,7 +85,7 @@ async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
 async def test_several_processes_deliver_every_event_once(
     database: Database, database_url: str, key: str, tmp_path: Path
 ) -> None:
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url)
         with (
             depot_serve(database_url, tmp_path / "one", **ALLOWED) as one,
@@ -97,17 +97,17 @@ async def test_several_processes_deliver_every_event_once(
                     await change(here, bolt, f"here {number}")
                     await change(there, bolt, f"there {number}")
                 await eventually(partial(settled, database))
-    told = await database.fetch("select id from events where type = 'item.updated'")
-    assert len(told) == 60
-    assert sorted(local.ids) == sorted(str(row["id"]) for row in told)
+    events = await database.fetch("select id from events where type = 'item.updated'")
+    assert len(events) == 60
+    assert sorted(local.ids) == sorted(str(row["id"]) for row in events)
 
 
 async def test_by_default_nothing_leaves_for_this_machine(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url.replace("127.0.0.1", "localhost"))
-        await tell(database)
+        await record_event(database)
         with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0"):
             await eventually(partial(attempted, database))
     (row,) = await deliveries(database)
@@ -123,27 +123,27 @@ async def attempted(database: Database) -> bool:
 async def delivering(
     own_server: Server, home: Path, inbox_url: str, **limits: float
 ) -> AsyncIterator[tuple[Database, WebhookDispatcher]]:
-    """A courier on that server which looks for deliveries when it is woken, and the database it uses."""
+    """A dispatcher on that server which looks for deliveries when it is woken, and the database it uses."""
     settings = Settings(
         database_url=own_server.url, home=home, webhook_allow_private=True, webhook_poll_seconds=60
     )
     settings = replace(settings, **limits)
     async with Database(settings).open() as database:
         await subscribe(database, inbox_url)
-        courier = WebhookDispatcher(database, settings)
-        async with courier.open():
-            yield database, courier
+        dispatcher = WebhookDispatcher(database, settings)
+        async with dispatcher.open():
+            yield database, dispatcher
 
 
 async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Server, tmp_path: Path) -> None:
-    async with inbox() as local, delivering(own_server, tmp_path, local.url) as (database, courier):
-        await tell(database)
-        courier.wake()
+    async with receiver() as local, delivering(own_server, tmp_path, local.url) as (database, dispatcher):
+        await record_event(database)
+        dispatcher.wake()
         await local.until(1)
         with capture_logs() as logs:
             with own_server.away():
-                courier.wake()
-                await eventually(partial(told, logs, WAITING))
+                dispatcher.wake()
+                await eventually(partial(logged, logs, WAITING))
                 await asyncio.sleep(3 * RETRY_DELAY_SECONDS)  # several rounds find it away
             begun = monotonic()
             async with connected(own_server.url) as connection:
@@ -156,15 +156,15 @@ async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Serv
 async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
     own_server: Server, tmp_path: Path
 ) -> None:
-    async with inbox() as local, delivering(own_server, tmp_path, local.url) as (database, courier):
-        local.answering.clear()
-        await tell(database)
-        courier.wake()
+    async with receiver() as local, delivering(own_server, tmp_path, local.url) as (database, dispatcher):
+        local.may_answer.clear()
+        await record_event(database)
+        dispatcher.wake()
         await local.until(1)
         with capture_logs() as logs, own_server.away():
-            local.answering.set()
-            courier.wake()
-            await eventually(partial(told, logs, WAITING))
+            local.may_answer.set()
+            dispatcher.wake()
+            await eventually(partial(logged, logs, WAITING))
         await eventually(partial(settled_on, own_server))
     assert len(local.received) == 1
 
@@ -174,17 +174,17 @@ async def test_an_answer_that_cannot_be_recorded_before_its_lease_lapses_is_aske
 ) -> None:
     monkeypatch.setattr(module, "LEASE_MARGIN_SECONDS", 0.5)
     async with (
-        inbox() as local,
-        delivering(own_server, tmp_path, local.url, webhook_timeout_seconds=1) as (database, courier),
+        receiver() as local,
+        delivering(own_server, tmp_path, local.url, webhook_timeout_seconds=1) as (database, dispatcher),
     ):
-        local.answering.clear()
-        await tell(database)
-        courier.wake()
+        local.may_answer.clear()
+        await record_event(database)
+        dispatcher.wake()
         await local.until(1)
         with capture_logs() as logs, own_server.away():
-            local.answering.set()
-            await eventually(partial(told, logs, "attempt not recorded"))
-        courier.wake()
+            local.may_answer.set()
+            await eventually(partial(logged, logs, "webhook_attempt_not_recorded"))
+        dispatcher.wake()
         await eventually(partial(settled_on, own_server))
     assert len(set(local.ids)) == 1
     assert len(local.ids) == 2
@@ -195,5 +195,5 @@ async def settled_on(own_server: Server) -> bool:
         return bool(await connection.fetchval("select bool_and(status = 'delivered') from deliveries"))
 
 
-async def told(logs: list[Any], event: str) -> bool:
+async def logged(logs: list[Any], event: str) -> bool:
     return any(line["event"] == event for line in logs)

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: who wants to be told of what."""
+"""Webhooks over HTTP: create, read, change and delete them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -267,9 +267,9 @@ async def test_the_journal_tells_every_change_and_no_secret(client: Client, data
         "enabled": {"from": True, "to": False},
         "events": {"from": HOOK["events"], "to": ["user.action"]},
     }
-    told = str([row["payload"] for row in rows])
-    assert webhook["secret"] not in told
-    assert rotated["secret"] not in told
+    events = str([row["payload"] for row in rows])
+    assert webhook["secret"] not in events
+    assert rotated["secret"] not in events
 
 
 async def test_what_is_refused_tells_nothing(client: Client, database: Database) -> None:

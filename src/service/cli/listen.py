@@ -1,4 +1,4 @@
-"""`depot listen`: a receiver of webhooks on this machine, which prints what arrives and verifies it."""
+"""`depot listen`: a local webhook receiver that verifies and prints events."""
 
 import asyncio
 import signal
@@ -17,40 +17,40 @@ from service.webhooks.signing import ID, verify_signature
 
 
 class WebhookEvent(Struct):
-    """What every event has."""
+    """The fields common to all events."""
 
     type: str
     timestamp: datetime
 
 
 async def listen(url: str, key: str, events: Sequence[str], echo: Callable[[str], None]) -> None:
-    """Print every event until SIGINT or SIGTERM.
+    """Register a webhook and print every event until SIGINT or SIGTERM, then delete the webhook.
 
-    The webhook is registered for that long only. Raises `StartupError` if the API cannot be used.
+    Raises `StartupError` if the API cannot be used.
     """
-    ended = asyncio.Event()
+    stopped = asyncio.Event()
     for sig in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sig, ended.set)
+        asyncio.get_running_loop().add_signal_handler(sig, stopped.set)
     secret: Future[str] = asyncio.get_running_loop().create_future()
     async with receiver(secret, echo) as address, api_client(url, key) as client:
         webhook = await call_api(client, "POST", "/webhooks", {"url": address, "events": list(events)})
         secret.set_result(webhook["secret"])
-        echo(f"{url} tells {address} of {', '.join(events)}. Ctrl-C ends it.")
-        await ended.wait()
+        echo(f"Listening on {address} for {', '.join(events)} from {url}. Press Ctrl-C to stop.")
+        await stopped.wait()
         await call_api(client, "DELETE", f"/webhooks/{webhook['id']}")
 
 
 @asynccontextmanager
 async def receiver(secret: "Future[str]", echo: Callable[[str], None]) -> AsyncIterator[str]:
-    """An HTTP server on a free port; gives its URL. `secret` is known once the webhook is registered."""
+    """Run an HTTP server on a free port and yield its URL. `secret` is set once the webhook is registered."""
 
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
         now = datetime.now(UTC)
-        told = msgspec.json.decode(body, type=WebhookEvent)
-        verdict = "ok " if verify_signature(await secret, request.headers, body) else "BAD"
-        ms = (now - told.timestamp).total_seconds() * 1000
-        echo(f"{now:%H:%M:%S.%f}  {told.type:<15}  {request.headers[ID]}  signature {verdict}  {ms:.1f} ms")
+        event = msgspec.json.decode(body, type=WebhookEvent)
+        status = "ok " if verify_signature(await secret, request.headers, body) else "BAD"
+        ms = (now - event.timestamp).total_seconds() * 1000
+        echo(f"{now:%H:%M:%S.%f}  {event.type:<15}  {request.headers[ID]}  signature {status}  {ms:.1f} ms")
         return web.Response(status=204)
 
     app = web.Application()
@@ -70,14 +70,14 @@ async def api_client(url: str, key: str) -> AsyncIterator[ClientSession]:
         async with ClientSession(url, headers={"Authorization": f"Bearer {key}"}) as client:
             yield client
     except (ClientError, TimeoutError, ValueError) as error:
-        raise StartupError(f"cannot use {url}: {error}") from None
+        raise StartupError(f"cannot reach the API at {url}: {error}") from None
 
 
 async def call_api(client: ClientSession, method: str, path: str, body: object = None) -> dict[str, Any]:
     async with client.request(method, path, json=body) as reply:
-        answer: dict[str, Any] = await reply.json() if reply.status != 204 else {}
-    if "error" in answer:
-        error = answer["error"]
-        wrong = "".join(f"; {detail['field']} {detail['message']}" for detail in error.get("details", []))
-        raise StartupError(f"{method} {path}: {error['message']}{wrong}")
-    return answer
+        content: dict[str, Any] = await reply.json() if reply.status != 204 else {}
+    if "error" in content:
+        error = content["error"]
+        details = "".join(f"; {detail['field']} {detail['message']}" for detail in error.get("details", []))
+        raise StartupError(f"{method} {path}: {error['message']}{details}")
+    return content

@@ -103,5 +103,5 @@ async def _finish(
     async with context.database.session() as session, session.transaction():
         if await session.fetchval(statements.RECORD_INSPECTION, *row) is None:
             raise NotFound
-        await context.finish(session, job_result)
+        await context.succeed(session, job_result)
     return job_result

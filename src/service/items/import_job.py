@@ -33,7 +33,7 @@ async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportRepo
     text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
 
     async def on_progress(bytes_read: int) -> None:
-        await task.progress(99 * bytes_read // len(content))
+        await task.report_progress(99 * bytes_read // len(content))
 
     author = Author(WORKER.actor, str(task.id))  # the job's first event records who requested it
     try:
@@ -41,7 +41,7 @@ async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportRepo
             report = await import_items(
                 await session.connection(), text, author, skip_bad=payload.skip_bad, on_progress=on_progress
             )
-            await task.finish(session, report)
+            await task.succeed(session, report)
     except InvalidFile as error:
         raise JobFailed(str(error)) from None
     except InvalidRows as error:

@@ -1,4 +1,4 @@
-"""A core kept busy; on its own, so that a process of the pool has next to nothing to import."""
+"""CPU load for tests, in its own module so that a pool process imports almost nothing."""
 
 from time import monotonic
 

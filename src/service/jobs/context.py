@@ -1,4 +1,4 @@
-"""A job as the function that does it sees it."""
+"""The context of a job's function."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 PROGRESS_SECONDS = 0.25
-"""Progress is written at most this often."""
+"""Minimum seconds between writes of the progress."""
 
 
 class JobFailed(Exception):
-    """Ends a job as failed at once: trying again would not help. `result` may say more.
+    """Fails a job permanently, without retries. `result` may add details.
 
-    Its text is shown to clients.
+    Clients see its text.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:
@@ -39,11 +39,11 @@ class JobFailed(Exception):
 
 
 class JobSuperseded(Exception):
-    """The job is not this worker's any more: it was cancelled, or taken over after a lapsed heartbeat."""
+    """The worker lost the job: it was cancelled, or taken over after a missed heartbeat."""
 
 
 class JobContext:
-    """One run of a job. `attempt` counts them; the first is 1."""
+    """One run of a job; `attempt` is its number, from 1."""
 
     def __init__(
         self, job_id: UUID, queue_id: int, attempt: int, kind: str, *, database: Database, blobs: BlobStore
@@ -53,53 +53,51 @@ class JobContext:
         self.database = database
         self.blobs = blobs
         self.identity = (job_id, queue_id, attempt)
-        """What `statements.MINE` knows this run by."""
+        """The parameters of `statements.OWNED_BY_ATTEMPT`."""
         self.log = log.bind(job=str(job_id), kind=kind, attempt=attempt)
-        self.finished = False
-        """Whether `finish` was called; only a commit makes it true for others."""
+        self.succeeded = False
+        """Whether `succeed` was called; it takes effect when its transaction commits."""
         self._progress = 0
         self._written_at = monotonic()
 
-    async def progress(self, percent: int) -> None:
-        """Say how much is done: 0 to 100, never less than before. Raises `JobSuperseded`."""
+    async def report_progress(self, percent: int) -> None:
+        """Report the progress in percent, which never decreases. Raises `JobSuperseded`."""
         now = monotonic()
         if percent <= self._progress or now - self._written_at < PROGRESS_SECONDS:
             return
         self._progress, self._written_at = percent, now
         try:
             row = await self.database.fetchrow(statements.PROGRESS, *self.identity, percent)
-        except (
-            DATABASE_DOWN_ERRORS
-        ):  # no reason to lose what is done: how the job ends is what has to be written
+        except DATABASE_DOWN_ERRORS:  # progress is optional; only the end of the job must be written
             return
         if row is None:
             raise JobSuperseded
 
     async def run_in_process(self, function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
-        """Call a function that keeps a core busy, in a process of the pool: as many as there are cores.
+        """Run a CPU-bound function in a process of the pool, which has as many processes as there are cores.
 
-        It has to be importable, and what it takes and gives picklable. If the job is cancelled the process
-        is killed. Raises `BrokenWorkerProcess` if it dies at work; if it dies before, `Overloaded`: that
-        says nothing of the job.
+        The function must be importable, and its arguments and its result picklable. The process is killed
+        when the job is cancelled. Raises `BrokenWorkerProcess` if the process dies during the call, and
+        `Overloaded` if none can be started, which is not the job's fault.
         """
         async with to_process.current_default_process_limiter():
             limiter = CapacityLimiter(1)
             with _as_overloaded(BrokenWorkerProcess, OSError), CancelScope(shield=True):
-                # in a shield: one that is cancelled while it starts would be left behind
+                # shielded: a process that is cancelled while it starts would leak
                 await to_process.run_sync(os.getpid, limiter=limiter)
             with _as_overloaded(ConnectionError, ProcessLookupError):
                 return await to_process.run_sync(
                     run_at_low_priority, function, *arguments, cancellable=True, limiter=limiter
                 )
 
-    async def finish(self, session: Session, result: Any) -> None:
+    async def succeed(self, session: Session, result: Any) -> None:
         """End the job as succeeded in the caller's transaction: its effect and its end commit together.
 
         Raises `JobSuperseded`, so that the caller rolls back.
         """
         if not await self.end(session, "succeeded", result, None):
             raise JobSuperseded
-        self.finished = True
+        self.succeeded = True
 
     async def end(
         self,
@@ -108,7 +106,7 @@ class JobContext:
         result: Any,
         error: str | None,
     ) -> bool:
-        """Tells whether the job was still this run's to end."""
+        """End the job. Return False if this run has lost it."""
         ended = await session.fetchrow(statements.FINISH, *self.identity, status, result, error, WORKER.actor)
         return ended is not None
 
@@ -118,4 +116,4 @@ def _as_overloaded(*failures: type[Exception]) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        raise Overloaded("There is no process to be had") from error
+        raise Overloaded("No worker process could be started") from error

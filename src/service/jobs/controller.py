@@ -1,4 +1,4 @@
-"""The endpoints of jobs."""
+"""HTTP endpoints of jobs."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -16,12 +16,11 @@ from service.blobs import BlobStore
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
-from service.http.idempotency import hold_claim
+from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
 from service.http.middleware import Exchange
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest, decode
-from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.jobs import operations
 from service.jobs.kinds import UnknownJobKind
 from service.jobs.schemas import Job, NewJob, Queued, Status
@@ -34,17 +33,17 @@ class KindOnly(Struct):
 
 
 class ProcessRequest(StrictRequest):
-    """Its body is decoded as what the kind it names takes, so that one look finds everything wrong in it."""
+    """Decodes the body with the schema of its job kind, so that all errors are found at once."""
 
     async def json(self) -> NewJob:
         body = await self.body()
         try:
-            named: KindOnly = decode(body, KindOnly)
+            kind_only: KindOnly = decode(body, KindOnly)
         except ValidationFailed:
             decode(body, NewJob)
             raise
-        found: Any = decode(body, self.app.state.kinds[named.kind].request)
-        return NewJob(found.kind, found.payload)
+        decoded: Any = decode(body, self.app.state.kinds[kind_only.kind].request)
+        return NewJob(decoded.kind, decoded.payload)
 
 
 class ProcessController(Controller):
@@ -59,7 +58,10 @@ class ProcessController(Controller):
         request: StrictRequest,
         data: JSONBody[NewJob],
     ) -> Reply[Queued]:
-        """Queue a job. `Location` is where its status can be looked up."""
+        """Start a job
+
+        The job is queued; `Location` is the URL of its status.
+        """
         async with hold_claim(request) as claim:
             queued = await operations.submit(session, data, request.author, claim)
         return Reply(queued, headers={"Location": operations.location(queued.id)})
@@ -74,14 +76,15 @@ class JobController(Controller):
         self,
         session: NamedDependency[Session],
         request: StrictRequest,
-        status: Annotated[Status | None, QueryParameter(description="In this state.")] = None,
+        status: Annotated[Status | None, QueryParameter(description="Only entries with this status.")] = None,
         kind: Annotated[
-            str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=100, description="Of this kind.")
+            str | None,
+            QueryParameter(pattern=NO_NUL_PATTERN, max_length=100, description="Only jobs of this kind."),
         ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Job]:
-        """List jobs, newest first."""
+        """List jobs, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"status": status, "kind": kind, "after": pager.after}
         jobs = await operations.list_jobs(session, filters, pager.fetch_limit)
@@ -89,7 +92,7 @@ class JobController(Controller):
 
     @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])
     async def get_job(self, session: NamedDependency[Session], job_id: FromPath[UUID]) -> Job:
-        """Read a job: its status, progress, and in the end its result or error."""
+        """Read a job's status, progress, and result or error"""
         return await operations.read_job(session, job_id)
 
     @get(
@@ -105,13 +108,13 @@ class JobController(Controller):
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
-        """Follow a job by server-sent events.
+        """Stream a job's progress
 
-        An event `job` holds the job as JSON: at once, and whenever it has changed until it has ended. The
-        stream may end earlier, when the service is restarted: follow it again.
+        Server-sent events: a `job` event contains the job as JSON, sent immediately and after each change
+        until the job ends. The stream may end early when the service restarts; reconnect then.
         """
         changes = streams.follow(session, job_id)
-        first = await anext(changes)  # what refuses the stream does so before its first byte
+        first = await anext(changes)  # errors are raised before the first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         exchange = Exchange.of(request.scope)
         exchange.mark_long_running()
@@ -128,7 +131,10 @@ class JobController(Controller):
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
-        """Download the file a job has made; 404 until then."""
+        """Download a job's output file
+
+        The reply is 404 until the file exists.
+        """
         output = operations.job_output(await operations.read_job(session, job_id))
         session.release()  # the blob store can be slow
         size_bytes, content = await blobs.get(output.key)
@@ -143,19 +149,22 @@ class JobController(Controller):
     async def cancel_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
-        """Cancel a job that is queued or running. Doing so again changes nothing."""
+        """Cancel a queued or running job
+
+        Repeating this has no effect.
+        """
         return await operations.cancel(session, job_id, request.author)
 
     @post("/{job_id:str}/retry", scope="jobs:write", status_code=202, faults=[NotFound, InvalidState])
     async def retry_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
-        """Queue a failed job again."""
+        """Retry a failed job"""
         return await operations.retry(session, job_id, request.author)
 
 
 async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:
-    """As the HTML standard has server-sent events (§9.2); a comment keeps the connection alive."""
+    """Encode server-sent events (HTML standard §9.2); comments keep the connection alive."""
     async with aclosing(changes):
         yield _encode_event(first)
         async for job in changes:

@@ -1,4 +1,4 @@
-"""A worker's way to the queue, which outlives the database's absence."""
+"""PgQueuer's driver, which survives outages of the database."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,10 +20,10 @@ RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class ReconnectingDriver(Driver):
-    """PgQueuer's driver: one connection for statements and notifications, made anew whenever it is lost.
+    """One connection for statements and notifications, reopened whenever it is lost.
 
-    Statements wait for that instead of failing: PgQueuer would take a failure to put an entry back for its
-    end, and one failed look at the queue for a reason to stop, once the longest job under way is done.
+    Statements wait for the reconnect instead of failing: PgQueuer drops an entry that it cannot requeue,
+    and shuts down after one failed poll once its longest running job is done.
     """
 
     def __init__(self, database: Database, *, timeout_seconds: float) -> None:
@@ -36,8 +36,8 @@ class ReconnectingDriver(Driver):
         self._disconnected = False
         self._closed = False
 
-    def cut(self) -> None:
-        """Close it. From now on statements fail at once: there is no more time to wait for the database."""
+    def close(self) -> None:
+        """Close the connection. Later statements fail immediately instead of waiting for the database."""
         self._closed = True
         if self._connection is not None:
             self._connection.terminate()
@@ -53,7 +53,7 @@ class ReconnectingDriver(Driver):
         await self.execute("select pg_notify($1, $2)", channel, payload)
 
     async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
-        """In the place of the one there was: a puller that is begun anew has a new one."""
+        """Replace the listener of a channel: a restarted queue manager registers a new one."""
 
         async def listen(connection: RawConnection) -> None:
             if channel in self._listeners:
@@ -65,18 +65,18 @@ class ReconnectingDriver(Driver):
 
     async def _with_retry(self, statement: Callable[[RawConnection], Awaitable[T]]) -> T:
         async with self._lock:
-            for pause_seconds in chain(RETRY_DELAYS_SECONDS, repeat(RETRY_DELAYS_SECONDS[-1])):
+            for delay_seconds in chain(RETRY_DELAYS_SECONDS, repeat(RETRY_DELAYS_SECONDS[-1])):
                 if self._closed:
                     break
                 try:
-                    answer = await statement(await self._get_connection())
+                    result = await statement(await self._get_connection())
                 except (*DATABASE_DOWN_ERRORS, asyncpg.TransactionRollbackError) as error:
                     self._on_disconnect(error)
-                    await asyncio.sleep(pause_seconds)
+                    await asyncio.sleep(delay_seconds)
                 else:
                     self._on_reconnect()
-                    return answer
-        raise ConnectionAbortedError("The worker ends")
+                    return result
+        raise ConnectionAbortedError("The worker is shutting down")
 
     async def _get_connection(self) -> RawConnection:
         if self._connection is None or self._connection.is_closed():
@@ -87,17 +87,17 @@ class ReconnectingDriver(Driver):
 
     def _on_disconnect(self, error: Exception) -> None:
         if not self._disconnected and not self._closed:
-            log.warning("queue unreachable", cause=repr(error))
+            log.warning("queue_disconnected", cause=repr(error))
         self._disconnected = True
         if self._connection is not None:
             self._connection.terminate()
 
     def _on_reconnect(self) -> None:
         if self._disconnected:
-            log.info("queue reached again")
+            log.info("queue_reconnected")
         self._disconnected = False
 
-    # What PgQueuer asks of a driver besides.
+    # The rest of PgQueuer's driver interface.
 
     @property
     def shutdown(self) -> asyncio.Event:
@@ -111,4 +111,4 @@ class ReconnectingDriver(Driver):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """PgQueuer's managers share it, and may be begun anew: whoever made it cuts it."""
+        """Do nothing: PgQueuer's managers share the driver and may restart; its creator closes it."""

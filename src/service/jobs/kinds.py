@@ -1,4 +1,4 @@
-"""What a job can be: a name, the Struct of its payload, and the function that does it."""
+"""Job kinds: a name, the Struct of the payload, and a function."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import cache
@@ -12,14 +12,14 @@ from service.jobs.context import JobContext
 
 
 class UnknownJobKind(Fault):
-    status, code, message = 422, "UNKNOWN_JOB", "There is no such kind of job"
+    status, code, message = 422, "UNKNOWN_JOB", "Unknown job kind"
 
 
 class Kind(Struct, frozen=True):
-    """`run` gets the task and the payload decoded to `payload`; what it returns is the job's result (JSON).
+    """A job kind. `run` receives the context and the decoded `payload`, and returns the job's result (JSON).
 
-    It may be begun again after a crash or an error, so it has to bear that: by doing everything in one
-    transaction that `JobContext.finish` is part of, or by writing what a second run would write again.
+    It may run again after a crash or an error, so it must be idempotent: it either makes one transaction that
+    includes `JobContext.succeed`, or writes only what a second run repeats exactly.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Kind(Struct, frozen=True):
 
     @property
     def request(self) -> type[Struct]:
-        """The body that asks for such a job: one look at it finds everything that is wrong."""
+        """Return the Struct of the request body, whose decoding finds all errors at once."""
         return _request(self.payload)
 
 
 class KindRegistry:
-    """The registry."""
+    """The registry of job kinds."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self._kinds = {kind.name: kind for kind in kinds}
@@ -42,14 +42,14 @@ class KindRegistry:
         return iter(self._kinds.values())
 
     def __getitem__(self, name: str) -> Kind:
-        """Raises `UnknownJobKind`, which lists the kinds there are."""
+        """Return a kind by its name. Raises `UnknownJobKind` with the list of kinds."""
         kind = self._kinds.get(name)
         if kind is None:
             raise UnknownJobKind(details=[{"kind": known} for known in sorted(self._kinds)])
         return kind
 
 
-@cache  # as many as there are kinds, each with its decoder
+@cache  # one per kind, with its decoder
 def _request(payload: Any) -> type[Struct]:
     fields = [("kind", str), ("payload", payload)]
     return msgspec.defstruct("Request", fields, forbid_unknown_fields=True)

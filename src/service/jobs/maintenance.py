@@ -1,27 +1,27 @@
-"""What keeps the queue true and the tables small. Each returns how many rows it concerned."""
+"""Scheduled maintenance of queue and tables. Each function returns the number of affected rows."""
 
 from service.blobs import open_blob_store
 from service.database.database import Database
-from service.idempotency.replies import RETENTION
+from service.http.idempotency import RETENTION
 from service.jobs import statements
 from service.jobs.queue import enqueue
 from service.settings import Settings
 
-RECOVER_MAX = 1000
-SWEEP_MAX = 10_000
-JOBS_MAX = 1000
+REQUEUE_BATCH_SIZE = 1000
+SWEEP_BATCH_SIZE = 10_000
+JOBS_BATCH_SIZE = 1000
 BATCHES_MAX = 100
-"""What is left after so many is done next time."""
-QUEUE_LOG_KEPT_DAYS = 7
+"""Batches per run; the next run does the rest."""
+QUEUE_LOG_RETENTION_DAYS = 7
 
 OLDER_THAN = "make_interval(days => $2)"
 
 
 async def requeue_orphans(database: Database, _: Settings) -> int:
-    """Queue the jobs again whose entry got lost, and which nobody would ever begin."""
+    """Requeue jobs whose queue entry is lost."""
     async with database.session() as session, session.transaction():
         await session.execute(statements.LOCK_RECOVERY)
-        orphans = [row["id"] for row in await session.fetch(statements.ORPHANS, RECOVER_MAX)]
+        orphans = [row["id"] for row in await session.fetch(statements.ORPHANS, REQUEUE_BATCH_SIZE)]
         if orphans:
             await session.execute(statements.REQUEUE, orphans, await enqueue(session, orphans))
     return len(orphans)
@@ -32,49 +32,49 @@ async def sweep_idempotency_keys(database: Database, _: Settings) -> int:
 
 
 async def sweep_deliveries(database: Database, settings: Settings) -> int:
-    """Those that ended long ago, and those of webhooks that are gone."""
-    old = f"""finished_at < now() - {OLDER_THAN}
+    """Delete expired deliveries and those of deleted webhooks."""
+    expired = f"""finished_at < now() - {OLDER_THAN}
       or not exists (select from webhooks where webhooks.id = deliveries.webhook_id)"""
-    return await sweep(database, "deliveries", old, settings.delivery_kept_days)
+    return await sweep(database, "deliveries", expired, settings.delivery_kept_days)
 
 
 async def sweep_queue(database: Database, _: Settings) -> int:
-    """PgQueuer's own log."""
-    old = f"created < now() - {OLDER_THAN}"
+    """Delete old rows of PgQueuer's log."""
+    expired = f"created < now() - {OLDER_THAN}"
     return sum(
         [
-            await sweep(database, table, old, QUEUE_LOG_KEPT_DAYS)
+            await sweep(database, table, expired, QUEUE_LOG_RETENTION_DAYS)
             for table in ("queue.pgqueuer_log", "queue.pgqueuer_statistics")
         ]
     )
 
 
 async def sweep_jobs(database: Database, settings: Settings) -> int:
-    """Jobs that ended long ago, and before them the blobs they made."""
-    store, removed = open_blob_store(settings), 0
+    """Delete expired jobs, and their output blobs first."""
+    store, deleted = open_blob_store(settings), 0
     for _ in range(BATCHES_MAX):
-        rows = await database.fetch(statements.SELECT_EXPIRED, settings.job_kept_days, JOBS_MAX)
+        rows = await database.fetch(statements.SELECT_EXPIRED, settings.job_kept_days, JOBS_BATCH_SIZE)
         if not rows:
             break
         for row in rows:
             if row["key"] is not None:
                 await store.delete(row["key"])
         ids = [row["id"] for row in rows]
-        removed += await database.fetchval(statements.DELETE, ids, settings.job_kept_days)
-    return removed
+        deleted += await database.fetchval(statements.DELETE, ids, settings.job_kept_days)
+    return deleted
 
 
-async def sweep(database: Database, table: str, old: str, *arguments: object) -> int:
-    """Delete the rows that are `old`, a condition with arguments from $2 on.
+async def sweep(database: Database, table: str, condition: str, *arguments: object) -> int:
+    """Delete the rows that match `condition`, whose arguments are numbered from $2 on.
 
-    In batches, on a connection that has more time than a request has.
+    The deletion is done in batches, on a connection with a longer timeout than a request has.
     """
-    removed = 0
+    deleted, statement = 0, statements.sweep(table, condition)
     async with database.dedicated_connection() as connection:
         await connection.execute("set statement_timeout = '5min'")
         for _ in range(BATCHES_MAX):
-            count = await connection.fetchval(statements.sweep(table, old), SWEEP_MAX, *arguments)
-            removed += count
-            if count < SWEEP_MAX:
+            count = await connection.fetchval(statement, SWEEP_BATCH_SIZE, *arguments)
+            deleted += count
+            if count < SWEEP_BATCH_SIZE:
                 break
-    return removed
+    return deleted

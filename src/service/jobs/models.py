@@ -1,4 +1,4 @@
-"""Jobs as clients see them. What waits to be worked on is PgQueuer's, in its own schema `queue`."""
+"""Jobs as clients see them. The queue is PgQueuer's, in the schema `queue`."""
 
 from datetime import datetime
 from typing import Any
@@ -27,12 +27,12 @@ class Job(Base):
     payload: Mapped[Any] = mapped_column(JSONB)
     status: Mapped[str] = mapped_column(Text, server_default="queued")
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
-    """How often it was begun. The number of the latest is the fence: an older one can change nothing."""
+    """The number of the current attempt. It is the fencing token: an older attempt can change nothing."""
     progress: Mapped[int] = mapped_column(Integer, server_default="0")
     result: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     queue_id: Mapped[int] = mapped_column(BigInteger)
-    """PgQueuer's id of the entry that makes a worker begin it."""
+    """The id of the queue entry that starts the job."""
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
     started_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))

@@ -1,17 +1,16 @@
-"""What clients do with jobs. Each change, its event and what becomes of the queue's entry commit together."""
+"""Client operations on jobs. A change, its event and the queue entry commit together."""
 
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
-from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments
+from service.http.idempotency import Claim, StoredReply, raise_claim_conflict, reply_columns
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
 from service.jobs.schemas import Job, NewJob, Output, Queued
@@ -19,18 +18,17 @@ from service.values import encode_json
 
 
 async def submit(session: Session, new: NewJob, author: Author, claim: Claim | None) -> Queued:
-    """Raises `Replay` if the claim was answered before."""
+    """Queue a job. Raises `Replay` if the claim already has a stored reply."""
     queued = Queued(uuid7())
-    kept = (
+    replies = (
         []
         if claim is None
         else [StoredReply(claim, 202, {"Location": location(queued.id)}, encode_json(queued))]
     )
     async with session.transaction():
         (queue_id,) = await enqueue(session, [queued.id])
-        job = {"id": queued.id, "kind": new.kind, "payload": new.payload, "queue_id": queue_id}
-        arguments = statements.CREATE(**job, **asdict(author), **reply_arguments(kept))
-        created = await session.fetchval(*arguments)
+        row = (queued.id, new.kind, new.payload, queue_id, author.actor, author.request_id)
+        created = await session.fetchval(statements.CREATE, *row, *reply_columns(replies))
         if claim is not None and not created:
             await raise_claim_conflict(session, claim)
     return queued
@@ -48,38 +46,38 @@ async def read_job(session: Session, job_id: UUID) -> Job:
 
 
 async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) -> list[Job]:
-    """Newest first. Filters that are None do not filter."""
+    """Return jobs, newest first. A filter that is None is ignored."""
     given = {name: value for name, value in filters.items() if value is not None}
     rows = await session.fetch(statements.list_jobs(list(given)), *given.values(), limit)
     return [Job(*row) for row in rows]
 
 
 async def cancel(session: Session, job_id: UUID, author: Author) -> Job:
-    """At once for clients; a worker that has begun it is told to stop."""
+    """Cancel a job: immediately for clients; a worker that runs it is notified."""
     async with session.transaction():
         row = await session.fetchrow(statements.CANCEL, job_id, author.actor, author.request_id)
         job = await read_job(session, job_id)
         if row is not None:
             await notify_cancellation(session, row["queue_id"])
         elif job.status != "cancelled":
-            raise InvalidState(f"The job has {job.status} already")
+            raise InvalidState(f"The job has already {job.status}")
     return job
 
 
 async def retry(session: Session, job_id: UUID, author: Author) -> Job:
-    """Queue a failed job again, as if it were new."""
+    """Queue a failed job again, with a new count of attempts."""
     async with session.transaction():
         (queue_id,) = await enqueue(session, [job_id])
         row = (job_id, queue_id, author.actor, author.request_id)
         retried = await session.fetchrow(statements.RETRY, *row)
         job = await read_job(session, job_id)
         if retried is None:
-            raise InvalidState(f"The job is {job.status}: only failed ones can be tried again")
+            raise InvalidState(f"Only failed jobs can be retried; this one is {job.status}")
     return job
 
 
 def job_output(job: Job) -> Output:
-    """The blob a job made. Raises `NotFound` as long as there is none."""
+    """Return a job's output. Raises `NotFound` while there is none."""
     output = job.result.get("output") if isinstance(job.result, dict) else None
     if output is None:
         raise NotFound("The job has no output")

@@ -1,4 +1,4 @@
-"""When the database is away that says nothing about a job: it is done again, and not counted as a try."""
+"""The errors of a database outage. The job runs again, and the attempt is not counted."""
 
 import asyncpg
 
@@ -13,16 +13,16 @@ OUTAGE_ERRORS = (
     DatabaseUnavailable,
     Overloaded,
 )
-"""What only an outage can cause, whoever runs into it."""
+"""Errors that only an outage causes, wherever they are raised."""
 
 DATABASE_DOWN_ERRORS = (
     *OUTAGE_ERRORS,
     OSError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what asyncpg may make of a connection that ends just now
+    asyncpg.InternalClientError,  # asyncpg may raise this when a connection ends
     asyncpg.OperatorInterventionError,
 )
-"""What a statement of our own can fail with while the database is away, restarts or hangs."""
+"""Errors of a job's own bookkeeping while the database is down, restarting or hanging."""
 
 RETRY_DELAYS_SECONDS = (0.1, 0.2, 0.5, 1.0)
-"""Between tries to reach it; the last one again and again."""
+"""Delays between reconnects; the last one repeats."""

@@ -1,4 +1,4 @@
-"""PgQueuer as it is set up here: which worker begins what, and when. Jobs themselves are in our own table."""
+"""The setup of PgQueuer: which worker starts which entry, and when. The jobs are in Depot's table."""
 
 from asyncio import Event
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -34,13 +34,13 @@ SETTINGS = DBSettings(
     durability=Durability.durable,
     widen_id=False,
 )
-"""Every name is given, or stray environment variables (`CHANNEL`, `TRIGGER`, …) would choose them."""
+"""All names are explicit; otherwise stray environment variables (`CHANNEL`, `TRIGGER`, …) would set them."""
 
 __all__ = ["ENTRYPOINT", "JobId", "JsonbDriver", "consume", "queries"]
 
 ENTRYPOINT = "job"
 POLL_SECONDS = 1.0
-"""How often to look for what no notification tells of: retries that are due, jobs of workers that died."""
+"""The poll interval for work without a notification: due retries, and jobs of dead workers."""
 BATCH_MAX = 10
 
 
@@ -67,35 +67,35 @@ async def consume(
     heartbeat_seconds: float,
     stopping: Event,
 ) -> None:
-    """Execute what is queued, `concurrency` at once, until `stopping`; waits for what is under way then."""
-    puller = LimitedQueueManager(queries(driver), channel=Channel(SETTINGS.channel))
-    puller.shutdown = stopping
-    puller.concurrency = concurrency
-    puller.entrypoint(ENTRYPOINT, accepts_context=True)(execute)
-    await puller.run(
+    """Run queued jobs, `concurrency` at a time, until `stopping`; then wait for the running ones."""
+    manager = LimitedQueueManager(queries(driver), channel=Channel(SETTINGS.channel))
+    manager.shutdown = stopping
+    manager.concurrency = concurrency
+    manager.entrypoint(ENTRYPOINT, accepts_context=True)(execute)
+    await manager.run(
         dequeue_timeout=timedelta(seconds=POLL_SECONDS),
         batch_size=max(1, min(BATCH_MAX, concurrency // 2)),
         max_concurrent_tasks=max(2, concurrency),
         heartbeat_timeout=timedelta(seconds=heartbeat_seconds),
-        log_aggregation_interval=timedelta(0),  # nobody here reads its statistics
+        log_aggregation_interval=timedelta(0),  # its statistics are not used
     )
 
 
 class OwnedEntryQueries(Queries):
-    """PgQueuer's own deletes the entry of a job that has ended, also if another worker has taken it over."""
+    """PgQueuer's queries, except that a worker deletes only entries that it still owns."""
 
     async def log_jobs(self, job_status: list[tuple[Job, JOB_STATUS, TracebackRecord | None]]) -> None:
         jobs = [job for job, *_ in job_status]
         rows = await self.driver.fetch(
             SELECT_OWNED_ENTRIES, [job.id for job in jobs], [job.queue_manager_id for job in jobs]
         )
-        own = {row["id"] for row in rows}
-        if ended := [entry for entry in job_status if entry[0].id in own]:
+        owned_ids = {row["id"] for row in rows}
+        if ended := [entry for entry in job_status if entry[0].id in owned_ids]:
             await super().log_jobs(ended)
 
 
 class LimitedQueueManager(QueueManager):
-    """PgQueuer's, but one job at a time is possible too."""
+    """PgQueuer's manager, with support for one job at a time."""
 
     concurrency: int
 
@@ -106,7 +106,7 @@ class LimitedQueueManager(QueueManager):
 
 
 class JsonbDriver(AsyncpgDriver):
-    """For a connection of `Database`, where jsonb takes values: PgQueuer passes the text of the headers."""
+    """A driver for `Database` connections, where jsonb takes values; PgQueuer passes headers as text."""
 
     async def fetch(self, query: str, *args: Any) -> list[dict[str, object]]:
         *rest, headers = args

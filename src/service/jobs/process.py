@@ -1,4 +1,4 @@
-"""What runs in a process of the pool. Imports nothing of the service: a new process should begin soon."""
+"""The entry point of pool processes. It imports nothing of the service, so that they start quickly."""
 
 import os
 import threading
@@ -11,12 +11,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 NICENESS = 10
-"""Requests and the event loops go first."""
+"""Requests and event loops have priority."""
 PARENT_POLL_SECONDS = 1.0
 
 
 def run_at_low_priority(function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
-    """Call it in a process that lets others go first, and that ends when its parent is gone."""
+    """Call a function at low priority, in a process that exits with its parent."""
     _init_process()
     return function(*arguments)
 
@@ -28,7 +28,7 @@ def _init_process() -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Work whose worker was killed would go on burning a core for nobody."""
+    """Exit when the parent is gone; otherwise the work would keep using a core."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""What a process that only serves does with the queue.
+"""Queue operations of API processes.
 
-PgQueuer is imported when there is something to queue: it costs 130 ms and 6 MiB. In a thread, since an event
-loop that stands still for so long may take the database for silent (see `service.database.monitor`).
+PgQueuer is imported on first use (130 ms, 6 MiB), in a thread: an event loop that is blocked for that long
+might take the database for down (see `service.database.monitor`).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _imported: ModuleType | None = None
 
 
 async def enqueue(session: Session, job_ids: Sequence[UUID]) -> list[int]:
-    """In the transaction of `session`: workers are told when it commits. Returns the entries' ids."""
+    """Enqueue jobs in the transaction of `session`, whose commit notifies workers. Return the entry ids."""
     adapter = await _adapter()
     count = len(job_ids)
     entries = await adapter.queries(adapter.JsonbDriver(await session.connection())).enqueue(
@@ -25,7 +25,7 @@ async def enqueue(session: Session, job_ids: Sequence[UUID]) -> list[int]:
 
 
 async def notify_cancellation(session: Session, queue_id: int) -> None:
-    """Tell the worker that may have begun an entry to stop, when the transaction commits."""
+    """Notify the worker that runs an entry to stop, when the transaction commits."""
     adapter = await _adapter()
     await adapter.queries(adapter.JsonbDriver(await session.connection())).notify_job_cancellation(
         [adapter.JobId(queue_id)]

@@ -1,4 +1,4 @@
-"""What jobs look like on the wire."""
+"""API schemas of jobs."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,7 +13,7 @@ KindName = Annotated[str, Meta(examples=["report.export"])]
 Payload = Annotated[
     Any,
     Meta(
-        description="What this kind of job takes; what is wrong with it is listed field by field.",
+        description="Payload of the job kind; every invalid field is reported.",
         extra_json_schema={"type": "object"},
     ),
 ]
@@ -36,23 +36,23 @@ class Job(Struct):  # in the order of `statements.COLUMNS`
     kind: KindName
     status: Status
     attempts: Count
-    """How often it was begun."""
+    """Number of attempts; those interrupted by a shutdown or an outage are not counted."""
     progress: Annotated[int, Meta(ge=0, le=100)]
     result: Any
     error: str | None
-    """Why it failed; while it is queued, why the attempt before did."""
+    """Why the job failed; if it is queued, why its last attempt failed."""
     created_at: Timestamp
     started_at: Timestamp | None
-    """When the latest attempt began."""
+    """Start of the latest attempt."""
     finished_at: Timestamp | None
 
     @property
-    def ended(self) -> bool:
+    def is_final(self) -> bool:
         return self.status in FINAL_STATUSES
 
 
 class Output(Struct):
-    """A blob that a job's result names."""
+    """The output file of a job."""
 
     key: str
     filename: str

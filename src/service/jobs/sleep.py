@@ -1,4 +1,4 @@
-"""`system.sleep`: does nothing, in any way that a test asks for. Not there in production."""
+"""The job `system.sleep`: a configurable job for tests, which is not available in production."""
 
 import asyncio
 from typing import Annotated
@@ -13,21 +13,21 @@ from service.jobs.kinds import Kind
 class Sleep(Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, Meta(ge=0, le=60)]
     burn: bool = False
-    """Keep a core busy meanwhile, in a process of the pool."""
+    """Use a core in a pool process instead of sleeping."""
     fail_times: Annotated[int, Meta(ge=0, le=10)] = 0
-    """The first so many attempts raise."""
+    """Number of attempts that fail first."""
     steps: Annotated[int, Meta(ge=1, le=100)] = 10
 
 
-async def sleep(task: JobContext, payload: Sleep) -> dict[str, float]:
-    if task.attempt <= payload.fail_times:
-        raise RuntimeError(f"attempt {task.attempt} was told to fail")
+async def sleep(context: JobContext, payload: Sleep) -> dict[str, float]:
+    if context.attempt <= payload.fail_times:
+        raise RuntimeError(f"attempt {context.attempt} was requested to fail")
     for step in range(1, payload.steps + 1):
         if payload.burn:
-            await task.run_in_process(burn_cpu, payload.seconds / payload.steps)
+            await context.run_in_process(burn_cpu, payload.seconds / payload.steps)
         else:
             await asyncio.sleep(payload.seconds / payload.steps)
-        await task.progress(100 * step // payload.steps)
+        await context.report_progress(100 * step // payload.steps)
     return {"slept_seconds": payload.seconds}
 
 

@@ -1,15 +1,14 @@
-"""The SQL of jobs. Whatever changes one tells its streams in the same statement, and writes its event.
+"""The SQL of jobs. A change notifies the job's streams and records its event in the same statement.
 
-A run of a job is known by the entry of the queue that began it and by its number: whoever lost the job has
-others of them, and changes nothing any more.
+A run is identified by its queue entry and its attempt number. The writes of a worker that has lost the job
+have no effect, since they no longer match both.
 """
 
-from service.database.named_sql import NamedSql
-from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
+from service.http.idempotency import store_replies_sql
 
 CHANNEL = "depot_jobs"
 NOTIFY = f"pg_notify('{CHANNEL}', id::text)"
-"""Part of a `returning` or `select`: a CTE that nobody reads would not run."""
+"""Goes into a `returning` or `select` list: PostgreSQL does not run an unreferenced select CTE."""
 
 COLUMNS = "id, kind, status, attempts, progress, result, error, created_at, started_at, finished_at"
 OWNED_BY_ATTEMPT = "id = $1 and queue_id = $2 and attempts = $3 and status = 'running'"
@@ -17,24 +16,24 @@ OWNED_BY_ATTEMPT = "id = $1 and queue_id = $2 and attempts = $3 and status = 'ru
 READ = f"select {COLUMNS} from jobs where id = $1"
 READ_MANY = f"select {COLUMNS} from jobs where id = any($1::uuid[])"
 
-CREATE = NamedSql(f"""
-with stored_replies as ({STORE_REPLIES}
+CREATE = f"""
+with stored_replies as ({store_replies_sql(7)}
 ), created as (
   insert into jobs (id, kind, payload, queue_id)
-  select :id, :kind, :payload::jsonb, :queue_id where {ALL_REPLIES_STORED}
+  select $1, $2, $3::jsonb, $4 where (select count(*) from stored_replies) = cardinality($7::text[])
   returning id, kind
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'job.queued', id::text, :actor, :request_id, jsonb_build_object('id', id, 'kind', kind) from created
+  select 'job.queued', id::text, $5, $6, jsonb_build_object('id', id, 'kind', kind) from created
 )
-select count(*) from created""")
-"""Returns 0 when the claim to do it once is taken."""
+select count(*) from created"""
+"""Returns 0 if the claim is taken."""
 
 START = f"""
 update jobs set status = 'running', attempts = attempts + 1, progress = 0, started_at = now()
 where id = $1 and queue_id = $2 and status in ('queued', 'running')
 returning id, attempts, kind, payload::text, {NOTIFY}"""
-"""One that is running already is taken over: the heart of its worker beats no more."""
+"""A running job is taken over: its worker's heartbeat has expired."""
 
 PROGRESS = f"update jobs set progress = $4 where {OWNED_BY_ATTEMPT} returning {NOTIFY}"
 
@@ -43,7 +42,7 @@ RETRY_LATER = f"update jobs set status = 'queued', error = $4 where {OWNED_BY_AT
 RELEASE = f"""
 update jobs set status = 'queued', attempts = attempts - 1, progress = 0
 where {OWNED_BY_ATTEMPT} returning {NOTIFY}"""
-"""As if it had not been begun: it was interrupted through no fault of its own."""
+"""Releases an interrupted job without counting the attempt."""
 
 FINISH_EFFECTS = """recorded as (
   insert into events (type, subject, actor, request_id, payload)
@@ -70,13 +69,13 @@ with finished as (
 select queue_id, {NOTIFY} from finished"""
 
 RETRY = f"""
-with before as (
+with failed as (
   select id, status from jobs where id = $1 and status = 'failed' for no key update
 ), retried as (
   update jobs j set status = 'queued', queue_id = $2, attempts = 0, progress = 0, result = null, error = null,
     started_at = null, finished_at = null
-  from before where j.id = before.id
-  returning j.id, j.kind, jsonb_build_object('from', before.status, 'to', j.status) as status
+  from failed where j.id = failed.id
+  returning j.id, j.kind, jsonb_build_object('from', failed.status, 'to', j.status) as status
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
   select 'job.retried', id::text, $3, $4,
@@ -91,7 +90,7 @@ ORPHANS = """
 select j.id from jobs j left join queue.pgqueuer q on q.id = j.queue_id and q.status in ('queued', 'picked')
 where j.status in ('queued', 'running') and q.id is null
 order by j.id limit $1 for update of j"""
-"""Jobs nobody will ever begin, whatever became of their entry in the queue."""
+"""Unfinished jobs without a queue entry, which no worker would start."""
 
 REQUEUE = f"""
 update jobs j set status = 'queued', queue_id = n.queue_id, progress = 0
@@ -111,19 +110,19 @@ select count(*) from deleted"""
 FILTERS = {"status": "status = ${}", "kind": "kind = ${}", "after": "id < ${}"}
 
 
-def list_jobs(given: list[str]) -> str:
-    """The list with the conditions of the filters `given`, in that order; the limit is the last argument."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(given, start=1)]
+def list_jobs(provided: list[str]) -> str:
+    """Return the list query with the filters `provided`, in that order; the limit is the last argument."""
+    conditions = [FILTERS[name].format(position) for position, name in enumerate(provided, start=1)]
     where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from jobs {where}order by id desc limit ${len(given) + 1}"
+    return f"select {COLUMNS} from jobs {where}order by id desc limit ${len(provided) + 1}"
 
 
-def sweep(table: str, old: str) -> str:
-    """Deletes up to $1 rows that are old and returns how many."""
+def sweep(table: str, condition: str) -> str:
+    """Return SQL that deletes up to $1 rows matching `condition` and returns their number."""
     return f"""
-with old as materialized (
-  select ctid from {table} where {old} limit $1
+with expired as materialized (
+  select ctid from {table} where {condition} limit $1
 ), deleted as (
-  delete from {table} where ctid = any(array(select ctid from old)) and ({old}) returning 1
+  delete from {table} where ctid = any(array(select ctid from expired)) and ({condition}) returning 1
 )
 select count(*) from deleted"""

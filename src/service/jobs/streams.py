@@ -1,4 +1,4 @@
-"""Event streams of jobs: one listening connection per process, and one statement for all that changed."""
+"""Job event streams: one LISTEN connection per process, and one statement for all changes."""
 
 import asyncio
 from asyncio import Event, Task
@@ -23,59 +23,60 @@ log = structlog.get_logger()
 ListenConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Less than what load balancers take for a dead connection."""
+"""The keep-alive interval, below the idle timeout of load balancers."""
 WAKEUP_SECONDS = 0.25
-"""How soon a drain is noticed, and how often a lost connection is tried again."""
+"""The interval for noticing a drain and retrying a lost connection."""
 FULL_POLL_SECONDS = 5.0
-"""When a notification that got lost is made up for."""
+"""The interval of a full poll, which makes up for lost notifications."""
 POLL_WITHOUT_LISTEN_SECONDS = 1.0
-"""The same while nobody listens, and how long it may take to begin to."""
+"""The poll interval without a LISTEN connection, and the timeout for opening one."""
 
 
 class Subscriber:
-    """One stream. A slow one skips states."""
+    """One stream; a slow client skips states."""
 
     def __init__(self) -> None:
-        self.news = Event()
-        self.over = False
+        self.updated = Event()
+        self.ended = False
         self._latest: Job | None = None
         self._unsent: Job | None = None
 
-    def tell(self, job: Job | None) -> None:
-        """None: there is no such job any more."""
+    def publish(self, job: Job | None) -> None:
+        """Publish a job; None means that it no longer exists."""
         if job is None:
             self.end()
         elif job != self._latest:
             self._latest = self._unsent = job
-            self.news.set()
+            self.updated.set()
 
     def end(self) -> None:
-        self.over = True
-        self.news.set()
+        self.ended = True
+        self.updated.set()
 
     async def next(self) -> Job | None:
+        """Return the job after a change, or None after `KEEP_ALIVE_SECONDS` without one."""
         with suppress(TimeoutError):
             async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                await self.news.wait()
-        self.news.clear()
+                await self.updated.wait()
+        self.updated.clear()
         job, self._unsent = self._unsent, None
         return job
 
 
 class JobStreams:
-    """The streams of this process. `draining` tells whether they have to end."""
+    """The open streams of this process; they end when `draining` returns True."""
 
     def __init__(self, database: Database, *, streams_max: int, draining: Callable[[], bool]) -> None:
         self._database = database
         self._streams_max = streams_max
         self._draining = draining
-        self._followers: dict[UUID, set[Subscriber]] = {}
+        self._subscribers: dict[UUID, set[Subscriber]] = {}
         self._changed: set[UUID] = set()
         self._woken = Event()
         self._task: Task[None] | None = None
 
     def __len__(self) -> int:
-        return sum(map(len, self._followers.values()))
+        return sum(map(len, self._subscribers.values()))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -85,36 +86,36 @@ class JobStreams:
             self._stop()
 
     async def follow(self, session: Session, job_id: UUID) -> AsyncGenerator[Job | None, None]:
-        """The job as it is, and again whenever it has changed, until it has ended or the process drains.
+        """Yield the job now and after each change until it ends or the process drains.
 
-        None: nothing has happened for a while. Raises `NotFound` or `Overloaded` before anything else.
+        Yields None as a keep-alive. Raises `NotFound` or `Overloaded` before it yields anything.
         """
         if len(self) >= self._streams_max:
             raise Overloaded("Too many event streams are open")
-        follower = Subscriber()
-        self._followers.setdefault(job_id, set()).add(follower)
+        subscriber = Subscriber()
+        self._subscribers.setdefault(job_id, set()).add(subscriber)
         try:
             await read_job(session, job_id)
             session.release()
             self._start(job_id)
-            over = False
-            while not over:  # once at least: the process may have begun to drain meanwhile
-                job = await follower.next()
+            ended = False
+            while not ended:  # at least once, even if a drain has started
+                job = await subscriber.next()
                 yield job
-                over = follower.over or (job is not None and job.ended)
+                ended = subscriber.ended or (job is not None and job.is_final)
         finally:
-            self._leave(job_id, follower)
+            self._unsubscribe(job_id, subscriber)
 
     def _start(self, job_id: UUID) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         self._on_notification(job_id)
 
-    def _leave(self, job_id: UUID, follower: Subscriber) -> None:
-        self._followers[job_id].discard(follower)
-        if not self._followers[job_id]:
-            del self._followers[job_id]
-        if not self._followers:
+    def _unsubscribe(self, job_id: UUID, subscriber: Subscriber) -> None:
+        self._subscribers[job_id].discard(subscriber)
+        if not self._subscribers[job_id]:
+            del self._subscribers[job_id]
+        if not self._subscribers:
             self._stop()
 
     def _stop(self) -> None:
@@ -123,49 +124,49 @@ class JobStreams:
         self._task = None
 
     def _on_notification(self, job_id: UUID) -> None:
-        if job_id in self._followers:
+        if job_id in self._subscribers:
             self._changed.add(job_id)
             self._woken.set()
 
     async def _run(self) -> None:
-        """Tell the followers, until the last one has left."""
-        ear: ListenConnection | None = None
-        look_at = 0.0
+        """Publish changes until the last stream closes."""
+        listener: ListenConnection | None = None
+        poll_at = 0.0
         try:
             while True:
-                if ear is None or ear.is_closed():
-                    ear, look_at = await self._listen(), 0.0
-                if monotonic() >= look_at:
-                    self._changed |= self._followers.keys()
-                    look_at = monotonic() + (
-                        POLL_WITHOUT_LISTEN_SECONDS if ear is None else FULL_POLL_SECONDS
+                if listener is None or listener.is_closed():
+                    listener, poll_at = await self._listen(), 0.0
+                if monotonic() >= poll_at:
+                    self._changed |= self._subscribers.keys()
+                    poll_at = monotonic() + (
+                        POLL_WITHOUT_LISTEN_SECONDS if listener is None else FULL_POLL_SECONDS
                     )
                 await self._publish_changes()
                 if self._draining():
                     self._end_all()
                 await self._wait()
-        except Exception:  # the clients come again, and find a new one
+        except Exception:  # clients reconnect, which starts a new task
             log.exception("unhandled_error")
             self._task = None
             self._end_all()
         finally:
-            if ear is not None:
-                ear.terminate()
+            if listener is not None:
+                listener.terminate()
 
     async def _listen(self) -> "ListenConnection | None":
-        """None: it cannot be done now."""
-        ear: ListenConnection | None = None
+        """Return a LISTEN connection, or None if it cannot be opened."""
+        listener: ListenConnection | None = None
         try:
             async with asyncio.timeout(POLL_WITHOUT_LISTEN_SECONDS):
-                ear = await self._database.connect()
-                await ear.add_listener(
-                    statements.CHANNEL, lambda *heard: self._on_notification(UUID(str(heard[-1])))
+                listener = await self._database.connect()
+                await listener.add_listener(
+                    statements.CHANNEL, lambda *message: self._on_notification(UUID(str(message[-1])))
                 )
         except DATABASE_DOWN_ERRORS:
-            if ear is not None:
-                ear.terminate()
+            if listener is not None:
+                listener.terminate()
             return None
-        return ear
+        return listener
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
@@ -174,21 +175,21 @@ class JobStreams:
         self._woken.clear()
 
     async def _publish_changes(self) -> None:
-        asked = [job_id for job_id in self._changed if job_id in self._followers]
+        requested = [job_id for job_id in self._changed if job_id in self._subscribers]
         self._changed.clear()
-        if not asked:
+        if not requested:
             return
         try:
-            rows = await self._database.fetch(statements.READ_MANY, asked)
+            rows = await self._database.fetch(statements.READ_MANY, requested)
         except DATABASE_DOWN_ERRORS:
-            self._changed.update(asked)
+            self._changed.update(requested)
             return
         jobs = {row["id"]: Job(*row) for row in rows}
-        for job_id in asked:
-            for follower in self._followers.get(job_id, ()):
-                follower.tell(jobs.get(job_id))
+        for job_id in requested:
+            for subscriber in self._subscribers.get(job_id, ()):
+                subscriber.publish(jobs.get(job_id))
 
     def _end_all(self) -> None:
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.end()
+        for subscribers in self._subscribers.values():
+            for subscriber in subscribers:
+                subscriber.end()

@@ -58,7 +58,7 @@ async def export_report(task: JobContext, payload: ReportExport) -> ExportResult
         while batch := await days.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
             rows += len(batch)
             yield "".join(map(_line, batch)).encode()
-            await task.progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
+            await task.report_progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
 
     async with task.database.session() as session, session.transaction():
         await session.execute(statements.LONG_TIMEOUTS)

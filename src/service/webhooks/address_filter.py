@@ -1,7 +1,7 @@
-"""Where webhooks may go: to public addresses only, checked on the address that is connected to.
+"""SSRF protection: webhooks may only reach public addresses, checked on the address of the connection.
 
-A name is no proof of where it leads, and may lead elsewhere by the time of the connection; so the check is
-where the socket is made. A literal address is refused earlier as well, to tell whoever registers it.
+A host name can resolve differently at connect time, so the check is made when the socket is created. A
+literal address is also rejected at registration, to inform the client early.
 """
 
 import errno
@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 AddressInfo: TypeAlias = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
-# By IANA's registries of special-purpose addresses (RFC 6890), and multicast. A list of our own: that of
-# Python's `is_global` depends on its patch version, and counts multicast among the global ones.
+# From IANA's registries of special-purpose addresses (RFC 6890), plus multicast. Python's `is_global`
+# depends on its patch version and counts multicast as global.
 NOT_PUBLIC_V4 = [
     IPv4Network(network)
     for network in (
@@ -24,22 +24,22 @@ NOT_PUBLIC_V4 = [
 ]
 PUBLIC_V6 = IPv6Network("2000::/3")
 NOT_PUBLIC_V6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20")]
-"""Within the former. Teredo's is 2001::/32."""
+"""Non-public networks inside 2000::/3; Teredo (2001::/32) is in 2001::/23."""
 
 EMBEDDING = {IPv6Network("::ffff:0:0/96"): 0, IPv6Network("64:ff9b::/96"): 0, IPv6Network("2002::/16"): 80}
-"""Networks that stand for IPv4 ones (mapped, NAT64, 6to4), and how many bits follow the IPv4 address."""
+"""IPv6 networks that embed IPv4 addresses (mapped, NAT64, 6to4), and the number of bits behind it."""
 
 
 class PrivateAddressError(OSError):
-    """The address is not one webhooks may go to."""
+    """The address is not public."""
 
     def __init__(self) -> None:
-        # always the same words: aiohttp passes on what all addresses of a name have in common
+        # constant text: aiohttp reports what the errors of all addresses have in common
         super().__init__(errno.EACCES, "The address is not public")
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the internet means the same by this address."""
+    """Return whether an address is globally routable."""
     if isinstance(address, IPv6Address):
         inner = embedded_ipv4(address)
         if inner is None:
@@ -49,7 +49,7 @@ def is_public(address: Address) -> bool:
 
 
 def embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that packets to this one end up at."""
+    """Return the IPv4 address embedded in an IPv6 address, or None."""
     for network, bits_after in EMBEDDING.items():
         if address in network:
             return IPv4Address(int(address) >> bits_after & 0xFFFF_FFFF)
@@ -57,14 +57,14 @@ def embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
 
 
 def is_certainly_private(host: str) -> bool:
-    """Whether it is certain without a look-up that the host is not public."""
+    """Return whether a host is certainly not public, without DNS."""
     if address := parse_ip_literal(host):
         return not is_public(address)
     return f".{host.rstrip('.')}".endswith(".localhost")
 
 
 def parse_ip_literal(host: str) -> Address | None:
-    """The address a host is, if it is not a name."""
+    """Return the address if the host is an IP literal, else None."""
     try:
         return ip_address(host)
     except ValueError:
@@ -72,7 +72,7 @@ def parse_ip_literal(host: str) -> Address | None:
 
 
 def public_socket(info: AddressInfo) -> socket.socket:
-    """For aiohttp's `socket_factory`, which gets the very address. Raises `PrivateAddressError`."""
+    """Create a socket for aiohttp, which passes the resolved address. Raises `PrivateAddressError`."""
     family, kind, protocol, _, address = info
     if not is_public(ip_address(address[0])):
         raise PrivateAddressError

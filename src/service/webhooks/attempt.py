@@ -1,4 +1,4 @@
-"""What is sent to a webhook, and what came of it."""
+"""A claimed delivery, and the result of an attempt."""
 
 from uuid import UUID
 
@@ -14,9 +14,9 @@ class ClaimedDelivery(Struct, eq=False):
 
     id: UUID
     tries: int
-    """Which claim this is; whoever finds another number in the row has lost it."""
+    """The claim number, a fencing token: if the row has another one, this process has lost the delivery."""
     attempts: int
-    """How many were made before this one."""
+    """The number of attempts before this one."""
     webhook_id: UUID
     url: str
     secrets: list[str]
@@ -27,7 +27,7 @@ class ClaimedDelivery(Struct, eq=False):
 class AttemptResult(Struct, frozen=True):
     attempt: Attempt
     retry_after: float = 0.0
-    """Seconds the receiver asked to be left alone for."""
+    """The receiver's `Retry-After` in seconds."""
 
     @property
     def delivered(self) -> bool:

@@ -1,4 +1,4 @@
-"""The endpoints of webhooks."""
+"""HTTP endpoints of webhooks."""
 
 from typing import Annotated
 from uuid import UUID
@@ -12,18 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
-from service.http.idempotency import hold_claim
-from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, if_match_versions, versioned_reply
-from service.http.request import StrictRequest
-from service.idempotency.replies import (
+from service.http.idempotency import (
     IDEMPOTENCY_FAULTS,
     StoredReply,
     creation_reply,
+    hold_claim,
     store_reply_in_session,
 )
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, if_match_versions, reply_headers, versioned_reply
+from service.http.request import StrictRequest
 from service.settings import Settings
-from service.values import encode_json, reply_headers
+from service.values import encode_json
 from service.webhooks import deliveries, models
 from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
@@ -39,25 +39,26 @@ class WebhookController(Controller):
         self,
         session: NamedDependency[AsyncSession],
         settings: NamedDependency[Settings],
-        courier: NamedDependency[WebhookDispatcher],
+        dispatcher: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         data: JSONBody[WebhookCreate],
     ) -> Reply[Webhook]:
-        """Ask to be told of events. The secret, to verify signatures with, is shown this once.
+        """Create a webhook
 
-        Every event arrives at least once, signed by Standard Webhooks 1.0 (`webhook-id`, `webhook-timestamp`,
-        `webhook-signature`); the id is the same however often it is tried. Whatever is not a 2xx within
-        15 seconds is tried again, for three days; 410 disables the webhook. Redirects are not followed.
+        The reply contains the signing secret, which is not shown again. Each event is delivered at least
+        once, signed as in Standard Webhooks 1.0 (`webhook-id`, `webhook-timestamp`, `webhook-signature`);
+        the id is the same for every attempt. An attempt without a 2xx within the timeout (15 seconds by
+        default) is retried for three days; 410 disables the webhook. Redirects are not followed.
         """
         if not settings.webhook_allow_private:
             reject_private_url(data.url)
         new = new_webhook(data)
-        created, location = wire(new, show_secret=True), f"/webhooks/{new.id}"
+        created, location = to_schema(new, show_secret=True), f"/webhooks/{new.id}"
         async with hold_claim(request) as claim:
             if claim is not None:
                 await store_reply_in_session(session, creation_reply(claim, created, location))
             await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
-        courier.expect()
+        dispatcher.enable()
         return versioned_reply(request, created, location=location)
 
     @get(scope="webhooks:read", faults=[InvalidCursor])
@@ -68,32 +69,32 @@ class WebhookController(Controller):
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Webhook]:
-        """List webhooks, newest first."""
+        """List webhooks, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
         records = await WebhookService(session).page(pager.after, pager.fetch_limit)
-        return pager.page([wire(record) for record in records], lambda webhook: webhook.id)
+        return pager.page([to_schema(record) for record in records], lambda webhook: webhook.id)
 
     @get("/{webhook_id:str}", scope="webhooks:read", faults=[NotFound])
     async def get_webhook(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> Reply[Webhook]:
-        """Read a webhook."""
-        return versioned_reply(request, wire(await WebhookService(session).read(webhook_id)))
+        """Read a webhook"""
+        return versioned_reply(request, to_schema(await WebhookService(session).read(webhook_id)))
 
     @patch("/{webhook_id:str}", scope="webhooks:write", faults=[NoFields, NotFound, PreconditionFailed])
     async def update_webhook(
         self,
         session: NamedDependency[AsyncSession],
         settings: NamedDependency[Settings],
-        courier: NamedDependency[WebhookDispatcher],
+        dispatcher: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
         data: JSONBody[WebhookPatch],
     ) -> Reply[Webhook]:
-        """Change the fields that are sent, and no others.
+        """Update a webhook
 
-        While a webhook is disabled nothing is sent, and events that happen are not kept for it; what was
-        pending goes on once it is enabled.
+        Only the fields that are sent change. While a webhook is disabled nothing is sent and new events are
+        not stored for it; pending deliveries continue once it is enabled.
         """
         if not settings.webhook_allow_private:
             reject_private_url(data.url)
@@ -101,14 +102,17 @@ class WebhookController(Controller):
             webhook_id, data, request.author, versions=if_match_versions(request)
         )
         if record.enabled:
-            courier.expect()
-        return versioned_reply(request, wire(record))
+            dispatcher.enable()
+        return versioned_reply(request, to_schema(record))
 
     @delete("/{webhook_id:str}", scope="webhooks:write", faults=[NotFound, PreconditionFailed])
     async def delete_webhook(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> None:
-        """Delete a webhook; what was pending is not sent any more."""
+        """Delete a webhook
+
+        Pending deliveries are marked as failed.
+        """
         await WebhookService(session).remove(webhook_id, request.author, versions=if_match_versions(request))
 
     @post(
@@ -124,18 +128,19 @@ class WebhookController(Controller):
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Webhook]:
-        """Make a new secret, shown this once. For a day the old one signs as well.
+        """Rotate the signing secret
 
-        Receivers have that long to change; each event carries both signatures meanwhile.
+        The reply contains the new secret, which is not shown again. The old one also signs for a while (one
+        day by default), so that receivers can switch: meanwhile each event carries both signatures.
         """
         async with hold_claim(request) as claim:
             record = await WebhookService(session).rotate(
                 webhook_id, request.author, overlap_seconds=settings.webhook_secret_overlap_seconds
             )
-            rotated = wire(record, show_secret=True)
+            rotated = to_schema(record, show_secret=True)
             if claim is not None:
-                kept = StoredReply(claim, 200, reply_headers(rotated.version), encode_json(rotated))
-                await store_reply_in_session(session, kept)
+                stored_reply = StoredReply(claim, 200, reply_headers(rotated.version), encode_json(rotated))
+                await store_reply_in_session(session, stored_reply)
         return versioned_reply(request, rotated)
 
     @post(
@@ -150,12 +155,15 @@ class WebhookController(Controller):
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Delivery]:
-        """Send an event of the type `webhook.test` to this webhook only."""
+        """Send a test event
+
+        Sends `webhook.test` to this webhook only.
+        """
         async with hold_claim(request) as claim:
-            owed = to_delivery_schema(*await deliveries.send_test(session, webhook_id, request.author))
+            delivery = to_delivery_schema(*await deliveries.send_test(session, webhook_id, request.author))
             if claim is not None:
-                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(owed)))
-        return Reply(owed)
+                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
+        return Reply(delivery)
 
     @get("/{webhook_id:str}/deliveries", scope="webhooks:read", faults=[NotFound, InvalidCursor])
     async def list_deliveries(
@@ -163,14 +171,16 @@ class WebhookController(Controller):
         session: NamedDependency[AsyncSession],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
-        status: Annotated[DeliveryStatus | None, QueryParameter(description="In this state.")] = None,
+        status: Annotated[
+            DeliveryStatus | None, QueryParameter(description="Only entries with this status.")
+        ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Delivery]:
-        """List what a webhook was told or is to be told, newest first, with every attempt."""
+        """List a webhook's deliveries and attempts, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        found = await deliveries.page(session, webhook_id, status, pager.after, pager.fetch_limit)
-        return pager.page([to_delivery_schema(*row) for row in found], lambda delivery: delivery.id)
+        rows = await deliveries.page(session, webhook_id, status, pager.after, pager.fetch_limit)
+        return pager.page([to_delivery_schema(*row) for row in rows], lambda delivery: delivery.id)
 
     @post(
         "/{webhook_id:str}/deliveries/{delivery_id:str}/resend",
@@ -185,16 +195,16 @@ class WebhookController(Controller):
         webhook_id: FromPath[UUID],
         delivery_id: FromPath[UUID],
     ) -> Reply[Delivery]:
-        """Send a delivery again that was delivered or has failed.
+        """Resend a finished delivery
 
-        It has the retries it has not used up: one that used all of them is tried once.
+        It keeps its remaining retries; without any it is attempted once.
         """
         return Reply(
             to_delivery_schema(*await deliveries.resend(session, webhook_id, delivery_id, request.author))
         )
 
 
-def wire(record: models.Webhook, *, show_secret: bool = False) -> Webhook:
+def to_schema(record: models.Webhook, *, show_secret: bool = False) -> Webhook:
     return Webhook(
         id=record.id,
         url=record.url,

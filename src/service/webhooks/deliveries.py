@@ -1,4 +1,4 @@
-"""The deliveries of a webhook, for whoever wants to see or to repeat them."""
+"""List, test and resend a webhook's deliveries."""
 
 from typing import TypeAlias
 from uuid import UUID
@@ -19,27 +19,27 @@ DeliveryWithEvent: TypeAlias = tuple[Delivery, Event]
 async def page(
     session: AsyncSession, webhook_id: UUID, status: DeliveryStatus | None, after: UUID | None, limit: int
 ) -> list[DeliveryWithEvent]:
-    """Newest first."""
+    """Return deliveries, newest first."""
     await WebhookService(session).read(webhook_id)
-    chosen = _select_deliveries(webhook_id)
+    query = _select_deliveries(webhook_id)
     if status is not None:
-        chosen = chosen.where(Delivery.status == status)
+        query = query.where(Delivery.status == status)
     if after is not None:
-        chosen = chosen.where(Delivery.id < after)
-    rows = await session.execute(chosen.order_by(Delivery.id.desc()).limit(limit))
-    return [(owed, told) for owed, told in rows]
+        query = query.where(Delivery.id < after)
+    rows = await session.execute(query.order_by(Delivery.id.desc()).limit(limit))
+    return [(delivery, event) for delivery, event in rows]
 
 
 async def send_test(session: AsyncSession, webhook_id: UUID, author: Author) -> DeliveryWithEvent:
-    """Owe this webhook, and no other, an event that means nothing."""
+    """Create a test event and its delivery for this webhook only."""
     webhook = await _lock_enabled(session, webhook_id)
-    tested = new_event("webhook.test", webhook.id, author, {"id": webhook.id})
-    session.add(tested)
+    event = new_event("webhook.test", webhook.id, author, {"id": webhook.id})
+    session.add(event)
     await session.flush()
-    owed = Delivery(webhook_id=webhook.id, event_id=tested.id)
-    session.add(owed)
+    delivery = Delivery(webhook_id=webhook.id, event_id=event.id)
+    session.add(delivery)
     await session.flush()
-    return owed, tested
+    return delivery, event
 
 
 async def resend(
@@ -47,22 +47,22 @@ async def resend(
 ) -> DeliveryWithEvent:
     """Make a finished delivery due again.
 
-    It has the retries it has not used up: one that used all of them is tried once.
+    It keeps its remaining retries; without any it is attempted once.
     """
     await _lock_enabled(session, webhook_id)
-    chosen = _select_deliveries(webhook_id).where(Delivery.id == delivery_id)
-    finished = chosen.where(Delivery.status != "pending").with_for_update(of=Delivery)
-    found = (await session.execute(finished)).one_or_none()
-    if found is None:
-        pending = (await session.execute(chosen)).one_or_none()
-        raise InvalidState("The delivery is pending already") if pending else NotFound
-    owed, told = found
-    owed.status, owed.due_at, owed.finished_at = "pending", func.now(), None
-    resent = {"id": owed.id, "webhook_id": webhook_id, "event_id": owed.event_id}
-    session.add(new_event("delivery.resent", owed.id, author, resent))
+    query = _select_deliveries(webhook_id).where(Delivery.id == delivery_id)
+    finished = query.where(Delivery.status != "pending").with_for_update(of=Delivery)
+    row = (await session.execute(finished)).one_or_none()
+    if row is None:
+        pending = (await session.execute(query)).one_or_none()
+        raise InvalidState("The delivery is already pending") if pending else NotFound
+    delivery, event = row
+    delivery.status, delivery.due_at, delivery.finished_at = "pending", func.now(), None
+    resent = {"id": delivery.id, "webhook_id": webhook_id, "event_id": delivery.event_id}
+    session.add(new_event("delivery.resent", delivery.id, author, resent))
     await session.flush()
-    await session.refresh(owed, ["due_at"])
-    return owed, told
+    await session.refresh(delivery, ["due_at"])
+    return delivery, event
 
 
 def _select_deliveries(webhook_id: UUID) -> Select[Delivery, Event]:
@@ -74,11 +74,12 @@ def _select_deliveries(webhook_id: UUID) -> Select[Delivery, Event]:
 
 
 async def _lock_enabled(session: AsyncSession, webhook_id: UUID) -> Webhook:
-    """The webhook, locked: so it stays enabled, and who sends the same again waits here.
+    """Return the webhook, locked: it stays enabled, and a concurrent repetition waits here.
 
-    Who waited for a delivery's row would hold it once it is pending, and the courier skips what is locked.
+    A repetition that waited for the delivery's row would lock it once it is pending, and the dispatcher skips
+    locked rows.
     """
-    webhook = await WebhookService(session).locked(webhook_id)
+    webhook = await WebhookService(session).get_for_update(webhook_id)
     if not webhook.enabled:
         raise InvalidState("The webhook is disabled")
     return webhook

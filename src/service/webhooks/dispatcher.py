@@ -1,7 +1,7 @@
-"""Delivers events: the one way they leave, woken by what this process does and by a clock for the rest.
+"""Deliver events to webhooks, triggered by this process's own changes and by polling for the rest.
 
-A delivery belongs to whoever claimed it until its lease lapses, so what a killed process left is delivered by
-another. A webhook has a lane of so many deliveries under way; one that hangs fills its own and no other.
+A claimed delivery belongs to its process until the lease expires, so another process takes over what a killed
+one unfinished. Deliveries per webhook are limited, so that a hanging receiver does not delay others.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 RETRY_DELAY_SECONDS = 0.5
-"""How soon the database is asked again after it failed."""
+"""The delay until the next try after a database error."""
 LEASE_MARGIN_SECONDS = 5.0
-"""How long a claim outlasts the longest attempt: the time there is to record it."""
+"""How long a lease outlasts the attempt timeout, for recording the result."""
 SHUTDOWN_GRACE_SECONDS = 2.0
-"""How long attempts under way may take to end at shutdown."""
-GONE_REASON = "The receiver answered 410 Gone"
+"""How long running attempts may take at shutdown."""
+GONE_REASON = "The receiver replied 410 Gone"
 
 
 class WebhookDispatcher:
-    """The deliveries under way in this process."""
+    """Delivers events from this process."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class WebhookDispatcher:
     ) -> None:
         self._database = database
         self._metrics = metrics or Metrics()
-        self._metrics.track(self._metrics.attempts_in_flight, lambda: len(self._under_way))
+        self._metrics.track(self._metrics.attempts_in_flight, lambda: len(self._running))
         self._settings = settings
         self._opened = AsyncExitStack()
         self._sender: Sender | None = None
@@ -59,48 +59,48 @@ class WebhookDispatcher:
         self._concurrency_max = settings.webhook_lane_max
         self._poll_seconds = settings.webhook_poll_seconds
         self._lease_seconds = settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
-        self._under_way: dict[ClaimedDelivery, Task[None]] = {}
+        self._running: dict[ClaimedDelivery, Task[None]] = {}
         self._saturated: set[UUID] = set()
-        """The webhooks for which there may be more than their lane had places for."""
+        """The webhooks at their limit, which may have more due deliveries."""
         self._any_enabled = False
         self._closing = False
         self._woken = asyncio.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """At the end nothing more is claimed; what is under way gets a moment, and is given back then."""
+        """On exit, claim nothing more, give running attempts a moment, then release the rest."""
         self._closing, self._sender = False, None
         async with self._opened:
-            rounds = asyncio.create_task(self._run())
+            polling = asyncio.create_task(self._run())
             try:
                 yield
             finally:
                 self._closing = True
                 self._woken.set()
-                await self._end(rounds)
+                await self._shut_down(polling)
 
     def wake(self) -> None:
-        """Something may be due. Costs next to nothing, above all while no webhook is enabled."""
+        """Check for due deliveries. This is almost free, especially while no webhook is enabled."""
         if self._any_enabled:
             self._woken.set()
 
-    def expect(self) -> None:
-        """A webhook is about to be enabled: from now on it is worth waking up."""
+    def enable(self) -> None:
+        """Start reacting to `wake`: a webhook is about to be enabled."""
         self._any_enabled = True
 
     async def _run(self) -> None:
-        polling, away = True, False
+        polling, is_failing = True, False
         while not self._closing:
             self._woken.clear()
             try:
                 await self._poll_once(polling)
-                away = False
-            except Exception as error:  # this loop outlives whatever it is: what is due stays due
-                if not away:
-                    log.warning("deliveries wait", cause=repr(error))
-                away = True
-            pause = min(RETRY_DELAY_SECONDS, self._poll_seconds) if away else self._poll_seconds
-            polling = not await self._wait_for_wake(pause)
+                is_failing = False
+            except Exception as error:  # the loop must survive any error; due deliveries stay due
+                if not is_failing:
+                    log.warning("webhook_poll_failed", cause=repr(error))
+                is_failing = True
+            delay = min(RETRY_DELAY_SECONDS, self._poll_seconds) if is_failing else self._poll_seconds
+            polling = not await self._wait_for_wake(delay)
 
     async def _wait_for_wake(self, seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -113,45 +113,48 @@ class WebhookDispatcher:
             self._any_enabled = await self._database.fetchval(statements.ANY_ENABLED)
         if self._any_enabled:
             sender = self._sender or await self._open_sender()
-            for parcel in await self._claim():
-                self._under_way[parcel] = asyncio.create_task(self._deliver(parcel, sender))
+            for delivery in await self._claim():
+                self._running[delivery] = asyncio.create_task(self._deliver(delivery, sender))
 
     async def _open_sender(self) -> "Sender":
-        """Its HTTP client is 160 ms, in which the loop must not stand still, and 7 MiB."""
+        """Create the sender.
+
+        Importing its HTTP client takes 7 MiB and 160 ms, during which the loop must not block.
+        """
         sender = (await asyncio.to_thread(_import_sender))(self._settings)
         self._sender = await self._opened.enter_async_context(sender.open())
         return self._sender
 
     async def _claim(self) -> list[ClaimedDelivery]:
-        busy = Counter(parcel.webhook_id for parcel in self._under_way)
+        busy = Counter(delivery.webhook_id for delivery in self._running)
         lease = timedelta(seconds=self._lease_seconds)
-        lanes = (self._concurrency_max, list(busy), list(busy.values()))
-        parcels = [
-            ClaimedDelivery(*row) for row in await self._database.fetch(statements.CLAIM, *lanes, lease)
+        limits = (self._concurrency_max, list(busy), list(busy.values()))
+        claimed = [
+            ClaimedDelivery(*row) for row in await self._database.fetch(statements.CLAIM, *limits, lease)
         ]
-        busy.update(parcel.webhook_id for parcel in parcels)
+        busy.update(delivery.webhook_id for delivery in claimed)
         self._saturated = {
-            webhook_id for webhook_id, places in busy.items() if places >= self._concurrency_max
+            webhook_id for webhook_id, running in busy.items() if running >= self._concurrency_max
         }
-        return parcels
+        return claimed
 
-    async def _deliver(self, parcel: ClaimedDelivery, sender: "Sender") -> None:
+    async def _deliver(self, delivery: ClaimedDelivery, sender: "Sender") -> None:
         try:
-            await self._record(parcel, await sender.send(parcel))
-        except Exception:  # its lease lapses: it is sent again, by whoever comes first
-            log.exception("attempt not recorded", delivery=str(parcel.id))
+            await self._record(delivery, await sender.send(delivery))
+        except Exception:  # its lease expires, and another attempt follows
+            log.exception("webhook_attempt_not_recorded", delivery=str(delivery.id))
         finally:
-            del self._under_way[parcel]
-            if parcel.webhook_id in self._saturated:
+            del self._running[delivery]
+            if delivery.webhook_id in self._saturated:
                 self._woken.set()
 
-    async def _record(self, parcel: ClaimedDelivery, outcome: AttemptResult) -> None:
-        """Raises one of `DATABASE_ERRORS` if the database is away for longer than the lease."""
-        name, statement, arguments = self._record_statement(parcel, outcome)
+    async def _record(self, delivery: ClaimedDelivery, result: AttemptResult) -> None:
+        """Record a result. Raises a `DATABASE_ERRORS` if the database is down for longer than the lease."""
+        name, statement, arguments = self._record_statement(delivery, result)
         deadline = monotonic() + self._lease_seconds
         while True:
             try:
-                await self._database.fetch(statement, parcel.id, parcel.tries, outcome.attempt, *arguments)
+                await self._database.fetch(statement, delivery.id, delivery.tries, result.attempt, *arguments)
             except DATABASE_ERRORS:
                 if monotonic() > deadline:
                     raise
@@ -159,49 +162,50 @@ class WebhookDispatcher:
             else:
                 break
         self._metrics.attempts.labels(name).inc()
-        self._metrics.attempt_seconds.observe(outcome.attempt.ms / 1000)
+        self._metrics.attempt_seconds.observe(result.attempt.ms / 1000)
 
     def _record_statement(
-        self, parcel: ClaimedDelivery, outcome: AttemptResult
+        self, delivery: ClaimedDelivery, result: AttemptResult
     ) -> tuple[str, str, list[object]]:
-        """What came of an attempt: in a word, the statement that says so, and its other arguments."""
-        if outcome.gone:
+        """Return the result's name, the statement that records it, and its other arguments."""
+        if result.gone:
             return (
                 "gone",
                 statements.RECORD_GONE,
-                [parcel.webhook_id, GONE_REASON, WORKER.actor, WORKER.request_id],
+                [delivery.webhook_id, GONE_REASON, WORKER.actor, WORKER.request_id],
             )
-        if outcome.delivered:
+        if result.delivered:
             return "delivered", statements.RECORD, ["delivered", None]
-        chance = random.random()  # noqa: S311  # spreads retries, keeps no secret
-        pause = retry_delay_seconds(
-            parcel.attempts + 1, self._schedule, chance=chance, retry_after=outcome.retry_after
+        chance = random.random()  # noqa: S311  # spreads retries, protects no secret
+        delay = retry_delay_seconds(
+            delivery.attempts + 1, self._schedule, chance=chance, retry_after=result.retry_after
         )
-        if pause is None:
+        if delay is None:
             return "failed", statements.RECORD, ["failed", None]
-        return "retried", statements.RECORD, ["pending", timedelta(seconds=pause)]
+        return "retried", statements.RECORD, ["pending", timedelta(seconds=delay)]
 
-    async def _end(self, rounds: "Task[None]") -> None:
+    async def _shut_down(self, polling: "Task[None]") -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                await rounds
-                while self._under_way:
-                    await asyncio.wait(self._under_way.values())
-        left = dict(self._under_way)
-        for task in left.values():
+                await polling
+                while self._running:
+                    await asyncio.wait(self._running.values())
+        unfinished = dict(self._running)
+        for task in unfinished.values():
             task.cancel()
-        await asyncio.gather(*left.values(), return_exceptions=True)
-        if left:
-            await self._release(list(left))
+        await asyncio.gather(*unfinished.values(), return_exceptions=True)
+        if unfinished:
+            await self._release(list(unfinished))
 
-    async def _release(self, parcels: Sequence[ClaimedDelivery]) -> None:
-        ids, tries = [parcel.id for parcel in parcels], [parcel.tries for parcel in parcels]
-        with suppress(*DATABASE_ERRORS):  # then their leases lapse
+    async def _release(self, deliveries: Sequence[ClaimedDelivery]) -> None:
+        ids = [delivery.id for delivery in deliveries]
+        tries = [delivery.tries for delivery in deliveries]
+        with suppress(*DATABASE_ERRORS):  # otherwise their leases expire
             async with asyncio.timeout(1.0):
                 await self._database.fetch(statements.RELEASE, ids, tries)
 
 
 def _import_sender() -> "type[Sender]":
-    from service.webhooks.sender import Sender  # noqa: PLC0415  # most processes have no webhook to serve
+    from service.webhooks.sender import Sender  # noqa: PLC0415  # most processes have no webhook
 
     return Sender

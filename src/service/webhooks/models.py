@@ -1,4 +1,4 @@
-"""Who wants to be told of events, and every telling."""
+"""Webhooks and their deliveries."""
 
 from datetime import datetime
 from typing import Any
@@ -26,9 +26,9 @@ class Webhook(Base):
     enabled: Mapped[bool] = mapped_column(Boolean)
     disabled_reason: Mapped[str | None] = mapped_column(Text)
     secret: Mapped[str] = mapped_column(Text)
-    """`whsec_` and base64, as Standard Webhooks has it. Signing needs it, so it cannot be a hash."""
+    """`whsec_` and base64 (Standard Webhooks). It is not hashed, since signing needs it."""
     old_secret: Mapped[str | None] = mapped_column(Text)
-    """The one before a rotation; signs as well until `old_secret_until`."""
+    """The previous secret; it also signs until `old_secret_until`."""
     old_secret_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
@@ -36,9 +36,10 @@ class Webhook(Base):
 
 
 class Delivery(Base):
-    """One event owed to one webhook, made by a trigger in the transaction of the event.
+    """One event to deliver to one webhook, created by a trigger in the event's transaction.
 
-    No foreign keys: their locks on a webhook's row would meet in every transaction that records an event.
+    There are no foreign keys: all transactions that record events would contend for locks on the row of
+    the webhook.
     """
 
     __tablename__ = "deliveries"
@@ -59,9 +60,9 @@ class Delivery(Base):
     event_id: Mapped[UUID] = mapped_column(PGUUID)
     status: Mapped[str] = mapped_column(Text, server_default="pending")
     due_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
-    """When it is to be tried next. Whoever tries moves it past the end of the try: a lease that lapses."""
+    """The time of the next attempt. A claim moves it past the end of the attempt, as a lease."""
     tries: Mapped[int] = mapped_column(Integer, server_default="0")
-    """How often it was claimed; a claimant that died left no attempt."""
+    """The number of claims; a process that died left no attempt."""
     attempts: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
-    """One `schemas.Attempt` for each try that ended."""
+    """One `schemas.Attempt` per finished attempt."""
     finished_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))

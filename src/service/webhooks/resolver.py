@@ -1,6 +1,6 @@
-"""Looks up host names, each in a thread of its own: one that hangs holds up no other.
+"""Resolve host names, each in its own thread, so that a slow lookup does not delay others.
 
-The loop's own look-ups share four threads with everything else, new connections to the database too.
+The event loop's resolver shares four threads with everything else, including new database connections.
 """
 
 import asyncio
@@ -16,31 +16,39 @@ NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """Asks the system. aiohttp asks for one name once at a time, so there is one thread for each at most."""
+    """Uses the system's resolver.
 
-    def __init__(self, look_up: Callable[..., list[Any]] = socket.getaddrinfo) -> None:
-        self._look_up = look_up
+    aiohttp looks up a name once at a time, so there is at most one thread per name.
+    """
+
+    def __init__(self, lookup: Callable[..., list[Any]] = socket.getaddrinfo) -> None:
+        self._lookup = lookup
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Raises `OSError` if there is no such name."""
+        """Return the addresses of a host. Raises `OSError` if there are none."""
         outcome: Future[list[Any]] = Future()
-        outcome.set_running_or_notify_cancel()  # whoever waits may leave; the look-up goes on
+        outcome.set_running_or_notify_cancel()  # the caller may be cancelled; the lookup continues
 
         def run() -> None:
             try:
-                outcome.set_result(self._look_up(host, port, family, socket.SOCK_STREAM))
-            except Exception as error:  # whatever it is, it is the answer
+                outcome.set_result(self._lookup(host, port, family, socket.SOCK_STREAM))
+            except Exception as error:  # any error is the result of the lookup
                 outcome.set_exception(error)
 
-        Thread(target=run, name=f"look up {host}", daemon=True).start()  # and does not delay the end
+        Thread(target=run, name=f"resolve {host}", daemon=True).start()  # a daemon does not delay the exit
         return [
             ResolveResult(
-                hostname=host, host=address[0], port=port, family=found, proto=protocol, flags=NUMERIC
+                hostname=host,
+                host=address[0],
+                port=port,
+                family=family_,
+                proto=protocol,
+                flags=NUMERIC,
             )
-            for found, _, protocol, _, address in await asyncio.wrap_future(outcome)
+            for family_, _, protocol, _, address in await asyncio.wrap_future(outcome)
         ]
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is nothing to close."""

@@ -1,4 +1,4 @@
-"""When a delivery that failed is tried again: soon at first, then ever more patiently, for three days."""
+"""The retry schedule of failed deliveries: growing delays over three days."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ SCHEDULE_SECONDS = (
     *(5 * SECOND, 30 * SECOND, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE),
     *(2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 20 * HOUR),
 )
-"""The pause after the first attempt, the second, and so on; after the last of them there is one more."""
+"""Delays after the first failed attempt, the second, and so on; a final attempt follows the last delay."""
 
 JITTER = 0.2
 RETRY_AFTER_MAX_SECONDS = 24 * HOUR
@@ -16,12 +16,12 @@ RETRY_AFTER_MAX_SECONDS = 24 * HOUR
 def retry_delay_seconds(
     attempts: int, schedule: Sequence[float], *, chance: float, retry_after: float = 0.0
 ) -> float | None:
-    """How long to wait after so many failed attempts. None: no more of them.
+    """Return the seconds until the next attempt after `attempts` failed ones, or None if there is none.
 
-    `chance`, from 0 to 1, spreads those that failed together by 20 % to either side. `retry_after` is what
-    the receiver asked for; it can make the pause longer, not shorter.
+    `chance` (0 to 1) spreads deliveries that failed together by ±20%. `retry_after` is the receiver's request
+    in seconds; it only lengthens the delay.
     """
     if attempts > len(schedule):
         return None
-    pause = schedule[attempts - 1] * (1 - JITTER + 2 * JITTER * chance)
-    return max(pause, min(retry_after, RETRY_AFTER_MAX_SECONDS))
+    delay = schedule[attempts - 1] * (1 - JITTER + 2 * JITTER * chance)
+    return max(delay, min(retry_after, RETRY_AFTER_MAX_SECONDS))

@@ -1,4 +1,4 @@
-"""What webhooks and their deliveries look like on the wire."""
+"""API schemas of webhooks and their deliveries."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from service.webhooks.address_filter import parse_ip_literal
 
 LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}[.])*(?![0-9]){LABEL}[.]?")
-"""The last label does not begin with a digit: it would be a number, and the whole an unusual address."""
+"""The last label must not start with a digit: the host would be an unusual form of an IP address."""
 
 
 def url_problem(url: str) -> str | None:
@@ -76,14 +76,14 @@ class Webhook(Struct):
     url: Url
     events: Events
     enabled: bool
-    """While it is not, nothing is sent, and events that happen are not kept for it."""
+    """If false, nothing is sent and new events are not stored for this webhook."""
     disabled_reason: str | None
-    """Why the service disabled it; null when a client did."""
+    """Why the service disabled the webhook; null if a client did."""
     version: Version
     created_at: Timestamp
     updated_at: Timestamp
     secret: Secret | UnsetType = UNSET
-    """Only in the reply that made it. Verify with it what arrives, by Standard Webhooks 1.0."""
+    """Signing secret (Standard Webhooks 1.0); only in the reply that created it."""
 
 
 DeliveryStatus = Literal["pending", "delivered", "failed"]
@@ -92,22 +92,22 @@ DeliveryStatus = Literal["pending", "delivered", "failed"]
 class Attempt(Struct):
     at: Timestamp
     status_code: Count | None
-    """Null: there was no reply."""
+    """Status of the reply; null if there was none."""
     ms: Count
-    """How long it took."""
+    """Duration in milliseconds."""
     error: str | None
-    """What kept the request from a reply, or the reply from being accepted."""
+    """Why the attempt failed; null if it succeeded."""
 
 
 class Delivery(Struct):
     id: UUID
     event_id: UUID
-    """What the receiver knows it by: `webhook-id`."""
+    """Sent to the receiver as `webhook-id`."""
     event_type: str
     status: DeliveryStatus
     due_at: Timestamp | None
-    """When it is tried next; null when it is not."""
+    """Time of the next attempt; null if there is none."""
     attempts: list[Attempt]
     finished_at: Timestamp | None
     created_at: Timestamp
-    """When the event happened."""
+    """Time of the event."""

@@ -1,4 +1,4 @@
-"""One attempt to deliver: a signed POST, and what came of it in words for the customer."""
+"""One delivery attempt: a signed POST, and its result in words for the client."""
 
 import time
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ log = structlog.get_logger()
 
 HEADERS = {"Content-Type": "application/json", "User-Agent": f"Depot/{version('depot')}"}
 REPLY_BYTES_MAX = 65_536
-"""So much of a reply is read, to use its connection again; nothing in it matters but the status."""
+"""How much of a reply is read, so that its connection can be reused; only the status matters."""
 
 
 class Sender:
-    """The HTTP client of webhooks. Follows no redirect, keeps no cookie, knows no proxy."""
+    """The HTTP client of webhooks, without redirects, cookies and proxies."""
 
     def __init__(self, settings: Settings) -> None:
         self._timeout_seconds = settings.webhook_timeout_seconds
@@ -34,7 +34,7 @@ class Sender:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Sender"]:
         connector = TCPConnector(
-            limit=0,  # lanes are the limit
+            limit=0,  # the limit is per webhook
             resolver=Resolver(),
             socket_factory=self._socket_factory,
         )
@@ -47,13 +47,13 @@ class Sender:
         ) as self._client:
             yield self
 
-    async def send(self, parcel: ClaimedDelivery) -> AttemptResult:
-        """Never raises: whatever goes wrong is an attempt that failed."""
+    async def send(self, delivery: ClaimedDelivery) -> AttemptResult:
+        """Send a delivery. Never raises: any error is a failed attempt."""
         at, started = datetime.now(UTC), time.perf_counter()
         status, error, retry_after = None, None, 0.0
         try:
-            response = await self._post(parcel)
-        except Exception as failure:  # whatever an endpoint does, it is its attempt that failed
+            response = await self._post(delivery)
+        except Exception as failure:  # any error of the receiver is a failed attempt
             error = self._describe_failure(failure)
         else:
             status, error = response.status, _problem(response.status)
@@ -61,44 +61,44 @@ class Sender:
         ms = round((time.perf_counter() - started) * 1000)
         return AttemptResult(Attempt(at, status, ms, error), retry_after)
 
-    async def _post(self, parcel: ClaimedDelivery) -> ClientResponse:
-        body = parcel.body.encode()
-        headers = signed_headers(parcel.secrets, parcel.event_id, int(time.time()), body)
+    async def _post(self, delivery: ClaimedDelivery) -> ClientResponse:
+        body = delivery.body.encode()
+        headers = signed_headers(delivery.secrets, delivery.event_id, int(time.time()), body)
         async with self._client.post(
-            parcel.url, data=body, headers=headers, allow_redirects=False
+            delivery.url, data=body, headers=headers, allow_redirects=False
         ) as response:
-            with suppress(aiohttp.ClientError, TimeoutError):  # the status has said it already
+            with suppress(aiohttp.ClientError, TimeoutError):  # the status is already known
                 await _read(response)
         return response
 
     def _describe_failure(self, failure: Exception) -> str:
-        """What kept a request from a reply, without a word of what is inside here."""
-        for kind, words in FAILURE_MESSAGES.items():
-            if isinstance(failure, kind):
-                return words
+        """Describe a failure without internal details."""
+        for type_, message in FAILURE_MESSAGES.items():
+            if isinstance(failure, type_):
+                return message
         if isinstance(failure, TimeoutError):
             return f"There was no reply within {self._timeout_seconds:g} s"
         if isinstance(getattr(failure, "os_error", None), PrivateAddressError):
             return "The address is not public"
         if not isinstance(failure, aiohttp.ClientError):
             log.error("unhandled_error", exc_info=failure)
-        return "The connection could not be made or was lost"
+        return "The connection failed"
 
 
 FAILURE_MESSAGES: dict[type[Exception], str] = {
     aiohttp.InvalidURL: "The URL is not valid",
     aiohttp.ClientConnectorDNSError: "The host name could not be resolved",
     aiohttp.ClientConnectorCertificateError: "The certificate could not be verified",
-    aiohttp.ClientSSLError: "The TLS connection could not be made",
-    aiohttp.ServerDisconnectedError: "The connection was closed before there was a reply",
+    aiohttp.ClientSSLError: "The TLS connection failed",
+    aiohttp.ServerDisconnectedError: "The connection was closed before a reply arrived",
     aiohttp.ClientResponseError: "The reply was not valid HTTP",
 }
 
 
 async def _read(response: ClientResponse) -> None:
-    left = REPLY_BYTES_MAX
-    while left > 0 and (chunk := await response.content.read(left)):
-        left -= len(chunk)
+    remaining = REPLY_BYTES_MAX
+    while remaining > 0 and (chunk := await response.content.read(remaining)):
+        remaining -= len(chunk)
 
 
 def _problem(status: int) -> str | None:
@@ -108,6 +108,6 @@ def _problem(status: int) -> str | None:
 
 
 def _retry_after(response: ClientResponse) -> float:
-    """The header as seconds; the other form it may have, a date, is not worth its parsing."""
+    """Return the header in seconds; its date form is ignored."""
     text = response.headers.get("Retry-After", "") if response.status in {429, 503} else ""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0

@@ -1,4 +1,4 @@
-"""Keeping webhooks: plain records, and in the same transaction what the journal tells of each change."""
+"""Webhook management: ORM records, with the journal event in the same transaction."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,12 +21,16 @@ from service.webhooks.models import Delivery, Webhook
 from service.webhooks.schemas import WebhookCreate, WebhookPatch
 from service.webhooks.signing import new_secret
 
-# Nobody else's creation comes between the count and the row; reading and locking rows go on.
+# Blocks concurrent creations between count and insert, but neither reads nor row locks.
 LOCK = text("lock table webhooks in share row exclusive mode")
 
 
 class LimitReached(Fault):
-    status, code, message = 409, "LIMIT_REACHED", "There are as many webhooks as there may be"
+    status, code, message = (
+        409,
+        "LIMIT_REACHED",
+        "The maximum number of webhooks is reached; delete one first",
+    )
 
 
 class WebhookRepository(SQLAlchemyAsyncRepository[Webhook]):
@@ -37,22 +41,22 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
     repository_type = WebhookRepository
 
     async def read(self, webhook_id: UUID) -> Webhook:
-        found = await self.get_one_or_none(id=webhook_id)
-        if found is None:
+        record = await self.get_one_or_none(id=webhook_id)
+        if record is None:
             raise NotFound
-        return found
+        return record
 
-    async def locked(self, webhook_id: UUID, versions: list[int] | None = None) -> Webhook:
-        """The row, nobody else's until the end of the transaction. Raises `PreconditionFailed` if stale."""
-        found = await self.get_one_or_none(id=webhook_id, with_for_update=True)
-        if found is None:
+    async def get_for_update(self, webhook_id: UUID, versions: list[int] | None = None) -> Webhook:
+        """Return the row, locked until the transaction ends. Raises `PreconditionFailed` if it is stale."""
+        record = await self.get_one_or_none(id=webhook_id, with_for_update=True)
+        if record is None:
             raise NotFound
-        if versions is not None and found.version not in versions:
-            raise PreconditionFailed(found.version)
-        return found
+        if versions is not None and record.version not in versions:
+            raise PreconditionFailed(record.version)
+        return record
 
     async def page(self, after: UUID | None, limit: int) -> list[Webhook]:
-        """Newest first."""
+        """Return webhooks, newest first."""
         older = [] if after is None else [Webhook.id < after]
         return list(await self.get_many(*older, LimitOffset(limit, 0), OrderBy("id", "desc")))
 
@@ -69,48 +73,50 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
     async def patch(
         self, webhook_id: UUID, data: WebhookPatch, author: Author, *, versions: list[int] | None
     ) -> Webhook:
-        """Set the fields that were sent. Enabling forgets why it was disabled."""
+        """Set the fields that were sent. Enabling clears `disabled_reason`."""
         fields = {name: value for name, value in asdict(data).items() if value is not UNSET}
         if not fields:
             raise NoFields
-        found = await self.locked(webhook_id, versions)
-        before = event_payload(found)
+        record = await self.get_for_update(webhook_id, versions)
+        before = event_payload(record)
         if data.enabled:
             fields["disabled_reason"] = None
-        self._update(found, **fields)
-        changed = {"id": found.id, "version": found.version, "changes": diff(before, event_payload(found))}
-        self._record("webhook.updated", found.id, author, changed)
-        return found
+        self._update(record, **fields)
+        changed = {"id": record.id, "version": record.version, "changes": diff(before, event_payload(record))}
+        self._record("webhook.updated", record.id, author, changed)
+        return record
 
     async def rotate(self, webhook_id: UUID, author: Author, *, overlap_seconds: float) -> Webhook:
-        """Give it another secret; for a while the old one signs as well."""
-        found = await self.locked(webhook_id)
+        """Rotate the secret; the old one also signs for `overlap_seconds`."""
+        record = await self.get_for_update(webhook_id)
         until = datetime.now(UTC) + timedelta(seconds=overlap_seconds)
-        self._update(found, secret=new_secret(), old_secret=found.secret, old_secret_until=until)
-        self._record("webhook.secret_rotated", found.id, author, {"id": found.id, "version": found.version})
-        return found
+        self._update(record, secret=new_secret(), old_secret=record.secret, old_secret_until=until)
+        self._record(
+            "webhook.secret_rotated", record.id, author, {"id": record.id, "version": record.version}
+        )
+        return record
 
     async def remove(self, webhook_id: UUID, author: Author, *, versions: list[int] | None) -> None:
-        """Delete it, and end its pending deliveries."""
-        found = await self.locked(webhook_id, versions)
+        """Delete a webhook and fail its pending deliveries."""
+        record = await self.get_for_update(webhook_id, versions)
         ended = {"status": "failed", "due_at": None, "finished_at": func.now()}
         pending = Delivery.webhook_id == webhook_id, Delivery.status == "pending"
         await self.repository.session.execute(update(Delivery).where(*pending).values(ended))
-        self._record("webhook.deleted", found.id, author, event_payload(found))
+        self._record("webhook.deleted", record.id, author, event_payload(record))
         await self.delete(webhook_id)
 
-    def _update(self, found: Webhook, **fields: Any) -> None:
+    def _update(self, record: Webhook, **fields: Any) -> None:
         for name, value in fields.items():
-            setattr(found, name, value)
-        found.version += 1
-        found.updated_at = datetime.now(UTC)
+            setattr(record, name, value)
+        record.version += 1
+        record.updated_at = datetime.now(UTC)
 
     def _record(self, type_: str, webhook_id: UUID, author: Author, payload: dict[str, Any]) -> None:
         self.repository.session.add(new_event(type_, webhook_id, author, payload))
 
 
 def reject_private_url(url: str | UnsetType) -> None:
-    """For what is certain without a look-up; the rest the guard refuses at the connection."""
+    """Reject a URL that is certainly private; `address_filter` checks all others at the connection."""
     if url and is_certainly_private(URL(url).host or ""):
         raise ValidationFailed([Detail("/url", "must not be a private address")])
 
@@ -130,7 +136,7 @@ def new_webhook(data: WebhookCreate) -> Webhook:
 
 
 def event_payload(webhook: Webhook) -> dict[str, Any]:
-    """What the journal tells of a webhook; never its secret."""
+    """Return the fields for the journal, never the secret."""
     return {
         "id": webhook.id,
         "url": webhook.url,

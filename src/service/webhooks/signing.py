@@ -17,7 +17,7 @@ def new_secret() -> str:
 
 
 def signed_headers(keys: Sequence[str], identity: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """What goes with `body`: its id, the seconds since 1970, and one signature for each of the secrets."""
+    """Return the headers for `body`: its id, the Unix time, and one signature per secret."""
     signatures = (signature(key, identity, str(timestamp), body) for key in keys)
     return {ID: identity, TIMESTAMP: str(timestamp), SIGNATURE: " ".join(signatures)}
 
@@ -29,7 +29,7 @@ def signature(key: str, identity: str, timestamp: str, body: bytes) -> str:
 
 
 def verify_signature(key: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether one of the signatures is this secret's. How old they may be is the receiver's business."""
+    """Return whether a signature matches the secret. Checking the timestamp's age is up to the caller."""
     expected = signature(key, headers.get(ID, ""), headers.get(TIMESTAMP, ""), body).encode()
-    given = headers.get(SIGNATURE, "").encode().split(b" ")
-    return any(hmac.compare_digest(expected, one) for one in given)
+    received = headers.get(SIGNATURE, "").encode().split(b" ")
+    return any(hmac.compare_digest(expected, one) for one in received)

@@ -1,37 +1,37 @@
-"""The SQL of deliveries: claiming, recording an attempt and giving back are one statement each."""
+"""The SQL of deliveries; claim, record and release are one statement each."""
 
 ANY_ENABLED = "select exists (select 1 from webhooks where enabled)"
 
-# The due ones are named in an array: joined to them, a long table of deliveries might be read as a whole.
+# Due ids go through an array: with a join, the planner may read a large deliveries table completely.
 CLAIM = """
-with lanes as (
+with receivers as (
   select id, url, array_remove(array[secret, case when old_secret_until > now() then old_secret end], null)
-    as secrets, greatest($1::int - coalesce(busy.places, 0), 0) as free
-  from webhooks left join unnest($2::uuid[], $3::int[]) as busy (id, places) using (id)
+    as secrets, greatest($1::int - coalesce(busy.running, 0), 0) as free
+  from webhooks left join unnest($2::uuid[], $3::int[]) as busy (id, running) using (id)
   where enabled
 ), due as (
-  select mine.id from lanes cross join lateral (
-    select id from deliveries where webhook_id = lanes.id and due_at <= now()
-    order by due_at limit lanes.free for update skip locked) mine
+  select mine.id from receivers cross join lateral (
+    select id from deliveries where webhook_id = receivers.id and due_at <= now()
+    order by due_at limit receivers.free for update skip locked) mine
 ), claimed as (
   update deliveries set due_at = now() + $4::interval, tries = tries + 1
   where id = any(array(select id from due))
   returning *
 )
-select c.id, c.tries, jsonb_array_length(c.attempts), c.webhook_id, lanes.url, lanes.secrets, e.id::text,
-  json_build_object('type', e.type,
+select c.id, c.tries, jsonb_array_length(c.attempts), c.webhook_id, receivers.url, receivers.secrets,
+  e.id::text, json_build_object('type', e.type,
     'timestamp', to_char(e.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'data', e.payload)::text
-from claimed c join lanes on lanes.id = c.webhook_id join events e on e.id = c.event_id
+from claimed c join receivers on receivers.id = c.webhook_id join events e on e.id = c.event_id
 order by c.id"""
-"""At most $1 under way to each webhook; $2 and $3 say how many are. $4: how long they are the claimant's."""
+"""$1: the limit per webhook; $2 and $3: webhooks and their running deliveries; $4: the lease."""
 
 RECORD = """
 update deliveries set attempts = attempts || $3::jsonb, status = $4::text, due_at = now() + $5::interval,
   finished_at = case when $4 <> 'pending' then now() end
 where id = $1 and tries = $2 and status = 'pending'"""
 
-# The webhook's row first, as DELETE does: whoever took its deliveries' rows first could wait for it forever.
+# Locks the webhook first, as DELETE does; locking its deliveries first could deadlock.
 RECORD_GONE = """
 with webhook as (
   select id from webhooks where id = $4 for no key update

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from receiver import deliveries, inbox, subscribe, tell
+from receiver import deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
 from service.settings import Settings
@@ -75,9 +75,9 @@ def settings(settings: Settings) -> Settings:
 async def test_a_name_or_address_of_this_machine_is_refused_at_the_connection(
     database: Database, settings: Settings, host: str
 ) -> None:
-    async with inbox() as local, WebhookDispatcher(database, settings).open():
+    async with receiver() as local, WebhookDispatcher(database, settings).open():
         await subscribe(database, local.url.replace("127.0.0.1", host))
-        await tell(database)
+        await record_event(database)
         attempt = await first_attempt(database)
         assert (attempt["status_code"], attempt["error"]) == (None, "The address is not public")
         assert local.received == []
@@ -86,10 +86,10 @@ async def test_a_name_or_address_of_this_machine_is_refused_at_the_connection(
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(database: Database, settings: Settings, status: int) -> None:
     allowing = replace(settings, webhook_allow_private=True)
-    async with inbox() as other, inbox(status=status, headers={"Location": other.url}) as local:
+    async with receiver() as other, receiver(status=status, headers={"Location": other.url}) as local:
         async with WebhookDispatcher(database, allowing).open():
             await subscribe(database, local.url)
-            await tell(database)
+            await record_event(database)
             attempt = await first_attempt(database)
         assert (attempt["status_code"], attempt["error"]) == (status, "Redirects are not followed")
         assert len(local.received) == 1
@@ -100,12 +100,12 @@ async def test_no_proxy_of_the_environment_is_used(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowing = replace(settings, webhook_allow_private=True)
-    async with inbox() as proxy, inbox() as local:
+    async with receiver() as proxy, receiver() as local:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         async with WebhookDispatcher(database, allowing).open():
             await subscribe(database, local.url)
-            await tell(database)
+            await record_event(database)
             await local.until(1)
         assert proxy.received == []
 

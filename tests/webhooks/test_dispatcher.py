@@ -1,4 +1,4 @@
-"""The courier, with a real database and real receivers: what leaves, when, and what comes of it."""
+"""The dispatcher, with a real database and real receivers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from receiver import SECRET, deliveries, inbox, subscribe, tell
+from receiver import SECRET, deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
 from service.events.journal import CLI, INSERT_EVENT, event_arguments
@@ -19,7 +19,7 @@ from service.webhooks.signing import new_secret
 from tests.support.app_helpers import eventually
 
 NEVER_SECONDS = 60.0
-"""A clock that does not strike within a test."""
+"""A poll interval longer than any test."""
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def settings(settings: Settings) -> Settings:
 async def delivering(
     database: Database, settings: Settings, *schedule: float, **changes: Any
 ) -> AsyncIterator[WebhookDispatcher]:
-    courier = WebhookDispatcher(database, replace(settings, **changes), schedule or (NEVER_SECONDS,))
-    async with courier.open():
-        yield courier
+    dispatcher = WebhookDispatcher(database, replace(settings, **changes), schedule or (NEVER_SECONDS,))
+    async with dispatcher.open():
+        yield dispatcher
 
 
 async def until(database: Database, holds: Callable[[list[Any]], bool]) -> list[Any]:
-    """The deliveries once they are as they should be."""
+    """Return the deliveries once `holds` is true of them."""
 
     async def held() -> bool:
         return holds(await deliveries(database))
@@ -55,9 +55,9 @@ def tried(times: int) -> Callable[[list[Any]], bool]:
 
 
 async def test_an_event_arrives_signed_and_whole(database: Database, settings: Settings) -> None:
-    async with inbox() as local, delivering(database, settings):
+    async with receiver() as local, delivering(database, settings):
         await subscribe(database, local.url)
-        event_id = await tell(database, name="caf\u00e9", price="1.10")
+        event_id = await record_event(database, name="caf\u00e9", price="1.10")
         (request,) = await local.until(1)
         (row,) = await until(database, all_are("delivered"))
     assert request.id == event_id
@@ -79,7 +79,7 @@ async def test_an_event_arrives_signed_and_whole(database: Database, settings: S
 
 
 async def test_a_body_keeps_every_digit(database: Database, settings: Settings) -> None:
-    async with inbox() as local, delivering(database, settings):
+    async with receiver() as local, delivering(database, settings):
         await subscribe(database, local.url)
         await database.fetch(
             "insert into events (type, subject, actor, payload) values ('item.updated', 'i', 'cli', "
@@ -91,10 +91,10 @@ async def test_a_body_keeps_every_digit(database: Database, settings: Settings) 
 
 
 async def test_only_what_was_asked_for_arrives(database: Database, settings: Settings) -> None:
-    async with inbox() as items, inbox() as orders, delivering(database, settings):
+    async with receiver() as items, receiver() as orders, delivering(database, settings):
         await subscribe(database, items.url, "item.updated", "item.low_stock")
         await subscribe(database, orders.url, "order.placed")
-        await tell(database)
+        await record_event(database)
         await items.until(1)
         await until(database, all_are("delivered"))
     assert orders.received == []
@@ -103,75 +103,75 @@ async def test_only_what_was_asked_for_arrives(database: Database, settings: Set
 async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
     database: Database, settings: Settings
 ) -> None:
-    async with inbox() as local, delivering(database, settings) as courier:
+    async with receiver() as local, delivering(database, settings) as dispatcher:
         await subscribe(database, local.url)
         with pytest.raises(InterruptedError):
             async with database.session() as session, session.transaction():
                 await session.execute(INSERT_EVENT, *event_arguments("item.updated", "i-1", CLI, {}))
                 assert await session.fetchval("select count(*) from deliveries") == 1
-                courier.wake()
+                dispatcher.wake()
                 raise InterruptedError
-        kept = await tell(database)
+        kept = await record_event(database)
         await until(database, all_are("delivered"))
     assert local.ids == [kept]
 
 
 async def test_it_is_woken_and_does_not_wait_for_the_clock(database: Database, settings: Settings) -> None:
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url)
-        async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as courier:
+        async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as dispatcher:
             for count in range(1, 4):
-                event_id = await tell(database)
-                courier.expect()
-                courier.wake()
+                event_id = await record_event(database)
+                dispatcher.enable()
+                dispatcher.wake()
                 await local.until(count)
                 assert local.ids[-1] == event_id
 
 
 async def test_without_a_webhook_waking_does_nothing(database: Database, settings: Settings) -> None:
-    async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as courier:
-        await eventually(lambda: _true(not courier._woken.is_set()))
-        courier.wake()
-        assert not courier._woken.is_set()
-        courier.expect()
-        courier.wake()
-        assert courier._woken.is_set()
+    async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as dispatcher:
+        await eventually(lambda: _true(not dispatcher._woken.is_set()))
+        dispatcher.wake()
+        assert not dispatcher._woken.is_set()
+        dispatcher.enable()
+        dispatcher.wake()
+        assert dispatcher._woken.is_set()
 
 
 async def test_one_waking_empties_a_queue_longer_than_the_lane(
     database: Database, settings: Settings
 ) -> None:
     never = {"webhook_poll_seconds": NEVER_SECONDS, "webhook_lane_max": 2}
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url)
-        told = [await tell(database) for _ in range(25)]
+        events = [await record_event(database) for _ in range(25)]
         async with delivering(database, settings, **never):
             await local.until(25)
             await until(database, all_are("delivered"))
-    assert sorted(local.ids) == sorted(told)
+    assert sorted(local.ids) == sorted(events)
 
 
 async def test_an_endpoint_that_hangs_does_not_slow_another(database: Database, settings: Settings) -> None:
-    async with inbox() as stuck, inbox() as quick:
-        stuck.answering.clear()
+    async with receiver() as stuck, receiver() as quick:
+        stuck.may_answer.clear()
         stuck_id, quick_id = await subscribe(database, stuck.url), await subscribe(database, quick.url)
         async with delivering(database, settings, webhook_lane_max=3):
             for _ in range(20):
-                await tell(database)
+                await record_event(database)
             await quick.until(20)
             rows = await until(
                 database, lambda rows: all_are("delivered")([r for r in rows if r["webhook_id"] == quick_id])
             )
             assert len(stuck.received) == 3
             assert all_are("pending")([row for row in rows if row["webhook_id"] == stuck_id])
-            stuck.answering.set()
+            stuck.may_answer.set()
             await until(database, all_are("delivered"))
 
 
 async def test_a_failure_is_recorded_and_tried_again_later(database: Database, settings: Settings) -> None:
-    async with inbox(status=500) as local, delivering(database, settings, 100.0):
+    async with receiver(status=500) as local, delivering(database, settings, 100.0):
         await subscribe(database, local.url)
-        event_id = await tell(database)
+        event_id = await record_event(database)
         (row,) = await until(database, tried(1))
         pause = (row["due_at"] - datetime.now(UTC)).total_seconds()
         assert row["status"] == "pending"
@@ -186,9 +186,9 @@ async def test_a_failure_is_recorded_and_tried_again_later(database: Database, s
 
 
 async def test_after_the_last_try_it_has_failed_and_says_so(database: Database, settings: Settings) -> None:
-    async with inbox(status=503) as local, delivering(database, settings, 0.01, 0.01):
+    async with receiver(status=503) as local, delivering(database, settings, 0.01, 0.01):
         await subscribe(database, local.url)
-        await tell(database)
+        await record_event(database)
         (row,) = await until(database, all_are("failed"))
     assert [attempt["status_code"] for attempt in row["attempts"]] == [503] * 3
     assert (row["due_at"], len(local.received)) == (None, 3)
@@ -200,24 +200,24 @@ async def test_a_receiver_may_ask_to_be_left_alone(
     database: Database, settings: Settings, status: int
 ) -> None:
     async with (
-        inbox(status=status, headers={"Retry-After": "3600"}) as local,
+        receiver(status=status, headers={"Retry-After": "3600"}) as local,
         delivering(database, settings, 1.0),
     ):
         await subscribe(database, local.url)
-        await tell(database)
+        await record_event(database)
         (row,) = await until(database, tried(1))
     assert 3500 < (row["due_at"] - datetime.now(UTC)).total_seconds() <= 3600
 
 
 async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, settings: Settings) -> None:
-    async with inbox(status=410) as local, inbox() as other:
+    async with receiver(status=410) as local, receiver() as other:
         webhook_id = await subscribe(database, local.url)
         await subscribe(database, other.url)
         for _ in range(5):
-            await tell(database)
+            await record_event(database)
         async with delivering(database, settings, webhook_lane_max=1):
             rows = await until(database, lambda rows: all(row["status"] != "pending" for row in rows))
-            await tell(database)
+            await record_event(database)
             await other.until(6)
     assert {r["status"] for r in rows if r["webhook_id"] == webhook_id} == {"failed"}
     assert {r["status"] for r in rows if r["webhook_id"] != webhook_id} == {"delivered"}
@@ -226,21 +226,21 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, se
     assert webhook
     assert (webhook["enabled"], webhook["version"]) == (False, 2)
     assert "410" in webhook["disabled_reason"]
-    (told,) = await database.fetch("select * from events where type = 'webhook.disabled'")
-    assert (told["subject"], told["actor"]) == (str(webhook_id), "worker")
+    (events,) = await database.fetch("select * from events where type = 'webhook.disabled'")
+    assert (events["subject"], events["actor"]) == (str(webhook_id), "worker")
 
 
 async def test_several_answers_that_it_is_gone_disable_it_once(
     database: Database, settings: Settings
 ) -> None:
-    async with inbox(status=410) as local:
-        local.answering.clear()
+    async with receiver(status=410) as local:
+        local.may_answer.clear()
         await subscribe(database, local.url)
         for _ in range(8):
-            await tell(database)
+            await record_event(database)
         async with delivering(database, settings):
             await local.until(8)
-            local.answering.set()
+            local.may_answer.set()
             await until(database, all_are("failed"))
     assert await database.fetchval("select count(*) from events where type = 'webhook.disabled'") == 1
 
@@ -248,14 +248,14 @@ async def test_several_answers_that_it_is_gone_disable_it_once(
 async def test_a_disabled_webhook_is_told_nothing_until_it_is_enabled(
     database: Database, settings: Settings
 ) -> None:
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url)
-        before = await tell(database)
+        before = await record_event(database)
         await database.fetch("update webhooks set enabled = false")
-        await tell(database)
-        async with inbox() as other, delivering(database, settings):
+        await record_event(database)
+        async with receiver() as other, delivering(database, settings):
             await subscribe(database, other.url)
-            after = await tell(database)
+            after = await record_event(database)
             await other.until(1)
             assert local.received == []
             await database.fetch("update webhooks set enabled = true")
@@ -269,16 +269,16 @@ async def test_after_a_rotation_both_secrets_verify_for_a_while(
     database: Database, settings: Settings
 ) -> None:
     new = new_secret()
-    async with inbox() as local, delivering(database, settings):
+    async with receiver() as local, delivering(database, settings):
         await subscribe(database, local.url)
         await database.fetch(
             "update webhooks set secret = $1, old_secret = secret, old_secret_until = now() + interval '1 h'",
             new,
         )
-        await tell(database)
+        await record_event(database)
         await local.until(1)
         await database.fetch("update webhooks set old_secret_until = now()")
-        await tell(database)
+        await record_event(database)
         during, after = await local.until(2)
     assert [during.verifies(secret) for secret in (new, SECRET)] == [True, True]
     assert [after.verifies(secret) for secret in (new, SECRET)] == [True, False]
@@ -286,28 +286,28 @@ async def test_after_a_rotation_both_secrets_verify_for_a_while(
 
 async def test_two_processes_deliver_each_event_once(database: Database, settings: Settings) -> None:
     async with (
-        inbox() as local,
+        receiver() as local,
         Database(settings).open() as other,
         delivering(database, settings, webhook_poll_seconds=0.01) as one,
         delivering(other, settings, webhook_poll_seconds=0.01) as two,
     ):
         await subscribe(database, local.url)
-        told = []
+        events = []
         for _ in range(150):
-            told.append(await tell(database))
+            events.append(await record_event(database))
             one.wake()
             two.wake()
         rows = await until(database, all_are("delivered"))
-    assert sorted(local.ids) == sorted(told)
+    assert sorted(local.ids) == sorted(events)
     assert {row["tries"] for row in rows} == {1}
 
 
 async def test_what_a_dead_process_had_claimed_is_delivered_when_its_lease_lapses(
     database: Database, settings: Settings
 ) -> None:
-    async with inbox() as local:
+    async with receiver() as local:
         await subscribe(database, local.url)
-        event_id = await tell(database)
+        event_id = await record_event(database)
         await database.fetch("update deliveries set tries = 1, due_at = now() + interval '0.3 s'")
         async with delivering(database, settings):
             (row,) = await until(database, all_are("delivered"))
@@ -315,17 +315,17 @@ async def test_what_a_dead_process_had_claimed_is_delivered_when_its_lease_lapse
 
 
 async def test_whoever_lost_a_claim_records_nothing(database: Database, settings: Settings) -> None:
-    async with inbox() as local, delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as c:
-        local.answering.clear()
+    async with receiver() as local, delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as c:
+        local.may_answer.clear()
         await subscribe(database, local.url)
-        await tell(database)
-        c.expect()
+        await record_event(database)
+        c.enable()
         c.wake()
         await local.until(1)
         claimed = "update deliveries set tries = tries + 1, due_at = now() + interval '1 hour'"
         await database.fetch(claimed)
-        local.answering.set()
-        await eventually(lambda: _true(not c._under_way))
+        local.may_answer.set()
+        await eventually(lambda: _true(not c._running))
         (row,) = await deliveries(database)
     assert (row["status"], row["attempts"], row["tries"]) == ("pending", [], 2)
 
@@ -333,29 +333,29 @@ async def test_whoever_lost_a_claim_records_nothing(database: Database, settings
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://127.0.0.1:9/", "The connection could not be made or was lost"),
+        ("http://127.0.0.1:9/", "The connection failed"),
         ("http://nowhere.invalid/", "The host name could not be resolved"),
         ("http://127.1/", "The URL is not valid"),
-        ("https://127.0.0.1:{port}/", "The TLS connection could not be made"),
+        ("https://127.0.0.1:{port}/", "The TLS connection failed"),
     ],
 )
 async def test_what_went_wrong_is_said_in_the_customers_words(
     database: Database, settings: Settings, url: str, words: str
 ) -> None:
-    async with inbox() as local, delivering(database, settings):
+    async with receiver() as local, delivering(database, settings):
         port = local.url.rsplit(":", 1)[1].partition("/")[0]
         await subscribe(database, url.format(port=port))
-        await tell(database)
+        await record_event(database)
         (row,) = await until(database, tried(1))
     (attempt,) = row["attempts"]
     assert (attempt["status_code"], attempt["error"]) == (None, words)
 
 
 async def test_who_does_not_answer_in_time_has_failed(database: Database, settings: Settings) -> None:
-    async with inbox() as local, delivering(database, settings, webhook_timeout_seconds=0.2):
-        local.answering.clear()
+    async with receiver() as local, delivering(database, settings, webhook_timeout_seconds=0.2):
+        local.may_answer.clear()
         await subscribe(database, local.url)
-        await tell(database)
+        await record_event(database)
         (row,) = await until(database, tried(1))
     (attempt,) = row["attempts"]
     assert (attempt["status_code"], attempt["error"]) == (None, "There was no reply within 0.2 s")
@@ -371,25 +371,25 @@ async def test_what_is_no_http_has_failed(database: Database, settings: Settings
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with server, delivering(database, settings):
         await subscribe(database, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-        await tell(database)
+        await record_event(database)
         (row,) = await until(database, tried(1))
     assert row["attempts"][0]["error"] == "The reply was not valid HTTP"
 
 
 async def test_a_reply_without_end_is_delivered_by_its_status(database: Database, settings: Settings) -> None:
-    async with inbox(status=200, body=b"x" * 5_000_000) as local, delivering(database, settings):
+    async with receiver(status=200, body=b"x" * 5_000_000) as local, delivering(database, settings):
         await subscribe(database, local.url)
-        await tell(database)
+        await record_event(database)
         await until(database, all_are("delivered"))
-        await tell(database)
+        await record_event(database)
         await local.until(2)
 
 
 async def test_at_the_end_what_is_under_way_is_given_back(database: Database, settings: Settings) -> None:
-    async with inbox() as local:
-        local.answering.clear()
+    async with receiver() as local:
+        local.may_answer.clear()
         await subscribe(database, local.url)
-        event_id = await tell(database)
+        event_id = await record_event(database)
         async with delivering(database, settings):
             await local.until(1)
             begun = monotonic()
@@ -397,21 +397,21 @@ async def test_at_the_end_what_is_under_way_is_given_back(database: Database, se
         (row,) = await deliveries(database)
         assert (row["status"], row["attempts"]) == ("pending", [])
         assert row["due_at"] <= datetime.now(UTC)
-        local.answering.set()
+        local.may_answer.set()
         async with delivering(database, settings):
             await until(database, all_are("delivered"))
         assert local.ids == [event_id] * 2
 
 
 async def test_at_the_end_what_is_under_way_may_end(database: Database, settings: Settings) -> None:
-    async with inbox() as local:
-        local.answering.clear()
+    async with receiver() as local:
+        local.may_answer.clear()
         await subscribe(database, local.url)
-        await tell(database)
+        await record_event(database)
         async with delivering(database, settings):
             await local.until(1)
-            await tell(database)
-            asyncio.get_running_loop().call_later(0.2, local.answering.set)
+            await record_event(database)
+            asyncio.get_running_loop().call_later(0.2, local.may_answer.set)
         first, *_ = await deliveries(database)
         assert (first["status"], len(first["attempts"])) == ("delivered", 1)
 
