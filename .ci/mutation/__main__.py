@@ -29,7 +29,8 @@ TESTS = {
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py "
     "tests/http/test_idempotency.py tests/http/test_conditions.py",
-    "http/idempotency": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
+    "http/idempotency": "tests/http/test_idempotency.py",
+    "idempotency/replies": "tests/http/test_idempotency.py tests/webhooks/test_webhooks.py",
     "events/journal": "tests/events/test_journal.py",
     "webhooks/dispatcher": "tests/webhooks/test_dispatcher.py tests/webhooks/test_processes.py "
     "tests/health/test_metrics_endpoint.py",

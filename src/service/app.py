@@ -38,12 +38,12 @@ from service.http.error_handlers import (
     reply_with_fault,
     reply_with_replay,
 )
-from service.http.idempotency import Replay
 from service.http.middleware import RequestMiddleware
 from service.http.parameters import validate_query
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.http.trust import TrustPolicy
+from service.idempotency.replies import Replay
 from service.items import catalog
 from service.items.controller import ItemController
 from service.job_kinds import build_registry

@@ -79,8 +79,14 @@ def describe_error(error: msgspec.ValidationError, type_: Any, *, text: bool = F
 
 
 def find_rule(type_: Any) -> Rule | None:
-    rule: Rule | None = _extra(type_, "rule")
+    rule: Rule | None = find_extra(type_, "rule")
     return rule
+
+
+def find_extra(type_: Any, name: str) -> Any:
+    """Return an entry of a type's `Meta(extra={…})`, or None."""
+    meta = find_in_type(type_, lambda part: isinstance(part, Meta) and part.extra and name in part.extra)
+    return meta and meta.extra[name]
 
 
 def find_in_type(type_: Any, wanted: Callable[[Any], Any]) -> Any:
@@ -97,11 +103,6 @@ def find_in_type(type_: Any, wanted: Callable[[Any], Any]) -> Any:
 def _field_rules(struct: type[Struct]) -> list[tuple[str, Rule]]:
     rules = ((field.name, find_rule(field.type)) for field in fields(struct))
     return [(name, rule) for name, rule in rules if rule is not None]
-
-
-def _extra(type_: Any, name: str) -> Any:
-    meta = find_in_type(type_, lambda part: isinstance(part, Meta) and part.extra and name in part.extra)
-    return meta and meta.extra[name]
 
 
 def _wrong_type(match: re.Match[str], _: Any, text: bool) -> str:
@@ -127,7 +128,7 @@ def _wrong_size(match: re.Match[str], _type: Any, _text: bool) -> str:
 
 
 def _wrong_form(_: re.Match[str], type_: Any, _text: bool) -> str:
-    expected = _extra(type_, "expected")
+    expected = find_extra(type_, "expected")
     return f"must be {expected}" if expected else "must not contain NUL characters"
 
 

@@ -5,7 +5,7 @@ from service.auth.models import ApiKey, Secret
 from service.database.orm import Base
 from service.documents.models import Content, Document
 from service.events.models import Event
-from service.http.models import IdempotencyKey
+from service.idempotency.models import IdempotencyKey
 from service.items.models import Item, Movement
 from service.jobs.models import Job
 from service.orders.models import Order, OrderLine, Transaction

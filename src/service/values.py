@@ -1,8 +1,10 @@
 """Types shared by all schemas: money, currencies, times, JSON numbers."""
 
+import re
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Literal
+from itertools import accumulate
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -47,8 +49,21 @@ Currency = Literal[
 # fmt: on
 """ISO 4217 codes of circulating currencies, as of 2026."""
 
-NUMBER_MAX = 10**308
+NUMBER_DIGITS_MAX = 308
+NUMBER_MAX = Decimal("1e308")
+INTEGER_MAX = 10**308
+FRACTION_DIGITS_MAX = 4300
 NUMBER_RANGE_MESSAGE = "numbers must be between -1e308 and 1e308, and not closer to 0 than 1e-308"
+SHORT_NUMBER_LENGTH = 300
+"""A number without an exponent that is not longer is in the range of a double."""
+DEPTH_MAX = 128
+"""Maximum nesting of JSON: far below Python's recursion limit, so that the whole service can read it."""
+
+STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+LONGEST_EXPANSION = 64
+"""Times that a number grows at most when its exponent is expanded: `1e308` has 5 bytes, and then 309."""
+LARGE_EXPONENTS = re.compile(rb"[eE][+]?0*+([1-9][0-9]{1,2})")
 
 
 def parse_exact_number(text: str) -> Decimal:
@@ -60,6 +75,8 @@ def parse_exact_number(text: str) -> Decimal:
         number = Decimal(text)
     except InvalidOperation:  # the exponent is beyond that of Decimal
         return Decimal("Infinity")
+    if not _has_exponent(text):
+        return number
     return Decimal(f"{number:f}") if "E+" in str(number) and is_storable(number) else number
 
 
@@ -75,19 +92,66 @@ def size_problem(document: object, bytes_max: int) -> str | None:
     return None
 
 
+def text_size_problem(text: bytes, bytes_max: int) -> str | None:
+    """Return an error text if valid JSON is larger than `bytes_max`, else None.
+
+    Whitespace and escapes do not count. It decodes nothing: 250 KB of `1e308` would expand to 13 MB and block
+    the event loop for a second.
+    """
+    if len(text) > bytes_max // LONGEST_EXPANSION:
+        compact = msgspec.json.format(text, indent=-1)
+        size = len(compact) - 5 * compact.count(b"\\u")
+        if size > bytes_max or size + _expansion(compact) > bytes_max:
+            return f"must be at most {bytes_max} bytes of JSON"
+    return None
+
+
+def _expansion(text: bytes) -> int:
+    """Return about how many digits the exponents in a JSON text add, those below 10 aside."""
+    exponents = LARGE_EXPONENTS.findall(STRINGS.sub(b"", text))
+    return sum(min(int(exponent), NUMBER_DIGITS_MAX) for exponent in exponents)
+
+
+def nesting(text: bytes) -> int:
+    """Return how deep arrays and objects are nested in JSON, or 0 if that is certainly within `DEPTH_MAX`."""
+    if text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
+        return 0
+    brackets = STRINGS.sub(b"", text).translate(None, delete=NOT_BRACKETS)
+    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
+
+
 def parse_client_number(text: str) -> Decimal:
     """Parse a number from a client. Raises `ValueError` outside the range of a double.
 
     1e99999 is seven bytes in a request, but a hundred thousand digits in PostgreSQL and in every reply.
     """
     number = parse_exact_number(text)
-    if not is_storable(number):
+    if (len(text) > SHORT_NUMBER_LENGTH or _has_exponent(text)) and not is_storable(number):
         raise ValueError(NUMBER_RANGE_MESSAGE)
     return number
 
 
 def is_storable(number: Decimal | int) -> bool:
     if isinstance(number, int):
-        return abs(number) <= NUMBER_MAX
-    in_range = number.is_finite() and abs(number) <= NUMBER_MAX and abs(number.adjusted()) <= 308
-    return in_range and len(number.as_tuple().digits) <= 4300
+        return abs(number) <= INTEGER_MAX
+    if not number.is_finite() or abs(number.adjusted()) > NUMBER_DIGITS_MAX:
+        return False
+    if number.adjusted() == NUMBER_DIGITS_MAX and abs(number) > NUMBER_MAX:
+        return False
+    return len(number.as_tuple().digits) <= FRACTION_DIGITS_MAX
+
+
+def _has_exponent(text: str) -> bool:
+    return "e" in text or "E" in text
+
+
+class Versioned(Protocol):
+    """A resource whose version changes with every update."""
+
+    version: int
+
+
+def reply_headers(version: int, location: str | None = None) -> dict[str, str]:
+    """Return the headers of a reply with a versioned resource."""
+    headers = {"ETag": f'"{version}"'}
+    return headers if location is None else {**headers, "Location": location}

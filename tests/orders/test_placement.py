@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from service.database.database import Database
 from service.errors import Overloaded
@@ -149,8 +149,9 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 1)
+    broken = {"item_id": UUID(bolt["id"]), "delta": -1, "versions": None, "reason": "the last one broke"}
     async with locked(database_url, bolt) as holder:
-        await holder.execute(ADJUST, UUID(bolt["id"]), -1, None, "cli", None, "the last one broke")
+        await holder.execute(*ADJUST(**broken, **asdict(CLI)))
         buyer = asyncio.create_task(order(concurrent_client, (bolt, 1)))
         await wait_for_locks(holder, 1)
     assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}

@@ -17,10 +17,11 @@ from service.documents.schemas import Document, DocumentOperation, PictureOperat
 from service.documents.store import DocumentStore, location
 from service.documents.upload import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
-from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.idempotency import hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest
+from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.settings import Settings
 
 UPLOAD_FAULTS = [

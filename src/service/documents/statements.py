@@ -1,29 +1,31 @@
 """SQL statements of documents. Each change writes its event in the same statement."""
 
-from service.http.idempotency import store_replies_sql
+from service.database.named_sql import NamedSql
+from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
 COLUMNS = """
 d.id, d.filename, d.content_type, d.size_bytes, encode(d.sha256, 'hex'), d.status, d.created_at,
 d.width, d.height, d.pages, d.reason"""
 """Columns in the order of the fields of `schemas.Document`."""
 
-CREATE = f"""
-with stored_replies as ({store_replies_sql(10)}
+CREATED_FIELDS = ("id", "filename", "content_type", "size_bytes", "created_at")
+CREATE = NamedSql(f"""
+with stored_replies as ({STORE_REPLIES}
 ), content as (
   insert into contents (sha256, key, uses)
-  select $5, $7, 1 where (select count(*) from stored_replies) = cardinality($10::text[])
+  select :sha256, :key, 1 where {ALL_REPLIES_STORED}
   on conflict (sha256) do update set uses = contents.uses + 1
   returning key
 ), inserted_documents as (
   insert into documents (id, filename, content_type, size_bytes, sha256, created_at)
-  select $1, $2, $3, $4, $5, $6 from content returning *
+  select :id, :filename, :content_type, :size_bytes, :sha256, :created_at from content returning *
 ), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'document.stored', id::text, $8, $9, jsonb_build_object('id', id, 'filename', filename,
+  select 'document.stored', id::text, :actor, :request_id, jsonb_build_object('id', id, 'filename', filename,
     'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))
   from inserted_documents
 )
-select key from content"""
+select key from content""")
 """Returns the content's blob key, which may be an older one; no row if the claim is taken."""
 
 READ = f"""

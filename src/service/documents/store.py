@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 from msgspec import UNSET, Struct
+from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
 from service.blobs import STORAGE_ERRORS, BlobStore
@@ -22,12 +23,12 @@ from service.documents.schemas import Document
 from service.documents.upload import ReceivedFile, StorageUnavailable
 from service.errors import NotFound
 from service.events.journal import Author
-from service.http.idempotency import (
+from service.idempotency.replies import (
     Claim,
     IdempotencyInProgress,
     StoredReply,
     raise_stored_outcome,
-    reply_columns,
+    reply_arguments,
 )
 from service.jobs import statements as jobs
 from service.jobs.queue import enqueue
@@ -130,16 +131,17 @@ class DocumentStore:
 
         Return the content's blob key, which may be an older one, or None if the claim is taken.
         """
-        facts = (document.id, document.filename, document.content_type, document.size_bytes, sha256)
-        by = (author.actor, author.request_id)
+        fields = {name: getattr(document, name) for name in statements.CREATED_FIELDS}
+        by = asdict(author)
+        arguments = statements.CREATE(**fields, sha256=sha256, key=key, **by, **reply_arguments(replies))
         async with session.transaction():
-            row = (*facts, document.created_at, key, *by, *reply_columns(replies))
-            content_key: str | None = await session.fetchval(statements.CREATE, *row)
+            content_key: str | None = await session.fetchval(*arguments)
             if content_key is not None:
                 job_id = uuid7()
                 (queue_id,) = await enqueue(session, [job_id])
-                job = (job_id, INSPECT, {"document_id": str(document.id)}, queue_id, *by)
-                await session.execute(jobs.CREATE, *job, *reply_columns([]))
+                payload = {"document_id": str(document.id)}
+                job = {"id": job_id, "kind": INSPECT, "payload": payload, "queue_id": queue_id}
+                await session.execute(*jobs.CREATE(**job, **by, **reply_arguments([])))
         return content_key
 
     async def _delete_blob(self, key: str) -> None:

@@ -18,9 +18,9 @@ from service.documents.form import FilePart, SingleFileForm, chunks
 from service.documents.formats import Format, check_complete_file
 from service.documents.walk import MalformedFile, StructureChecker
 from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
-from service.http.idempotency import Claim
 from service.http.middleware import Exchange
 from service.http.request import StrictRequest
+from service.idempotency.replies import Claim
 from service.observability.metrics import Metrics
 from service.settings import Settings
 

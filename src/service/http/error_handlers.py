@@ -14,9 +14,9 @@ from litestar.exceptions import HTTPException, ValidationException
 from service import errors
 from service.database.orm import root_cause
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
-from service.http.idempotency import Replay
 from service.http.middleware import Exchange, allow_header
 from service.http.parameters import add_parameter_errors
+from service.idempotency.replies import Replay
 
 log = structlog.get_logger()
 AnyRequest = Request[Any, Any, Any]

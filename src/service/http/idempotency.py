@@ -1,96 +1,17 @@
-"""Idempotent requests: repeated under one `Idempotency-Key`, a request takes effect once.
-
-The repetition gets the first reply byte for byte. The reply is stored by the statement that has the effect,
-so neither exists without the other; it must be known before the statement runs. Only successes are stored:
-a rejected request had no effect, so repeating it is a new attempt.
-"""
+"""The `Idempotency-Key` header: the claim that a request makes."""
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
 
-import asyncpg
-from msgspec import Struct
-from msgspec.structs import asdict, astuple
-from sqlalchemy import func, literal, text
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from service.database.session import Session
-from service.errors import Detail, Fault, ValidationFailed
-from service.http.models import IdempotencyKey
-from service.http.reply import Versioned, reply_headers
+from service.errors import Detail, ValidationFailed
 from service.http.request import StrictRequest
-from service.values import encode_json
+from service.idempotency.replies import Claim, IdempotencyInProgress
 
 HEADER = "Idempotency-Key"
 RAW_HEADER = HEADER.lower().encode()
 PRINTABLE = re.compile(r"[ -~]{1,255}")
-RETENTION = "interval '24 hours'"
-
-PRIMARY_KEY = "pk_idempotency_keys"
-CLAIM_TYPES = ("text", "text", "text", "bytea")
-
-FIND = f"""
-select caller, path, key, fingerprint, status, headers, body from idempotency_keys
-where (caller, path, key) in (select * from unnest($1::text[], $2::text[], $3::text[]))
-  and created_at > now() - {RETENTION}"""
-
-
-DELETE_EXPIRED = f"""
-delete from idempotency_keys where caller = $1 and path = $2 and key = $3
-  and created_at <= now() - {RETENTION} returning 1"""
-
-
-class IdempotencyMismatch(Fault):
-    status, code = 422, "IDEMPOTENCY_MISMATCH"
-    message = "This Idempotency-Key was already used with a different body"
-
-
-class IdempotencyInProgress(Fault):
-    status, code = 409, "IDEMPOTENCY_IN_PROGRESS"
-    message = "A request with this Idempotency-Key is still in progress"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
-
-
-IDEMPOTENCY_FAULTS = [IdempotencyMismatch, IdempotencyInProgress]
-"""The errors that an idempotent POST adds to its own."""
-
-
-class Claim(Struct, frozen=True):
-    """The identity of an idempotent request, and a hash of its body. `caller` is the API key's id."""
-
-    caller: str
-    path: str
-    key: str
-    fingerprint: bytes
-
-    @property
-    def identity(self) -> tuple[str, str, str]:
-        return self.caller, self.path, self.key
-
-
-class StoredReply(Struct, frozen=True):
-    """A stored reply and its claim."""
-
-    claim: Claim
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Replay(Exception):
-    """Answers a request with its stored reply; the effect is not repeated."""
-
-    def __init__(self, stored: StoredReply) -> None:
-        super().__init__(stored.claim.key)
-        self.stored = stored
-
-
-class ClaimConflict(IdempotencyInProgress):
-    """Another process stored a reply for the claim first; look it up."""
 
 
 @asynccontextmanager
@@ -120,116 +41,6 @@ def key_problem(key: str | None) -> str | None:
     return "must be 1 to 255 printable ASCII characters"
 
 
-def creation_reply(claim: Claim, created: Versioned, location: str) -> StoredReply:
-    """Return the reply to a creation, to be stored."""
-    return StoredReply(claim, 201, reply_headers(created.version, location), encode_json(created))
-
-
-async def stored_outcomes(session: Session, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
-    """Return the claims that have a stored reply, each with the exception that answers it."""
-    if not claims:
-        return {}
-    identities = zip(*(claim.identity for claim in claims), strict=True)
-    rows = {tuple(row[:3]): row[3:] for row in await session.fetch(FIND, *map(list, identities))}
-    return {claim: _outcome(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
-
-
-async def raise_stored_outcome(session: Session, claim: Claim | None) -> None:
-    """Raise the stored outcome of a claim, if there is one."""
-    if claim is not None and (outcome := (await stored_outcomes(session, [claim])).get(claim)):
-        raise outcome
-
-
-async def raise_claim_conflict(session: Session, claim: Claim) -> NoReturn:
-    """Raise the stored outcome of a claim that is taken, or `IdempotencyInProgress`."""
-    await raise_stored_outcome(session, claim)
-    raise IdempotencyInProgress
-
-
-def store_replies_sql(first: int) -> str:
-    """Return SQL that stores the replies passed from `$first` on (see `reply_columns`).
-
-    The SQL returns one row per stored reply, and none for a claim that is taken.
-    """
-    types = (*CLAIM_TYPES, "int", "jsonb", "bytea")
-    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, start=first))
-    return f"""
-  insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
-  select * from unnest({arrays})
-  on conflict (caller, path, key) do update set fingerprint = excluded.fingerprint, status = excluded.status,
-    headers = excluded.headers, body = excluded.body, created_at = now()
-  where idempotency_keys.created_at <= now() - {RETENTION}
-  returning 1"""
-
-
-def store_computed_reply_sql(first: int, body: str) -> str:
-    """Return SQL that stores a reply computed by the statement itself, for a resource with a `version`.
-
-    `body` is an SQL expression of type json; the claim is passed from `$first` on; `from` must follow. If the
-    claim is taken, the whole statement fails (see `execute_once`).
-    """
-    claim = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(CLAIM_TYPES, start=first))
-    return f"""
-  insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
-  select {claim}, 200, jsonb_build_object('ETag', format('"%s"', version)),
-    convert_to(({body})::text, 'UTF8')"""
-
-
-async def execute_once(session: Session, claim: Claim, statement: str, *arguments: object) -> Any:
-    """Run a statement that contains `store_computed_reply_sql` and takes the claim last.
-
-    Return its row, or None. Raises `Replay` if the claim already has a stored reply.
-    """
-    for _ in range(2):
-        taken = False
-        try:
-            if row := await session.fetchrow(statement, *arguments, *astuple(claim)):
-                return row
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name != PRIMARY_KEY:
-                raise
-            taken = True
-        if outcomes := await stored_outcomes(session, [claim]):
-            raise outcomes[claim]
-        if not await session.fetchval(DELETE_EXPIRED, *claim.identity) and not taken:
-            return None
-    raise IdempotencyInProgress
-
-
-async def store_reply(session: Session, reply: StoredReply) -> None:
-    """Store a reply in the transaction of its effect, or raise the stored outcome of a taken claim."""
-    if not await session.fetchval(store_replies_sql(1), *reply_columns([reply])):
-        await raise_claim_conflict(session, reply.claim)
-
-
-async def store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:
-    """Store a reply in a session's transaction, or raise the stored outcome of a taken claim."""
-    values = {"status": reply.status, "headers": reply.headers, "body": reply.body}
-    new = insert(IdempotencyKey).values(**asdict(reply.claim), **values)
-    replaced = {name: new.excluded[name] for name in ("fingerprint", *values)} | {"created_at": func.now()}
-    expired = IdempotencyKey.created_at <= func.now() - text(RETENTION)
-    upsert = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=replaced, where=expired)
-    if await session.scalar(upsert.returning(literal(1))):
-        return
-    row = await session.get(IdempotencyKey, reply.claim.identity)
-    if row is None:
-        raise IdempotencyInProgress
-    raise _outcome(reply.claim, row.fingerprint, row.status, row.headers, row.body)
-
-
-def reply_columns(replies: Sequence[StoredReply]) -> list[list[Any]]:
-    """Return the arguments of `store_replies_sql`."""
-    return [
-        [reply.claim.caller for reply in replies],
-        [reply.claim.path for reply in replies],
-        [reply.claim.key for reply in replies],
-        [reply.claim.fingerprint for reply in replies],
-        [reply.status for reply in replies],
-        [reply.headers for reply in replies],
-        [reply.body for reply in replies],
-    ]
-
-
 async def _claim(request: StrictRequest) -> Claim | None:
     key = request.header(RAW_HEADER)
     if key is None:
@@ -239,11 +50,3 @@ async def _claim(request: StrictRequest) -> Claim | None:
     body = b"" if request.route_handler.parsed_data_field is None else await request.body()
     fingerprint = hashlib.blake2b(body, digest_size=16).digest()
     return Claim(request.user.id, request.scope["path"], key, fingerprint)
-
-
-def _outcome(
-    claim: Claim, fingerprint: bytes, status: int, headers: dict[str, str], body: bytes
-) -> Exception:
-    if fingerprint != claim.fingerprint:
-        return IdempotencyMismatch()
-    return Replay(StoredReply(claim, status, headers, body))

@@ -20,10 +20,11 @@ from service.http.error_responses import (
     header_schema,
     response_name,
 )
-from service.http.idempotency import HEADER, IdempotencyMismatch
+from service.http.idempotency import HEADER
 from service.http.json_schema import INT32, REF, Json, build_schemas, to_portable
 from service.http.middleware import MERGE_PATCH
 from service.http.reply import Reply
+from service.idempotency.replies import IdempotencyMismatch
 
 
 def parameter(name: str, description: str, **schema: object) -> Json:

@@ -18,8 +18,9 @@ from litestar.params import QueryParameter
 
 from service.constraints import describe_error
 from service.errors import Detail, ValidationFailed
-from service.http.idempotency import HEADER, IdempotencyMismatch, key_problem
+from service.http.idempotency import HEADER, key_problem
 from service.http.validation import DETAILS_MAX, pointer_step
+from service.idempotency.replies import IdempotencyMismatch
 
 AnyRequest = Request[Any, Any, Any]
 

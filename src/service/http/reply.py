@@ -1,7 +1,7 @@
 """Replies: exact JSON, entity tags (RFC 9110 §8.8.3) and conditional requests (§13)."""
 
 import re
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from litestar import Response
 from litestar.response.base import ASGIResponse
@@ -9,16 +9,12 @@ from litestar.types import Receive, Scope, Send, Serializer
 
 from service import errors
 from service.http.request import StrictRequest
-from service.values import encode_json
+from service.values import Versioned, encode_json, reply_headers
 
 T = TypeVar("T")
 BODYLESS_STATUSES = {204, 304}
 """The statuses of replies without content."""
 ENTITY_TAG = re.compile(r'((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
-
-
-class Versioned(Protocol):
-    version: int
 
 
 V = TypeVar("V", bound=Versioned)
@@ -79,15 +75,6 @@ def versioned_reply(request: StrictRequest, content: V, *, location: str | None 
 
 def negotiate(request: StrictRequest, *offered: str) -> str:
     return errors.negotiate_media_type(request.header(b"accept") or "", *offered)
-
-
-def reply_headers(version: int, location: str | None = None) -> dict[str, str]:
-    headers = {"ETag": etag(version)}
-    return headers if location is None else {**headers, "Location": location}
-
-
-def etag(version: int) -> str:
-    return f'"{version}"'
 
 
 def if_match_versions(request: StrictRequest) -> list[int] | None:

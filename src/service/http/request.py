@@ -23,14 +23,29 @@ from service.errors import (
 )
 from service.events.journal import Author
 from service.http.middleware import MERGE_PATCH, PATCH_TYPES, Exchange
-from service.http.validation import DETAILS_MAX, depth, find_errors, find_unstorable, to_detail
-from service.values import decode_json, parse_client_number
+from service.http.validation import (
+    DETAILS_MAX,
+    bytes_max_by_field,
+    find_errors,
+    find_unstorable,
+    pointer_step,
+    to_detail,
+)
+from service.values import (
+    DEPTH_MAX,
+    NUMBER_DIGITS_MAX,
+    decode_json,
+    nesting,
+    parse_client_number,
+    text_size_problem,
+)
 
 ESCAPED_NUL = b"\\u0000"
-NUMBER_DIGITS_MAX = 308
+SMALL_BODY_BYTES = 8192
+"""A body up to this size is decoded in a few milliseconds, whatever it contains."""
+FIELD_BYTES_MAX = 262_144
+"""Maximum size of a field without a bound of its own, with all its numbers written out."""
 LONG_NUMBER = re.compile(rb"[0-9]{%d}" % NUMBER_DIGITS_MAX)
-DEPTH_MAX = 128
-"""Far below Python's recursion limit, because stored values must be readable at any stack depth."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """PowerShell 5 and other Windows programs write it in front of UTF-8; RFC 8259 §8.1 allows to ignore it."""
 
@@ -120,7 +135,9 @@ class StrictRequest(Request[Key, None, State]):
 def decode(body: bytes, type_: Any) -> Any:
     """Decode and validate a body. Raises `MalformedJson`, or `ValidationFailed` with all errors."""
     try:
-        if body.count(b"[") + body.count(b"{") > DEPTH_MAX and depth(decode_json(body)) > DEPTH_MAX:
+        if len(body) > SMALL_BODY_BYTES and (details := _find_oversized(body, type_)):
+            raise ValidationFailed(details)
+        if nesting(body) > DEPTH_MAX:
             raise MalformedJson(f"The request body is nested more than {DEPTH_MAX} levels deep")
         value = _decoder(type_)(body)
         suspicious = ESCAPED_NUL in body or (len(body) > NUMBER_DIGITS_MAX and LONG_NUMBER.search(body))
@@ -131,6 +148,20 @@ def decode(body: bytes, type_: Any) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise MalformedJson from None
     return value
+
+
+def _find_oversized(body: bytes, type_: Any) -> list[Detail]:
+    """Return all errors of a body if an object without a schema is too large to decode, else nothing."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:  # not an object, which the full check reports
+        return []
+    bounds, details = bytes_max_by_field(type_), []
+    for name, raw in fields.items():
+        if problem := text_size_problem(bytes(raw), bounds.get(name, FIELD_BYTES_MAX)):
+            details.append(Detail(pointer_step(name), problem))
+            fields[name] = msgspec.Raw(b"{}")
+    return [*details, *_all_errors(msgspec.json.encode(fields), type_)] if details else []
 
 
 def _all_errors(body: bytes, type_: Any) -> list[Detail]:

@@ -1,8 +1,9 @@
 """Find all errors in a JSON value; msgspec stops at the first."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
+from functools import cache
 from itertools import islice
 from typing import Any, get_args, get_origin
 
@@ -10,7 +11,7 @@ import msgspec
 from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
-from service.constraints import describe_error, find_in_type, find_rule
+from service.constraints import describe_error, find_extra, find_in_type, find_rule
 from service.errors import Detail
 from service.values import NUMBER_RANGE_MESSAGE, is_storable
 
@@ -37,12 +38,13 @@ def to_detail(error: msgspec.ValidationError) -> Detail:
     return Detail("".join(f"/{step}" for step in steps), describe_error(error, Any))
 
 
-def depth(value: object) -> int:
-    """Return the nesting depth of arrays and objects."""
-    levels, nodes = 0, [value]
-    while nodes := [child for node in nodes for child in _children(node)]:
-        levels += 1
-    return levels
+@cache
+def bytes_max_by_field(type_: Any) -> dict[str, int]:
+    """Return the bounds of a Struct's objects without a schema: `Meta(extra={"bytes_max": …})`."""
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return {}
+    bounds = {field.encode_name: find_extra(field.type, "bytes_max") for field in fields(type_)}
+    return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 def pointer_step(name: str) -> str:
@@ -80,12 +82,6 @@ def _unstorable(value: object, pointer: str) -> Iterator[Detail]:
             yield from _unstorable(child, f"{pointer}/{index}")
 
 
-def _children(node: object) -> Iterable[object]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()
-
-
 def _nested_errors(value: object, type_: Any, pointer: str) -> Iterator[Detail]:
     struct = find_in_type(type_, lambda part: isinstance(part, type) and issubclass(part, msgspec.Struct))
     if struct is not None and isinstance(value, dict):
@@ -93,7 +89,7 @@ def _nested_errors(value: object, type_: Any, pointer: str) -> Iterator[Detail]:
     array = find_in_type(type_, lambda part: get_origin(part) is list)
     if array is not None and isinstance(value, list):
         (item,) = get_args(array)
-        for index, child in enumerate(value):
+        for index, child in enumerate(value[:DETAILS_MAX]):
             yield from _errors(child, item, f"{pointer}/{index}")
 
 

@@ -8,14 +8,20 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import UNSET
-from msgspec.structs import astuple, replace
+from msgspec.structs import asdict, astuple, replace
 from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author
-from service.http.idempotency import Claim, creation_reply, execute_once, raise_claim_conflict, reply_columns
 from service.http.merge import merge_patch
+from service.idempotency.replies import (
+    Claim,
+    creation_reply,
+    execute_once,
+    raise_claim_conflict,
+    reply_arguments,
+)
 from service.items import statements
 from service.items.schemas import (
     QUANTITY_MAX,
@@ -44,11 +50,9 @@ async def create_item(session: Session, new: ItemCreate, claim: Claim | None, au
     """Create an item and return it. Raises `Replay` if the claim already has a stored reply."""
     item = _item(new)
     replies = [] if claim is None else [creation_reply(claim, item, location(item))]
-    row = (item.id, item.sku, item.name, item.description, item.price, item.currency, item.quantity,
-           item.attributes, item.created_at)  # fmt: skip
-    created = await session.fetchval(
-        statements.CREATE, *row, *reply_columns(replies), author.actor, author.request_id, item
-    )
+    fields = {name: getattr(item, name) for name in statements.CREATED_FIELDS}
+    arguments = statements.CREATE(**fields, **reply_arguments(replies), **asdict(author), item=item)
+    created = await session.fetchval(*arguments)
     if claim is not None and not created:
         await raise_claim_conflict(session, claim)
     return item
@@ -92,8 +96,7 @@ async def patch_item(
 async def adjust_stock(
     session: Session, item_id: UUID, change: StockChange, author: Author, *, versions: list[int] | None
 ) -> Item:
-    arguments = _adjustment(item_id, change, author, versions)
-    row = await session.fetchrow(statements.ADJUST, *arguments)
+    row = await session.fetchrow(*statements.ADJUST(**_adjustment(item_id, change, author, versions)))
     if row is None:
         raise await _rejection(session, item_id, versions, change.delta)
     return Item(*row)
@@ -113,14 +116,16 @@ async def adjust_stock_idempotently(
     Raises `Replay` if the claim already has a stored reply.
     """
     arguments = _adjustment(item_id, change, author, versions)
-    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, *arguments)
+    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, **arguments)
     if row is None:
         raise await _rejection(session, item_id, versions, change.delta)
     return row["version"], row["body"]
 
 
-def _adjustment(item_id: UUID, change: StockChange, author: Author, versions: list[int] | None) -> list[Any]:
-    return [item_id, change.delta, versions, author.actor, author.request_id, change.reason]
+def _adjustment(
+    item_id: UUID, change: StockChange, author: Author, versions: list[int] | None
+) -> dict[str, Any]:
+    return {"item_id": item_id, "versions": versions, **asdict(change), **asdict(author)}
 
 
 async def delete_item(session: Session, item_id: UUID, author: Author, *, versions: list[int] | None) -> None:

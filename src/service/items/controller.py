@@ -10,15 +10,16 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
-from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.idempotency import hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, if_match_versions, negotiate, reply_headers, versioned_reply
+from service.http.reply import Reply, if_match_versions, negotiate, versioned_reply
 from service.http.request import StrictRequest
+from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items import catalog
 from service.items.catalog import DuplicateSku, InsufficientStock
 from service.items.csv_rows import to_csv
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
-from service.values import Version
+from service.values import Version, reply_headers
 
 JSON, CSV = "application/json", "text/csv"
 

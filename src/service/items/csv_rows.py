@@ -13,10 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from service.errors import Detail
-from service.http.request import DEPTH_MAX
-from service.http.validation import depth, find_errors, find_unstorable
+from service.http.validation import find_errors, find_unstorable
 from service.items.schemas import ATTRIBUTES_BYTES_MAX, Item, ItemCreate
-from service.values import decode_json, encode_json
+from service.values import DEPTH_MAX, decode_json, encode_json, nesting, text_size_problem
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
@@ -104,13 +103,15 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | Inva
     return InvalidRow(line, [_problem(detail) for detail in errors])
 
 
-def _attributes(text: str) -> Any:
+def _attributes(cell: str) -> Any:
+    text = cell.encode()
     if len(text) > ATTRIBUTES_LENGTH_MAX:
         raise InvalidCell(f"must be at most {ATTRIBUTES_BYTES_MAX} bytes of JSON")
-    attributes = decode_json(text)
-    if depth(attributes) >= DEPTH_MAX:
+    if problem := text_size_problem(text, ATTRIBUTES_BYTES_MAX):
+        raise InvalidCell(problem)
+    if nesting(text) >= DEPTH_MAX:
         raise InvalidCell(f"must not be nested more than {DEPTH_MAX} levels deep")
-    return attributes
+    return decode_json(text)
 
 
 def _problem(detail: Detail) -> str:

@@ -34,7 +34,9 @@ def delta_problem(delta: object) -> str | None:
     return "must not be 0" if delta == 0 else None
 
 
-Attributes = Annotated[dict[str, Any], Meta(extra={"rule": attributes_problem})]
+Attributes = Annotated[
+    dict[str, Any], Meta(extra={"rule": attributes_problem, "bytes_max": ATTRIBUTES_BYTES_MAX})
+]
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 Delta = Annotated[
     int,

@@ -1,6 +1,7 @@
 """SQL of items. A mutation is one statement that changes the row and records its movement and event."""
 
-from service.http.idempotency import store_computed_reply_sql, store_replies_sql
+from service.database.named_sql import NamedSql
+from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES, store_computed_reply_sql
 from service.items.schemas import LOW_STOCK, QUANTITY_MAX
 
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
@@ -16,22 +17,34 @@ AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'd
     'attributes', {0}.attributes)"""
 """The fields the journal compares, as JSON."""
 
-CREATE = f"""
-with stored_replies as ({store_replies_sql(10)}
+CREATED_FIELDS = (
+    "id",
+    "sku",
+    "name",
+    "description",
+    "price",
+    "currency",
+    "quantity",
+    "attributes",
+    "created_at",
+)
+CREATE = NamedSql(f"""
+with stored_replies as ({STORE_REPLIES}
 ), created as (
   insert into items (id, sku, name, description, price, currency, quantity, attributes, version,
     created_at, updated_at)
-  select $1, $2, $3, $4, $5::text::numeric, $6, $7, $8::jsonb, 1, $9::timestamptz, $9
-  where (select count(*) from stored_replies) = cardinality($10::text[])
+  select :id, :sku, :name, :description, :price::text::numeric, :currency, :quantity, :attributes::jsonb, 1,
+    :created_at::timestamptz, :created_at
+  where {ALL_REPLIES_STORED}
   returning *
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', quantity, quantity from created where quantity > 0
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'item.created', id::text, $17, $18, $19::jsonb from created
+  select 'item.created', id::text, :actor, :request_id, :item::jsonb from created
 )
-select count(*) from created"""
+select count(*) from created""")
 """Returns 0 if the claim is taken."""
 
 
@@ -77,18 +90,18 @@ LOCK_ATTRIBUTES = "select attributes from items where id = $1 for no key update"
 
 _ADJUST = f"""
 with changed as (
-  update items set quantity = quantity + $2, version = version + 1, updated_at = now()
-  where id = $1 and quantity + $2::bigint between 0 and {QUANTITY_MAX}
-    and ($3::int[] is null or version = any($3))
-  returning *, $2::int as delta,
-    jsonb_build_object('quantity', jsonb_build_object('from', quantity - $2, 'to', quantity)) as changes
+  update items set quantity = quantity + :delta, version = version + 1, updated_at = now()
+  where id = :item_id and quantity + :delta::bigint between 0 and {QUANTITY_MAX}
+    and (:versions::int[] is null or version = any(:versions))
+  returning *, :delta::int as delta,
+    jsonb_build_object('quantity', jsonb_build_object('from', quantity - :delta, 'to', quantity)) as changes
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
-  select id, version, 'adjust', $2, quantity, $6 from changed
-), recorded as ({record_item_events("$4", "$5")}
+  select id, version, 'adjust', :delta, quantity, :reason from changed
+), recorded as ({record_item_events(":actor", ":request_id")}
 )"""
 
-ADJUST = f"{_ADJUST} select {COLUMNS} from changed"
+ADJUST = NamedSql(f"{_ADJUST} select {COLUMNS} from changed")
 
 ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
     'price', price::text, 'currency', currency, 'quantity', quantity, 'attributes', attributes,
@@ -97,10 +110,10 @@ ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'descriptio
 """An item as the API returns it."""
 
 # This reply is not known before the statement runs, so the statement stores it.
-ADJUST_IDEMPOTENTLY = f"""{_ADJUST}, stored_reply as (
-  {store_computed_reply_sql(7, ITEM_JSON)} from changed returning body
+ADJUST_IDEMPOTENTLY = NamedSql(f"""{_ADJUST}, stored_reply as (
+  {store_computed_reply_sql(ITEM_JSON)} from changed returning body
 )
-select version, body from changed, stored_reply"""
+select version, body from changed, stored_reply""")
 """Violates `PRIMARY_KEY` if the claim already has a reply."""
 
 DELETE = f"""

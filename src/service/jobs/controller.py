@@ -16,11 +16,12 @@ from service.blobs import BlobStore
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
-from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.idempotency import hold_claim
 from service.http.middleware import Exchange
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest, decode
+from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.jobs import operations
 from service.jobs.kinds import UnknownJobKind
 from service.jobs.schemas import Job, NewJob, Queued, Status

@@ -2,7 +2,7 @@
 
 from service.blobs import open_blob_store
 from service.database.database import Database
-from service.http.idempotency import RETENTION
+from service.idempotency.replies import RETENTION
 from service.jobs import statements
 from service.jobs.queue import enqueue
 from service.settings import Settings

@@ -5,12 +5,13 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
-from service.http.idempotency import Claim, StoredReply, raise_claim_conflict, reply_columns
+from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
 from service.jobs.schemas import Job, NewJob, Output, Queued
@@ -27,8 +28,9 @@ async def submit(session: Session, new: NewJob, author: Author, claim: Claim | N
     )
     async with session.transaction():
         (queue_id,) = await enqueue(session, [queued.id])
-        row = (queued.id, new.kind, new.payload, queue_id, author.actor, author.request_id)
-        created = await session.fetchval(statements.CREATE, *row, *reply_columns(replies))
+        job = {"id": queued.id, "kind": new.kind, "payload": new.payload, "queue_id": queue_id}
+        arguments = statements.CREATE(**job, **asdict(author), **reply_arguments(replies))
+        created = await session.fetchval(*arguments)
         if claim is not None and not created:
             await raise_claim_conflict(session, claim)
     return queued

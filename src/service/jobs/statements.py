@@ -4,7 +4,8 @@ A run is identified by its queue entry and its attempt number. The writes of a w
 have no effect, since they no longer match both.
 """
 
-from service.http.idempotency import store_replies_sql
+from service.database.named_sql import NamedSql
+from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
 CHANNEL = "depot_jobs"
 NOTIFY = f"pg_notify('{CHANNEL}', id::text)"
@@ -16,17 +17,17 @@ OWNED_BY_ATTEMPT = "id = $1 and queue_id = $2 and attempts = $3 and status = 'ru
 READ = f"select {COLUMNS} from jobs where id = $1"
 READ_MANY = f"select {COLUMNS} from jobs where id = any($1::uuid[])"
 
-CREATE = f"""
-with stored_replies as ({store_replies_sql(7)}
+CREATE = NamedSql(f"""
+with stored_replies as ({STORE_REPLIES}
 ), created as (
   insert into jobs (id, kind, payload, queue_id)
-  select $1, $2, $3::jsonb, $4 where (select count(*) from stored_replies) = cardinality($7::text[])
+  select :id, :kind, :payload::jsonb, :queue_id where {ALL_REPLIES_STORED}
   returning id, kind
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'job.queued', id::text, $5, $6, jsonb_build_object('id', id, 'kind', kind) from created
+  select 'job.queued', id::text, :actor, :request_id, jsonb_build_object('id', id, 'kind', kind) from created
 )
-select count(*) from created"""
+select count(*) from created""")
 """Returns 0 if the claim is taken."""
 
 START = f"""

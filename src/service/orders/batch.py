@@ -6,7 +6,7 @@ from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.events.journal import Author
-from service.http.idempotency import Claim, ClaimConflict, StoredReply, creation_reply, reply_columns
+from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creation_reply, reply_arguments
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
 from service.orders.schemas import Line, NewOrder, Order
@@ -48,41 +48,42 @@ class OrderBatch:
         Raises `ClaimConflict` if another process has stored a reply first.
         """
         if self._orders:
-            stored = await session.fetchval(statements.PLACE, *self._columns())
+            stored = await session.fetchval(
+                *statements.PLACE(**self._columns(), **reply_arguments(self._replies))
+            )
             if stored < len(self._replies):
                 raise ClaimConflict
 
-    def _columns(self) -> list[object]:
-        """Return the arguments of `statements.PLACE` in order."""
+    def _columns(self) -> dict[str, object]:
+        """Return the arguments of `statements.PLACE` but those of the replies."""
         orders, allocated = self._orders, self._allocated
         stock = list({line.stock.item_id: line.stock for line in allocated}.values())
-        numbered = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
-        return [
-            [item.item_id for item in stock],
-            [item.quantity for item in stock],
-            [item.version for item in stock],
-            self.placed_at,
-            [order.id for order in orders],
-            [order.customer_id for order in orders],
-            [order.reference for order in orders],
-            [order.currency for order in orders],
-            [order.total for order in orders],
-            [uuid7() for _ in orders],
-            [author.actor for author in self._authors],
-            [author.request_id for author in self._authors],
-            orders,
-            [order_id for order_id, _, _ in numbered],
-            [no for _, no, _ in numbered],
-            [line.item_id for _, _, line in numbered],
-            [line.sku for _, _, line in numbered],
-            [line.name for _, _, line in numbered],
-            [line.quantity for _, _, line in numbered],
-            [line.unit_price for _, _, line in numbered],
-            [line.amount for _, _, line in numbered],
-            [line.remaining for line in allocated],
-            [line.version for line in allocated],
-            *reply_columns(self._replies),
-        ]
+        lines = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
+        return {
+            "placed_at": self.placed_at,
+            "stock_item_ids": [item.item_id for item in stock],
+            "stock_quantities": [item.quantity for item in stock],
+            "stock_versions": [item.version for item in stock],
+            "orders": orders,
+            "order_ids": [order.id for order in orders],
+            "customer_ids": [order.customer_id for order in orders],
+            "references": [order.reference for order in orders],
+            "currencies": [order.currency for order in orders],
+            "totals": [order.total for order in orders],
+            "transaction_ids": [uuid7() for _ in orders],
+            "actors": [author.actor for author in self._authors],
+            "request_ids": [author.request_id for author in self._authors],
+            "line_order_ids": [order_id for order_id, _, _ in lines],
+            "line_nos": [no for _, no, _ in lines],
+            "line_item_ids": [line.item_id for _, _, line in lines],
+            "line_skus": [line.sku for _, _, line in lines],
+            "line_names": [line.name for _, _, line in lines],
+            "line_quantities": [line.quantity for _, _, line in lines],
+            "line_unit_prices": [line.unit_price for _, _, line in lines],
+            "line_amounts": [line.amount for _, _, line in lines],
+            "line_stock_quantities": [line.remaining for line in allocated],
+            "line_stock_versions": [line.version for line in allocated],
+        }
 
 
 def location(order: Order) -> str:

@@ -10,10 +10,11 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
-from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.idempotency import hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
+from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items.catalog import InsufficientStock
 from service.orders import lifecycle, queries
 from service.orders.allocation import MixedCurrencies, UnknownItem

@@ -8,12 +8,11 @@ import asyncpg
 from service.database.session import Session
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
-from service.http.idempotency import Claim, StoredReply, raise_stored_outcome, store_reply
-from service.http.reply import reply_headers
+from service.idempotency.replies import Claim, StoredReply, raise_stored_outcome, store_reply
 from service.orders import statements
 from service.orders.queries import order_from_row, read_order
 from service.orders.schemas import Order
-from service.values import encode_json
+from service.values import encode_json, reply_headers
 
 Transition = Callable[[Session, UUID, Author, list[int] | None], Awaitable[Order]]
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from service.events.journal import Author
-from service.http.idempotency import Claim
+from service.idempotency.replies import Claim
 from service.orders.allocation import item_reference
 from service.orders.schemas import NewOrder, Order
 

@@ -19,7 +19,7 @@ import structlog
 from service.database.database import Database
 from service.errors import Fault, Overloaded
 from service.events.journal import Author
-from service.http.idempotency import Claim, ClaimConflict, stored_outcomes
+from service.idempotency.replies import Claim, ClaimConflict, stored_outcomes
 from service.observability.metrics import Metrics
 from service.observability.tracing import NO_TRACER, Tracer
 from service.orders import statements

@@ -1,6 +1,7 @@
 """SQL of orders. A batch of any size takes one statement each to lock, write and read."""
 
-from service.http.idempotency import store_replies_sql
+from service.database.named_sql import NamedSql
+from service.idempotency.replies import STORE_REPLIES
 from service.items.statements import low_stock_condition
 
 # Locks in id order, so that no two flushes deadlock; NO KEY, so that foreign keys do not wait. The statement
@@ -18,45 +19,49 @@ with unlocked as materialized (
 select id, sku from items
 where (id = any($1) or sku = any($2)) and id not in (select id from unlocked)"""
 
-PLACE = f"""
-with stored_replies as ({store_replies_sql(24)}
+PLACE = NamedSql(f"""
+with stored_replies as ({STORE_REPLIES}
 ), sold as (
-  select * from unnest($1::uuid[], $2::int[], $3::int[]) as t (item_id, quantity, version)
+  select * from unnest(:stock_item_ids::uuid[], :stock_quantities::int[], :stock_versions::int[])
+    as t (item_id, quantity, version)
 ), updated_items as (
-  update items i set quantity = sold.quantity, version = sold.version, updated_at = $4
+  update items i set quantity = sold.quantity, version = sold.version, updated_at = :placed_at
   from sold where i.id = sold.item_id
 ), inserted_orders as (
   insert into orders (id, status, customer_id, reference, currency, total, version, created_at)
-  select id, 'placed', customer_id, reference, currency, total::numeric, 1, $4
-  from unnest($5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[])
+  select id, 'placed', customer_id, reference, currency, total::numeric, 1, :placed_at
+  from unnest(:order_ids::uuid[], :customer_ids::text[], :references::text[], :currencies::text[],
+      :totals::text[])
     as t (id, customer_id, reference, currency, total)
 ), ledger_rows as (
   insert into transactions (id, order_id, kind, amount, currency, created_at)
-  select id, order_id, 'sale', total::numeric, currency, $4
-  from unnest($10::uuid[], $5::uuid[], $9::text[], $8::text[]) as t (id, order_id, total, currency)
+  select id, order_id, 'sale', total::numeric, currency, :placed_at
+  from unnest(:transaction_ids::uuid[], :order_ids::uuid[], :totals::text[], :currencies::text[])
+    as t (id, order_id, total, currency)
 ), authors as (
-  select * from unnest($5::uuid[], $11::text[], $12::text[], $13::jsonb[])
+  select * from unnest(:order_ids::uuid[], :actors::text[], :request_ids::text[], :orders::jsonb[])
     as t (order_id, actor, request_id, payload)
 ), lines as (
   select *, -quantity as delta
-  from unnest($14::uuid[], $15::int[], $16::uuid[], $17::text[], $18::text[], $19::int[],
-      $20::text[], $21::text[], $22::int[], $23::int[])
+  from unnest(:line_order_ids::uuid[], :line_nos::int[], :line_item_ids::uuid[], :line_skus::text[],
+      :line_names::text[], :line_quantities::int[], :line_unit_prices::text[], :line_amounts::text[],
+      :line_stock_quantities::int[], :line_stock_versions::int[])
     as t (order_id, line_no, item_id, sku, name, quantity, unit_price, amount, remaining, version)
 ), inserted_events as (
   insert into events (type, subject, actor, request_id, payload, created_at)
-  select 'order.placed', order_id::text, actor, request_id, payload, $4 from authors
+  select 'order.placed', order_id::text, actor, request_id, payload, :placed_at from authors
   union all
   select 'item.low_stock', item_id::text, actor, request_id,
-    jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), $4
+    jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), :placed_at
   from lines join authors using (order_id) where {low_stock_condition("remaining")}
 ), inserted_lines as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, order_id, created_at)
-  select item_id, version, 'order', -quantity, remaining, order_id, $4 from lines
+  select item_id, version, 'order', -quantity, remaining, order_id, :placed_at from lines
 )
-select count(*) from stored_replies"""
+select count(*) from stored_replies""")
 """Returns the number of stored replies; if it is lower than passed, a claim is taken."""
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, if_match_versions, reply_headers, versioned_reply
+from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.resources import models
 from service.resources.schemas import (
@@ -24,6 +24,7 @@ from service.resources.schemas import (
     Updated,
 )
 from service.resources.service import ResourceService
+from service.values import reply_headers
 
 PathId = Annotated[ResourceId, PathParameter(pattern=RESOURCE_ID, description="Client-chosen id.")]
 

@@ -2,27 +2,30 @@
 
 from uuid import UUID
 
+from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
+from service.database.named_sql import NamedSql
 from service.database.session import Session
 from service.events.journal import Author
-from service.http.idempotency import (
+from service.idempotency.replies import (
+    STORE_REPLIES,
     Claim,
     StoredReply,
     raise_claim_conflict,
-    reply_columns,
-    store_replies_sql,
+    reply_arguments,
 )
 from service.users.schemas import Action, ActionCompleted, NewAction
 from service.values import encode_json
 
-INSERT_ACTION = """
+_INSERT_ACTION = """
 insert into events (id, type, subject, actor, request_id, payload)
-select $1::uuid, 'user.action', $2, $3, $4, $5::jsonb"""
+select :id::uuid, 'user.action', :user_id, :actor, :request_id, :payload::jsonb"""
 
-INSERT_ACTION_IDEMPOTENTLY = f"""
-with stored_replies as ({store_replies_sql(6)}) {INSERT_ACTION}
-where exists (select from stored_replies) returning 1"""
+INSERT_ACTION = NamedSql(_INSERT_ACTION)
+INSERT_ACTION_IDEMPOTENTLY = NamedSql(f"""
+with stored_replies as ({STORE_REPLIES}) {_INSERT_ACTION}
+where exists (select from stored_replies) returning 1""")
 """Returns nothing if the claim is taken."""
 
 LIST = """
@@ -37,12 +40,12 @@ async def record_action(
     """Store an action. Raises `Replay` if the claim already has a stored reply."""
     completed = ActionCompleted(uuid7())
     payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
-    row = (completed.id, user_id, author.actor, author.request_id, payload)
+    row = {"id": completed.id, "user_id": user_id, "payload": payload, **asdict(author)}
     if claim is None:
-        await session.fetch(INSERT_ACTION, *row)
+        await session.fetch(*INSERT_ACTION(**row))
         return completed
     reply = StoredReply(claim, 201, {}, encode_json(completed))
-    if not await session.fetchval(INSERT_ACTION_IDEMPOTENTLY, *row, *reply_columns([reply])):
+    if not await session.fetchval(*INSERT_ACTION_IDEMPOTENTLY(**row, **reply_arguments([reply]))):
         await raise_claim_conflict(session, claim)
     return completed
 

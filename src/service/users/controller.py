@@ -9,9 +9,10 @@ from litestar.params import JSONBody, PathParameter
 
 from service.database.session import Session
 from service.errors import InvalidCursor
-from service.http.idempotency import IDEMPOTENCY_FAULTS, hold_claim
+from service.http.idempotency import hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
+from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.users import actions
 from service.users.schemas import USER_ID, Action, ActionCompleted, KnownUserId, NewAction
 

@@ -22,7 +22,7 @@ def metadata_problem(metadata: object) -> str | None:
     return size_problem(metadata, METADATA_BYTES_MAX)
 
 
-Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem})]
+Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem, "bytes_max": METADATA_BYTES_MAX})]
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 
 

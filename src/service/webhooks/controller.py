@@ -12,18 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
-from service.http.idempotency import (
+from service.http.idempotency import hold_claim
+from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, if_match_versions, versioned_reply
+from service.http.request import StrictRequest
+from service.idempotency.replies import (
     IDEMPOTENCY_FAULTS,
     StoredReply,
     creation_reply,
-    hold_claim,
     store_reply_in_session,
 )
-from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, if_match_versions, reply_headers, versioned_reply
-from service.http.request import StrictRequest
 from service.settings import Settings
-from service.values import encode_json
+from service.values import encode_json, reply_headers
 from service.webhooks import deliveries, models
 from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch

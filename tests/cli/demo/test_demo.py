@@ -64,7 +64,7 @@ async def test_webhooks_are_not_told_of_what_never_happened(
 ) -> None:
     created = await client.post("/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]})
     assert created.status_code == 201
-    with pytest.raises(DemoConflict, match="webhooks"):
+    with pytest.raises(DemoConflict, match="webhook"):
         await fill(database, settings, SMALL, ignored)
     assert await database.fetchval("select count(*) from items") == 0
 

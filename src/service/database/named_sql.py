@@ -1,0 +1,22 @@
+"""SQL statements with named parameters."""
+
+import re
+from typing import Any
+
+PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")  # not the type in `value::type`
+
+
+class NamedSql:
+    """A statement whose parameters are written `:name`; PostgreSQL numbers them."""
+
+    def __init__(self, statement: str) -> None:
+        self.names = tuple(dict.fromkeys(PARAMETER.findall(statement)))
+        positions = {name: position for position, name in enumerate(self.names, start=1)}
+        self.sql = PARAMETER.sub(lambda match: f"${positions[match[1]]}", statement)
+
+    def __call__(self, **values: object) -> list[Any]:
+        """Return the arguments for asyncpg: the statement, then the values in order."""
+        unknown = values.keys() - set(self.names)
+        if unknown:
+            raise TypeError(f"the statement has no parameters {sorted(unknown)}")
+        return [self.sql, *(values[name] for name in self.names)]

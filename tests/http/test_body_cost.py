@@ -1,0 +1,95 @@
+"""No JSON body or CSV row of the maximum size keeps the event loop busy for long."""
+
+import io
+from contextlib import suppress
+from time import thread_time
+from typing import Any
+
+import pytest
+
+from service.errors import Fault
+from service.http.request import decode
+from service.items.csv_rows import read_rows
+from service.items.schemas import ItemCreate, ItemPatch
+from service.job_kinds import build_registry
+from service.orders.schemas import NewOrder
+from service.resources.schemas import ResourcePatch, ResourcePut
+from service.settings import Settings
+from service.users.schemas import NewAction
+
+BODY_BYTES = 262_144
+CPU_SECONDS_MAX = 0.25
+"""Generous for slow machines: the first of these bodies took a second before, and takes a millisecond."""
+
+UNITS = {
+    "numbers that expand to 309 digits": "1e308",
+    "numbers that expand to 10 digits": "1e9",
+    "tiny numbers": "1e-308",
+    "numbers out of range": "9e99999",
+    "short fractions": "0.1",
+    "long fractions": "0." + "7" * 4000,
+    "long integers": "7" * 4000,
+    "zeros": "0",
+    "empty arrays": "[]",
+    "empty objects": "{}",
+    "deep arrays": "[" * 120 + "]" * 120,
+    "escaped NULs": '"\\u0000"',
+    "quotes in strings": '"\\"\\"\\"\\"\\"\\"\\"\\""',
+}
+BODIES = {
+    "an item": (ItemCreate, '{"sku":"A","name":"A","price":"1","attributes":{"a":[%s]}}'),
+    "a patch of an item": (ItemPatch, '{"attributes":{"a":[%s]}}'),
+    "a resource": (ResourcePut, '{"status":"on","metadata":{"a":[%s]}}'),
+    "a patch of a resource": (ResourcePatch, '{"metadata":{"a":[%s]}}'),
+    "an action": (NewAction, '{"action":"login","metadata":{"a":[%s]}}'),
+    "an order": (NewOrder, '{"customer_id":"c-1","lines":[%s]}'),
+    "an unknown field": (NewOrder, '{"customer_id":"c-1","lines":[],"more":[%s]}'),
+    "an import": (
+        build_registry(Settings())["catalog.import"].request,
+        '{"kind":"catalog.import","payload":{"csv":[%s]}}',
+    ),
+}
+
+
+def filled(template: str, unit: str, size: int = BODY_BYTES) -> bytes:
+    count = (size - len(template)) // (len(unit) + 1)
+    return (template % ",".join([unit] * count)).encode()
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize(("type_", "template"), BODIES.values(), ids=BODIES)
+def test_a_body_of_the_maximum_size_is_checked_quickly(type_: Any, template: str, unit: str) -> None:
+    body = filled(template, unit)
+    since = thread_time()
+    with pytest.raises(Fault):
+        decode(body, type_)
+    assert thread_time() - since < CPU_SECONDS_MAX
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize("size", [16_384, 65_536])
+def test_a_body_near_the_bound_of_its_objects_is_checked_quickly(unit: str, size: int) -> None:
+    body = filled('{"status":"on","metadata":{"a":[%s]}}', unit, size)
+    since = thread_time()
+    with suppress(Fault):
+        decode(body, ResourcePut)
+    assert thread_time() - since < CPU_SECONDS_MAX
+
+
+@pytest.mark.parametrize("start", [b'{"a":"', b"", b'["'], ids=["a string", "no JSON", "an array"])
+@pytest.mark.parametrize("unit", [b'\\"', b'"', b"[", b"\\", b'"[', b'e9"'])
+def test_malformed_json_is_checked_quickly(start: bytes, unit: bytes) -> None:
+    since = thread_time()
+    with pytest.raises(Fault):
+        decode(start + b"[" * 200 + unit * (BODY_BYTES // len(unit)), ItemCreate)
+    assert thread_time() - since < CPU_SECONDS_MAX
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_a_row_of_an_import_is_checked_quickly(unit: str) -> None:
+    for size in (16_384, 32_768, 100_000):
+        cell = filled('{"a":[%s]}', unit, size).decode().replace('"', '""')
+        _, rows = read_rows(io.StringIO(f'sku,name,price,attributes\nA,A,1,"{cell}"\n', newline=""))
+        since = thread_time()
+        list(rows)
+        assert thread_time() - since < CPU_SECONDS_MAX
