@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from service.auth.keys import mint
 from service.auth.store import create_key
 from service.database.database import Database
-from service.observability.redaction import redact_path, redactor
+from service.observability.redaction import PATH_LENGTH_MAX, redact_path, redactor
 from service.settings import Settings
 from tests.support.depot_command import run_depot
 from tests.support.depot_process import DepotProcess, depot_serve
@@ -114,6 +114,13 @@ def test_ordinary_texts_are_unchanged() -> None:
         assert clean(text) == redact_path(text) == text
     assert redact_path("/a\nb") == "/a\\nb"
     assert redact_path("/\ud800") == "/\\ud800"
+
+
+def test_a_long_path_is_cut_after_redaction() -> None:
+    password = "s" * 100
+    logged = redact_path("/depot_/" + "x" * (PATH_LENGTH_MAX - 50) + f"://user:{password}@host" + "/y" * 9999)
+    assert len(logged) == PATH_LENGTH_MAX + 1
+    assert "sss" not in logged
 
 
 async def test_every_line_of_a_request_has_its_ids(

@@ -45,7 +45,7 @@ SMALL_BODY_BYTES = 8192
 """A body up to this size is decoded in a few milliseconds, whatever it contains."""
 FIELD_BYTES_MAX = 262_144
 """Maximum size of a field without a bound of its own, with all its numbers written out."""
-LONG_NUMBER = re.compile(rb"[0-9]{%d}" % NUMBER_DIGITS_MAX)
+LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % NUMBER_DIGITS_MAX)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """PowerShell 5 and other Windows programs write it in front of UTF-8; RFC 8259 §8.1 allows to ignore it."""
 

@@ -5,9 +5,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 SECRET = re.compile(
-    r"(?P<shown>depot_[0-9A-Za-z]{12}_|whsec_|://[^\s/:@]*:)(?P<hidden>(?<=:)[^\s@]+(?=@)|(?<=_)[0-9A-Za-z+/=]+)"
+    r"(?P<shown>depot_[0-9A-Za-z]{12}_|whsec_|://[^\s/:@]{0,256}+:)"
+    r"(?P<hidden>(?<=:)[^\s@]{1,256}+(?=@)|(?<=_)[0-9A-Za-z+/=]+)"
 )
-"""An API key (its id may be shown), a webhook secret, or a password in a URL."""
+"""An API key (its id may be shown), a webhook secret, or a password in a URL.
+
+The bounds keep its time linear in the length of a text that a client chose.
+"""
+PATH_LENGTH_MAX = 2048
+"""A longer path is cut in the log."""
 REDACTED_LENGTH_MIN = 8
 """Minimum length of a secret that is redacted everywhere.
 
@@ -23,9 +29,9 @@ def redactor(secrets: Iterable[str] = ()) -> Callable[[str], str]:
 
 def redact_path(path: str) -> str:
     """Sanitize a path. It is called for every request, so it first checks whether there is anything to do."""
-    if path.isprintable() and "depot_" not in path and "whsec_" not in path:
-        return path
-    return _redact(None, path)
+    if not path.isprintable() or "depot_" in path or "whsec_" in path:
+        path = _redact(None, path)
+    return path if len(path) <= PATH_LENGTH_MAX else f"{path[:PATH_LENGTH_MAX]}…"
 
 
 def _redact(known: re.Pattern[str] | None, text: str) -> str:
