@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from litestar.response import Stream
 
 from service.database.session import Session
+from service.documents import store
 from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
 from service.documents.form import MalformedMultipart
 from service.documents.formats import FORMATS, PNG
@@ -69,25 +70,23 @@ class DocumentController(Controller):
     async def list_documents(
         self,
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Document]:
         """List documents, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        documents = await document_store.page(session, pager.after, pager.fetch_limit)
+        documents = await store.list_documents(session, pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
     @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
     async def get_document(
         self,
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
         document_id: FromPath[UUID],
     ) -> Document:
         """Read a document's metadata"""
-        return (await document_store.read(session, document_id)).document
+        return (await store.read(session, document_id)).document
 
     @get(
         "/{document_id:str}/content",
@@ -109,7 +108,7 @@ class DocumentController(Controller):
         Supports `If-None-Match` (304) and one byte `Range` (206, 416) with `If-Range`. A request for several
         ranges gets the whole file.
         """
-        stored = await document_store.read(session, document_id)
+        stored = await store.read(session, document_id)
         return await download(document_store, request, stored)
 
     @get(
@@ -131,7 +130,7 @@ class DocumentController(Controller):
         WebP, at most 256 pixels on the longer side; 404 until a worker has made it. Supports `If-None-Match`
         (304).
         """
-        stored = await document_store.read(session, document_id)
+        stored = await store.read(session, document_id)
         return await download_thumbnail(document_store, request, stored)
 
     @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])

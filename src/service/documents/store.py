@@ -83,15 +83,6 @@ class DocumentStore:
             raise IdempotencyInProgress
         return document
 
-    async def read(self, session: Session, document_id: UUID) -> StoredDocument:
-        stored = await read(session, document_id)
-        session.release()  # the blob store, which may be read next, can be slow
-        return stored
-
-    async def page(self, session: Session, after: UUID | None, limit: int) -> list[Document]:
-        """Return a page of documents, newest first."""
-        return [_document(row) for row in await session.fetch(statements.LIST, after, limit)]
-
     async def open_blob(self, key: str, byte_range: Range | None = None) -> tuple[int, AsyncIterator[bytes]]:
         """Return a blob's size in bytes and its content or a range of it. Raises `NotFound`."""
         try:
@@ -151,8 +142,15 @@ class DocumentStore:
             log.warning("orphan_blob_left", key=key, cause=repr(error))
 
 
+async def list_documents(session: Session, after: UUID | None, limit: int) -> list[Document]:
+    """Return a page of documents, newest first."""
+    return [_document(row) for row in await session.fetch(statements.LIST, after, limit)]
+
+
 async def read(session: Session, document_id: UUID) -> StoredDocument:
+    """Read a document and release the connection: the blob store, which may be read next, can be slow."""
     row = await session.fetchrow(statements.READ, document_id)
+    session.release()
     if row is None:
         raise NotFound
     *facts, key, thumbnail = row
