@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from conftest import AS_OWNER, Client
 from service.audit import chain
-from service.audit.chain import GENESIS, Head, link_hash, seal
+from service.audit.chain import accept, link_hash, seal
+from service.audit.state import GENESIS, Head
 from service.audit.verify import verify
 from service.database.database import Database
 from service.jobs.kinds import KindRegistry
@@ -24,6 +25,7 @@ from tests.support.depot_command import NEW_INTERPRETER, run_depot
 
 PLAIN = Settings()
 """Without a secret: the key is the database's own."""
+OTHER_SECRET = "another secret, of 32 characters at least"
 
 FILL = """
 insert into events (type, subject, actor, payload)
@@ -112,6 +114,7 @@ async def test_a_deleted_link_is_found_with_or_without_its_event(sealed: Databas
 
 async def test_an_event_slipped_into_the_past_is_found(sealed: Database, database_url: str) -> None:
     await sealed.fetchval("update sealing set settled_at = now()")
+    await accept(sealed, PLAIN)
     await tamper(
         database_url,
         """insert into events (id, type, subject, actor, payload, created_at)
@@ -130,28 +133,94 @@ async def test_a_cut_off_end_is_found_by_an_anchor(sealed: Database, database_ur
         """delete from events where id in (select event_id from seals where position > 15);
            delete from seals where position > 15""",
     )
+    (finding,) = await findings(sealed)
+    assert "seals were deleted" in finding
+    await accept(sealed, PLAIN)
     assert await findings(sealed) == []
     (finding,) = await findings(sealed, anchor)
     assert "the chain ends at seal 15" in finding
 
 
-async def test_a_chain_written_anew_is_found_without_the_secret(sealed: Database, database_url: str) -> None:
+async def test_a_chain_written_anew_is_found_without_the_secret(
+    sealed: Database, database_url: str, settings: Settings
+) -> None:
     await tamper(database_url, "truncate seals; update sealing set settled_at = '-infinity'")
-    await seal(sealed, replace(PLAIN, secret="somebody else's secret, 32 characters long"))
+    await accept(sealed, replace(PLAIN, secret=OTHER_SECRET))
+    async with Database(settings).open() as other_process:
+        assert await seal(other_process, replace(PLAIN, secret=OTHER_SECRET)) >= 20
     assert len(await findings(sealed)) >= 20
 
 
-async def test_a_chain_written_anew_is_found_by_an_anchor(sealed: Database, database_url: str) -> None:
+async def test_a_chain_written_anew_is_found_by_an_anchor(
+    sealed: Database, database_url: str, settings: Settings
+) -> None:
     anchor = (await verify(sealed, PLAIN)).head
     await tamper(
         database_url,
         """update events set actor = 'x' where subject = 'i-3';
            truncate seals; update sealing set settled_at = '-infinity'""",
     )
-    await seal(sealed, PLAIN)
+    await accept(sealed, PLAIN)
+    async with Database(settings).open() as other_process:
+        await seal(other_process, PLAIN)
     assert await findings(sealed) == []
     (finding,) = await findings(sealed, anchor)
     assert "the chain was rewritten" in finding
+
+
+FORGE = """update events set actor = 'x' where subject = 'i-9';
+delete from seals where position >= (select position from seals join events on event_id = events.id
+  where subject = 'i-9');"""
+FORGERIES = {
+    "the watermark is set back": "update sealing set settled_at = '-infinity'",
+    "the watermark stays": "",
+    "the state is reset": "update sealing set settled_at = '-infinity', mac = null",
+    "the state is deleted": "delete from sealing",
+    "the state is another row": "delete from sealing; insert into sealing values (true, '-infinity')",
+    "the state is made up": "update sealing set settled_at = '-infinity', mac = sha256(mac)",
+}
+
+
+@pytest.mark.parametrize("cover", FORGERIES.values(), ids=FORGERIES)
+async def test_forged_history_is_not_sealed(
+    sealed: Database, database_url: str, settings: Settings, cover: str
+) -> None:
+    await tamper(database_url, f"{FORGE} {cover}")
+    async with Database(settings).open() as restarted_worker:
+        for _ in range(2):
+            assert await seal(restarted_worker, PLAIN) == 0
+    assert await findings(sealed) != []
+
+
+async def test_a_chain_that_starts_again_under_an_older_journal_is_not_sealed(
+    database: Database, database_url: str
+) -> None:
+    await tamper(
+        database_url,
+        """insert into events (id, type, subject, actor, payload)
+           values ('01900000-0000-7000-8000-000000000000', 'order.placed', 'x', 'y', '{}')""",
+    )
+    assert await seal(database, PLAIN) == 0
+    (finding,) = await findings(database)
+    assert "depot audit accept" in finding
+    await accept(database, PLAIN)
+    assert await seal(database, PLAIN) >= 1
+    assert await findings(database) == []
+
+
+async def test_an_older_state_that_is_restored_is_not_sealed_by_a_running_worker(
+    sealed: Database, database_url: str
+) -> None:
+    await tamper(database_url, "create table copy as select * from sealing")
+    await sealed.fetchval(FILL.replace("'i-'", "'j-'"), 5)
+    assert await seal(sealed, PLAIN) == 5
+    await tamper(
+        database_url,
+        """update events set actor = 'x' where subject = 'j-3';
+           delete from seals where event_id in (select id from events where subject like 'j-%');
+           update sealing set settled_at = copy.settled_at, mac = copy.mac from copy""",
+    )
+    assert await seal(sealed, PLAIN) == 0
 
 
 async def test_only_one_process_seals_at_a_time(settings: Settings) -> None:
@@ -210,7 +279,7 @@ async def test_the_command_says_which_row_and_fails(sealed: Database, database_u
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
 def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObject) -> None:
     def head(chain: list[bytes]) -> bytes:
-        end = GENESIS
+        end = GENESIS.hash
         for digest in chain:
             end = link_hash(b"key", end, digest)
         return end

@@ -6,24 +6,35 @@ chain at that row. Truncation is detected with an anchor, the head printed by an
 
 import hashlib
 import hmac
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import asyncpg
-from msgspec import Struct
+import structlog
 
+from service.audit.state import (
+    GENESIS,
+    READ_WATERMARK,
+    Head,
+    find_state_problem,
+    read_head,
+    write_state,
+)
 from service.audit.trail import lowest_uuid7
 from service.auth.keys import derive_pepper
 from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
+from service.database.servers import Connection
 from service.settings import Settings
 
+log = structlog.get_logger()
+
 LOCK = 0x7365616C  # "seal"
+NEVER = datetime(1, 1, 1, tzinfo=UTC)
 BATCH_SIZE = 10_000
-GENESIS = bytes(32)
 
 READ_PEPPER = "select value from secrets where name = 'pepper'"
-READ_WATERMARK = "select settled_at from sealing"
-HEAD = "select position, hash from seals order by position desc limit 1"
+CONTAINS = "select exists (select from seals where position = $1 and hash = $2)"
 
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
   extract(epoch from e.created_at))::text, 'UTF8'))"""
@@ -34,56 +45,70 @@ select e.id, {DIGEST} as digest from events e
 where e.id >= $1 and not exists (select from seals s where s.event_id = e.id)
 order by e.id limit {BATCH_SIZE}"""
 
-ADVANCE_WATERMARK = "update sealing set settled_at = $1"
+CHAIN_REWOUND = "the chain no longer contains the last seal of this process"
 
-
-class Head(Struct, frozen=True):
-    """The newest link of the chain. Its `str` is the anchor for `depot audit verify --anchor`."""
-
-    position: int
-    hash: bytes
-
-    def __str__(self) -> str:
-        return f"{self.position}:{self.hash.hex()}"
-
-    @staticmethod
-    def parse(anchor: str) -> "Head":
-        """Parse an anchor. Raises `ValueError`."""
-        position, _, digest = anchor.partition(":")
-        return Head(int(position), bytes.fromhex(digest))
+_last_heads: WeakKeyDictionary[Database, Head] = WeakKeyDictionary()
+"""The last head that this process wrote. It reveals that an older chain and state were restored."""
 
 
 async def seal(database: Database, settings: Settings) -> int:
-    """Append the events recorded since the last run to the chain.
+    """Append the events recorded since the last run to the chain, and log its head as an anchor.
 
-    Return their number, or 0 if another process is sealing.
+    Return their number, or 0 if another process is sealing. If the state does not belong to the chain,
+    nothing is sealed: sealing forged history would make it genuine.
     """
     key = await chain_key(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
             return 0
-        oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
-        begin = watermark_id(await connection.fetchval(READ_WATERMARK))
-        sealed = 0
-        while batch := await connection.fetch(UNSEALED, begin):
-            await _append(connection, key, batch)
-            begin = batch[-1]["id"]
-            sealed += len(batch)
-        await connection.execute(ADVANCE_WATERMARK, oldest - MAX_CLOCK_SKEW)
+        head = await read_head(connection)
+        problem = await find_state_problem(connection, key, head)
+        if problem or (problem := await _find_rewinding(connection, _last_heads.get(database, GENESIS))):
+            log.error("audit_sealing_refused", cause=problem)
+            return 0
+        sealed, head = await _seal_new_events(connection, key, head)
+    _last_heads[database] = head
+    if sealed:
+        log.info("audit_sealed", count=sealed, anchor=str(head))
     return sealed
 
 
-async def _append(
-    connection: "asyncpg.Connection[asyncpg.Record]", key: bytes, batch: list[asyncpg.Record]
-) -> None:
-    row = await connection.fetchrow(HEAD)
-    head = Head(*row) if row else Head(0, GENESIS)
+async def accept(database: Database, settings: Settings) -> Head:
+    """Authenticate the present chain and its watermark with the key; return the head."""
+    key = await chain_key(database, settings)
+    async with database.dedicated_connection() as connection, connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+        head = await read_head(connection)
+        settled_at = await connection.fetchval(READ_WATERMARK)
+        await write_state(connection, key, settled_at or NEVER, head)
+    return head
+
+
+async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tuple[int, Head]:
+    oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
+    settled_at = await connection.fetchval(READ_WATERMARK)
+    begin, first = watermark_id(settled_at), head.position
+    while batch := await connection.fetch(UNSEALED, begin):
+        head = await _append(connection, key, head, batch)
+        begin = batch[-1]["id"]
+    await write_state(connection, key, max(settled_at, oldest - MAX_CLOCK_SKEW), head)
+    return head.position - first, head
+
+
+async def _find_rewinding(connection: Connection, last: Head) -> str | None:
+    if last == GENESIS or await connection.fetchval(CONTAINS, last.position, last.hash):
+        return None
+    return CHAIN_REWOUND
+
+
+async def _append(connection: Connection, key: bytes, head: Head, batch: list[asyncpg.Record]) -> Head:
     links = []
     for event_id, digest in batch:
         head = Head(head.position + 1, link_hash(key, head.hash, digest))
         links.append((head.position, event_id, head.hash))
     await connection.copy_records_to_table("seals", records=links, columns=("position", "event_id", "hash"))
+    return head
 
 
 def link_hash(key: bytes, previous_hash: bytes, digest: bytes) -> bytes:

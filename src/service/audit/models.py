@@ -30,7 +30,7 @@ class SealedEvent(Base):
 
 
 class SealingState(Base):
-    """The sealing watermark; a table with one row."""
+    """The sealing state, a watermark bound to the end of the chain; a table with one row."""
 
     __tablename__ = "sealing"
     __table_args__ = (CheckConstraint("id", name="id"),)
@@ -38,3 +38,5 @@ class SealingState(Base):
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     settled_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
     """Every event recorded before this time is sealed, and no open transaction can add another."""
+    mac: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Authenticates this row and the end of the chain with the chain's key; null before the first seal."""

@@ -3,12 +3,14 @@
 import asyncpg
 from msgspec import Struct
 
-from service.audit.chain import DIGEST, GENESIS, READ_WATERMARK, Head, chain_key, link_hash, watermark_id
-from service.database.database import Database
+from service.audit.chain import DIGEST, NEVER, chain_key, link_hash, watermark_id
+from service.audit.state import GENESIS, READ_WATERMARK, Head, find_state_problem
+from service.database.database import MAX_CLOCK_SKEW, Database
 from service.settings import Settings
 
 PREFETCH = 5_000
 FINDINGS_MAX = 1_000
+WHY_MISSING = f"inserted later, or recorded while a clock was off by more than {MAX_CLOCK_SKEW} (h:mm:ss)"
 
 LINKS = f"""
 select s.position, s.event_id, s.hash, case when e.id is not null then {DIGEST} end as digest
@@ -34,7 +36,7 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
     """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain."""
     key = await chain_key(database, settings)
     findings: list[str] = []
-    head = Head(0, GENESIS)
+    head = GENESIS
     async with (
         database.dedicated_connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -46,14 +48,16 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
             head = Head(row["position"], row["hash"])
             if len(findings) >= FINDINGS_MAX:
                 break
+        if len(findings) < FINDINGS_MAX and (problem := await find_state_problem(connection, key, head)):
+            findings.append(problem)
         if anchor is not None and anchor.position > head.position:
             findings.append(
                 f"the chain ends at seal {head.position}, before the anchor at seal {anchor.position}: "
                 "its end was cut off"
             )
-        watermark = watermark_id(await connection.fetchval(READ_WATERMARK))
+        watermark = watermark_id(await connection.fetchval(READ_WATERMARK) or NEVER)
         missing = await connection.fetch(MISSING_FROM_CHAIN, watermark)
-        findings += [f"event {row['id']} is missing from the chain" for row in missing]
+        findings += [f"event {row['id']} is missing from the chain: {WHY_MISSING}" for row in missing]
         unsealed: int = await connection.fetchval(COUNT_UNSEALED, watermark)
     return Verification(head, unsealed, findings)
 

@@ -23,7 +23,7 @@ def audit() -> None:
 @click.option("--anchor", metavar="N:HASH", help="A head printed earlier: finds out if the end was cut off.")
 def audit_verify(anchor: str | None) -> None:
     """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
-    from service.audit.chain import Head
+    from service.audit.state import Head
     from service.audit.verify import verify
 
     settings = require_database_url(settings_from_environment("json"))
@@ -37,6 +37,20 @@ def audit_verify(anchor: str | None) -> None:
     click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
     if found.findings:
         raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
+
+
+@audit.command("accept")
+def audit_accept() -> None:
+    """Authenticate the present chain with DEPOT_SECRET, and print its head.
+
+    Needed once after an upgrade from 0.1, after a change of DEPOT_SECRET, after a restored backup, or if the
+    first worker starts a day after the first event. Run `depot audit verify --anchor` first; restart the
+    workers afterwards.
+    """
+    from service.audit.chain import accept
+
+    settings = require_database_url(settings_from_environment("json"))
+    click.echo(run(settings, lambda database: accept(database, settings)))
 
 
 @click.command()
