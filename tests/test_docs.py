@@ -4,19 +4,28 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from io import BytesIO
+from typing import Any, get_args
 
 import anyio
+import msgspec
 import pytest
+from PIL import Image
 
 from conftest import Client
 from service.app import create_app
 from service.auth.keys import SCOPES
+from service.database.database import Database
 from service.docs import build_document
+from service.event_schemas import EVENTS
+from service.events.journal import EventType
+from service.http.error_responses import Error, Problem
 from service.settings import Settings
 from tests.support.depot_command import DEPOT
+from tests.test_error_codes import CONTRACT
 
 Json = dict[str, Any]
+JSON = "application/json"
 METHODS = {"get", "put", "post", "patch", "delete"}
 
 
@@ -144,6 +153,8 @@ def test_a_patch_may_be_a_merge_patch(described: Json) -> None:
     for path in ("/items/{item_id}", "/resources/{resource_id}"):
         content = described["paths"][path]["patch"]["requestBody"]["content"]
         assert content.keys() == {"application/json", "application/merge-patch+json"}
+        plain, merge = (body["schema"]["$ref"] for body in content.values())
+        assert merge == plain.removesuffix("Patch") + "MergePatch"
 
 
 def test_query_parameters_describe_their_bounds(described: Json) -> None:
@@ -185,11 +196,138 @@ async def test_the_document_served_is_the_one_the_command_prints(client: Client)
     assert json.loads(printed.stdout)["openapi"].startswith("3.1")
 
 
+@pytest.mark.parametrize(
+    ("accept", "status"), [("text/html,application/xhtml+xml,*/*;q=0.8", 302), ("*/*", 404), (JSON, 404)]
+)
+async def test_the_root_sends_browsers_to_the_page(client: Client, accept: str, status: int) -> None:
+    reply = await client.get("/", headers={"Accept": accept}, follow_redirects=False)
+    assert (reply.status_code, reply.headers.get("Location")) == (status, "/docs" if status == 302 else None)
+
+
+async def test_no_foreign_script_runs_in_the_page_and_no_other_page_frames_it(client: Client) -> None:
+    page = await client.get("/docs")
+    policy = dict(rule.split(" ", 1) for rule in page.headers["Content-Security-Policy"].split("; "))
+    assert (policy["default-src"], policy["script-src"]) == ("'none'", "'self'")
+    assert policy["frame-ancestors"] == "'none'"
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert not re.search(r"<script>|<style>| on[a-z]+=|style=", page.text)
+
+
+async def test_the_page_is_dark_where_the_browser_is(client: Client) -> None:
+    assert "prefers-color-scheme: dark" in (await client.get("/docs/assets/docs.css")).text
+
+
+EXECUTED = {
+    "POST /items": 201,
+    "PATCH /items/{item_id}": 200,
+    "POST /items/{item_id}/stock": 200,
+    "POST /orders": 201,
+    "PUT /resources/{resource_id}": 201,
+    "PATCH /resources/{resource_id}": 200,
+    "POST /users/{user_id}/actions": 201,
+    "POST /process": 202,
+    "POST /webhooks": 201,
+    "PATCH /webhooks/{webhook_id}": 200,
+}
+
+
+async def test_every_example_of_a_request_can_be_executed(client: Client, described: Json) -> None:
+    examples = {
+        name: operation["requestBody"]["content"]
+        for name, operation in operations(described)
+        if "multipart/form-data"
+        not in operation.get("requestBody", {}).get("content", {"multipart/form-data": 0})
+    }
+    names = {"resource_id": "printer-3", "user_id": "ann"}
+    assert examples.keys() == EXECUTED.keys()
+    for name, status in EXECUTED.items():
+        method, path = name.split()
+        for media_type, content in examples[name].items():
+            body, headers = json.dumps(content["example"]), {"Content-Type": media_type}
+            reply = await client.request(method, path.format(**names), content=body, headers=headers)
+            assert reply.status_code == status, (name, content["example"], reply.text)
+        created = reply.headers.get("Location", "").split("/")
+        if len(created) == 3:
+            names[created[1].removesuffix("s") + "_id"] = created[2]
+
+
+def test_every_error_code_has_an_example(described: Json) -> None:
+    seen = set()
+    for reply in described["components"]["responses"].values():
+        codes = set(reply["headers"]["X-Error-Code"]["schema"]["enum"])
+        for media_type, content in reply["content"].items():
+            assert content["examples"].keys() == codes
+            for code, shown in content["examples"].items():
+                wanted = Error if media_type == JSON else Problem
+                error = msgspec.convert(shown["value"], wanted)
+                assert code == (error.error.code if isinstance(error, Error) else error.code)
+        seen |= codes
+    assert {"INSUFFICIENT_STOCK", "VALIDATION_FAILED", "TIMED_OUT", "RATE_LIMITED"} <= seen
+
+
+def test_error_codes_are_an_enum(described: Json) -> None:
+    known = {code for status, codes in CONTRACT.items() for code in codes.split() if status != 499}
+    assert set(described["components"]["schemas"]["ErrorCode"]["enum"]) == known
+
+
+def test_schemas_of_creations_follow_one_pattern(described: Json) -> None:
+    schemas = described["components"]["schemas"]
+    assert {"ItemCreate", "OrderCreate", "OrderLineCreate", "ActionCreate", "WebhookCreate", "JobCreate"} <= (
+        schemas.keys()
+    )
+    assert not [name for name in schemas if name.startswith("New")]
+
+
+def test_no_description_repeats_its_summary(described: Json) -> None:
+    for name, operation in operations(described):
+        assert operation["summary"] not in operation["description"], name
+        assert operation["description"].strip(), name
+
+
+def test_every_bound_of_a_request_is_published(described: Json) -> None:
+    """And no other: what a reply holds is not bounded where nothing bounds it."""
+    for name, operation in operations(described):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            for node in [found for s in variants(described, content["schema"]) for found in nodes(s)]:
+                if node.get("type") == "string" and node.get("format") != "binary":
+                    assert node.keys() & {"maxLength", "enum", "pattern", "format"}, (name, node)
+                if node.get("type") == "array":
+                    assert "maxItems" in node, (name, node)
+    assert "maxLength" not in described["components"]["schemas"]["ErrorBody"]["properties"]["message"]
+
+
+async def test_the_payload_of_every_event_is_described(
+    client: Client, database: Database, described: Json
+) -> None:
+    assert described["webhooks"].keys() == set(get_args(EventType))
+    item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1", "quantity": 9})).json()
+    await client.patch(f"/items/{item['id']}", json={"name": "B"})
+    orders = [
+        (
+            await client.post("/orders", json={"customer_id": "c", "lines": [{"sku": "A", "quantity": 4}]})
+        ).json()
+        for _ in range(2)
+    ]
+    await client.post(f"/orders/{orders[0]['id']}/cancel")
+    await client.post(f"/orders/{orders[1]['id']}/fulfil")
+    await client.post("/users/ann/actions", json={"action": "login"})
+    job = await client.post("/process", json={"kind": "report.export", "payload": {}})
+    await client.delete(job.headers["Location"])
+    picture = BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    await client.post("/documents", files={"file": ("a.png", picture.getvalue(), "image/png")})
+    rows = await database.fetch("select type, payload from events where type = any($1)", list(EVENTS))
+    assert {row["type"] for row in rows} == EVENTS.keys()
+    for row in rows:
+        schema = described["components"]["schemas"][EVENTS[row["type"]][1].__name__]
+        assert set(schema["required"]) <= row["payload"].keys() <= schema["properties"].keys(), row["type"]
+
+
 async def test_the_page_and_all_it_loads_come_from_here(client: Client) -> None:
     page = await client.get("/docs")
     assert page.headers["Content-Type"].startswith("text/html")
     loaded = re.findall(r'(?:src|href|url)\s*[=:]\s*"([^"]+)"', page.text)
-    assert len(loaded) == 3
+    assert len(loaded) == 4
     for path in loaded:
         assert path.startswith("/")
         assert (await client.get(path)).status_code == 200
@@ -207,8 +345,11 @@ def test_fields_say_what_they_mean_and_replies_hold_all_of_theirs(described: Jso
 def test_rules_of_whole_objects_are_described(described: Json) -> None:
     schemas = described["components"]["schemas"]
     assert all(schemas[name]["minProperties"] == 1 for name in ("ItemPatch", "ResourcePatch", "WebhookPatch"))
-    assert (schemas["NewLine"]["minProperties"], schemas["NewLine"]["maxProperties"]) == (2, 2)
-    jobs = schemas["NewJob"]
+    assert (schemas["OrderLineCreate"]["minProperties"], schemas["OrderLineCreate"]["maxProperties"]) == (
+        2,
+        2,
+    )
+    jobs = schemas["JobCreate"]
     assert jobs["discriminator"]["mapping"].keys() == {"report.export", "catalog.import", "document.inspect"}
     assert len(list(variants(described, jobs))) == 3
 

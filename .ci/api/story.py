@@ -16,9 +16,9 @@ from depot_client.models import (
     Item,
     ItemCreate,
     ItemPatch,
-    NewLine,
-    NewOrder,
     Order,
+    OrderCreate,
+    OrderLineCreate,
     StoreDocumentBody,
 )
 from depot_client.types import File
@@ -34,12 +34,12 @@ assert isinstance(renamed, Item) and (renamed.name, renamed.description) == ("Bo
 cleared = update_item.sync(item.id, client=client, body=ItemPatch(description=None))
 assert isinstance(cleared, Item) and (cleared.name, cleared.description) == ("Bolt M8", None), cleared
 
-order = NewOrder(customer_id="c-1", lines=[NewLine(sku=item.sku, quantity=2)])
+order = OrderCreate(customer_id="c-1", lines=[OrderLineCreate(sku=item.sku, quantity=2)])
 placed = place_order.sync(client=client, body=order, idempotency_key="py-1")
 assert isinstance(placed, Order) and placed.total == "19.98", placed
 assert place_order.sync(client=client, body=order, idempotency_key="py-1") == placed
 
-too_many = NewOrder(customer_id="c-2", lines=[NewLine(item_id=item.id, quantity=4)])
+too_many = OrderCreate(customer_id="c-2", lines=[OrderLineCreate(item_id=item.id, quantity=4)])
 refused = place_order.sync(client=client, body=too_many)
 assert isinstance(refused, Error) and refused.error.code == "INSUFFICIENT_STOCK", refused
 (shortage,) = refused.error.details or []

@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
 
-type NewOrder = components["schemas"]["NewOrder"];
+type OrderCreate = components["schemas"]["OrderCreate"];
 
 const client = createClient<paths>({
   baseUrl: process.env.DEPOT_URL!,
@@ -22,7 +22,7 @@ assert.deepEqual([renamed.data?.name, renamed.data?.description], ["Bolt M8", "S
 const cleared = await client.PATCH("/items/{item_id}", { ...here, body: { description: null } });
 assert.deepEqual([cleared.data?.name, cleared.data?.description], ["Bolt M8", null]);
 
-const order: NewOrder = { customer_id: "c-1", lines: [{ sku: item.sku, quantity: 2 }] };
+const order: OrderCreate = { customer_id: "c-1", lines: [{ sku: item.sku, quantity: 2 }] };
 const once = { params: { header: { "Idempotency-Key": "ts-1" } }, body: order };
 const placed = await client.POST("/orders", once);
 assert.equal(placed.data?.total, "19.98");

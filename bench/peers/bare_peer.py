@@ -73,14 +73,14 @@ class ItemPatch(Struct):
     price: str | None = None
 
 
-class NewLine(Struct):
+class OrderLineCreate(Struct):
     item_id: UUID
     quantity: Annotated[int, Meta(ge=1)]
 
 
-class NewOrder(Struct):
+class OrderCreate(Struct):
     customer_id: str
-    lines: Annotated[list[NewLine], Meta(min_length=1)]
+    lines: Annotated[list[OrderLineCreate], Meta(min_length=1)]
     reference: str | None = None
 
 
@@ -119,7 +119,7 @@ Reply: TypeAlias = tuple[int, bytes]
 
 encode = msgspec.json.Encoder().encode
 decode_patch = msgspec.json.Decoder(ItemPatch).decode
-decode_order = msgspec.json.Decoder(NewOrder).decode
+decode_order = msgspec.json.Decoder(OrderCreate).decode
 NOT_FOUND = (404, b'{"error":{"code":"NOT_FOUND"}}')
 SHORT = (409, b'{"error":{"code":"INSUFFICIENT_STOCK"}}')
 UNKNOWN = (422, b'{"error":{"code":"UNKNOWN_ITEM"}}')
@@ -175,7 +175,7 @@ class Bare:
         row = await self.pool.fetchrow(PATCH, item_id, patch.name, patch.price)
         return NOT_FOUND if row is None else (200, encode(Item(*row)))
 
-    async def _place(self, new: NewOrder) -> Reply:
+    async def _place(self, new: OrderCreate) -> Reply:
         wanted: dict[UUID, int] = {}
         for line in new.lines:
             wanted[line.item_id] = wanted.get(line.item_id, 0) + line.quantity
@@ -190,7 +190,7 @@ class Bare:
         return 201, encode(order)
 
 
-def sell(new: NewOrder, stock: list[Stock], wanted: dict[UUID, int]) -> Order:
+def sell(new: OrderCreate, stock: list[Stock], wanted: dict[UUID, int]) -> Order:
     lines = []
     for item in stock:
         quantity = wanted[item.id]

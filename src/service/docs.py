@@ -11,10 +11,14 @@ from litestar import Controller, Litestar, Request, Response, Router, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.params import FromPath
+from litestar.response import Redirect
 
 from service.errors import NotFound
+from service.event_schemas import EVENTS, webhooks
 from service.http.json_schema import REF, schema_name
-from service.http.openapi import complete_document
+from service.http.openapi import add_examples, complete_document
+from service.http.reply import negotiate
+from service.http.request import StrictRequest
 from service.jobs.kinds import Kind, KindRegistry
 
 DESCRIPTION = """Inventory and orders. Stock is never oversold; a PATCH changes only the fields that are sent.
@@ -26,15 +30,31 @@ Mutable resources carry an `ETag`. Send it back as `If-Match` to change only the
 
 PAGE = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depot API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<link rel="stylesheet" href="/docs/assets/docs.css"></head><body><div id="ui"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", persistAuthorization: true})</script>
+<script src="/docs/assets/docs.js"></script>
 </body></html>"""
+SCRIPT = b'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", persistAuthorization: true})'
+STYLE = b"""@media (prefers-color-scheme: dark) {
+  html { background: #111; }
+  #ui { filter: invert(88%) hue-rotate(180deg); }
+  #ui .highlight-code, #ui .microlight, #ui img { filter: invert(100%) hue-rotate(180deg); }
+}"""
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+"""The page takes API keys: no foreign script runs in it, and no other page frames it."""
+
 
 ASSETS = {
     "swagger-ui.css": ("stylesheets", "text/css"),
     "swagger-ui-bundle.js": ("javascripts", "text/javascript"),
 }
+OWN_ASSETS = {"docs.css": (STYLE, "text/css"), "docs.js": (SCRIPT, "text/javascript")}
 
 
 class NoRoutes(Router):
@@ -58,7 +78,8 @@ def openapi_config() -> OpenAPIConfig:
                     type="http",
                     scheme="bearer",
                     bearer_format="depot_<id>_<secret>",
-                    description="An API key.",
+                    description="An API key, without `Bearer`. `make run` prints one and stores it in "
+                    "`$DEPOT_HOME/api-key`; `depot keys create` makes others.",
                 )
             }
         ),
@@ -85,15 +106,21 @@ class DocsController(Controller):
     def document(self, request: Request[Any, Any, Any]) -> bytes:
         return encode_document(request.app)
 
+    @get("/", sync_to_thread=False)
+    def root(self, request: StrictRequest) -> Redirect:
+        if negotiate(request, "application/json", "text/html") != "text/html":
+            raise NotFound
+        return Redirect("/docs", headers={"Vary": "Accept"})
+
     @get("/docs", media_type="text/html", sync_to_thread=False)
-    def ui(self) -> bytes:
-        return PAGE
+    def ui(self) -> Response[bytes]:
+        return Response(PAGE, headers=PAGE_HEADERS)
 
     @get("/docs/assets/{name:str}", sync_to_thread=False)
     def asset(self, name: FromPath[str]) -> Response[bytes]:
-        if name not in ASSETS:
+        if name not in ASSETS | OWN_ASSETS:
             raise NotFound
-        content, media_type = read_asset(name)
+        content, media_type = OWN_ASSETS.get(name) or read_asset(name)
         return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
 
 
@@ -104,20 +131,27 @@ def encode_document(app: Litestar) -> bytes:
 
 def build_document(app: Litestar) -> dict[str, Any]:
     kinds: KindRegistry = app.state.kinds
-    described = complete_document(app, app.openapi_schema.to_schema(), [kind.payload for kind in kinds])
-    described["components"]["schemas"] |= job_request_schemas(kinds)
-    return described
+    document = complete_document(
+        app,
+        app.openapi_schema.to_schema(),
+        request_types=[kind.payload for kind in kinds],
+        reply_types=[payload for _, payload in EVENTS.values()],
+    )
+    document["components"]["schemas"] |= job_request_schemas(kinds)
+    document["webhooks"] = webhooks()
+    add_examples(document)
+    return document
 
 
 def job_request_schemas(kinds: KindRegistry) -> dict[str, Any]:
     """Return the request schemas of jobs: one per kind, discriminated by `kind`."""
-    requests = {kind.name: f"New{schema_name(kind.payload)}Job" for kind in kinds}
+    requests = {kind.name: f"{schema_name(kind.payload)}JobCreate" for kind in kinds}
     references = {kind: REF + request for kind, request in requests.items()}
-    new_job = {
+    job_create = {
         "oneOf": [{"$ref": reference} for reference in references.values()],
         "discriminator": {"propertyName": "kind", "mapping": references},
     }
-    return {"NewJob": new_job, **{requests[kind.name]: job_request_schema(kind) for kind in kinds}}
+    return {"JobCreate": job_create, **{requests[kind.name]: job_request_schema(kind) for kind in kinds}}
 
 
 def job_request_schema(kind: Kind) -> dict[str, Any]:

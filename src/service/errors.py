@@ -1,7 +1,7 @@
 """API errors, and the function that renders them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import responses
 from typing import Any, ClassVar
 
@@ -23,6 +23,13 @@ class Fault(Exception):
     code: ClassVar[str] = "INTERNAL_ERROR"
     message: ClassVar[str] = "Internal server error"
     headers: Mapping[str, str] = {}
+    example_details: ClassVar[Sequence[object]] = ()
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """Return example fields of the error contract, for the OpenAPI document."""
+        fields = {"code": cls.code, "message": cls.message, "path": "/orders", "request_id": "order-17"}
+        return {**fields, "details": list(cls.example_details)} if cls.example_details else fields
 
     def __init__(
         self,
@@ -38,6 +45,14 @@ class Fault(Exception):
 
 class InternalError(Fault):
     pass
+
+
+def all_faults(family: type[Fault] = Fault) -> Iterator[type[Fault]]:
+    """Yield all classes of errors that are defined so far, with a code of their own."""
+    for fault in family.__subclasses__():
+        if fault.__module__.startswith("service."):
+            yield from [fault] * ("code" in vars(fault) or fault is InternalError)
+            yield from all_faults(fault)
 
 
 class BadRequest(Fault):
@@ -115,6 +130,7 @@ class Detail(msgspec.Struct, frozen=True):
 class ValidationFailed(Fault):
     status, code, message = 422, "VALIDATION_FAILED", "Request payload validation failed"
     details: Sequence[Detail]
+    example_details = ({"field": "/lines/0/quantity", "message": "must be at least 1", "source": "body"},)
 
     def __init__(self, details: Sequence[Detail]) -> None:
         super().__init__(details=details)
@@ -192,7 +208,7 @@ def render(fault: Fault, *, path: str, request_id: str, accept: str = "") -> Ren
     """Render an error in the error contract, or as RFC 9457 problem details if the client prefers that."""
     problem = negotiate_media_type(accept, JSON, PROBLEM) == PROBLEM
     contract = error_fields(fault, path=path, request_id=request_id)
-    content = _problem(fault, contract) if problem else {"error": contract}
+    content = problem_fields(fault, contract) if problem else {"error": contract}
     headers = {
         **fault.headers,
         "Content-Type": PROBLEM if problem else JSON,
@@ -208,13 +224,14 @@ def error_fields(fault: Fault, *, path: str, request_id: str) -> dict[str, Any]:
     return {**known, "details": fault.details} if fault.details else known
 
 
-def _problem(fault: Fault, contract: dict[str, Any]) -> dict[str, Any]:
+def problem_fields(fault: Fault | type[Fault], contract: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of RFC 9457 problem details for the fields of the error contract."""
     rest = {name: value for name, value in contract.items() if name not in {"message", "path"}}
     return {
         "type": f"urn:depot:error:{fault.code}",
         "title": responses.get(fault.status, fault.code),
         "status": fault.status,
-        "detail": str(fault),
+        "detail": contract["message"],
         "instance": contract["path"],
         **rest,
     }

@@ -12,10 +12,10 @@ from service.http.request import decode
 from service.items.csv_rows import read_rows
 from service.items.schemas import ItemCreate, ItemPatch
 from service.job_kinds import build_registry
-from service.orders.schemas import NewOrder
+from service.orders.schemas import OrderCreate
 from service.resources.schemas import ResourcePatch, ResourcePut
 from service.settings import Settings
-from service.users.schemas import NewAction
+from service.users.schemas import ActionCreate
 
 BODY_BYTES = 262_144
 CPU_SECONDS_MAX = 0.25
@@ -41,9 +41,9 @@ BODIES = {
     "a patch of an item": (ItemPatch, '{"attributes":{"a":[%s]}}'),
     "a resource": (ResourcePut, '{"status":"on","metadata":{"a":[%s]}}'),
     "a patch of a resource": (ResourcePatch, '{"metadata":{"a":[%s]}}'),
-    "an action": (NewAction, '{"action":"login","metadata":{"a":[%s]}}'),
-    "an order": (NewOrder, '{"customer_id":"c-1","lines":[%s]}'),
-    "an unknown field": (NewOrder, '{"customer_id":"c-1","lines":[],"more":[%s]}'),
+    "an action": (ActionCreate, '{"action":"login","metadata":{"a":[%s]}}'),
+    "an order": (OrderCreate, '{"customer_id":"c-1","lines":[%s]}'),
+    "an unknown field": (OrderCreate, '{"customer_id":"c-1","lines":[],"more":[%s]}'),
     "an import": (
         build_registry(Settings())["catalog.import"].request,
         '{"kind":"catalog.import","payload":{"csv":[%s]}}',

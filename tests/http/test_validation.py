@@ -12,7 +12,7 @@ from conftest import Client
 from service.errors import ValidationFailed
 from service.http.request import decode
 from service.items.schemas import ItemCreate
-from service.orders.schemas import NewOrder
+from service.orders.schemas import OrderCreate
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
@@ -187,4 +187,4 @@ def test_exactly_the_wrong_fields_of_the_lines_are_listed(
         for index, (line, fields) in enumerate(drawn)
         for field in [*fields, *([] if "sku" in line else [""])]  # neither item_id nor sku: the line is wrong
     ]
-    assert listed({"customer_id": "c-1", "lines": lines}, NewOrder) == sorted(wrong)
+    assert listed({"customer_id": "c-1", "lines": lines}, OrderCreate) == sorted(wrong)

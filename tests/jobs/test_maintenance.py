@@ -11,7 +11,7 @@ from service.errors import NotFound
 from service.events.journal import CLI
 from service.jobs import maintenance
 from service.jobs.operations import cancel, read_job, submit
-from service.jobs.schemas import NewJob
+from service.jobs.schemas import JobCreate
 from service.settings import Settings
 from tests.support.app_helpers import in_session
 from tests.support.job_helpers import SLEEP
@@ -30,7 +30,7 @@ values ($1, 'https://example.com/', '{user.action}', true, 's', 1)"""
 
 
 async def random_job(database: Database) -> UUID:
-    return (await in_session(database, submit, NewJob(SLEEP, {"seconds": 0}), CLI, None)).id
+    return (await in_session(database, submit, JobCreate(SLEEP, {"seconds": 0}), CLI, None)).id
 
 
 async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, settings: Settings) -> None:

@@ -25,7 +25,7 @@ from service.jobs.operations import cancel, read_job, submit
 from service.jobs.process import NICENESS
 from service.jobs.queue import enqueue
 from service.jobs.runner import _backoff_seconds
-from service.jobs.schemas import Job, NewJob
+from service.jobs.schemas import Job, JobCreate
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import MAX_WAIT_SECONDS, eventually, in_session
@@ -59,7 +59,7 @@ class Workshop:
             yield worker
 
     async def wish(self, payload: object = None, kind: str = "test.wish") -> UUID:
-        return (await in_session(self.database, submit, NewJob(kind, payload or {}), CLI, None)).id
+        return (await in_session(self.database, submit, JobCreate(kind, payload or {}), CLI, None)).id
 
     async def until(self, job_id: UUID, *statuses: str) -> Job:
         job = await in_session(self.database, read_job, job_id)

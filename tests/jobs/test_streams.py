@@ -17,7 +17,7 @@ from service.events.journal import CLI
 from service.jobs import streams as module
 from service.jobs.controller import events
 from service.jobs.operations import cancel, submit
-from service.jobs.schemas import NewJob
+from service.jobs.schemas import JobCreate
 from service.jobs.streams import JobStreams
 from tests.support.app_helpers import (
     MAX_WAIT_SECONDS,
@@ -199,7 +199,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
 ) -> None:
     draining = asyncio.Event()
     streams = JobStreams(database, streams_max=2, draining=draining.is_set)
-    job_id = (await in_session(database, submit, NewJob("system.sleep", {}), CLI, None)).id
+    job_id = (await in_session(database, submit, JobCreate("system.sleep", {}), CLI, None)).id
     async with streams.open(), connected(database_url) as holder:
         first, second = streams.follow(database.session(), job_id), streams.follow(database.session(), job_id)
         assert await anext(first) is not None
@@ -217,7 +217,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
 async def test_silence_is_filled_with_comments(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
     streams = JobStreams(database, streams_max=1, draining=lambda: False)
-    job_id = (await in_session(database, submit, NewJob("system.sleep", {}), CLI, None)).id
+    job_id = (await in_session(database, submit, JobCreate("system.sleep", {}), CLI, None)).id
     async with streams.open(), asyncio.timeout(MAX_WAIT_SECONDS):
         changes = streams.follow(database.session(), job_id)
         sent = events(await anext(changes), changes)

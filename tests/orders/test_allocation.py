@@ -21,26 +21,26 @@ from service.orders.allocation import (
     index_stock,
     item_reference,
 )
-from service.orders.schemas import NewLine, NewOrder
+from service.orders.schemas import OrderCreate, OrderLineCreate
 
 
 def entry(number: int, quantity: int = 10, price: str = "9.99", currency: str = "USD") -> Stock:
     return Stock(UUID(int=number), f"SKU-{number}", f"Item {number}", Decimal(price), currency, quantity, 1)
 
 
-def by_id(number: int, quantity: int) -> NewLine:
-    return NewLine(quantity=quantity, item_id=UUID(int=number))
+def by_id(number: int, quantity: int) -> OrderLineCreate:
+    return OrderLineCreate(quantity=quantity, item_id=UUID(int=number))
 
 
-def by_sku(number: int, quantity: int) -> NewLine:
-    return NewLine(quantity=quantity, sku=f"SKU-{number}")
+def by_sku(number: int, quantity: int) -> OrderLineCreate:
+    return OrderLineCreate(quantity=quantity, sku=f"SKU-{number}")
 
 
-def an_order(*lines: NewLine) -> NewOrder:
-    return NewOrder(customer_id="c-1", lines=list(lines))
+def an_order(*lines: OrderLineCreate) -> OrderCreate:
+    return OrderCreate(customer_id="c-1", lines=list(lines))
 
 
-def place(stock: Sequence[Stock], *lines: NewLine) -> Allocation | Fault:
+def place(stock: Sequence[Stock], *lines: OrderLineCreate) -> Allocation | Fault:
     (outcome,) = allocate(index_stock(stock), [an_order(*lines)])
     return outcome
 
@@ -137,7 +137,7 @@ ORDERS = st.lists(st.lists(LINES, min_size=1, max_size=4).map(lambda lines: an_o
 
 
 @given(STOCK, ORDERS)
-def test_no_piece_appears_or_vanishes(stock: list[Stock], orders: list[NewOrder]) -> None:
+def test_no_piece_appears_or_vanishes(stock: list[Stock], orders: list[OrderCreate]) -> None:
     before = {each.item_id: each.quantity for each in stock}
     outcomes = allocate(index_stock(stock), orders)
     lines = [line for outcome in outcomes if isinstance(outcome, Allocation) for line in outcome.lines]
@@ -147,7 +147,7 @@ def test_no_piece_appears_or_vanishes(stock: list[Stock], orders: list[NewOrder]
 
 
 @given(STOCK, ORDERS)
-def test_a_batch_ends_as_the_same_orders_one_at_a_time(stock: list[Stock], orders: list[NewOrder]) -> None:
+def test_a_batch_ends_as_the_same_orders_one_at_a_time(stock: list[Stock], orders: list[OrderCreate]) -> None:
     together, one_by_one = index_stock(deepcopy(stock)), index_stock(deepcopy(stock))
     batch = allocate(together, orders)
     singly = [outcome for order in orders for outcome in allocate(one_by_one, [order])]
@@ -157,7 +157,7 @@ def test_a_batch_ends_as_the_same_orders_one_at_a_time(stock: list[Stock], order
 
 @given(STOCK, ORDERS)
 def test_a_refused_order_might_as_well_not_have_been_there(
-    stock: list[Stock], orders: list[NewOrder]
+    stock: list[Stock], orders: list[OrderCreate]
 ) -> None:
     outcomes = allocate(index_stock(deepcopy(stock)), orders)
     served = [
@@ -170,7 +170,9 @@ def test_a_refused_order_might_as_well_not_have_been_there(
 
 
 @given(STOCK, ORDERS)
-def test_an_order_is_refused_only_for_a_reason_there_is(stock: list[Stock], orders: list[NewOrder]) -> None:
+def test_an_order_is_refused_only_for_a_reason_there_is(
+    stock: list[Stock], orders: list[OrderCreate]
+) -> None:
     shelf = index_stock(stock)
     for order in orders:
         reason = reason_to_refuse(shelf, order)
@@ -179,7 +181,7 @@ def test_an_order_is_refused_only_for_a_reason_there_is(stock: list[Stock], orde
 
 
 @given(STOCK, ORDERS)
-def test_totals_are_exact(stock: list[Stock], orders: list[NewOrder]) -> None:
+def test_totals_are_exact(stock: list[Stock], orders: list[OrderCreate]) -> None:
     for outcome in allocate(index_stock(stock), orders):
         if isinstance(outcome, Allocation):
             cents = [int(line.stock.unit_price * 100) * line.quantity for line in outcome.lines]
@@ -201,7 +203,7 @@ def facts(outcome: Allocation | Fault) -> object:
     )
 
 
-def reason_to_refuse(shelf: StockIndex, order: NewOrder) -> type[Fault] | None:
+def reason_to_refuse(shelf: StockIndex, order: OrderCreate) -> type[Fault] | None:
     """The rule once more, as plainly as can be."""
     known = [shelf[item_reference(line)] for line in order.lines if item_reference(line) in shelf]
     if len(known) < len(order.lines):

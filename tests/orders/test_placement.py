@@ -25,7 +25,7 @@ from service.orders import statements
 from service.orders.allocation import UnknownItem
 from service.orders.deferred import POLL_INTERVAL_SECONDS
 from service.orders.placement import REPLIES_PER_TURN, PlacementQueue
-from service.orders.schemas import NewLine, NewOrder, Order
+from service.orders.schemas import Order, OrderCreate, OrderLineCreate
 from service.settings import Settings
 from tests.support.app_helpers import (
     Json,
@@ -65,11 +65,11 @@ async def queue(
         yield placement
 
 
-def new(item: Json, customer: str = "c-1") -> NewOrder:
-    return NewOrder(customer_id=customer, lines=[NewLine(quantity=1, item_id=UUID(item["id"]))])
+def new(item: Json, customer: str = "c-1") -> OrderCreate:
+    return OrderCreate(customer_id=customer, lines=[OrderLineCreate(quantity=1, item_id=UUID(item["id"]))])
 
 
-async def settle(placement: PlacementQueue, orders: Iterable[NewOrder]) -> list[Order | BaseException]:
+async def settle(placement: PlacementQueue, orders: Iterable[OrderCreate]) -> list[Order | BaseException]:
     """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
     return await asyncio.gather(
         *[placement.place(order, None, CLI) for order in orders], return_exceptions=True
@@ -250,8 +250,8 @@ async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waitin
     concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
     held, free = await item(concurrent_client, 9), await item(concurrent_client, 9)
-    by_sku = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku=held["sku"])])
-    unknown = NewOrder(customer_id="c-1", lines=[NewLine(quantity=1, sku="no-such-item")])
+    by_sku = OrderCreate(customer_id="c-1", lines=[OrderLineCreate(quantity=1, sku=held["sku"])])
+    unknown = OrderCreate(customer_id="c-1", lines=[OrderLineCreate(quantity=1, sku="no-such-item")])
     async with queue(database, lock_seconds=0.01, flushes_max=1) as placement:
         async with locked(database_url, held):
             waiting = asyncio.create_task(settle(placement, [new(held), by_sku]))

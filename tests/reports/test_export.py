@@ -20,7 +20,7 @@ from service.blobs import open_blob_store
 from service.database.database import Database
 from service.events.journal import CLI
 from service.jobs.operations import read_job, submit
-from service.jobs.schemas import NewJob
+from service.jobs.schemas import JobCreate
 from service.reports.export import requested_on
 from service.settings import Settings
 from service.worker import Worker
@@ -140,7 +140,7 @@ def test_the_file_is_what_brute_force_makes_of_the_ledger(settings: Settings, da
 async def export(
     settings: Settings, database: Database, first: date, end: date, currency: str | None
 ) -> bytes:
-    new = NewJob(EXPORT, {"from": first, "to": end, "currency": currency})
+    new = JobCreate(EXPORT, {"from": first, "to": end, "currency": currency})
     job_id = (await in_session(database, submit, new, CLI, None)).id
 
     async def succeeded() -> bool:

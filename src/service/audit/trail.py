@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.database.session import Session
 from service.values import Timestamp
@@ -45,11 +45,14 @@ class Entry(Struct):  # in the order of `COLUMNS`
     type: str
     entity: str
     entity_id: str
-    actor: str
-    """The id of an API key, `cli`, or `worker`."""
+    actor: Annotated[str, Meta(description="The id of an API key, `cli`, or `worker`.")]
     request_id: str | None
-    changes: dict[str, Any] | None
-    """Changed fields, each as `{"from": …, "to": …}`. Null if the event changes no field."""
+    changes: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description='Changed fields, each as `{"from": …, "to": …}`. Null if the event changes no field.'
+        ),
+    ]
     data: dict[str, Any]
     created_at: Timestamp
 

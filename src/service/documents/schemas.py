@@ -27,22 +27,25 @@ class Document(Struct):
     """A file whose content agrees with its declared type."""
 
     id: UUID
-    filename: Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])]
-    """The client's file name, without directories and invisible characters."""
+    filename: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])],
+        Meta(description="The client's file name, without directories and invisible characters."),
+    ]
     content_type: ContentType
     size_bytes: Count
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    status: Status
-    """`stored` until a worker has inspected the file."""
+    status: Annotated[Status, Meta(description="`stored` until a worker has inspected the file.")]
     created_at: Timestamp
-    width: Count | UnsetType = UNSET
-    """Width in pixels, as shown; only for a ready image."""
-    height: Count | UnsetType = UNSET
-    """Height in pixels, as shown; only for a ready image."""
-    pages: Count | UnsetType = UNSET
-    """Number of pages; only for a ready PDF."""
-    reason: str | UnsetType = UNSET
-    """Reason for the rejection; only for a rejected file."""
+    width: Annotated[
+        Count | UnsetType, Meta(description="Width in pixels, as shown; only for a ready image.")
+    ] = UNSET
+    height: Annotated[
+        Count | UnsetType, Meta(description="Height in pixels, as shown; only for a ready image.")
+    ] = UNSET
+    pages: Annotated[Count | UnsetType, Meta(description="Number of pages; only for a ready PDF.")] = UNSET
+    reason: Annotated[
+        str | UnsetType, Meta(description="Reason for the rejection; only for a rejected file.")
+    ] = UNSET
 
 
 class Uploaded(Struct):

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import asyncpg
 import structlog
 from litestar import Controller, get
 from litestar.di import NamedDependency
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.blobs import STORAGE_ERRORS as STORAGE_FAILURES
 from service.blobs import BlobStore
@@ -42,8 +42,10 @@ Connectivity = Literal["connected", "unreachable"]
 class Dependencies(Struct):
     database: Connectivity
     storage: Connectivity
-    queue: Literal["connected", "delayed", "unreachable"]
-    """`delayed`: jobs have waited for a minute; are there workers?"""
+    queue: Annotated[
+        Literal["connected", "delayed", "unreachable"],
+        Meta(description="`delayed`: jobs have waited for a minute; are there workers?"),
+    ]
 
 
 class Health(Struct):
@@ -51,8 +53,10 @@ class Health(Struct):
     timestamp: Timestamp
     version: str
     dependencies: Dependencies
-    error: dict[str, Any] | UnsetType = UNSET
-    """The error contract's facts, beside the rest, when the status is 503."""
+    error: Annotated[
+        dict[str, Any] | UnsetType,
+        Meta(description="The error contract's facts, beside the rest, when the status is 503."),
+    ] = UNSET
 
 
 class Alive(Struct):

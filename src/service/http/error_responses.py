@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service import errors
-from service.errors import Fault
+from service.errors import ClientClosedRequest, Fault, all_faults, problem_fields
 from service.http.json_schema import REF, Json
 from service.http.validation import DETAILS_MAX
 
@@ -14,14 +14,14 @@ Details = Annotated[list[dict[str, Any]], Meta(max_length=DETAILS_MAX)]
 
 
 class ErrorBody(Struct):
-    code: str
-    """Stable error code, such as NOT_FOUND."""
-    message: str
-    """Explanation for people; may change."""
+    code: Annotated[str, Meta(description="Stable error code, such as NOT_FOUND.")]
+    message: Annotated[str, Meta(description="Explanation for people; may change.")]
     path: str
     request_id: str
-    details: Details | UnsetType = UNSET
-    """Details; for a 422 one entry per invalid field, with its JSON Pointer."""
+    details: Annotated[
+        Details | UnsetType,
+        Meta(description="Details; for a 422 one entry per invalid field, with its JSON Pointer."),
+    ] = UNSET
 
 
 class Error(Struct):
@@ -76,6 +76,16 @@ def header_references(*names: str) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
 
 
+def with_error_codes(schemas: Json) -> Json:
+    """Add the schema of error codes, and refer to it."""
+    codes = sorted({fault.code for fault in all_faults() if fault.status != ClientClosedRequest.status})
+    reference = {"$ref": REF + "ErrorCode"}
+    for name in ("ErrorBody", "Problem"):
+        schemas[name]["properties"]["code"] = reference
+    about = "Stable error code. A proxy in front of the service can add codes of its own."
+    return {**schemas, "ErrorCode": {"type": "string", "description": about, "enum": codes}}
+
+
 def response_name(faults: Sequence[type[Fault]]) -> str:
     """Return the component name for these errors."""
     return ".".join(sorted({fault.__name__ for fault in faults}))
@@ -98,7 +108,15 @@ def error_response(faults: Sequence[type[Fault]]) -> Json:
             },
         },
         "content": {
-            errors.JSON: {"schema": {"$ref": REF + "Error"}},
-            errors.PROBLEM: {"schema": {"$ref": REF + "Problem"}},
+            errors.JSON: {
+                "schema": {"$ref": REF + "Error"},
+                "examples": {fault.code: {"value": {"error": fault.example()}} for fault in faults},
+            },
+            errors.PROBLEM: {
+                "schema": {"$ref": REF + "Problem"},
+                "examples": {
+                    fault.code: {"value": problem_fields(fault, fault.example())} for fault in faults
+                },
+            },
         },
     }

@@ -1,4 +1,4 @@
-"""Completes Litestar's OpenAPI document: exact schemas, all error replies, required scopes."""
+"""Completes Litestar's OpenAPI document: exact schemas, examples, all error replies, required scopes."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,10 @@ from service.http.error_responses import (
     header_references,
     header_schema,
     response_name,
+    with_error_codes,
 )
 from service.http.idempotency import HEADER
-from service.http.json_schema import INT32, REF, Json, build_schemas, to_portable
+from service.http.json_schema import REF, Json, build_schemas, example, to_portable
 from service.http.middleware import MERGE_PATCH
 from service.http.reply import Reply
 from service.idempotency.replies import IdempotencyMismatch
@@ -55,31 +56,50 @@ PARAMETERS = {
         examples=['"9f1c"'],
     ),
 }
+SUCCESSES = {
+    "200": "The request succeeded.",
+    "201": "Created.",
+    "202": "Accepted; the work follows.",
+    "204": "The request succeeded; there is no content.",
+    "206": "The requested byte range.",
+}
 
 
-def complete_document(app: Litestar, document: Json, more_request_types: Iterable[Any] = ()) -> Json:
-    """Complete Litestar's document. `more_request_types` are types that no signature names."""
-    taken = list(more_request_types)
-    given: list[Any] = [Error, Problem]
-    refusals: Json = {}
+def complete_document(
+    app: Litestar, document: Json, request_types: Iterable[Any], reply_types: Iterable[Any]
+) -> Json:
+    """Complete Litestar's document. The types are those that no signature names."""
+    request_types = list(request_types)
+    reply_types = [Error, Problem, *reply_types]
+    responses: Json = {}
     for path, method, handler in operations(app):
         operation = document["paths"][path][method]
         _complete_operation(operation, method, handler)
         for status, faults in _faults_by_status(handler).items():
-            refusals[response_name(faults)] = error_response(faults)
-            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{response_name(faults)}"}
+            name = response_name(faults)
+            responses[name] = error_response(faults)
+            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
         operation["responses"] = dict(sorted(operation["responses"].items()))
-        given += [_reply_type(handler)] if _reply_type(handler) not in {type(None), Stream} else []
-        taken += [handler.parsed_data_field.annotation] if handler.parsed_data_field else []
+        reply_types += [_reply_type(handler)] if _reply_type(handler) not in {type(None), Stream} else []
+        request_types += [handler.parsed_data_field.annotation] if handler.parsed_data_field else []
     document["paths"] = dict(sorted(document["paths"].items()))
-    described: Json = to_portable(document)
-    described["components"] |= {
-        "schemas": build_schemas(taken, given),
-        "responses": dict(sorted(refusals.items())),
+    completed: Json = to_portable(document)
+    completed["components"] |= {
+        "schemas": with_error_codes(_with_merge_patches(build_schemas(request_types, reply_types))),
+        "responses": dict(sorted(responses.items())),
         "headers": to_portable(HEADERS),
         "parameters": to_portable(PARAMETERS),
     }
-    return described
+    return completed
+
+
+def add_examples(document: Json) -> None:
+    """Give every JSON request body an example that the operation accepts."""
+    for operations_ in [*document["paths"].values(), *document["webhooks"].values()]:
+        for operation in operations_.values():
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                if media_type != "multipart/form-data":
+                    content["example"] = example(document["components"]["schemas"], content["schema"])
 
 
 def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
@@ -93,15 +113,15 @@ def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
 
 def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
-    operation["summary"] = summary.rstrip(".")
-    operation["description"] = re.sub(r"\s*\n\s*", " ", rest.strip()) or summary
     scope = handler.opt.get("scope")
+    details = [re.sub(r"\s*\n\s*", " ", rest.strip())] + [f"Requires the scope `{scope}`."] * bool(scope)
+    operation["summary"] = summary.rstrip(".")
+    operation["description"] = "\n\n".join(filter(None, details))
     operation["security"] = [{"apiKey": [scope]}] if scope else []
-    if scope:
-        operation["description"] += f"\n\nRequires the scope `{scope}`."
     if method == "patch":
         content = operation["requestBody"]["content"]
-        content[MERGE_PATCH] = content[errors.JSON]
+        reference = content[errors.JSON]["schema"]["$ref"]
+        content[MERGE_PATCH] = {"schema": {"$ref": _merge_patch_name(reference)}}
     operation["responses"] = dict(_success_responses(operation, method, handler))
     operation["parameters"] = [
         *map(_parameter, operation.get("parameters", [])),
@@ -109,16 +129,28 @@ def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler)
     ]
 
 
+def _with_merge_patches(schemas: Json) -> Json:
+    """Add a schema of its own for each merge patch, so that generated clients tell the two apart."""
+    patches = {_merge_patch_name(name): schema for name, schema in schemas.items() if name.endswith("Patch")}
+    about = {"description": "A merge patch (RFC 7396): members of objects are merged; null removes one."}
+    named = {name: {**schema, "title": name, **about} for name, schema in patches.items()}
+    return dict(sorted({**schemas, **named}.items()))
+
+
+def _merge_patch_name(patch: str) -> str:
+    return patch.removesuffix("Patch") + "MergePatch"
+
+
 def _success_responses(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterator[tuple[str, Json]]:
-    carried = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _is_idempotent(handler)
-    carried += ["RateLimit"] * ("scope" in handler.opt)
+    names = ["ETag"] * _versioned(handler) + ["Idempotent-Replayed"] * _is_idempotent(handler)
+    names += ["RateLimit"] * ("scope" in handler.opt)
     for status, reply in operation["responses"].items():
         if status.startswith("2"):
-            located = status == "201" and get_origin(_annotation(handler)) is Reply
-            also = ["Location"] * (located or "located" in handler.opt) + ["Content-Range"] * (
-                status == "206"
-            )
-            reply["headers"] = {**reply.get("headers", {}), **header_references(*carried, *also)}
+            has_location = status == "201" and get_origin(_annotation(handler)) is Reply
+            also = ["Location"] * (has_location or "has_location" in handler.opt)
+            also += ["Content-Range"] * (status == "206")
+            reply["headers"] = {**reply.get("headers", {}), **header_references(*names, *also)}
+            reply["description"] = SUCCESSES[status]
             if media := {kind: {"schema": _content(kind)} for kind in handler.opt.get("media", [])}:
                 reply["content"] = media if _reply_type(handler) is Stream else {**reply["content"], **media}
             yield status, reply
@@ -140,22 +172,24 @@ def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterato
         yield from ("Range", "IfRange")
 
 
-def _parameter(described: Json) -> Json:
+def _parameter(parameter: Json) -> Json:
     """Simplify Litestar's parameter: a query cannot carry null."""
-    schema = {key: value for key, value in described["schema"].items() if key != "description"}
+    schema = {key: value for key, value in parameter["schema"].items() if key != "description"}
     for option in schema.pop("oneOf", []):
         schema |= option if option.get("type") != "null" else {}
     if "enum" in schema:
         schema["enum"] = [value for value in schema["enum"] if value is not None]
-    about = described.get("description", f"The id of the {described['name'].removesuffix('_id')}.")
-    kept = {key: described[key] for key in ("name", "in", "required")}
-    return {**kept, "description": about, "schema": schema}
+    about = parameter.get("description", f"The id of the {parameter['name'].removesuffix('_id')}.")
+    return {
+        **{key: parameter[key] for key in ("name", "in", "required")},
+        "description": about,
+        "schema": schema,
+    }
 
 
 def _content(media_type: str) -> Json:
     """Return the schema of a non-JSON reply."""
-    text = {"type": "string", "maxLength": INT32["maximum"]}
-    return text if media_type.startswith("text/") else {"$ref": REF + "File"}
+    return {"type": "string"} if media_type.startswith("text/") else {"$ref": REF + "File"}
 
 
 def _annotation(handler: HTTPRouteHandler) -> Any:

@@ -37,8 +37,10 @@ P = TypeVar("P")
 
 class Page(Struct, Generic[T]):
     data: Annotated[list[T], Meta(max_length=LIMIT_MAX)]
-    next_cursor: Annotated[str, Meta(max_length=CURSOR_LENGTH_MAX)] | None
-    """Cursor of the next page; null on the last page."""
+    next_cursor: Annotated[
+        Annotated[str, Meta(max_length=CURSOR_LENGTH_MAX)] | None,
+        Meta(description="Cursor of the next page; null on the last page."),
+    ]
 
 
 class Pager(Generic[P]):

@@ -40,6 +40,14 @@ class DuplicateSku(Fault):
 
 class InsufficientStock(Fault):
     status, code, message = 409, "INSUFFICIENT_STOCK", "Not enough stock"
+    example_details = (
+        {
+            "item_id": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
+            "sku": "BOLT-M8",
+            "requested": 4,
+            "available": 3,
+        },
+    )
 
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}

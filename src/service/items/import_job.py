@@ -19,12 +19,14 @@ Csv = Annotated[
 
 
 class CatalogImport(Struct, forbid_unknown_fields=True):
-    csv: Csv
-    """CSV text. The header must have `sku`, `name` and `price`, and may have `description`, `currency`,
-    `quantity` and `attributes`.
-    """
-    skip_bad: bool = False
-    """Import the valid rows and skip the invalid ones."""
+    csv: Annotated[
+        Csv,
+        Meta(
+            description="CSV text. The header must have `sku`, `name` and `price`, and may have "
+            "`description`, `currency`, `quantity` and `attributes`."
+        ),
+    ]
+    skip_bad: Annotated[bool, Meta(description="Import the valid rows and skip the invalid ones.")] = False
 
 
 async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportReport:

@@ -89,14 +89,12 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
 
 
 class StockChange(Body):
-    delta: Delta
-    """Pieces to add (positive) or remove (negative); not zero."""
+    delta: Annotated[Delta, Meta(description="Pieces to add (positive) or remove (negative); not zero.")]
     reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
 
 
 class Movement(Struct):
-    version: Version
-    """The item version this movement produced."""
+    version: Annotated[Version, Meta(description="The item version this movement produced.")]
     cause: Literal["order", "cancel", "adjust", "set", "import"]
     delta: int
     resulting_quantity: Quantity

@@ -24,7 +24,7 @@ from service.http.request import StrictRequest, decode
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.jobs import operations
 from service.jobs.kinds import UnknownJobKind
-from service.jobs.schemas import Job, NewJob, Queued, Status
+from service.jobs.schemas import Job, JobCreate, Queued, Status
 from service.jobs.streams import JobStreams
 from service.values import encode_json
 
@@ -36,15 +36,15 @@ class KindOnly(Struct):
 class ProcessRequest(StrictRequest):
     """Decodes the body with the schema of its job kind, so that all errors are found at once."""
 
-    async def json(self) -> NewJob:
+    async def json(self) -> JobCreate:
         body = await self.body()
         try:
             kind_only: KindOnly = decode(body, KindOnly)
         except ValidationFailed:
-            decode(body, NewJob)
+            decode(body, JobCreate)
             raise
         decoded: Any = decode(body, self.app.state.kinds[kind_only.kind].request)
-        return NewJob(decoded.kind, decoded.payload)
+        return JobCreate(decoded.kind, decoded.payload)
 
 
 class ProcessController(Controller):
@@ -52,12 +52,14 @@ class ProcessController(Controller):
     tags = ["Jobs"]
     request_class = ProcessRequest
 
-    @post(scope="jobs:write", status_code=202, located=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS])
+    @post(
+        scope="jobs:write", status_code=202, has_location=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS]
+    )
     async def process(
         self,
         session: NamedDependency[Session],
         request: StrictRequest,
-        data: JSONBody[NewJob],
+        data: JSONBody[JobCreate],
     ) -> Reply[Queued]:
         """Start a job
 

@@ -13,6 +13,7 @@ from service.jobs.context import JobContext
 
 class UnknownJobKind(Fault):
     status, code, message = 422, "UNKNOWN_JOB", "Unknown job kind"
+    example_details = ({"kind": "report.export"},)
 
 
 class Kind(Struct, frozen=True):

@@ -14,11 +14,11 @@ from service.events.journal import Author
 from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
-from service.jobs.schemas import Job, NewJob, Output, Queued
+from service.jobs.schemas import Job, JobCreate, Output, Queued
 from service.values import encode_json
 
 
-async def submit(session: Session, new: NewJob, author: Author, claim: Claim | None) -> Queued:
+async def submit(session: Session, new: JobCreate, author: Author, claim: Claim | None) -> Queued:
     """Queue a job. Raises `Replay` if the claim already has a stored reply."""
     queued = Queued(uuid7())
     replies = (

@@ -21,7 +21,7 @@ Payload = Annotated[
 FINAL_STATUSES = frozenset(("succeeded", "failed", "cancelled"))
 
 
-class NewJob(Body):
+class JobCreate(Body):
     kind: KindName
     payload: Payload
 
@@ -35,15 +35,17 @@ class Job(Struct):  # in the order of `statements.COLUMNS`
     id: UUID
     kind: KindName
     status: Status
-    attempts: Count
-    """Number of attempts; those interrupted by a shutdown or an outage are not counted."""
+    attempts: Annotated[
+        Count,
+        Meta(description="Number of attempts; those interrupted by a shutdown or an outage are not counted."),
+    ]
     progress: Annotated[int, Meta(ge=0, le=100)]
     result: Any
-    error: str | None
-    """Why the job failed; if it is queued, why its last attempt failed."""
+    error: Annotated[
+        str | None, Meta(description="Why the job failed; if it is queued, why its last attempt failed.")
+    ]
     created_at: Timestamp
-    started_at: Timestamp | None
-    """Start of the latest attempt."""
+    started_at: Annotated[Timestamp | None, Meta(description="Start of the latest attempt.")]
     finished_at: Timestamp | None
 
     @property

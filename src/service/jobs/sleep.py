@@ -12,10 +12,8 @@ from service.jobs.kinds import Kind
 
 class Sleep(Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, Meta(ge=0, le=60)]
-    burn: bool = False
-    """Use a core in a pool process instead of sleeping."""
-    fail_times: Annotated[int, Meta(ge=0, le=10)] = 0
-    """Number of attempts that fail first."""
+    burn: Annotated[bool, Meta(description="Use a core in a pool process instead of sleeping.")] = False
+    fail_times: Annotated[int, Meta(ge=0, le=10, description="Number of attempts that fail first.")] = 0
     steps: Annotated[int, Meta(ge=1, le=100)] = 10
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from service.errors import Detail, Fault
 from service.items.catalog import InsufficientStock
-from service.orders.schemas import NewLine, NewOrder
+from service.orders.schemas import OrderCreate, OrderLineCreate
 from service.values import Currency
 
 
@@ -65,7 +65,7 @@ def index_stock(stock: Iterable[Stock]) -> StockIndex:
     return index
 
 
-def allocate(stock: StockIndex, orders: Sequence[NewOrder]) -> list[Allocation | Fault]:
+def allocate(stock: StockIndex, orders: Sequence[OrderCreate]) -> list[Allocation | Fault]:
     """Allocate stock to the orders in sequence, each completely or not at all.
 
     A rejected order consumes nothing. Updates `stock`: reduces quantities, and increments an entry's version
@@ -74,7 +74,7 @@ def allocate(stock: StockIndex, orders: Sequence[NewOrder]) -> list[Allocation |
     return [_allocate_one(stock, order) for order in orders]
 
 
-def _allocate_one(stock: StockIndex, order: NewOrder) -> Allocation | Fault:
+def _allocate_one(stock: StockIndex, order: OrderCreate) -> Allocation | Fault:
     requested: dict[UUID, int] = {}
     unknown: list[Detail] = []
     for index, line in enumerate(order.lines):
@@ -89,7 +89,7 @@ def _allocate_one(stock: StockIndex, order: NewOrder) -> Allocation | Fault:
     return _rejection(entries) or _allocate_lines(entries)
 
 
-def item_reference(line: NewLine) -> UUID | str:
+def item_reference(line: OrderLineCreate) -> UUID | str:
     """Return the line's item id or SKU."""
     return line.item_id if isinstance(line.item_id, UUID) else str(line.sku)
 
@@ -121,6 +121,6 @@ def _allocate_lines(entries: list[tuple[Stock, int]]) -> Allocation:
     return Allocation(entries[0][0].currency, sum((line.amount for line in lines), Decimal(0)), lines)
 
 
-def _unknown(index: int, line: NewLine) -> Detail:
+def _unknown(index: int, line: OrderLineCreate) -> Detail:
     field = "item_id" if isinstance(line.item_id, UUID) else "sku"
     return Detail(f"/lines/{index}/{field}", "does not exist")

@@ -9,7 +9,7 @@ from service.events.journal import Author
 from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creation_reply, reply_arguments
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
-from service.orders.schemas import Line, NewOrder, Order
+from service.orders.schemas import Line, Order, OrderCreate
 
 
 class OrderBatch:
@@ -22,7 +22,7 @@ class OrderBatch:
         self._replies: list[StoredReply] = []
         self._allocated: list[AllocatedLine] = []
 
-    def add(self, new: NewOrder, allocation: Allocation, claim: Claim | None, author: Author) -> Order:
+    def add(self, new: OrderCreate, allocation: Allocation, claim: Claim | None, author: Author) -> Order:
         """Add an order to the batch, and return it as it will be stored."""
         order = Order(
             id=uuid7(),

@@ -20,7 +20,7 @@ from service.orders import lifecycle, queries
 from service.orders.allocation import MixedCurrencies, UnknownItem
 from service.orders.batch import location
 from service.orders.placement import PlacementQueue
-from service.orders.schemas import NewOrder, Order, Status
+from service.orders.schemas import Order, OrderCreate, Status
 
 
 class OrderController(Controller):
@@ -32,7 +32,7 @@ class OrderController(Controller):
         self,
         placement: NamedDependency[PlacementQueue],
         request: StrictRequest,
-        data: JSONBody[NewOrder],
+        data: JSONBody[OrderCreate],
     ) -> Reply[Order]:
         """Place an order
 

@@ -10,13 +10,13 @@ from msgspec import Struct
 from service.events.journal import Author
 from service.idempotency.replies import Claim
 from service.orders.allocation import item_reference
-from service.orders.schemas import NewOrder, Order
+from service.orders.schemas import Order, OrderCreate
 
 
 class PendingOrder(Struct, eq=False):
     """An order waiting for its commit."""
 
-    order: NewOrder
+    order: OrderCreate
     claim: Claim | None
     author: Author
     outcome: "Future[Order]"

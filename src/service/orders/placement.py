@@ -27,7 +27,7 @@ from service.orders.allocation import Stock, allocate, index_stock
 from service.orders.batch import OrderBatch
 from service.orders.deferred import DeferredOrders
 from service.orders.pending import PendingOrder, item_references
-from service.orders.schemas import NewOrder, Order
+from service.orders.schemas import Order, OrderCreate
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ class PlacementQueue:
         while in_progress := [*self._flushes, *filter(None, [self._deferred.polling])]:
             await asyncio.wait(in_progress)
 
-    async def place(self, order: NewOrder, claim: Claim | None, author: Author) -> Order:
+    async def place(self, order: OrderCreate, claim: Claim | None, author: Author) -> Order:
         """Place an order, and return it once it is committed.
 
         Raises the `Fault` that rejects it, or `Replay` if the claim already has a stored reply.

@@ -18,7 +18,7 @@ CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])
 Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026-17"])]
 
 
-class NewLine(Body):
+class OrderLineCreate(Body):
     """A line identifies its item by either `item_id` or `sku`."""
 
     json_schema: ClassVar = {"minProperties": 2, "maxProperties": 2}
@@ -33,10 +33,12 @@ class NewLine(Body):
         return ITEM_REFERENCE_MESSAGE if ("item_id" in provided) == ("sku" in provided) else None
 
 
-class NewOrder(Body):
+class OrderCreate(Body):
     customer_id: CustomerId
-    lines: Annotated[list[NewLine], Meta(min_length=1, max_length=LINES_MAX)]
-    """Several lines for one item are added up."""
+    lines: Annotated[
+        Annotated[list[OrderLineCreate], Meta(min_length=1, max_length=LINES_MAX)],
+        Meta(description="Several lines for one item are added up."),
+    ]
     reference: Reference | None = None
 
 

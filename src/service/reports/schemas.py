@@ -43,13 +43,11 @@ class TopItem(Struct):  # in the order of `statements.TOP_ITEMS`
 
 class FinancialReport(Struct):
     from_: date = field(name="from")
-    to: date
-    """Day after the period (exclusive)."""
+    to: Annotated[date, Meta(description="Day after the period (exclusive).")]
     generated_at: Timestamp
     totals: list[CurrencyTotal]
     daily: list[Day]
-    top_items: list[TopItem]
-    """The ten items with the highest sales."""
+    top_items: Annotated[list[TopItem], Meta(description="The ten items with the highest sales.")]
 
 
 class Financial(Struct):

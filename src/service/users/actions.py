@@ -15,7 +15,7 @@ from service.idempotency.replies import (
     raise_claim_conflict,
     reply_arguments,
 )
-from service.users.schemas import Action, ActionCompleted, NewAction
+from service.users.schemas import Action, ActionCompleted, ActionCreate
 from service.values import encode_json
 
 _INSERT_ACTION = """
@@ -35,7 +35,7 @@ order by id desc limit $3"""
 
 
 async def record_action(
-    session: Session, user_id: str, new: NewAction, author: Author, claim: Claim | None
+    session: Session, user_id: str, new: ActionCreate, author: Author, claim: Claim | None
 ) -> ActionCompleted:
     """Store an action. Raises `Replay` if the claim already has a stored reply."""
     completed = ActionCompleted(uuid7())

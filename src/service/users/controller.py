@@ -14,7 +14,7 @@ from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.users import actions
-from service.users.schemas import USER_ID, Action, ActionCompleted, KnownUserId, NewAction
+from service.users.schemas import USER_ID, Action, ActionCompleted, ActionCreate, KnownUserId
 
 UserId = Annotated[KnownUserId, PathParameter(pattern=USER_ID, description="Client-chosen id of the user.")]
 
@@ -29,7 +29,7 @@ class UserController(Controller):
         session: NamedDependency[Session],
         request: StrictRequest,
         user_id: UserId,
-        data: JSONBody[NewAction],
+        data: JSONBody[ActionCreate],
     ) -> ActionCompleted:
         """Record a user action
 

@@ -26,7 +26,7 @@ Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem, "byte
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 
 
-class NewAction(Body):
+class ActionCreate(Body):
     action: ActionName
     metadata: Metadata | None = None
 

@@ -75,15 +75,19 @@ class Webhook(Struct):
     id: UUID
     url: Url
     events: Events
-    enabled: bool
-    """If false, nothing is sent and new events are not stored for this webhook."""
-    disabled_reason: str | None
-    """Why the service disabled the webhook; null if a client did."""
+    enabled: Annotated[
+        bool, Meta(description="If false, nothing is sent and new events are not stored for this webhook.")
+    ]
+    disabled_reason: Annotated[
+        str | None, Meta(description="Why the service disabled the webhook; null if a client did.")
+    ]
     version: Version
     created_at: Timestamp
     updated_at: Timestamp
-    secret: Secret | UnsetType = UNSET
-    """Signing secret (Standard Webhooks 1.0); only in the reply that created it."""
+    secret: Annotated[
+        Secret | UnsetType,
+        Meta(description="Signing secret (Standard Webhooks 1.0); only in the reply that created it."),
+    ] = UNSET
 
 
 DeliveryStatus = Literal["pending", "delivered", "failed"]
@@ -91,23 +95,17 @@ DeliveryStatus = Literal["pending", "delivered", "failed"]
 
 class Attempt(Struct):
     at: Timestamp
-    status_code: Count | None
-    """Status of the reply; null if there was none."""
-    ms: Count
-    """Duration in milliseconds."""
-    error: str | None
-    """Why the attempt failed; null if it succeeded."""
+    status_code: Annotated[Count | None, Meta(description="Status of the reply; null if there was none.")]
+    ms: Annotated[Count, Meta(description="Duration in milliseconds.")]
+    error: Annotated[str | None, Meta(description="Why the attempt failed; null if it succeeded.")]
 
 
 class Delivery(Struct):
     id: UUID
-    event_id: UUID
-    """Sent to the receiver as `webhook-id`."""
+    event_id: Annotated[UUID, Meta(description="Sent to the receiver as `webhook-id`.")]
     event_type: str
     status: DeliveryStatus
-    due_at: Timestamp | None
-    """Time of the next attempt; null if there is none."""
+    due_at: Annotated[Timestamp | None, Meta(description="Time of the next attempt; null if there is none.")]
     attempts: list[Attempt]
     finished_at: Timestamp | None
-    created_at: Timestamp
-    """Time of the event."""
+    created_at: Annotated[Timestamp, Meta(description="Time of the event.")]

@@ -1,0 +1,109 @@
+"""OpenAPI `webhooks`: the payload of every event type that a webhook can subscribe to."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from service.events.journal import EventType
+from service.http.json_schema import REF, Json, schema_name
+from service.items.schemas import Quantity, Sku
+from service.jobs.schemas import KindName
+from service.orders.schemas import Order
+from service.users.schemas import ActionName, Metadata
+from service.values import Count, Version
+
+Changes = Annotated[dict[str, Any], Meta(description='Each changed field, as `{"from": …, "to": …}`.')]
+
+
+class OrderChangedEvent(Order):
+    changes: Changes
+
+
+class ItemUpdatedEvent(Struct):
+    id: UUID
+    version: Version
+    changes: Annotated[dict[str, Any], Meta(description='Each changed field, as `{"from": …, "to": …}`.')]
+
+
+class ItemLowStockEvent(Struct):
+    id: UUID
+    sku: Sku
+    quantity: Quantity
+
+
+class DocumentStoredEvent(Struct):
+    id: UUID
+    filename: str
+    content_type: str
+    size_bytes: Count
+    sha256: str
+
+
+class UserActionEvent(Struct):
+    user_id: Annotated[str, Meta(examples=["ann"])]
+    action: ActionName
+    metadata: Metadata | None
+
+
+class JobFinishedEvent(Struct):
+    id: UUID
+    kind: KindName
+    status: Annotated[str, Meta(description="`succeeded`, `failed` or `cancelled`.", examples=["succeeded"])]
+    attempts: Count
+    error: str | None
+
+
+EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
+    "order.placed": ("An order was placed", Order),
+    "order.cancelled": ("An order was cancelled", OrderChangedEvent),
+    "order.fulfilled": ("An order was fulfilled", OrderChangedEvent),
+    "item.updated": ("A field or the stock of an item changed, except by an order", ItemUpdatedEvent),
+    "item.low_stock": ("The stock of an item fell to its threshold or to 0", ItemLowStockEvent),
+    "document.stored": ("A document was uploaded", DocumentStoredEvent),
+    "user.action": ("An action of a user was recorded", UserActionEvent),
+    "job.finished": ("A job succeeded, failed or was cancelled", JobFinishedEvent),
+}
+HEADERS = {
+    "webhook-id": "The id of the event, the same for every attempt.",
+    "webhook-timestamp": "Seconds since 1970 at this attempt.",
+    "webhook-signature": "One or more `v1,` signatures (Standard Webhooks 1.0), separated by spaces.",
+}
+
+
+def webhooks() -> Json:
+    """Return the `webhooks` of the document: what Depot sends, by event type."""
+    return {type_: {"post": _operation(type_, *event)} for type_, event in EVENTS.items()}
+
+
+def _operation(type_: EventType, summary: str, payload: type[Struct]) -> Json:
+    name = "".join(part.capitalize() for part in type_.replace("_", ".").split("."))
+    schema = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "enum": [type_]},
+            "timestamp": {"type": "string", "format": "date-time", "maxLength": 32},
+            "data": {"$ref": REF + schema_name(payload)},
+        },
+        "required": ["type", "timestamp", "data"],
+    }
+    return {
+        "operationId": f"on{name}",
+        "summary": summary,
+        "description": "Reply with any 2xx status within 15 seconds; otherwise Depot retries for three days.",
+        "tags": ["Webhooks"],
+        "security": [],
+        "parameters": [_header(header, description) for header, description in HEADERS.items()],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "Received."}, "410": {"description": "Disable this webhook."}},
+    }
+
+
+def _header(name: str, description: str) -> Json:
+    return {
+        "name": name,
+        "in": "header",
+        "required": True,
+        "description": description,
+        "schema": {"type": "string"},
+    }
