@@ -28,8 +28,13 @@ class Document(Struct):
 
     id: UUID
     filename: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=255, examples=["invoice.pdf"])],
-        Meta(description="The client's file name, without directories and invisible characters."),
+        str,
+        Meta(
+            min_length=1,
+            max_length=255,
+            examples=["invoice.pdf"],
+            description="The client's file name, without directories and invisible characters.",
+        ),
     ]
     content_type: ContentType
     size_bytes: Count

@@ -36,8 +36,8 @@ class OrderLineCreate(Body):
 class OrderCreate(Body):
     customer_id: CustomerId
     lines: Annotated[
-        Annotated[list[OrderLineCreate], Meta(min_length=1, max_length=LINES_MAX)],
-        Meta(description="Several lines for one item are added up."),
+        list[OrderLineCreate],
+        Meta(min_length=1, max_length=LINES_MAX, description="Several lines for one item are added up."),
     ]
     reference: Reference | None = None
 
