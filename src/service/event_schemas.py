@@ -64,10 +64,13 @@ EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
     "user.action": ("An action of a user was recorded", UserActionEvent),
     "job.finished": ("A job succeeded, failed or was cancelled", JobFinishedEvent),
 }
-HEADERS = {
-    "webhook-id": "The id of the event, the same for every attempt.",
-    "webhook-timestamp": "Seconds since 1970 at this attempt.",
-    "webhook-signature": "One or more `v1,` signatures (Standard Webhooks 1.0), separated by spaces.",
+HEADERS: dict[str, tuple[str, Json]] = {
+    "webhook-id": ("The id of the event, the same for every attempt.", {"format": "uuid"}),
+    "webhook-timestamp": ("Seconds since 1970 at this attempt.", {"pattern": "^[0-9]+$"}),
+    "webhook-signature": (
+        "One or more signatures (Standard Webhooks 1.0), separated by spaces.",
+        {"pattern": "^v1,[A-Za-z0-9+/=]+( v1,[A-Za-z0-9+/=]+)*$"},
+    ),
 }
 
 
@@ -93,17 +96,17 @@ def _operation(type_: EventType, summary: str, payload: type[Struct]) -> Json:
         "description": "Reply with any 2xx status within 15 seconds; otherwise Depot retries for three days.",
         "tags": ["Webhooks"],
         "security": [],
-        "parameters": [_header(header, description) for header, description in HEADERS.items()],
+        "parameters": [_header(header, *about) for header, about in HEADERS.items()],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {"200": {"description": "Received."}, "410": {"description": "Disable this webhook."}},
     }
 
 
-def _header(name: str, description: str) -> Json:
+def _header(name: str, description: str, schema: Json) -> Json:
     return {
         "name": name,
         "in": "header",
         "required": True,
         "description": description,
-        "schema": {"type": "string"},
+        "schema": {"type": "string", **schema},
     }

@@ -19,6 +19,17 @@ NO_NUL = {"pattern": r"^[^\u0000]*$"}
 INT32 = {"format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 INT64 = {"format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
 CURRENCIES = set(get_args(Currency))
+SAMPLES: Json = {
+    "uuid": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
+    "date-time": "2026-11-28T11:11:05.442520Z",
+    "date": "2026-11-28",
+    "string": "text",
+    "integer": 1,
+    "number": 1.5,
+    "boolean": True,
+    "object": {},
+}
+"""Examples of required fields that have none of their own, by format or type."""
 
 
 def build_schemas(request_types: Iterable[Any], reply_types: Iterable[Any]) -> Json:
@@ -75,21 +86,26 @@ def to_portable(node: Any, key: str = "") -> Any:
     return int(node) if isinstance(node, float) and node.is_integer() else node
 
 
-def example(schemas: Json, schema: Json) -> Any:
-    """Return an example of a schema: examples of its fields, where they have one or are required."""
+def example(schemas: Json, schema: Json, *, required: bool = True) -> Any:
+    """Return an example of a schema. Optional fields are in it only if they have an example themselves."""
     while "$ref" in schema:
         schema = schemas[schema["$ref"].removeprefix(REF)]
     if "examples" in schema:
         return schema["examples"][0]
     if options := schema.get("oneOf", schema.get("anyOf")):
-        return example(schemas, options[0])
+        return example(schemas, options[0], required=required)
     if "properties" in schema:
-        required = schema.get("required", [])
-        examples = {name: example(schemas, field) for name, field in schema["properties"].items()}
-        return {name: value for name, value in examples.items() if value is not None or name in required}
+        needed = schema.get("required", [])
+        fields = {
+            name: example(schemas, field, required=name in needed)
+            for name, field in schema["properties"].items()
+        }
+        return {name: value for name, value in fields.items() if value is not None or name in needed}
     if schema.get("type") == "array":
         return [example(schemas, schema["items"])]
-    return schema["enum"][0] if "enum" in schema else None
+    if "enum" in schema:
+        return schema["enum"][0]
+    return SAMPLES.get(schema.get("format", ""), SAMPLES.get(schema.get("type", ""))) if required else None
 
 
 def _with_implied_bounds(schema: Json) -> Json:
