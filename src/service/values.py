@@ -83,6 +83,8 @@ def parse_exact_number(text: str) -> Decimal:
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 decode_json = msgspec.json.Decoder(float_hook=parse_exact_number).decode
 """JSON numbers keep every digit: 1.10 stays 1.10."""
+stored_form = msgspec.json.Encoder(decimal_format="number", order="deterministic").encode
+"""A JSON value as PostgreSQL stores it, to compare by: in Python 0 equals False, and 1.5 equals 1.50."""
 
 
 def size_problem(document: object, bytes_max: int) -> str | None:

@@ -370,6 +370,14 @@ async def test_a_row_that_changes_nothing_keeps_the_version(database: Database, 
     assert [row["version"] for row in await stored(database)] == [1, 2]
 
 
+async def test_a_number_of_attributes_with_another_scale_is_a_change(database: Database, file: Path) -> None:
+    for size in ("1.5", "1.50", "1.50"):
+        write(file, "sku,name,price,attributes", ["A", "Bolt", "1", f'{{"size": {size}}}'])
+        await load(database, file)
+    (now,) = await stored(database)
+    assert (now["version"], str(now["attributes"]["size"])) == (2, "1.50")
+
+
 async def test_a_new_quantity_is_recorded_as_a_movement(
     database: Database, database_url: str, file: Path
 ) -> None:

@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import Client
+from service.database.database import Database
+from service.values import encode_json
 from tests.support.reply_assertions import JSON, MERGE_PATCH, assert_refused, wrong_fields
 
 FULL = {
@@ -59,6 +61,20 @@ async def test_fields_of_the_service_cannot_be_patched(client: Client, item: str
     body = {"id": "x", "version": 7, "created_at": None, "name": "Nut"}
     assert wrong_fields(await client.patch(item, json=body)) == {"/id", "/version", "/created_at"}
     assert (await client.get(item)).json()["name"] == "Bolt"
+
+
+async def test_a_change_of_attributes_between_values_that_compare_as_equal_is_stored_and_recorded(
+    client: Client, database: Database, item: str
+) -> None:
+    old, new = b'{"size":1.5}', b'{"size":1.50}'
+    for attributes in (old, new):
+        await client.patch(item, content=b'{"attributes": ' + attributes + b"}", headers=JSON)
+    assert b'"attributes":' + new in (await client.get(item)).content
+    changes = await database.fetchval(
+        "select payload->'changes' from events where type = 'item.updated' order by id desc limit 1"
+    )
+    assert encode_json(changes["attributes"]["from"]) == old
+    assert encode_json(changes["attributes"]["to"]) == new
 
 
 async def test_a_json_patch_replaces_attributes(client: Client, item: str) -> None:

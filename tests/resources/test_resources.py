@@ -8,9 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import Client
+from service.database.database import Database
 from service.settings import Settings
+from service.values import encode_json
 from tests.support.app_helpers import connected, running
-from tests.support.reply_assertions import MERGE_PATCH, all_rows, assert_refused, wrong_fields
+from tests.support.reply_assertions import JSON, MERGE_PATCH, all_rows, assert_refused, wrong_fields
 
 PATH = "/resources/printer-3"
 FULL: dict[str, Any] = {"status": "on", "metadata": {"room": "12", "ink": {"black": 80, "blue": 20}}}
@@ -43,6 +45,24 @@ async def test_metadata_keeps_every_digit(client: Client) -> None:
     body = b'{"status": "on", "metadata": ' + metadata + b"}"
     await client.put(PATH, content=body, headers={"Content-Type": "application/json"})
     assert b'"metadata":' + metadata in (await client.get(PATH)).content
+
+
+OLD = b'{"on":0,"list":[0],"size":1.5,"level":1}'  # in the order that PostgreSQL returns
+NEW = b'{"on":false,"list":[false],"size":1.50,"level":true}'
+
+
+@pytest.mark.parametrize(("method", "headers"), [("PUT", JSON), ("PATCH", JSON), ("PATCH", MERGE_PATCH)])
+async def test_a_change_between_values_that_python_finds_equal_is_stored_and_recorded(
+    client: Client, database: Database, method: str, headers: dict[str, str]
+) -> None:
+    await client.put(PATH, content=b'{"status": "on", "metadata": ' + OLD + b"}", headers=JSON)
+    body = b'{"status": "on", "metadata": ' + NEW + b"}"
+    reply = await client.request(method, PATH, content=body, headers=headers)
+    assert b'"metadata":' + NEW in reply.content
+    assert b'"metadata":' + NEW in (await client.get(PATH)).content
+    payload = await database.fetchval("select payload from events where type = 'resource.updated'")
+    assert payload["changes"].keys() == {"metadata"}
+    assert encode_json(payload["changes"]["metadata"]["to"]) == NEW
 
 
 async def test_every_wrong_field_is_listed(client: Client) -> None:
@@ -150,9 +170,15 @@ async def test_concurrent_puts_and_deletes_of_one_id_never_fail(concurrent_clien
     def change(number: int) -> Any:
         return concurrent_client.delete(PATH) if number % 2 else concurrent_client.put(PATH, json=FULL)
 
-    replies = await asyncio.gather(*(change(number) for number in range(60)))
-    assert {reply.status_code for reply in replies[::2]} <= {200, 201}
-    assert {reply.status_code for reply in replies[1::2]} <= {204, 404}
+    puts, deletes = [], []
+    for _ in range(6):  # in rounds, since more at once would wait for a connection for too long
+        replies = await asyncio.gather(*(change(number) for number in range(10)))
+        puts += replies[::2]
+        deletes += replies[1::2]
+    assert {reply.status_code for reply in puts} <= {200, 201}
+    assert {reply.status_code for reply in deletes} <= {204, 404}
+    versions = [reply.json()["version"] for reply in puts]
+    assert len(set(versions)) == len(versions)
 
 
 async def test_a_deleted_resource_is_gone(client: Client) -> None:
@@ -161,7 +187,23 @@ async def test_a_deleted_resource_is_gone(client: Client) -> None:
     assert (reply.status_code, reply.content) == (204, b"")
     for method in ("GET", "DELETE"):
         assert_refused(await client.request(method, PATH), 404, "NOT_FOUND")
-    assert (await client.put(PATH, json=FULL)).json()["version"] == 1
+
+
+async def test_a_new_resource_under_the_id_of_a_deleted_one_has_a_newer_version(client: Client) -> None:
+    await put(client)
+    await client.patch(PATH, json={"status": "off"})
+    for version in (3, 4):
+        await client.delete(PATH)
+        assert (await put(client))["version"] == version
+    old = {"If-Match": '"1", "2", "3"'}
+    for reply in (
+        await client.patch(PATH, json={"status": "off"}, headers=old),
+        await client.put(PATH, json={"status": "off"}, headers=old),
+        await client.delete(PATH, headers=old),
+    ):
+        assert_refused(reply, 412, "PRECONDITION_FAILED")
+        assert reply.headers["ETag"] == '"4"'
+    assert (await client.get(PATH, headers={"If-None-Match": '"1", "2", "3"'})).status_code == 200
 
 
 async def test_resources_are_listed_in_the_order_of_their_ids(client: Client) -> None:

@@ -25,7 +25,7 @@ from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0008"
+SCHEMA = "0009"
 """The newest revision in migrations/versions (a test compares)."""
 
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0

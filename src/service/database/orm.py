@@ -7,13 +7,21 @@ import asyncpg
 from advanced_alchemy.base import AdvancedDeclarativeBase, CommonTableAttributes
 from advanced_alchemy.exceptions import RepositoryError
 from sqlalchemy import AsyncAdaptedQueuePool, event
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database.servers import Connection
 from service.settings import Settings
-from service.values import decode_json, encode_json
+from service.values import decode_json, encode_json, stored_form
+
+
+class Json(JSONB):
+    """JSONB that detects every change of what is stored; in Python 0 equals False, and 1.5 equals 1.50."""
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        return stored_form(x) == stored_form(y)
 
 
 class Base(CommonTableAttributes, AdvancedDeclarativeBase):

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from service.values import stored_form
+
 EventType = Literal[
     "order.placed",
     "order.cancelled",
@@ -41,5 +43,5 @@ def diff(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, A
     return {
         name: {"from": before.get(name), "to": value}
         for name, value in after.items()
-        if before.get(name) != value
+        if stored_form(before.get(name)) != stored_form(value)
     }

@@ -61,7 +61,7 @@ with before as (
 ), changed as (
   update items i set ({{columns}}) = ({{values}}), version = i.version + 1, updated_at = now()
   from staged s, before
-  where i.sku = s.sku and i.id = before.id and ({{current}}) is distinct from ({{values}})
+  where i.sku = s.sku and i.id = before.id and row({{current}})::text is distinct from row({{values}})::text
   returning i.*, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), movement_rows as (
@@ -70,7 +70,13 @@ with before as (
 ), recorded as ({record_item_events("$1", "$2")}
 )
 select count(*) from changed"""
-CASTS = {"price": "s.price::numeric", "attributes": "s.attributes::jsonb"}
+"""Compares what is stored as text: as JSON, 1.5 equals 1.50."""
+NEW_VALUES = {
+    "price": "s.price::numeric(12, 2)",
+    "description": "coalesce(s.description, case when i.description = '' then '' end)",
+    "attributes": "s.attributes::jsonb",
+}
+"""Expressions for new values. In CSV, an empty cell stands for a null and for an empty description."""
 
 
 class ImportReport(Struct):
@@ -169,7 +175,7 @@ async def _merge(connection: Connection, columns: list[str], author: Author, rep
     updated = [name for name in columns if name != "sku"]
     statement = UPDATE_EXISTING.format(
         columns=", ".join(updated),
-        values=", ".join(CASTS.get(name, f"s.{name}") for name in updated),
+        values=", ".join(NEW_VALUES.get(name, f"s.{name}") for name in updated),
         current=", ".join(f"i.{name}" for name in updated),
     )
     report.updated = await connection.fetchval(statement, *by, timeout=STATEMENT_TIMEOUT_SECONDS)

@@ -7,13 +7,14 @@ from advanced_alchemy.filters import LimitOffset, OrderBy
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from advanced_alchemy.service import SQLAlchemyAsyncRepositoryService
 from msgspec import UNSET
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from service.errors import Detail, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author, diff
 from service.events.models import new_event
 from service.http.merge import merge_patch
-from service.resources.models import Resource
+from service.resources.models import Resource, Tombstone
 from service.resources.schemas import ResourcePatch, ResourcePut, metadata_problem
 
 
@@ -92,6 +93,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         resource = await self.get_for_update(resource_id, versions)
         self._record("resource.deleted", resource_id, author, event_payload(resource))
         await self.delete(resource_id)
+        await self._bury(resource)
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
         following = [] if after is None else [Resource.id > after]
@@ -111,7 +113,18 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         # PostgreSQL's ON CONFLICT: the repository detects duplicates by the text of the driver's error.
         statement = insert(Resource).values(new).on_conflict_do_nothing().returning(Resource)
         created: Resource | None = await self.repository.session.scalar(statement)
+        if created is not None:
+            # A statement of its own: the insert may have waited for a deletion, whose version it cannot see.
+            last_version = await self.repository.session.scalar(
+                select(Tombstone.version).where(Tombstone.id == resource_id)
+            )
+            created.version += last_version or 0
         return created
+
+    async def _bury(self, resource: Resource) -> None:
+        new = insert(Tombstone).values(id=resource.id, version=resource.version)
+        statement = new.on_conflict_do_update(index_elements=["id"], set_={"version": new.excluded.version})
+        await self.repository.session.execute(statement)
 
     async def _update(self, resource: Resource, author: Author, fields: dict[str, Any]) -> Resource:
         before = event_payload(resource)
