@@ -53,6 +53,7 @@ from service.observability.logs import access_log
 from service.observability.metrics import Metrics
 from service.observability.tracer_factory import create_tracer
 from service.orders.controller import OrderController
+from service.orders.pending import PLACE_ORDER
 from service.orders.placement import PlacementQueue
 from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
@@ -134,6 +135,7 @@ class Components:
             timeout_seconds=settings.request_timeout_seconds,
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
+        self.database.add_batch(PLACE_ORDER, self.placement)
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs, settings)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)
@@ -176,7 +178,6 @@ class Components:
         """Return the dependencies that handlers request by parameter name."""
         components = {
             "settings": self.settings,
-            "placement": self.placement,
             "upload_receiver": self.upload_receiver,
             "document_store": self.document_store,
             "dispatcher": self.dispatcher,

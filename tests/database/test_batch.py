@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from service.database.batch import REPLIES_PER_TURN, Batcher, BatchKind
+from service.database.batch import REPLIES_PER_TURN, Batcher, BatchKey, BatchKind
 from service.errors import DatabaseUnavailable, Overloaded
 
 Outcome = int | Exception
@@ -67,7 +67,10 @@ async def _apply(bank: Bank, deposits: Sequence[Deposit]) -> list[Outcome]:
 
 def batcher_of(bank: Bank, **options: Any) -> Batcher[Deposit, int]:
     kind = BatchKind(
-        "deposits", _apply, conflict_key=lambda deposit: deposit.account, **{"size_max": 4, **options}
+        BatchKey("deposits"),
+        _apply,
+        conflict_key=lambda deposit: deposit.account,
+        **{"size_max": 4, **options},
     )
     return Batcher(kind, bank.session)
 
@@ -88,8 +91,7 @@ def test_results_are_those_of_one_by_one_in_the_order_of_arrival_per_row(
     async def run() -> None:
         bank, alone = Bank(), Bank()
         batcher = batcher_of(bank, size_max=size_max, concurrency_max=concurrency_max)
-        async with batcher.open():
-            outcomes = await results(batcher, deposits)
+        outcomes = await results(batcher, deposits)
         expected = [alone._apply_one(deposit) for deposit in deposits]
         assert [repr(outcome) for outcome in outcomes] == [repr(outcome) for outcome in expected]
         assert bank.balances == alone.balances
@@ -190,12 +192,12 @@ async def test_a_full_queue_rejects_without_running_anything() -> None:
     assert 3 not in bank.balances
 
 
-async def test_closing_answers_everybody_first() -> None:
+async def test_finishing_answers_every_request_first() -> None:
     bank = Bank()
     batcher = batcher_of(bank, concurrency_max=1)
-    async with batcher.open():
-        calls = [asyncio.create_task(batcher.join(Deposit(account, 1))) for account in range(10)]
-        await asyncio.sleep(0)
+    calls = [asyncio.create_task(batcher.join(Deposit(account, 1))) for account in range(10)]
+    await asyncio.sleep(0)
+    await batcher.finish()
     await asyncio.sleep(0)
     assert [call.done() for call in calls] == [True] * 10
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from msgspec.structs import asdict, replace
 
+from service.database.batch import REPLIES_PER_TURN
 from service.database.database import Database
 from service.errors import Overloaded
 from service.events.journal import CLI
@@ -24,7 +25,8 @@ from service.items.statements import ADJUST
 from service.orders import statements
 from service.orders.allocation import UnknownItem
 from service.orders.deferred import POLL_INTERVAL_SECONDS
-from service.orders.placement import REPLIES_PER_TURN, PlacementQueue
+from service.orders.pending import PendingOrder
+from service.orders.placement import PlacementQueue
 from service.orders.schemas import Order, OrderCreate, OrderLineCreate
 from service.settings import Settings
 from tests.support.app_helpers import (
@@ -72,7 +74,7 @@ def new(item: Json, customer: str = "c-1") -> OrderCreate:
 async def settle(placement: PlacementQueue, orders: Iterable[OrderCreate]) -> list[Order | BaseException]:
     """Place the orders at once. What is placed in one turn of the event loop waits for the same commit."""
     return await asyncio.gather(
-        *[placement.place(order, None, CLI) for order in orders], return_exceptions=True
+        *[placement.join(PendingOrder(order, None, CLI)) for order in orders], return_exceptions=True
     )
 
 
@@ -224,7 +226,7 @@ async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
 ) -> None:
     bolt = await item(concurrent_client, 200)
     async with queue(database) as placement:
-        orders = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(200)]
+        orders = [asyncio.create_task(placement.join(PendingOrder(new(bolt), None, CLI))) for _ in range(200)]
         answered = [0]
         while answered[-1] < len(orders):
             await asyncio.sleep(0)
@@ -239,7 +241,7 @@ async def test_an_order_right_after_the_last_commit_is_not_forgotten(
     bolt = await item(concurrent_client, 100)
     async with queue(database, flushes_max=flushes_max) as placement, asyncio.timeout(5):
         for _ in range(20):
-            await placement.place(new(bolt), None, CLI)
+            await placement.join(PendingOrder(new(bolt), None, CLI))
     assert await stock(concurrent_client, bolt) == 80
 
 
@@ -292,7 +294,7 @@ async def test_patience_for_an_item_that_is_held_ends(
         outcomes = asyncio.create_task(settle(placement, [new(bolt)] * 2))
         await looked.wait()
         with pytest.raises(Overloaded):  # those who wait apart are counted too
-            await placement.place(new(bolt), None, CLI)
+            await placement.join(PendingOrder(new(bolt), None, CLI))
         assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
     assert looks <= 0.2 / POLL_INTERVAL_SECONDS + 2
     assert await stock(concurrent_client, bolt) == 9
@@ -343,7 +345,7 @@ async def test_the_queue_is_bounded(concurrent_client: httpx.AsyncClient, databa
     async with queue(database, queue_max=5) as placement:
         settled = await settle(placement, [new(bolt)] * 20)
         assert [type(outcome) for outcome in settled] == [Order] * 5 + [Overloaded] * 15
-        assert isinstance(await placement.place(new(bolt), None, CLI), Order)
+        assert isinstance(await placement.join(PendingOrder(new(bolt), None, CLI)), Order)
 
 
 async def test_so_many_commits_are_under_way_and_no_more(
@@ -356,7 +358,7 @@ async def test_so_many_commits_are_under_way_and_no_more(
         locked(database_url, bolt) as connection,
     ):
         for _ in range(5):
-            buyers.create_task(placement.place(new(bolt), None, CLI))
+            buyers.create_task(placement.join(PendingOrder(new(bolt), None, CLI)))
         await wait_for_locks(connection, 2)
         assert database.pool.in_use == 2
 
@@ -412,7 +414,9 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
 
     async def place_and_end() -> list["asyncio.Task[Order]"]:
         async with queue(database, batch_max=4, lock_seconds=lock_seconds) as placement:
-            buyers = [asyncio.create_task(placement.place(new(bolt), None, CLI)) for _ in range(20)]
+            buyers = [
+                asyncio.create_task(placement.join(PendingOrder(new(bolt), None, CLI))) for _ in range(20)
+            ]
             await asyncio.sleep(0)  # their turn to get into the queue
         return buyers
 

@@ -8,20 +8,28 @@ measurements.
 import asyncio
 from asyncio import Future, Task
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import asyncpg
+import structlog
 from msgspec import Struct
 
 from service.errors import Overloaded, Unavailable
 from service.observability.tracing import NO_TRACER, Tracer
 
+if TYPE_CHECKING:
+    from service.database.session import Session
+
+log = structlog.get_logger()
+
 Request = TypeVar("Request")
 Result = TypeVar("Result")
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
 
 REPLIES_PER_TURN = 16
 """Results delivered per turn of the event loop. Each wakes a handler, and other requests wait for them."""
@@ -41,12 +49,24 @@ by one.
 """
 
 
-class BatchKind(Struct, Generic[Request, Result], frozen=True, eq=False):
-    """What a batch does. A module-level constant beside the SQL it runs."""
+class BatchKey(Struct, Generic[Request, Result], frozen=True, eq=False):
+    """What callers join. A constant beside the operation."""
 
     name: str
     """The name of the span in traces."""
-    run: Callable[[Any, Sequence[Request]], Awaitable[Sequence[Result | Exception]]]
+
+
+class Batch(Protocol[Request_contra, Result_co]):
+    """What a session joins under a key: a `Batcher`, or a queue of a feature's own around one."""
+
+    async def join(self, request: Request_contra, /) -> Result_co: ...
+
+
+class BatchKind(Struct, Generic[Request, Result], frozen=True, eq=False):
+    """What a batch does."""
+
+    key: BatchKey[Request, Result]
+    run: "Callable[[Session, Sequence[Request]], Awaitable[Sequence[Result | Exception]]]"
     """Takes a session and the requests; returns one result per request, or the exception to raise for it."""
     size_max: int = 64
     concurrency_max: int = 2
@@ -77,7 +97,7 @@ class Batcher(Generic[Request, Result]):
     def __init__(
         self,
         kind: BatchKind[Request, Result],
-        session: Callable[[], Any],
+        session: "Callable[[], AbstractAsyncContextManager[Session]]",
         *,
         tracer: Tracer = NO_TRACER,
         observe: Callable[[int, float], None] | None = None,
@@ -112,10 +132,8 @@ class Batcher(Generic[Request, Result]):
             self._running.add(asyncio.create_task(self._run_until_empty(), context=Context()))
         return await result
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """On exit, wait until every queued request is answered."""
-        yield
+    async def finish(self) -> None:
+        """Wait until every queued request is answered."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -153,13 +171,14 @@ class Batcher(Generic[Request, Result]):
         started_at = perf_counter()
         spans = [member.span for member in batch]
         try:
-            with self._tracer.internal_span(self._kind.name, {"depot.batch_size": len(batch)}, spans):
+            with self._tracer.internal_span(self._kind.key.name, {"depot.batch_size": len(batch)}, spans):
                 async with self._session() as session:
                     outcomes = await self._kind.run(session, [member.request for member in batch])
         except Exception as error:  # any error is the result of these requests
             if len(batch) == 1 or isinstance(error, SHARED_ERRORS):
                 _resolve([(member, error) for member in batch])
             else:
+                log.warning("batch_failed", batch=self._kind.key.name, size=len(batch), cause=repr(error))
                 for member in batch:
                     await self._run([member])
         else:

@@ -4,7 +4,7 @@ See docs/decisions/0002-two-ways-to-the-database.md.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service import errors
 from service.database import orm
+from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
 from service.database.monitor import PROBE_TIMEOUT_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
@@ -80,6 +81,8 @@ class Database:
         )
         self._engine = orm.create_engine(self._connect_for_records, self._count_response, settings)
         self._orm_sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._batches: dict[BatchKey[Any, Any], Batch[Any, Any]] = {}
+        self._batchers: list[Batcher[Any, Any]] = []
         if metrics is not None:
             self._register_gauges(metrics)
 
@@ -97,12 +100,24 @@ class Database:
             try:
                 yield self
             finally:
+                for batcher in self._batchers:
+                    await batcher.finish()
                 await self._engine.dispose()
                 await self._close()
 
     def session(self) -> Session:
         """Return a session, for `async with`."""
-        return Session(self.pool)
+        return Session(self.pool, self._batches)
+
+    def add_batch(self, key: BatchKey[Request, Result], batch: Batch[Request, Result]) -> None:
+        """Let sessions join a batch that its feature runs."""
+        self._batches[key] = batch
+
+    def add_batches(self, kinds: Sequence[BatchKind[Any, Any]]) -> None:
+        """Let sessions join batches of these kinds."""
+        for kind in kinds:
+            self._batchers.append(batcher := Batcher(kind, self.session, tracer=self._tracer))
+            self.add_batch(kind.key, batcher)
 
     def orm_session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Return advanced-alchemy's kind of session in one transaction, for `async with`."""

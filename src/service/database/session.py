@@ -1,12 +1,13 @@
 """The session: what one request, job or command asks of the database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
 import asyncpg
 
+from service.database.batch import Batch, BatchKey, Request, Result
 from service.database.pool import Pool
 from service.database.servers import Connection
 
@@ -25,10 +26,11 @@ class Session:
     the database is down.
     """
 
-    __slots__ = ("_connection", "_pool", "_reusable")
+    __slots__ = ("_batches", "_connection", "_pool", "_reusable")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, batches: Mapping[BatchKey[Any, Any], Batch[Any, Any]]) -> None:
         self._pool = pool
+        self._batches = batches
         self._connection: Connection | None = None
         self._reusable = True
 
@@ -39,6 +41,13 @@ class Session:
         if isinstance(error, DISCARD_CONNECTION_ERRORS):
             self._reusable = False
         self.release()
+
+    async def join(self, key: BatchKey[Request, Result], request: Request) -> Result:
+        """Share a batch with the requests that arrive at the same time, and return this request's result.
+
+        It takes no connection of this session. Raises what the batch raises for this request.
+        """
+        return await self._batches[key].join(request)  # type: ignore[no-any-return]  # the key says the type
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         return await self._run(asyncpg.Connection.fetch, statement, arguments)  # type: ignore[no-any-return]

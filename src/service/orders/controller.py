@@ -19,7 +19,7 @@ from service.items.catalog import InsufficientStock
 from service.orders import lifecycle, queries
 from service.orders.allocation import MixedCurrencies, UnknownItem
 from service.orders.batch import location
-from service.orders.placement import PlacementQueue
+from service.orders.pending import PLACE_ORDER, PendingOrder
 from service.orders.schemas import Order, OrderCreate, Status
 
 
@@ -30,7 +30,7 @@ class OrderController(Controller):
     @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS])
     async def place_order(
         self,
-        placement: NamedDependency[PlacementQueue],
+        session: NamedDependency[Session],
         request: StrictRequest,
         data: JSONBody[OrderCreate],
     ) -> Reply[Order]:
@@ -39,7 +39,7 @@ class OrderController(Controller):
         All lines are placed or none. Names and prices are copied from the items.
         """
         async with hold_claim(request) as claim:
-            order = await placement.place(data, claim, request.author)
+            order = await session.join(PLACE_ORDER, PendingOrder(data, claim, request.author))
         return versioned_reply(request, order, location=location(order))
 
     @post(

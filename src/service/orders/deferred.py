@@ -4,11 +4,12 @@ In the queue, one such order would block a whole commit, and two such commits al
 """
 
 import asyncio
-from asyncio import Task
-from collections.abc import Callable, Sequence
+from asyncio import Future, Task
 from contextvars import Context
 from time import monotonic
 from uuid import UUID
+
+from msgspec import Struct
 
 from service.database.database import Database
 from service.errors import Overloaded
@@ -21,61 +22,65 @@ POLL_INTERVAL_SECONDS = 0.05
 LOCK_WAIT_EXCEEDED = "An item of this order is locked by a long-running operation; retry later"
 
 
-class DeferredOrders:
-    """Orders with locked items: requeued once unlocked, rejected with `Overloaded` after the maximum wait."""
+class Waiter(Struct, eq=False):
+    """An order with a locked item. `unlocked` is done when the item is free or the deadline has passed."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        max_wait_seconds: float,
-        requeue: Callable[[Sequence[PendingOrder]], None],
-    ) -> None:
+    order: PendingOrder
+    deadline: float
+    unlocked: "Future[None]"
+
+
+class DeferredOrders:
+    """Orders with locked items: released once unlocked, rejected with `Overloaded` at their deadline."""
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._max_wait_seconds = max_wait_seconds
-        self._requeue = requeue
-        self._orders: list[PendingOrder] = []
+        self._waiters: list[Waiter] = []
         self._locked_items: set[UUID | str] = set()
         """Ids and SKUs of the items that were locked at the last poll."""
-        self.polling: Task[None] | None = None
+        self._polling: Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._orders)
+        return len(self._waiters)
 
-    def must_defer(self, pending: PendingOrder) -> bool:
+    def must_defer(self, order: PendingOrder) -> bool:
         """Return whether an item of the order was locked at the last poll."""
         return bool(self._locked_items) and any(
-            item_reference(line) in self._locked_items for line in pending.order.lines
+            item_reference(line) in self._locked_items for line in order.order.lines
         )
 
-    def defer(self, orders: Sequence[PendingOrder]) -> None:
-        """Take the orders until their items are unlocked."""
-        for pending in orders:
-            pending.wait_deadline = pending.wait_deadline or monotonic() + self._max_wait_seconds
-        self._orders += orders
-        if self.polling is None:
-            self.polling = asyncio.create_task(self._poll_until_empty(), context=Context())
+    async def wait(self, order: PendingOrder, deadline: float) -> None:
+        """Wait until the order's items are unlocked. `deadline` is a time of `monotonic`."""
+        unlocked: Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(Waiter(order, deadline, unlocked))
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll_until_empty(), context=Context())
+        await unlocked
 
     async def _poll_until_empty(self) -> None:
         try:
-            while self._orders:
+            while self._waiters:
                 await self._poll_locks()
-                if self._orders:
+                if self._waiters:
                     await asyncio.sleep(POLL_INTERVAL_SECONDS)
         except Exception as error:  # any error is the result of these orders
-            for pending in self._orders:
-                pending.resolve(error)
+            for waiter in self._waiters:
+                if not waiter.unlocked.done():
+                    waiter.unlocked.set_exception(error)
         finally:
-            self.polling, self._orders, self._locked_items = None, [], set()
+            self._polling, self._waiters, self._locked_items = None, [], set()
 
     async def _poll_locks(self) -> None:
-        polled = self._orders.copy()
-        rows = await self._database.fetch(statements.SELECT_LOCKED_ITEMS, *item_references(polled))
+        polled = [waiter for waiter in self._waiters if not waiter.unlocked.done()]
+        references = item_references(waiter.order for waiter in polled)
+        rows = await self._database.fetch(statements.SELECT_LOCKED_ITEMS, *references)
         self._locked_items = {reference for row in rows for reference in row}
-        late = {pending for pending in polled if (pending.wait_deadline or 0) < monotonic()}
-        unlocked = [pending for pending in polled if pending not in late and not self.must_defer(pending)]
-        done = late.union(unlocked)
-        self._orders = [pending for pending in self._orders if pending not in done]
-        for pending in late:
-            pending.resolve(Overloaded(LOCK_WAIT_EXCEEDED))
-        self._requeue(unlocked)
+        now = monotonic()
+        for waiter in reversed(polled):  # each is queued before the others, so the first one comes last
+            if waiter.unlocked.done():
+                continue
+            if waiter.deadline < now:
+                waiter.unlocked.set_exception(Overloaded(LOCK_WAIT_EXCEEDED))
+            elif not self.must_defer(waiter.order):
+                waiter.unlocked.set_result(None)
+        self._waiters = [waiter for waiter in self._waiters if not waiter.unlocked.done()]
