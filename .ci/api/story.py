@@ -12,10 +12,14 @@ from depot_client.api.reports import get_financial_report
 from depot_client.models import (
     Document,
     Error,
+    ErrorCode,
     Financial,
     Item,
     ItemCreate,
+    ItemMergePatch,
+    ItemMergePatchAttributesType0,
     ItemPatch,
+    ItemPatchAttributesType0,
     Order,
     OrderCreate,
     OrderLineCreate,
@@ -34,6 +38,17 @@ assert isinstance(renamed, Item) and (renamed.name, renamed.description) == ("Bo
 cleared = update_item.sync(item.id, client=client, body=ItemPatch(description=None))
 assert isinstance(cleared, Item) and (cleared.name, cleared.description) == ("Bolt M8", None), cleared
 
+as_sent = ItemPatchAttributesType0.from_dict({"color": "red"})
+replaced = update_item.sync(item.id, client=client, body=ItemPatch(attributes=as_sent))
+merging = ItemMergePatchAttributesType0.from_dict({"size": 8})
+merged = update_item.sync(item.id, client=client, body=ItemMergePatch(attributes=merging))
+assert isinstance(merged, Item) and merged.attributes, merged
+assert merged.attributes.to_dict() == {"color": "red", "size": 8}, merged
+as_sent = ItemPatchAttributesType0.from_dict({"length": 40})
+replaced = update_item.sync(item.id, client=client, body=ItemPatch(attributes=as_sent))
+assert isinstance(replaced, Item) and replaced.attributes, replaced
+assert replaced.attributes.to_dict() == {"length": 40}, replaced
+
 order = OrderCreate(customer_id="c-1", lines=[OrderLineCreate(sku=item.sku, quantity=2)])
 placed = place_order.sync(client=client, body=order, idempotency_key="py-1")
 assert isinstance(placed, Order) and placed.total == "19.98", placed
@@ -41,7 +56,7 @@ assert place_order.sync(client=client, body=order, idempotency_key="py-1") == pl
 
 too_many = OrderCreate(customer_id="c-2", lines=[OrderLineCreate(item_id=item.id, quantity=4)])
 refused = place_order.sync(client=client, body=too_many)
-assert isinstance(refused, Error) and refused.error.code == "INSUFFICIENT_STOCK", refused
+assert isinstance(refused, Error) and refused.error.code is ErrorCode.INSUFFICIENT_STOCK, refused
 (shortage,) = refused.error.details or []
 assert shortage["available"] == 3, shortage
 

@@ -22,6 +22,13 @@ assert.deepEqual([renamed.data?.name, renamed.data?.description], ["Bolt M8", "S
 const cleared = await client.PATCH("/items/{item_id}", { ...here, body: { description: null } });
 assert.deepEqual([cleared.data?.name, cleared.data?.description], ["Bolt M8", null]);
 
+const merge = { headers: { "Content-Type": "application/merge-patch+json" } };
+await client.PATCH("/items/{item_id}", { ...here, body: { attributes: { color: "red" } } });
+const merged = await client.PATCH("/items/{item_id}", { ...here, ...merge, body: { attributes: { size: 8 } } });
+assert.deepEqual(merged.data?.attributes, { color: "red", size: 8 });
+const replaced = await client.PATCH("/items/{item_id}", { ...here, body: { attributes: { length: 40 } } });
+assert.deepEqual(replaced.data?.attributes, { length: 40 });
+
 const order: OrderCreate = { customer_id: "c-1", lines: [{ sku: item.sku, quantity: 2 }] };
 const once = { params: { header: { "Idempotency-Key": "ts-1" } }, body: order };
 const placed = await client.POST("/orders", once);
