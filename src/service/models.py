@@ -1,4 +1,4 @@
-"""All models, imported so that the metadata is whole: migrations compare it with the database."""
+"""Imports all models, so that the metadata is complete: migrations compare it with the database."""
 
 from service.audit.models import SealedEvent, SealingState
 from service.auth.models import ApiKey, Secret

@@ -15,7 +15,12 @@ from pgqueuer.domain.models import Schedule as ScheduleEntry
 
 from service.audit.chain import seal
 from service.blobs import open_blob_store
-from service.database.database import CLIENT_TIMEOUT_MARGIN_SECONDS, SCHEMA, Database
+from service.database.database import (
+    CLIENT_TIMEOUT_MARGIN_SECONDS,
+    READ_SCHEMA_VERSION,
+    SCHEMA,
+    Database,
+)
 from service.documents.orphans import sweep_orphans
 from service.job_kinds import build_registry
 from service.jobs import maintenance
@@ -31,7 +36,6 @@ from service.webhooks.dispatcher import WebhookDispatcher
 
 log = structlog.get_logger()
 
-READ_SCHEMA_VERSION = "select version_num from schema_version"
 
 RESTART_SECONDS = 1.0
 REQUEUE_SECONDS = 2.0

@@ -1,7 +1,7 @@
-"""The form of an API key: `depot_<id>_<secret><checksum>`, and what of it is stored.
+"""The form of an API key: `depot_<id>_<secret><checksum>`.
 
-The prefix and the checksum let secret scanners and this service tell a real key from a mistyped one
-without a look-up (the form GitHub and Polar use). Only a keyed hash is stored.
+The prefix and checksum let this service and secret scanners reject a mistyped or fake key without a lookup
+(GitHub and Polar use the same form). Only a keyed hash is stored.
 """
 
 import hashlib
@@ -23,23 +23,23 @@ SCOPES = frozenset(
 
 
 class Key(Struct, frozen=True):
-    """Who is asking: the public id of the key and what it may do."""
+    """An authenticated API key: its public id and its scopes."""
 
     id: str
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
 
 def mint() -> str:
-    """A new key; the 32 characters of its secret hold 190 bits."""
+    """Return a new random key; its secret has 190 bits."""
     body = f"depot_{_random(ID_LENGTH)}_{_random(SECRET_LENGTH)}"
     return body + _checksum(body)
 
 
 def key_id(token: str) -> str | None:
-    """The id in a well-formed key. None: not a key, or mistyped."""
+    """Return the id inside a well-formed key, or None if it is not a key or its checksum is wrong."""
     match = KEY_PATTERN.fullmatch(token)
     if match is None or _checksum(token[:-CHECKSUM_LENGTH]) != match[3]:
         return None
@@ -51,7 +51,10 @@ def hash_key(token: str, pepper: bytes) -> bytes:
 
 
 def derive_pepper(secret: str | None) -> bytes | None:
-    """The key of the hashes from `DEPOT_SECRET`. None: the database's own random one serves."""
+    """Derive the pepper, the key of the key hashes, from `DEPOT_SECRET`.
+
+    None if it is unset: then the database's random pepper is used.
+    """
     return hashlib.sha256(secret.encode()).digest() if secret else None
 
 

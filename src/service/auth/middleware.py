@@ -1,4 +1,7 @@
-"""Denied by default: a route is open only if it says `public=True`, and needs its `scope="…"` otherwise."""
+"""Authentication and authorization.
+
+Access is denied by default: a route is open only with `public=True`, and otherwise requires its `scope`.
+"""
 
 import asyncio
 import hmac
@@ -12,32 +15,33 @@ from msgspec import Struct
 
 from service.auth.keys import Key, derive_pepper, hash_key, key_id
 from service.auth.rate_limit import RateLimiter
-from service.database.database import DATABASE_ERRORS, Database
+from service.database.database import Database
+from service.database.errors import DATABASE_ERRORS
 from service.errors import Forbidden, Overloaded, Unauthenticated
 
 REFRESH_AFTER_SECONDS = 0.4
-"""A cached key older than this is looked up again beside the request that uses it."""
+"""Age in seconds at which a cached key is refreshed in the background."""
 EXPIRE_AFTER_SECONDS = 0.8
-"""One older than this is not believed: revocation takes effect within a second everywhere."""
+"""Age in seconds at which a cached key expires, so that a revocation takes effect within a second."""
 LOOKUP_TIMEOUT_SECONDS = 0.9
-"""Longer, and the pool is too busy. An outage ends the look-up sooner (see `service.database.monitor`)."""
+"""Lookup timeout in seconds; a slower lookup means that the pool is overloaded. An outage ends it sooner (see
+`service.database.monitor`)."""
 SHORT_LOOKUP_TIMEOUT_SECONDS = 0.3
-"""The same for what has to be answered within a second besides."""
+"""Lookup timeout in seconds for routes that must answer within one second in total."""
 
-FIND = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
-PEPPER = "select value from secrets where name = 'pepper'"
+FETCH_KEY = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
+READ_PEPPER = "select value from secrets where name = 'pepper'"
 
 
 class AuthMiddleware(ASGIMiddleware):
-    """Runs for every routed request before anything of its body is read.
+    """Authenticates and authorizes every routed request before its body is read.
 
-    A middleware and not one of Litestar's guards, before each of which the whole route handler is copied
-    (decision 0005).
+    It is a middleware, because Litestar copies the whole route handler before each guard (decision 0005).
     """
 
-    def __init__(self, keyring: "KeyAuthenticator", quota: RateLimiter | None) -> None:
-        self._keyring = keyring
-        self._quota = quota
+    def __init__(self, authenticator: "KeyAuthenticator", rate_limiter: RateLimiter | None) -> None:
+        self._authenticator = authenticator
+        self._rate_limiter = rate_limiter
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         options = scope["route_handler"].opt
@@ -45,27 +49,29 @@ class AuthMiddleware(ASGIMiddleware):
             key = await self._authorize(
                 scope, options.get("scope"), allow_stale_key=options.get("allow_stale_key", False)
             )
-            if self._quota is not None:
-                scope["state"]["headers"] = await self._quota.spend(key.id)
+            if self._rate_limiter is not None:
+                scope["state"]["headers"] = await self._rate_limiter.consume(key.id)
         await next_app(scope, receive, send)
 
-    async def _authorize(self, scope: Scope, needed: str | None, *, allow_stale_key: bool) -> Key:
+    async def _authorize(self, scope: Scope, required: str | None, *, allow_stale_key: bool) -> Key:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        key = await self._keyring.authenticate(header.decode("latin-1"), allow_stale_key=allow_stale_key)
+        key = await self._authenticator.authenticate(
+            header.decode("latin-1"), allow_stale_key=allow_stale_key
+        )
         scope["user"] = key
-        if needed is None or not key.may(needed):
-            raise Forbidden(f"The API key lacks the scope {needed}", details=[{"scope": needed}])
+        if required is None or not key.has_scope(required):
+            raise Forbidden(f"The API key lacks the scope {required}", details=[{"scope": required}])
         return key
 
 
 class CachedKey(Struct):
     key: Key
     expires_at: datetime | None
-    seen_at: float
+    fetched_at: float
 
 
 class KeyAuthenticator:
-    """Knows the keys: a bounded cache in front of the table, so that a busy key costs no query."""
+    """Authenticates API keys through a bounded cache, so that a busy key costs no query."""
 
     def __init__(self, database: Database, *, secret: str | None, cache_max: int) -> None:
         self._database = database
@@ -75,15 +81,17 @@ class KeyAuthenticator:
         self._lookups: dict[str, Task[CachedKey]] = {}
 
     async def authenticate(self, authorization: str, *, allow_stale_key: bool = False) -> Key:
-        """Raises `Unauthenticated` for anything but `Bearer` and a living key.
+        """Return the API key in an `Authorization` header.
 
-        With `allow_stale_key`, a key that was known last is believed while the database does not answer."""
+        Raises `Unauthenticated` unless it is `Bearer` with a valid key. With `allow_stale_key`, the last
+        known state of the key is accepted while the database does not answer.
+        """
         scheme, _, token = authorization.partition(" ")
         token = token.lstrip(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
         cached = self._cache.get(token)
-        age = EXPIRE_AFTER_SECONDS if cached is None else monotonic() - cached.seen_at
+        age = EXPIRE_AFTER_SECONDS if cached is None else monotonic() - cached.fetched_at
         if cached is None or age >= EXPIRE_AFTER_SECONDS:
             cached = await self._lookup_with_timeout(token, cached if allow_stale_key else None)
         elif age >= REFRESH_AFTER_SECONDS:
@@ -93,7 +101,11 @@ class KeyAuthenticator:
         return cached.key
 
     async def _lookup_with_timeout(self, token: str, last: CachedKey | None) -> CachedKey:
-        """Raises `Overloaded` unless `last` will do; the look-up goes on for those who come next."""
+        """Look the key up with a timeout.
+
+        If that fails, return `last` if there is one, else raise `Overloaded` or the database error. The
+        lookup continues for later callers.
+        """
         try:
             async with asyncio.timeout(
                 LOOKUP_TIMEOUT_SECONDS if last is None else SHORT_LOOKUP_TIMEOUT_SECONDS
@@ -107,7 +119,7 @@ class KeyAuthenticator:
             raise
 
     def _lookup(self, token: str) -> "Task[CachedKey]":
-        """Look a key up once, however many requests wait for it."""
+        """Start a lookup, or join the one in progress."""
         task = self._lookups.get(token)
         if task is None:
             task = self._lookups[token] = asyncio.create_task(self._fetch(token))
@@ -115,7 +127,10 @@ class KeyAuthenticator:
         return task
 
     def _on_lookup_done(self, token: str, done: "Task[CachedKey]") -> None:
-        """What could not be looked up stays as it was known last: too old to be believed by itself."""
+        """Update the cache after a lookup.
+
+        After a failed one the old entry stays; it is too old to be used except as a fallback.
+        """
         del self._lookups[token]
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if error is None or isinstance(error, Unauthenticated):
@@ -126,13 +141,13 @@ class KeyAuthenticator:
             self._cache[token] = done.result()
 
     async def _fetch(self, token: str) -> CachedKey:
-        identity = key_id(token)
-        if identity is None:
+        id_ = key_id(token)
+        if id_ is None:
             raise Unauthenticated
-        seen_at = monotonic()
+        fetched_at = monotonic()
         if self._pepper is None:
-            self._pepper = await self._database.fetchval(PEPPER)
-        row = await self._database.fetchrow(FIND, identity)
+            self._pepper = await self._database.fetchval(READ_PEPPER)
+        row = await self._database.fetchrow(FETCH_KEY, id_)
         if row is None or not hmac.compare_digest(row["hash"], hash_key(token, self._pepper)):
             raise Unauthenticated
-        return CachedKey(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], seen_at)
+        return CachedKey(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], fetched_at)

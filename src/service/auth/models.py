@@ -1,4 +1,4 @@
-"""API keys: never the secret itself, only a keyed hash of the whole key."""
+"""Tables of API keys: a keyed hash of the whole key is stored, never the key itself."""
 
 from datetime import datetime
 
@@ -28,7 +28,7 @@ class ApiKey(Base):
 
 
 class Secret(Base):
-    """Random values every process of one deployment has to share."""
+    """A random value that all processes of one deployment share."""
 
     __tablename__ = "secrets"
     __table_args__ = (CheckConstraint("octet_length(value) = 32", name="value"),)

@@ -1,4 +1,4 @@
-"""How many requests a key may make in a window of time; each process counts for itself."""
+"""Rate limit per API key over a sliding window. Each process counts for itself."""
 
 import math
 import time
@@ -13,16 +13,16 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class RateLimiter:
-    """Told of in the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    """Rate limiter that reports its state in the headers of draft-ietf-httpapi-ratelimit-headers-10."""
 
     def __init__(self, limit: str) -> None:
-        """`limit`: such as `600/minute`."""
+        """`limit` is a rate such as `600/minute`."""
         self._limit = parse(limit)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._policy = f'"default";q={self._limit.amount};w={self._limit.get_expiry()}'
 
-    async def spend(self, key_id: str) -> Headers:
-        """Count one request. Raises `RateLimited` once the quota is used up."""
+    async def consume(self, key_id: str) -> Headers:
+        """Count one request. Raises `RateLimited` once the limit is reached."""
         granted = await self._limiter.hit(self._limit, key_id)
         reset_at, remaining = await self._limiter.get_window_stats(self._limit, key_id)
         reset_seconds = max(1, math.ceil(reset_at - time.time()))

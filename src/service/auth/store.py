@@ -1,4 +1,4 @@
-"""Keys as plain records: made, listed and revoked with advanced-alchemy's repository."""
+"""Create, list and revoke API keys with an advanced-alchemy repository."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,40 +25,38 @@ async def create_key(
     secret: str | None = None,
     expires_in: timedelta | None = None,
 ) -> str:
-    """Store a new key and return it, the only time it is seen. Raises `ValueError` for bad arguments."""
+    """Store a new key and return it; it cannot be read again. Raises `ValueError` for a bad name or scope."""
     if not 1 <= len(name) <= NAME_MAX:
-        raise ValueError(f"the name has to have 1 to {NAME_MAX} characters")
+        raise ValueError(f"the name must have 1 to {NAME_MAX} characters")
     if unknown := set(scopes) - SCOPES:
         raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
     token = mint()
-    identity = str(key_id(token))
+    id_ = str(key_id(token))
     pepper = derive_pepper(secret) or (await session.get_one(Secret, "pepper")).value
     await KeyRepository(session=session).add(
         ApiKey(
-            id=identity,
+            id=id_,
             name=name,
             hash=hash_key(token, pepper),
             scopes=sorted(scopes),
             expires_at=expires_in and datetime.now(UTC) + expires_in,
         )
     )
-    session.add(
-        new_event("key.created", identity, CLI, {"id": identity, "name": name, "scopes": sorted(scopes)})
-    )
+    session.add(new_event("key.created", id_, CLI, {"id": id_, "name": name, "scopes": sorted(scopes)}))
     return token
 
 
-async def revoke_key(session: AsyncSession, identity: str) -> bool:
-    """Takes effect in every process within a second. False: there is no such key."""
-    key = await KeyRepository(session=session).get_one_or_none(id=identity)
+async def revoke_key(session: AsyncSession, key_id: str) -> bool:
+    """Revoke a key; every process rejects it within a second. Return False if the key does not exist."""
+    key = await KeyRepository(session=session).get_one_or_none(id=key_id)
     if key is not None and key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
-        session.add(new_event("key.revoked", identity, CLI, {"id": identity, "name": key.name}))
+        session.add(new_event("key.revoked", key_id, CLI, {"id": key_id, "name": key.name}))
     return key is not None
 
 
 async def list_keys(session: AsyncSession) -> list[tuple[str, ...]]:
-    """Id, name, scopes, when it was made, and its state, for people."""
+    """Return one row of text per key: id, name, scopes, creation time and state."""
     keys = await KeyRepository(session=session).get_many(order_by=ApiKey.created_at.asc())
     return [
         (key.id, key.name, " ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", _display_state(key))

@@ -45,9 +45,9 @@ async def ensure_development_key(database: Database, settings: Settings) -> str:
     """The key in `$DEPOT_HOME/api-key`; made when there is none or this database does not know it."""
     path = key_file(settings)
     stored = path.read_text().strip() if path.exists() else ""
-    keyring = KeyAuthenticator(database, secret=settings.secret, cache_max=1)
+    authenticator = KeyAuthenticator(database, secret=settings.secret, cache_max=1)
     try:
-        await keyring.authenticate(f"Bearer {stored}")
+        await authenticator.authenticate(f"Bearer {stored}")
     except Unauthenticated:
         async with database.orm_session() as session:
             key = await create_key(session, name="development", scopes=["admin"], secret=settings.secret)

@@ -53,7 +53,7 @@ def report_database_errors() -> Iterator[None]:
     from advanced_alchemy.exceptions import RepositoryError
     from sqlalchemy.exc import SQLAlchemyError
 
-    from service.database.database import DATABASE_ERRORS
+    from service.database.errors import DATABASE_ERRORS
     from service.database.orm import root_cause
 
     try:

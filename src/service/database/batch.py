@@ -14,11 +14,11 @@ from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import asyncpg
 import structlog
 from msgspec import Struct
 
-from service.errors import Overloaded, Unavailable
+from service.database.errors import SHARED_ERRORS
+from service.errors import Overloaded
 from service.observability.tracing import NO_TRACER, Tracer
 
 if TYPE_CHECKING:
@@ -33,20 +33,6 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 REPLIES_PER_TURN = 16
 """Results delivered per turn of the event loop. Each wakes a handler, and other requests wait for them."""
-
-SHARED_ERRORS = (
-    OSError,
-    Unavailable,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InternalClientError,
-)
-"""Errors that no single request causes, or after which the batch may have been committed.
-
-They are the result of every member. After any other error nothing was committed, and the members are run one
-by one.
-"""
 
 
 class BatchKey(Struct, Generic[Request, Result], frozen=True, eq=False):

@@ -14,7 +14,6 @@ import asyncpg
 from litestar.di import Provide
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from service import errors
 from service.database import orm
 from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
 from service.database.monitor import PROBE_TIMEOUT_SECONDS, DatabaseMonitor
@@ -28,6 +27,7 @@ from service.values import decode_json, encode_json
 
 SCHEMA = "0009"
 """The newest revision in migrations/versions (a test compares)."""
+READ_SCHEMA_VERSION = "select version_num from schema_version"
 
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 """Seconds the client waits beyond `statement_timeout`. If the server has not canceled the statement by then,
@@ -35,15 +35,6 @@ it is unreachable."""
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """Maximum clock skew within a deployment. Rows carry the clock time of the process that wrote them."""
-
-DATABASE_ERRORS = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # raised by asyncpg if a connection closes during a call
-    errors.Unavailable,
-)
-"""Errors a statement can raise while the database is down, restarting or overloaded."""
 
 OLDEST_OPEN_TRANSACTION = """
 select least(now(), min(xact_start)) from pg_stat_activity

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
+from service.database.errors import CONNECTION_ERRORS
 from service.database.servers import Connection
 from service.errors import DatabaseUnavailable
 
@@ -27,15 +28,6 @@ be our own event loop's fault: after a busy moment a late timer fires before the
 arrived is read."""
 PROBE_TIMEOUT_SECONDS = 1.0
 """Timeout of one probe; short, so that a new one starts soon after packet loss."""
-
-CONNECTION_ERRORS = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-)
-"""Errors that mean the server is unreachable, stopping or starting. Any other error is an answer too."""
 
 Connect = Callable[[], Awaitable[Connection]]
 

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 
-import asyncpg
-
 from service import errors
+from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection
 
@@ -125,5 +124,5 @@ class Pool:
 
 async def _close(connection: Connection) -> None:
     """Close a connection. The server cancels a running statement, which would otherwise keep its locks."""
-    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+    with suppress(*DATABASE_ERRORS):
         await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)  # on failure the connection is closed anyway

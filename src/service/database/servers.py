@@ -5,11 +5,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import asyncpg
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from service.database.errors import TRY_NEXT_SERVER_ERRORS
 
-TRY_NEXT_SERVER_ERRORS = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
-"""Errors after which the next server is tried: this one is unreachable, silent or starting, or a standby when
-a primary is required."""
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class ServerList:

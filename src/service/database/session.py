@@ -1,6 +1,5 @@
 """The session: what one request, job or command asks of the database."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
@@ -8,12 +7,9 @@ from typing import Any, Literal, Self
 import asyncpg
 
 from service.database.batch import Batch, BatchKey, Request, Result
+from service.database.errors import DISCARD_CONNECTION_ERRORS
 from service.database.pool import Pool
 from service.database.servers import Connection
-
-DISCARD_CONNECTION_ERRORS = (asyncio.CancelledError, TimeoutError, asyncpg.ReadOnlySQLTransactionError)
-"""After these errors a connection is discarded: its statement may still run, or its server has become a
-standby."""
 
 
 class Session:

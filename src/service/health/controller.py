@@ -1,4 +1,4 @@
-"""Is the process alive, is it ready for traffic, are its dependencies well: one shared check behind all."""
+"""Liveness, readiness and dependency health, based on one shared check."""
 
 import asyncio
 from asyncio import Task
@@ -15,9 +15,9 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.blobs import STORAGE_ERRORS as STORAGE_FAILURES
-from service.blobs import BlobStore
-from service.database.database import DATABASE_ERRORS, SCHEMA, Database
+from service.blobs import STORAGE_ERRORS, BlobStore
+from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
+from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
 from service.http.middleware import Exchange
 from service.http.reply import Reply
@@ -27,14 +27,13 @@ from service.values import Timestamp
 log = structlog.get_logger()
 VERSION = version("depot")
 STATUS_TTL_SECONDS = 1.0
-"""How long one look at the database counts."""
+"""Seconds for which a check result is reused."""
 
 SCHEMA_OUTDATED = "The database schema is behind: run `depot migrate`"
-READ_SCHEMA_VERSION = "select version_num from schema_version"
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
   and execute_after < now() - interval '60 seconds')"""
-"""Whether work has been due for so long that no worker can be at it."""
+"""Whether a queue entry has been due for 60 seconds, which means that no worker is processing the queue."""
 
 Connectivity = Literal["connected", "unreachable"]
 
@@ -44,7 +43,9 @@ class Dependencies(Struct):
     storage: Connectivity
     queue: Annotated[
         Literal["connected", "delayed", "unreachable"],
-        Meta(description="`delayed`: jobs have waited for a minute; are there workers?"),
+        Meta(
+            description="`delayed` means a job has been waiting for more than a minute; check your workers."
+        ),
     ]
 
 
@@ -55,7 +56,7 @@ class Health(Struct):
     dependencies: Dependencies
     error: Annotated[
         dict[str, Any] | UnsetType,
-        Meta(description="The error contract's facts, beside the rest, when the status is 503."),
+        Meta(description="The fields of the error contract; only with status 503."),
     ] = UNSET
 
 
@@ -68,12 +69,12 @@ class Ready(Struct):
 
 
 class DatabaseStatus(Struct, frozen=True):
-    """What one look at the database found. `schema` None: unreachable, or never migrated."""
+    """Result of one database check. `schema` is None if the database is unreachable or was never migrated."""
 
     reachable: bool
     schema: str | None
     delayed: bool
-    at: float
+    checked_at: float
 
     @property
     def current(self) -> bool:
@@ -81,7 +82,7 @@ class DatabaseStatus(Struct, frozen=True):
 
 
 class Probe:
-    """Looks at the database on a connection of its own, so that a busy pool does not read as an outage."""
+    """Health probe on a dedicated connection, so that an exhausted pool does not look like an outage."""
 
     def __init__(self, database: Database, blobs: BlobStore, *, timeout_seconds: float) -> None:
         self._database = database
@@ -89,42 +90,43 @@ class Probe:
         self._timeout_seconds = timeout_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._database_check: Task[DatabaseStatus] | None = None
-        self._seen: DatabaseStatus | None = None
+        self._status: DatabaseStatus | None = None
         self._storage_check: Task[bool] | None = None
-        self._stored_at = -STATUS_TTL_SECONDS
+        self._storage_checked_at = -STATUS_TTL_SECONDS
         self.draining = False
 
-    async def seen(self) -> DatabaseStatus:
-        """Not older than `STATUS_TTL_SECONDS`, and within the timeout whatever the database does.
+    async def database_status(self) -> DatabaseStatus:
+        """Return a status at most `STATUS_TTL_SECONDS` old, within the timeout even if the database hangs.
 
-        Callers share one look.
+        Concurrent callers share one check.
         """
         if (
-            self._seen is not None
-            and self._seen.reachable
-            and monotonic() - self._seen.at < STATUS_TTL_SECONDS
+            self._status is not None
+            and self._status.reachable
+            and monotonic() - self._status.checked_at < STATUS_TTL_SECONDS
         ):
-            return self._seen
+            return self._status
         if self._database_check is None or self._database_check.done():
             self._database_check = asyncio.create_task(self._check_database())
         return await asyncio.shield(self._database_check)
 
-    async def stores(self) -> bool:
-        """Whether blobs can be kept, as of a second ago at most; no answer within the timeout is a no.
+    async def storage_available(self) -> bool:
+        """Return whether the blob store works, at most a second out of date.
 
-        A look that hangs is waited for by those who come next too: its thread cannot be stopped.
+        No answer within the timeout means no. Later callers share a hanging check, because its thread cannot
+        be stopped.
         """
-        look = self._storage_check
-        if look is None or (look.done() and monotonic() - self._stored_at >= STATUS_TTL_SECONDS):
-            look = self._storage_check = asyncio.create_task(self._check_storage())
-        done, _ = await asyncio.wait({look}, timeout=self._timeout_seconds)
-        return bool(done) and look.result()
+        check = self._storage_check
+        if check is None or (check.done() and monotonic() - self._storage_checked_at >= STATUS_TTL_SECONDS):
+            check = self._storage_check = asyncio.create_task(self._check_storage())
+        done, _ = await asyncio.wait({check}, timeout=self._timeout_seconds)
+        return bool(done) and check.result()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        seen = await self.seen()
-        if seen.reachable and not seen.current:
-            log.warning(SCHEMA_OUTDATED, found=seen.schema, needed=SCHEMA)
+        status = await self.database_status()
+        if status.reachable and not status.current:
+            log.warning("schema_outdated", found=status.schema, needed=SCHEMA)
         try:
             yield
         finally:
@@ -137,10 +139,10 @@ class Probe:
     async def _check_storage(self) -> bool:
         try:
             await self._blobs.check()
-        except STORAGE_FAILURES:
+        except STORAGE_ERRORS:
             return False
         finally:
-            self._stored_at = monotonic()
+            self._storage_checked_at = monotonic()
         return True
 
     async def _check_database(self) -> DatabaseStatus:
@@ -155,8 +157,8 @@ class Probe:
         except DATABASE_ERRORS:
             reachable = False
             self._disconnect()
-        self._seen = DatabaseStatus(reachable, schema, delayed, monotonic())
-        return self._seen
+        self._status = DatabaseStatus(reachable, schema, delayed, monotonic())
+        return self._status
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -176,15 +178,15 @@ class HealthController(Controller):
 
     @get(faults=[DatabaseUnavailable])
     async def get_health(self, probe: NamedDependency[Probe], request: StrictRequest) -> Reply[Health]:
-        """Tell how the service and its dependencies are.
+        """Check the service and its dependencies
 
-        503 when the database is unreachable. Answers within a second whatever the database does.
+        Returns 503 if the database is unreachable. Always answers within a second.
         """
-        seen, stores = await asyncio.gather(probe.seen(), probe.stores())
-        dependencies = _dependencies(seen, stores=stores)
-        well = dependencies == Dependencies("connected", "connected", "connected")
-        content = Health("healthy" if well else "degraded", datetime.now(UTC), VERSION, dependencies)
-        if seen.reachable:
+        status, storage_available = await asyncio.gather(probe.database_status(), probe.storage_available())
+        dependencies = _dependencies(status, storage_available=storage_available)
+        healthy = dependencies == Dependencies("connected", "connected", "connected")
+        content = Health("healthy" if healthy else "degraded", datetime.now(UTC), VERSION, dependencies)
+        if status.reachable:
             return Reply(content)
         fault = DatabaseUnavailable()
         content.error = Exchange.of(request.scope).error_fields(fault)
@@ -192,30 +194,30 @@ class HealthController(Controller):
 
     @get("/live", sync_to_thread=False)
     def get_liveness(self) -> Alive:
-        """Tell that the process is alive.
+        """Check liveness
 
-        Touches nothing: if this fails, a restart is the remedy.
+        Checks no dependency. If it fails, restart the process.
         """
         return Alive()
 
     @get("/ready", faults=[Draining, DatabaseUnavailable])
     async def get_readiness(self, probe: NamedDependency[Probe]) -> Ready:
-        """Tell whether a load balancer may send traffic here.
+        """Check readiness
 
-        503 while draining, without the database, or with a schema that is behind.
+        Returns 503 while draining, while the database is unreachable, or while its schema is outdated.
         """
         if probe.draining:
             raise Draining
-        seen = await probe.seen()
-        if not seen.reachable:
+        status = await probe.database_status()
+        if not status.reachable:
             raise DatabaseUnavailable
-        if not seen.current:
+        if not status.current:
             raise DatabaseUnavailable(SCHEMA_OUTDATED)
         return Ready()
 
 
-def _dependencies(seen: DatabaseStatus, *, stores: bool) -> Dependencies:
-    storage: Connectivity = "connected" if stores else "unreachable"
-    if not seen.reachable:
+def _dependencies(status: DatabaseStatus, *, storage_available: bool) -> Dependencies:
+    storage: Connectivity = "connected" if storage_available else "unreachable"
+    if not status.reachable:
         return Dependencies("unreachable", storage, "unreachable")
-    return Dependencies("connected", storage, "delayed" if seen.delayed else "connected")
+    return Dependencies("connected", storage, "delayed" if status.delayed else "connected")

@@ -17,7 +17,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from service.database.database import DATABASE_ERRORS, Database
+from service.database.database import Database
+from service.database.errors import DATABASE_ERRORS
 from service.errors import negotiate_media_type
 from service.http.request import StrictRequest
 from service.jobs.kinds import KindRegistry

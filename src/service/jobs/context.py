@@ -12,11 +12,11 @@ from anyio import BrokenWorkerProcess, CancelScope, CapacityLimiter, to_process
 
 from service.blobs import BlobStore
 from service.database.database import Database
+from service.database.errors import DATABASE_DOWN_ERRORS
 from service.database.session import Session
 from service.errors import Overloaded
 from service.events.journal import WORKER
 from service.jobs import statements
-from service.jobs.outage_errors import DATABASE_DOWN_ERRORS
 from service.jobs.process import run_at_low_priority
 
 log = structlog.get_logger()

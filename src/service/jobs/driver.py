@@ -12,11 +12,14 @@ from pgqueuer.core.tm import TaskManager
 from pgqueuer.ports.driver import Driver, NotifyCallback
 
 from service.database.database import Database
-from service.jobs.outage_errors import DATABASE_DOWN_ERRORS, RETRY_DELAYS_SECONDS
+from service.database.errors import DATABASE_DOWN_ERRORS
 
 log = structlog.get_logger()
 T = TypeVar("T")
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+RETRY_DELAYS_SECONDS = (0.1, 0.2, 0.5, 1.0)
+"""Delays between reconnects; the last one repeats."""
 
 
 class ReconnectingDriver(Driver):

@@ -17,13 +17,14 @@ from pgqueuer.domain.models import Job as Entry
 
 from service.blobs import BlobStore
 from service.database.database import Database
+from service.database.errors import DATABASE_DOWN_ERRORS, OUTAGE_ERRORS
 from service.database.orm import root_cause
 from service.errors import Fault, ValidationFailed
 from service.http.request import decode
 from service.jobs import statements
 from service.jobs.context import JobContext, JobFailed, JobSuperseded
+from service.jobs.driver import RETRY_DELAYS_SECONDS
 from service.jobs.kinds import KindRegistry
-from service.jobs.outage_errors import DATABASE_DOWN_ERRORS, OUTAGE_ERRORS, RETRY_DELAYS_SECONDS
 from service.observability.metrics import Metrics, Outcome
 from service.observability.tracing import NO_TRACER, Tracer
 

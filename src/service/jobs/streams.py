@@ -12,11 +12,11 @@ import asyncpg
 import structlog
 
 from service.database.database import Database
+from service.database.errors import DATABASE_DOWN_ERRORS
 from service.database.session import Session
 from service.errors import Overloaded
 from service.jobs import statements
 from service.jobs.operations import read_job
-from service.jobs.outage_errors import DATABASE_DOWN_ERRORS
 from service.jobs.schemas import Job
 
 log = structlog.get_logger()

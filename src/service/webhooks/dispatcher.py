@@ -17,7 +17,8 @@ from uuid import UUID
 
 import structlog
 
-from service.database.database import DATABASE_ERRORS, Database
+from service.database.database import Database
+from service.database.errors import DATABASE_ERRORS
 from service.events.journal import WORKER
 from service.observability.metrics import Metrics
 from service.settings import Settings

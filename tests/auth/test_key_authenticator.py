@@ -33,53 +33,53 @@ async def narrow(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def test_a_busy_key_costs_one_query_in_its_first_moments(narrow: Database, key: str) -> None:
-    keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
-    await keyring.authenticate(f"Bearer {key}")
+    authenticator = KeyAuthenticator(narrow, secret=None, cache_max=10)
+    await authenticator.authenticate(f"Bearer {key}")
     queries: list[str] = []
     async with pooled_connection(narrow) as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
     started = monotonic()
     while monotonic() - started < 0.2:
-        assert (await keyring.authenticate(f"Bearer {key}")).may("items:read")
+        assert (await authenticator.authenticate(f"Bearer {key}")).has_scope("items:read")
         await asyncio.sleep(0)
     assert queries == []
     while not queries:  # it is looked up again, beside the requests that use it
-        await keyring.authenticate(f"Bearer {key}")
+        await authenticator.authenticate(f"Bearer {key}")
         await asyncio.sleep(0)
     assert len(queries) == 1
     assert monotonic() - started < WITHIN_SECONDS
 
 
 async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, key: str) -> None:
-    keyring = KeyAuthenticator(narrow, secret=None, cache_max=10)
+    authenticator = KeyAuthenticator(narrow, secret=None, cache_max=10)
     queries: list[str] = []
     async with pooled_connection(narrow) as connection:
         connection.add_query_logger(lambda record: queries.append(record.query))
-    await asyncio.gather(*(keyring.authenticate(f"Bearer {key}") for _ in range(50)))
+    await asyncio.gather(*(authenticator.authenticate(f"Bearer {key}") for _ in range(50)))
     assert len([query for query in queries if "api_keys" in query]) == 1
 
 
 async def test_many_bad_keys_take_no_room(database: Database) -> None:
-    keyring = KeyAuthenticator(database, secret=None, cache_max=10)
+    authenticator = KeyAuthenticator(database, secret=None, cache_max=10)
     for key in [mint() for _ in range(200)] + [f"nonsense {number}" for number in range(200)]:
         with pytest.raises(Unauthenticated):
-            await keyring.authenticate(f"Bearer {key}")
-    assert not keyring._cache
-    assert not keyring._lookups
+            await authenticator.authenticate(f"Bearer {key}")
+    assert not authenticator._cache
+    assert not authenticator._lookups
 
 
 async def test_many_good_keys_take_bounded_room_and_all_work(database: Database, make_key: Mint) -> None:
-    keyring = KeyAuthenticator(database, secret=None, cache_max=3)
+    authenticator = KeyAuthenticator(database, secret=None, cache_max=3)
     keys = [await make_key("items:read") for _ in range(8)]
     for key in keys * 2:
-        assert (await keyring.authenticate(f"Bearer {key}")).id == key_id(key)
-        assert len(keyring._cache) <= 3
+        assert (await authenticator.authenticate(f"Bearer {key}")).id == key_id(key)
+        assert len(authenticator._cache) <= 3
 
 
 async def test_keys_hashed_with_another_secret_are_refused(database: Database, key: str) -> None:
-    keyring = KeyAuthenticator(database, secret="another secret, of 32 characters", cache_max=3)
+    authenticator = KeyAuthenticator(database, secret="another secret, of 32 characters", cache_max=3)
     with pytest.raises(Unauthenticated):
-        await keyring.authenticate(f"Bearer {key}")
+        await authenticator.authenticate(f"Bearer {key}")
 
 
 async def test_an_expired_key_is_refused(client: Client, database: Database) -> None:
@@ -117,13 +117,13 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(
 async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(
     database: Database, key: str
 ) -> None:
-    keyring = KeyAuthenticator(database, secret=None, cache_max=3)
-    await keyring.authenticate(f"Bearer {key}")
+    authenticator = KeyAuthenticator(database, secret=None, cache_max=3)
+    await authenticator.authenticate(f"Bearer {key}")
     async with database.orm_session() as session:
         assert await revoke_key(session, str(key_id(key)))
     await asyncio.sleep(WITHIN_SECONDS)
     with pytest.raises(Unauthenticated):
-        await keyring.authenticate(f"Bearer {key}")
+        await authenticator.authenticate(f"Bearer {key}")
 
 
 async def get_items(client: httpx.AsyncClient, key: str) -> httpx.Response:
