@@ -108,7 +108,7 @@ async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_ans
         assert await probe.storage_available()
         asked = asyncio.create_task(probe.storage_available())
         await asyncio.sleep(0)  # it has found the look young enough
-        probe._stored_at -= STATUS_TTL_SECONDS
+        probe._storage_checked_at -= STATUS_TTL_SECONDS
         assert await asyncio.gather(asked, probe.storage_available()) == [True, True]
 
 
