@@ -42,7 +42,7 @@ SHARED_ERRORS = (
 )
 """Errors that no single member of a batch causes, or after which the batch may have been committed.
 
-They are the result of every member. After any other error nothing was committed, and the members are run one by
+They are the result of every member. After any other error nothing was committed, and the members run one by
 one.
 """
 
