@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from service.auth.keys import key_id
+from service.database.database import SCHEMA
+from service.testing import database_url_for, execute
 from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot
 from tests.support.depot_process import depot_serve
 
@@ -36,9 +39,25 @@ def assert_one_clear_line(outcome: "subprocess.CompletedProcess[str]", *words: s
         assert word in outcome.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_without_a_database_url_it_does_not_start(command: str) -> None:
-    assert_one_clear_line(depot(command), "DATABASE_URL")
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "keys list", "audit verify"])
+def test_without_a_database_it_does_not_start(command: str, tmp_path: Path) -> None:
+    assert_one_clear_line(depot(*command.split(), DEPOT_HOME=str(tmp_path)), "DATABASE_URL")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_migrate_says_what_it_did(server_url: str) -> None:
+    name = f"depot_test_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name}")
+    url = database_url_for(server_url, name)
+    try:
+        migrated = depot("migrate", DATABASE_URL=url).stdout
+        assert migrated == f"the schema was migrated from nothing to {SCHEMA}\n"
+        assert (
+            depot("migrate", DATABASE_URL=url).stdout
+            == f"the schema is already at {SCHEMA}; nothing was changed\n"
+        )
+    finally:
+        execute(server_url, f"drop database {name} with (force)")
 
 
 def test_the_installed_script_says_the_same() -> None:

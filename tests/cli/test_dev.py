@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.depot_command import DEPOT
+from tests.support.depot_command import DEPOT, run_depot
 
 Start = Callable[[], "subprocess.Popen[str]"]
 
@@ -127,3 +127,34 @@ def test_two_share_one_home_and_the_last_turns_off_the_light(start: Start, home:
     assert postgres_of(home)
     interrupt(second)
     assert postgres_of(home) == []
+
+
+def test_administrative_commands_work_beside_it(start: Start, home: Path, tmp_path: Path) -> None:
+    greeting(start())
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment["DEPOT_HOME"] = str(home)
+    (tmp_path / "items.csv").write_text("sku,name,price\nA,Bolt,1.00\n")
+
+    def depot(*arguments: str) -> str:
+        return run_depot(arguments, env=environment, check=True).stdout
+
+    key = depot("keys", "create", "--name", "shop", "--scope", "items:read").strip()
+    identity = key.split("_")[1]
+    assert identity in depot("keys", "list")
+    assert depot("keys", "revoke", identity) == ""
+    assert depot("items", "import", str(tmp_path / "items.csv")).startswith("1 created")
+    assert "sealed events" in depot("audit", "verify")
+    assert "already at" in depot("migrate")
+    depot("doctor")
+    assert postgres_of(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' rights")
+def test_a_directory_of_another_user_is_refused_in_one_line(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    home.parent.chmod(0o755)
+    ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environment = {**os.environ, "DEPOT_HOME": str(home), "PORT": "0"}
+    ended = subprocess.run([*ids, DEPOT, "dev"], env=environment, cwd="/", capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert "belongs to another user" in ended.stderr

@@ -211,5 +211,5 @@ def test_the_setting_without_the_extra_is_a_startup_error(tmp_path: Path) -> Non
             [str(DEPOT), command], env=environment, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 1
-        assert done.stderr.startswith("depot: DEPOT_TRACES_URL is set, and OpenTelemetry is not installed")
+        assert done.stderr.startswith("depot: DEPOT_TRACES_URL is set, but OpenTelemetry is not installed")
         assert done.stderr.count("\n") == 1

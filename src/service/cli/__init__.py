@@ -1,6 +1,6 @@
 """The `depot` command.
 
-Modules are imported where they are used: `--help` should not wait for a database driver.
+Commands import modules where they use them, so that `--help` does not wait for a database driver.
 """
 
 import os
@@ -15,13 +15,14 @@ from service.settings import StartupError
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 FORCED_EXIT_SECONDS = 3
-"""Whatever is still running then is ended without a word."""
+"""Time after SIGTERM at which the process exits, whatever still runs."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="depot")
 def depot() -> None:
-    """Depot: inventory and orders as a REST service. Settings are environment variables; see the README."""
+    """Depot: inventory and orders as a REST service. Settings are environment variables, which
+    docs/configuration.md lists. Commands exit with 0 on success, 1 on an error and 2 on wrong usage."""
 
 
 for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys):
@@ -29,9 +30,9 @@ for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys
 
 
 def terminate(*_: object) -> None:
-    """What SIGTERM does until a command has a handler of its own. Process 1 of a container has no default.
+    """Exit on SIGTERM until the command has a handler. Process 1 of a container has no default handler.
 
-    An exception out of nowhere can be lost, or leave an event loop waiting for ever: so not only that.
+    The exception can be lost, or leave an event loop waiting forever, so an alarm forces the exit.
     """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_TERMINATED))
     signal.alarm(FORCED_EXIT_SECONDS)
@@ -39,7 +40,7 @@ def terminate(*_: object) -> None:
 
 
 def main() -> None:
-    """Entry point: what stops the start is one line and a non-zero exit."""
+    """Run the command. An error that prevents the start is one line and exit status 1."""
     signal.signal(signal.SIGTERM, terminate)
     try:
         depot()

@@ -1,4 +1,4 @@
-"""Commands for who writes a client: the API's description, and the events it tells of."""
+"""Commands for developers of clients: the API's description, and its events."""
 
 import asyncio
 import sys
@@ -20,24 +20,30 @@ def openapi() -> None:
 
 
 @click.command()
-@click.option("--url", help="The API.  [default: at HOST and PORT]")
-@click.option("--key", help="An API key.  [default: what is in $DEPOT_HOME/api-key]")
-@click.option("--event", "events", multiple=True, metavar="TYPE", help="item.updated, …  [default: all]")
+@click.option("--url", help="Base URL of the API.  [default: http://HOST:PORT]")
+@click.option("--key", help="API key.  [default: content of $DEPOT_HOME/api-key]")
+@click.option(
+    "--event",
+    "events",
+    multiple=True,
+    metavar="TYPE",
+    help="Event type, such as item.updated; repeatable.  [default: all]",
+)
 def listen(url: str | None, key: str | None, events: tuple[str, ...]) -> None:
-    """Print the events webhooks are told of, as they arrive at a receiver on this machine.
+    """Register a local webhook receiver and print each event as it arrives.
 
-    The service has to allow private targets, as `depot dev` does.
+    The service must allow private webhook targets, as `depot dev` does.
     """
     from typing import get_args
 
     from service.cli.dev import key_file
-    from service.cli.listen import listen as listening
+    from service.cli.listen import listen as run_listener
     from service.events.journal import EventType
 
     settings = settings_from_environment("console")
     if key is None and not key_file(settings).exists():
-        raise StartupError(f"there is no {key_file(settings)}: name a --key")
-    work = listening(
+        raise StartupError(f"{key_file(settings)} does not exist; pass an API key with --key")
+    work = run_listener(
         url or f"http://{settings.host}:{settings.port}",
         key or key_file(settings).read_text().strip(),
         events or get_args(EventType),

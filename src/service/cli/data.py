@@ -1,4 +1,4 @@
-"""Commands over all that is stored: import, demo, doctor, audit."""
+"""Commands for stored data: import, demo, doctor, audit."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import rich_click as click
 from msgspec.structs import replace
 from rich.console import Console
 
-from service.cli.environment import require_database_url, run, settings_from_environment
+from service.cli.environment import administrative_settings, run_with_database, settings_from_environment
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
 @click.group()
 def audit() -> None:
-    """The audit trail."""
+    """Work with the audit trail."""
 
 
 @audit.command("verify")
-@click.option("--anchor", metavar="N:HASH", help="A head printed earlier: finds out if the end was cut off.")
+@click.option(
+    "--anchor",
+    metavar="N:HASH",
+    help="Head printed by an earlier run; detects a chain whose end was cut off.",
+)
 def audit_verify(anchor: str | None) -> None:
     """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
     from service.audit.state import Head
     from service.audit.verify import verify
 
-    settings = require_database_url(settings_from_environment("json"))
     try:
         known = None if anchor is None else Head.parse(anchor)
     except ValueError as error:
         raise click.ClickException(f"--anchor: {error}") from None
-    found = run(settings, lambda database: verify(database, settings, known))
+    with administrative_settings() as settings:
+        found = run_with_database(settings, lambda database: verify(database, settings, known))
     for finding in found.findings:
         click.echo(finding)
     click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
@@ -49,8 +53,8 @@ def audit_accept() -> None:
     """
     from service.audit.chain import accept
 
-    settings = require_database_url(settings_from_environment("json"))
-    click.echo(run(settings, lambda database: accept(database, settings)))
+    with administrative_settings() as settings:
+        click.echo(run_with_database(settings, lambda database: accept(database, settings)))
 
 
 @click.command()
@@ -76,7 +80,7 @@ def demo(items: int, orders: int, days: int) -> None:
         settings = replace(settings, database_url=url)
         size = DemoSize(items, orders, days)
         try:
-            run(settings, lambda database: fill(database, settings, size, on_progress))
+            run_with_database(settings, lambda database: fill(database, settings, size, on_progress))
         except DemoConflict as error:
             raise click.ClickException(str(error)) from None
 
@@ -100,34 +104,33 @@ def doctor() -> None:
         return wrong
 
     with database_url(settings) as url:
-        wrong = run(replace(settings, database_url=url), look)
+        wrong = run_with_database(replace(settings, database_url=url), look)
     if wrong:
         raise click.ClickException(f"{wrong} differences")
 
 
 @click.group()
 def items() -> None:
-    """Items."""
+    """Manage items."""
 
 
 @items.command("import")
 @click.argument("path", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--skip-bad", is_flag=True, help="Import the good rows although there are bad ones.")
+@click.option("--skip-bad", is_flag=True, help="Import the valid rows and skip the invalid ones.")
 def items_import(path: Path, skip_bad: bool) -> None:
-    """Create items from a CSV, and update those whose SKU exists: all rows or, if any is bad, none."""
+    """Import items from a CSV file. New SKUs are created and existing ones updated; if a row is invalid,
+    nothing is imported."""
     from rich.progress import Progress
 
-    from service.cli.dev import database_url
     from service.events.journal import CLI
     from service.items.csv_rows import ENCODING, InvalidFile
     from service.items.importer import InvalidRows, import_items
 
-    settings = settings_from_environment("json")
-    screen = Console(stderr=True)
+    stderr_console = Console(stderr=True)
     with (
-        database_url(settings) as url,
+        administrative_settings() as settings,
         path.open(encoding=ENCODING, newline="") as text,
-        Progress(console=screen) as progress,
+        Progress(console=stderr_console) as progress,
     ):
         bar = progress.add_task(path.name, total=path.stat().st_size)
 
@@ -142,24 +145,28 @@ def items_import(path: Path, skip_bad: bool) -> None:
 
         refusal = None
         try:
-            report = run(replace(settings, database_url=url), load_file)
+            report = run_with_database(settings, load_file)
         except InvalidFile as error:
             raise click.ClickException(str(error)) from None
         except InvalidRows as error:
-            report, refusal = error.report, f"{error} (--skip-bad imports the others)"
-    _show_bad_rows(report, screen)
+            report, refusal = (
+                error.report,
+                f"{error}; nothing was imported. Use --skip-bad to import the valid rows",
+            )
+    _show_invalid_rows(report, stderr_console)
     if refusal:
         raise click.ClickException(refusal)
     click.echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged, "
                f"{report.bad} skipped")  # fmt: skip
 
 
-def _show_bad_rows(report: "ImportReport", screen: Console) -> None:
+def _show_invalid_rows(report: "ImportReport", stderr_console: Console) -> None:
     for row in report.bad_rows:
         problems = f"line {row.line}: {'; '.join(row.problems)}"
-        screen.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)
+        stderr_console.print(problems, style="red", highlight=False, markup=False, soft_wrap=True)
     if report.bad > len(report.bad_rows):
-        screen.print(f"and {report.bad - len(report.bad_rows)} more", style="red", highlight=False)
+        more = f"… and {report.bad - len(report.bad_rows)} more invalid rows"
+        stderr_console.print(more, style="red", highlight=False)
 
 
 COMMANDS = (audit, demo, doctor, items)

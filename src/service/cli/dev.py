@@ -1,5 +1,6 @@
-"""What `depot dev` adds to make one command enough: a database, a key, and a greeting."""
+"""Support for `depot dev`: a database, an API key and a startup banner."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,28 +22,40 @@ Try it:
 
   curl -s {url}/items -H 'Authorization: Bearer {key}'
 
-Ctrl-C stops everything.
+Press Ctrl-C to stop.
 """
 
 
 @contextmanager
 def database_url(settings: Settings) -> Iterator[str]:
-    """The configured database, or the embedded one, started if need be."""
+    """Yield the URL of the configured database, or start the embedded one in `DEPOT_HOME`."""
     if settings.database_url is not None:
         yield settings.database_url
         return
-    try:
-        from service.database.embedded import postgres
-    except ImportError:
-        raise StartupError(
-            "DATABASE_URL is not set, and embedded PostgreSQL is not installed (pip install 'depot[local]')"
-        ) from None
-    with postgres(settings.home.resolve()) as url:
+    from service.database.embedded import postgres
+
+    with postgres(usable_home(settings)) as url:
         yield url
 
 
+def usable_home(settings: Settings) -> Path:
+    """Return `DEPOT_HOME`, which is created if it is missing."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"cannot create DEPOT_HOME {settings.home}: {error.strerror}") from None
+    if not os.access(settings.home, os.R_OK | os.W_OK | os.X_OK):
+        raise StartupError(
+            f"DEPOT_HOME {settings.home} belongs to another user; set it to a directory of yours"
+        )
+    return settings.home.resolve()
+
+
 async def ensure_development_key(database: Database, settings: Settings) -> str:
-    """The key in `$DEPOT_HOME/api-key`; made when there is none or this database does not know it."""
+    """Return the key in `$DEPOT_HOME/api-key`.
+
+    Create one if the file is missing or this database does not know the key.
+    """
     path = key_file(settings)
     stored = path.read_text().strip() if path.exists() else ""
     authenticator = KeyAuthenticator(database, secret=settings.secret, cache_max=1)

@@ -1,10 +1,12 @@
-"""What commands share: the settings, a database that can be reached, and errors of one line."""
+"""Shared by all commands: settings, a database connection, and one-line errors."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from service.settings import Settings, StartupError, load_settings
 
@@ -15,14 +17,14 @@ T = TypeVar("T")
 
 
 def settings_from_environment(log: str) -> Settings:
-    """The settings; `log` is the style of logs this command has unless DEPOT_LOG says otherwise."""
+    """Load the settings. `log` is the command's log format unless `DEPOT_LOG` is set."""
     from service.observability import tracer_factory
     from service.observability.logs import configure_logs
 
     settings = load_settings({"DEPOT_LOG": log, **os.environ})
     if settings.traces_url is not None and not tracer_factory.is_installed():
         raise StartupError(
-            "DEPOT_TRACES_URL is set, and OpenTelemetry is not installed (pip install 'depot[tracing]')"
+            "DEPOT_TRACES_URL is set, but OpenTelemetry is not installed; run: pip install '.[tracing]'"
         )
     configure_logs(settings.log, settings.secrets())
     return settings
@@ -30,16 +32,37 @@ def settings_from_environment(log: str) -> Settings:
 
 def require_database_url(settings: Settings) -> Settings:
     if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set")
+        raise StartupError("DATABASE_URL is not set; set it to postgresql://user:password@host/database")
     return settings
 
 
-def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]", *sight: Any) -> T:
-    """Do some work with an open database, of which `sight` is told. Failing to reach it is one clear line."""
+@contextmanager
+def administrative_settings() -> Iterator[Settings]:
+    """Yield the settings with a database: the configured one, or the embedded one of `DEPOT_HOME`.
+
+    Without either, a command of production that lacks `DATABASE_URL` would create a new database.
+    """
+    from service.cli.dev import database_url
+
+    settings = settings_from_environment("json")
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        raise StartupError(
+            f"DATABASE_URL is not set, and {settings.home} has no embedded database; "
+            "set DATABASE_URL or DEPOT_HOME, or start `depot dev` first"
+        )
+    with database_url(settings) as url:
+        yield replace(settings, database_url=url)
+
+
+def run_with_database(settings: Settings, work: "Callable[[Database], Awaitable[T]]", *telemetry: Any) -> T:
+    """Open the database, run `work` with it, and return the result.
+
+    `telemetry` holds the metrics and the tracer of the database. A failure to connect is one line.
+    """
     from service.database.database import Database
 
     async def main() -> T:
-        async with Database(settings, *sight).open() as database:
+        async with Database(settings, *telemetry).open() as database:
             return await work(database)
 
     with report_database_errors():
@@ -48,7 +71,7 @@ def run(settings: Settings, work: "Callable[[Database], Awaitable[T]]", *sight: 
 
 @contextmanager
 def report_database_errors() -> Iterator[None]:
-    """What goes wrong between here and the database is one clear line."""
+    """Report database errors in the block as a one-line `StartupError`."""
     import asyncpg
     from advanced_alchemy.exceptions import RepositoryError
     from sqlalchemy.exc import SQLAlchemyError
@@ -63,7 +86,7 @@ def report_database_errors() -> Iterator[None]:
         if isinstance(cause, asyncpg.UndefinedTableError):
             raise StartupError("the database has no schema yet: run `depot migrate`") from None
         first_line = str(cause).partition("\n")[0] or type(cause).__name__
-        raise StartupError(f"the database cannot be used: {first_line}") from None
+        raise StartupError(f"database error: {first_line}") from None
 
 
 async def ping(database: "Database") -> None:

@@ -1,4 +1,4 @@
-"""Commands that run until they are stopped, and the migration before them."""
+"""Long-running commands, and the migration."""
 
 import os
 
@@ -6,19 +6,21 @@ import rich_click as click
 from msgspec.structs import replace
 
 from service.cli.environment import (
+    administrative_settings,
     ping,
     report_database_errors,
     require_database_url,
-    run,
+    run_with_database,
     settings_from_environment,
 )
 
 
 @click.command()
 def dev() -> None:
-    """All in one process on this machine: embedded PostgreSQL, migrations, a key, the API, a worker."""
+    """Run everything in one process for development: embedded PostgreSQL, migrations, an API key, the API
+    and a worker."""
     from service.app import create_app
-    from service.cli.dev import banner, database_url, ensure_development_key
+    from service.cli.dev import banner, database_url, ensure_development_key, usable_home
     from service.database import migrate
     from service.server.processes import Server, bind
 
@@ -29,12 +31,12 @@ def dev() -> None:
         settings = replace(settings, webhook_allow_private=True)
     if "DEPOT_JOB_TEST_KINDS" not in os.environ:
         settings = replace(settings, job_test_kinds=True)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    usable_home(settings)
     with bind(settings) as listener, database_url(settings) as url:
         settings = replace(settings, database_url=url, port=listener.getsockname()[1])
         with report_database_errors():
             migrate.upgrade(settings)
-        key = run(settings, lambda database: ensure_development_key(database, settings))
+        key = run_with_database(settings, lambda database: ensure_development_key(database, settings))
         app = create_app(settings, worker=True)
         Server(app, settings, lambda: click.echo(banner(settings, key))).run(sockets=[listener])
 
@@ -42,14 +44,16 @@ def dev() -> None:
 @click.command()
 @click.option("--host", help="Address to listen on (HOST).")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on (PORT).")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes."
+)
 def serve(host: str | None, port: int | None, workers: int) -> None:
-    """The API, for production. Never migrates by itself."""
+    """Run the API in production. It does not run migrations; use `depot migrate`."""
     from service.server import processes
 
     settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, host=host or settings.host, port=settings.port if port is None else port)
-    run(settings, ping)
+    run_with_database(settings, ping)
     with processes.bind(settings) as listener:
         if workers > 1:
             processes.serve_workers(settings, listener, workers)
@@ -58,9 +62,14 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 
 
 @click.command()
-@click.option("--concurrency", type=click.IntRange(1, 1000), help="Jobs at once (DEPOT_WORKER_CONCURRENCY).")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    help="Number of concurrent jobs (DEPOT_WORKER_CONCURRENCY).",
+)
 def worker(concurrency: int | None) -> None:
-    """Queued jobs, webhooks and upkeep, for production: as many workers as you like, on any machines."""
+    """Run a worker in production: jobs, webhook deliveries and maintenance. Run as many as you like, on any
+    machine."""
     from service.health.metrics_endpoint import serve_worker_metrics
     from service.observability.metrics import Metrics
     from service.observability.tracer_factory import create_tracer
@@ -68,25 +77,33 @@ def worker(concurrency: int | None) -> None:
 
     settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    metrics, told = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
+    metrics, tracer = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
     serve_worker_metrics(metrics, settings)
-    run(settings, lambda database: run_worker(settings, database, metrics, told), metrics, told)
+    run_with_database(
+        settings, lambda database: run_worker(settings, database, metrics, tracer), metrics, tracer
+    )
 
 
 @click.command()
 @click.argument("revision", default="head")
 def migrate(revision: str) -> None:
-    """Bring the database's schema up to date (or to REVISION). Replicas may all run this at once."""
+    """Migrate the database schema to the latest revision or to REVISION. Safe to run from several replicas
+    at the same time."""
     from alembic.util import CommandError
 
     from service.database import migrate as migrations
 
-    settings = require_database_url(settings_from_environment("json"))
-    with report_database_errors():
+    with administrative_settings() as settings, report_database_errors():
+        before = migrations.current_revision(settings)
         try:
             migrations.upgrade(settings, revision)
         except CommandError as error:
             raise click.ClickException(str(error)) from None
+        after = migrations.current_revision(settings)
+    if before == after:
+        click.echo(f"the schema is already at {after}; nothing was changed")
+    else:
+        click.echo(f"the schema was migrated from {before or 'nothing'} to {after}")
 
 
 COMMANDS = (dev, serve, worker, migrate)

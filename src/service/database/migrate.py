@@ -1,5 +1,6 @@
 """Migrations: bring the database schema to a revision, with advanced-alchemy's Alembic commands."""
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
@@ -32,6 +33,23 @@ def commands(settings: Settings) -> AlembicCommands:
 
 def upgrade(settings: Settings, revision: str = "head") -> None:
     commands(settings).upgrade(revision=revision)
+
+
+def current_revision(settings: Settings) -> str | None:
+    """Return the schema's revision, or None if the database has no schema."""
+    return asyncio.run(_read_revision(settings))
+
+
+async def _read_revision(settings: Settings) -> str | None:
+    connection = await ServerList(direct_dsn(settings)).connect(settings.connect_timeout_seconds)
+    try:
+        revision: str | None = await connection.fetchval(f"select max(version_num) from {VERSION_TABLE}")
+    except asyncpg.UndefinedTableError:
+        return None
+    else:
+        return revision
+    finally:
+        await connection.close()
 
 
 def migrations_dir() -> Path:
