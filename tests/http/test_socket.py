@@ -238,10 +238,11 @@ async def test_trailers_are_no_headers(served: LiveServer) -> None:
     assert served.exchange(chunks(served, "/resources/trailed", body))[0] == 201
 
 
-def statuses(served: LiveServer, sent: bytes) -> list[int]:
+def statuses(served: LiveServer, *pieces: bytes) -> list[int]:
     """Return the statuses of all replies until the server closes the connection."""
     with socket.create_connection(served.address, timeout=MAX_WAIT_SECONDS) as connection:
-        connection.sendall(sent)
+        for piece in pieces:
+            connection.sendall(piece)
         received = b""
         while chunk := connection.recv(65536):
             received += chunk
@@ -264,9 +265,33 @@ async def test_a_request_with_a_reply_gets_no_second_one(served: LiveServer) -> 
             assert b"HTTP/1.1 " not in rest
 
 
-async def test_an_upgrade_is_not_taken_and_ends_the_connection(served: LiveServer) -> None:
-    upgrade = served.request("GET", "/health/live", "Connection: Upgrade", "Upgrade: h2c")
-    assert statuses(served, upgrade + served.request("GET", "/items")) == [200]
+UPGRADES = {
+    "h2c": (
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABkAAQ",
+    ),
+    "websocket": ("Connection: keep-alive, upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+    "TLS": ("Upgrade: TLS/1.2, HTTP/2.0", "Connection: UPGRADE"),
+}
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
+async def test_an_upgrade_is_ignored_with_any_body(served: LiveServer, upgrade: tuple[str, ...]) -> None:
+    typed, body = ("Content-Type: application/json", *upgrade), b'{"status": "on"}'
+    sent = served.request("PUT", "/resources/upgraded", *typed, "Content-Length: 16") + body
+    sent += served.request("PUT", "/resources/upgraded", *typed, "Transfer-Encoding: chunked")
+    sent += b"10\r\n" + body + b"\r\n0\r\n\r\n"
+    sent += served.request("GET", "/items", *upgrade)
+    sent += served.request("GET", "/nope", "Connection: close")
+    for size in (len(sent), 100):
+        pieces = [sent[at : at + size] for at in range(0, len(sent), size)]
+        assert statuses(served, *pieces)[1:] == [200, 200, 404]
+
+
+async def test_an_upgrade_does_not_keep_a_connection_open_that_is_to_be_closed(served: LiveServer) -> None:
+    request = served.request("GET", "/items", "Connection: Upgrade, close", "Upgrade: h2c")
+    assert statuses(served, request + served.request("GET", "/nope")) == [200]
 
 
 async def test_a_client_that_disconnects_amid_pipelined_requests_causes_no_error(served: LiveServer) -> None:

@@ -6,13 +6,12 @@ never reaches the application: malformed HTTP and shed requests.
 
 import os
 import re
-import sys
 from asyncio import Event, TimerHandle, Transport
 from typing import Any, cast
 from urllib.parse import unquote
 
 import uvicorn
-from httptools import HttpParserInvalidMethodError, HttpRequestParser
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -21,6 +20,7 @@ from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
 
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
 """Any valid method (RFC 9110 §9.1); the parser knows only registered ones."""
+UPGRADE_OPTION = re.compile(rb"(?i)(?<![^, \t])upgrade(?![^, \t])")
 PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
 SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
 PATH_LENGTH_MAX = 2048
@@ -47,6 +47,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._request_start = b""
         """The latest data, if it starts a request whose head is not parsed yet."""
         self._unknown_method = False
+        self._has_upgrade = False
+        """The parser stops after a head with an upgrade, which is then parsed again without it."""
         self._active_cycle: RequestResponseCycle | None = None
         """The request being handled; `cycle` is the last pipelined one."""
         self._read_timer: TimerHandle | None = None
@@ -71,7 +73,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._request_start = b"" if self._incomplete else data
         self._buffered_bytes += len(data)
         self._head_may_be_too_large = self._buffered_bytes > self._settings.head_bytes_max
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        rest: memoryview | None = memoryview(data)
+        while rest is not None:
+            rest = self._parse(rest)
         if self._buffered_bytes > self._settings.head_bytes_max and self._rejection is None:
             self._reject(HeadTooLarge())
         elif not self._incomplete:
@@ -92,6 +97,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_may_be_too_large and self._head_bytes() > self._settings.head_bytes_max:
             self._reject(HeadTooLarge())
             raise ValueError  # stops the parser
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError  # stops the parser
+            self._has_upgrade = True
+            return
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._admission.full and not self.url.startswith(SHEDDING_EXEMPT_TARGETS):
             self._in_head, self._buffered_bytes = False, 0
@@ -101,16 +111,14 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unknown_method:
             self.scope["method"], self._unknown_method = UNKNOWN_METHOD, False
         self._in_head, self._buffered_bytes = False, 0
-        if (
-            self.parser.should_upgrade()
-        ):  # no upgrade is supported, and data behind the head in the same packet would be lost
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._buffered_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._has_upgrade:
+            return
         self._in_head, self._incomplete, self._buffered_bytes = True, False, 0
         super().on_message_complete()
 
@@ -119,19 +127,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if last and self._rejection is not None:
             self._write_error_and_close(self._rejection)
-
-    def send_400_response(self, msg: str) -> None:
-        """Handle a parser error.
-
-        An unknown but valid method is parsed again under a placeholder, so that the application answers 405.
-        """
-        method = METHOD.match(self._request_start)
-        if method and isinstance(sys.exc_info()[1], HttpParserInvalidMethodError):
-            self.parser, self._unknown_method = HttpRequestParser(self), True
-            self._incomplete, self._buffered_bytes = False, 0
-            self.data_received(PLACEHOLDER_METHOD + self._request_start[method.end() :])
-        elif self._rejection is None:
-            self._reject(BadRequest(msg))
 
     def timeout_keep_alive_handler(self) -> None:
         if (
@@ -148,6 +143,46 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
+
+    def _parse(self, data: memoryview) -> memoryview | None:
+        """Parse `data`; return what the next parser has to parse, if this one has to be replaced."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            return self._ignore_upgrade(data[upgrade.args[0] :])
+        except HttpParserInvalidMethodError:
+            return self._replace_unknown_method()
+        except HttpParserError:
+            self._reject_malformed()
+        return None
+
+    def _ignore_upgrade(self, rest: memoryview) -> memoryview | None:
+        """Parse the head again without its upgrade, which is not supported (RFC 9110 §7.8)."""
+        version = self.parser.get_http_version().encode()
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                head += [b"connection: ", UPGRADE_OPTION.sub(b"", value), b"\r\n"]
+            elif name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser, self._has_upgrade = HttpRequestParser(self), False
+        self._parse(memoryview(b"".join([*head, b"\r\n"])))
+        return rest if self._rejection is None else None
+
+    def _replace_unknown_method(self) -> memoryview | None:
+        """Return the request under a known method, so that the application answers 405 for a valid one."""
+        method = METHOD.match(self._request_start)
+        if method is None:
+            self._reject_malformed()
+            return None
+        request = PLACEHOLDER_METHOD + self._request_start[method.end() :]
+        self.parser, self._unknown_method = HttpRequestParser(self), True
+        self._request_start, self._incomplete, self._buffered_bytes = b"", False, len(request)
+        return memoryview(request)
+
+    def _reject_malformed(self) -> None:
+        if self._rejection is None:
+            self._reject(BadRequest("The request is not valid HTTP"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active_cycle = cycle
@@ -214,7 +249,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Shed one request at no cost beyond parsing it."""
         self._admission.rejected += 1
         overloaded = Overloaded(headers=self._admission.retry_after())
-        keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        keep_alive = self.parser.should_keep_alive()
         if keep_alive and self.parser.get_http_version() != "1.0":
             self._write_error(overloaded, close=False)
             self.cycle = FINISHED_CYCLE
