@@ -52,12 +52,14 @@ from service.jobs.streams import JobStreams
 from service.observability.logs import access_log
 from service.observability.metrics import Metrics
 from service.observability.tracer_factory import create_tracer
+from service.orders import queries
 from service.orders.controller import OrderController
 from service.orders.pending import PLACE_ORDER
 from service.orders.placement import PlacementQueue
 from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
 from service.settings import Settings
+from service.users import actions
 from service.users.controller import UserController
 from service.webhooks.controller import WebhookController
 from service.webhooks.dispatcher import WebhookDispatcher
@@ -136,6 +138,7 @@ class Components:
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.database.add_batch(PLACE_ORDER, self.placement)
+        self.database.add_batches([*queries.BATCHES, *actions.BATCHES])
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs, settings)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)

@@ -87,7 +87,7 @@ class OrderController(Controller):
         self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Get an order"""
-        return versioned_reply(request, await queries.read_order(session, order_id))
+        return versioned_reply(request, await session.join(queries.READ_ORDER, order_id))
 
     @get(scope="orders:read", faults=[InvalidCursor])
     async def list_orders(

@@ -1,24 +1,36 @@
 """Order queries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from service.database.batch import BatchKey, BatchKind
 from service.database.session import Session
 from service.errors import NotFound
 from service.orders import statements
 from service.orders.schemas import Line, Order
 
 
+async def read_orders(session: Session, order_ids: Sequence[UUID]) -> list[Order | Exception]:
+    """Return each order, or `NotFound` in its place."""
+    rows = await session.fetch(statements.READ, order_ids)
+    orders = {order.id: order for order in map(order_from_row, rows)}
+    return [orders.get(order_id) or NotFound() for order_id in order_ids]
+
+
+READ_ORDER: BatchKey[UUID, Order] = BatchKey("read orders")
+BATCHES = [BatchKind(READ_ORDER, read_orders)]
+
+
 async def read_order(session: Session, order_id: UUID) -> Order:
-    """Return the order. Raises `NotFound`."""
-    row = await session.fetchrow(statements.READ, order_id)
-    if row is None:
-        raise NotFound
-    return order_from_row(row)
+    """Return the order as the session's transaction sees it. Raises `NotFound`."""
+    (order,) = await read_orders(session, [order_id])
+    if isinstance(order, Exception):
+        raise order
+    return order
 
 
 async def list_orders(session: Session, filters: Mapping[str, Any], limit: int) -> list[Order]:

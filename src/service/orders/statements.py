@@ -112,7 +112,7 @@ select {COLUMNS} from o"""
 
 FULFIL = f"with {transition_sql('fulfilled')} select {COLUMNS} from o"
 
-READ = f"select {COLUMNS} from orders o where o.id = $1"
+READ = f"select {COLUMNS} from orders o where o.id = any($1::uuid[])"
 
 FILTERS = {"customer_id": "o.customer_id = ${}", "status": "o.status = ${}", "after": "o.id < ${}"}
 

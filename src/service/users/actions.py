@@ -1,10 +1,13 @@
 """User actions. An action is only an event: one insert stores it and creates its deliveries."""
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from msgspec.structs import asdict
+from msgspec import Struct
 from uuid_utils.compat import uuid7
 
+from service.database.batch import BatchKey, BatchKind
 from service.database.named_sql import NamedSql
 from service.database.session import Session
 from service.events.journal import Author
@@ -18,13 +21,15 @@ from service.idempotency.replies import (
 from service.users.schemas import Action, ActionCompleted, ActionCreate
 from service.values import encode_json
 
-_INSERT_ACTION = """
+_INSERT_ACTIONS = """
 insert into events (id, type, subject, actor, request_id, payload)
-select :id::uuid, 'user.action', :user_id, :actor, :request_id, :payload::jsonb"""
+select id, 'user.action', user_id, actor, request_id, payload
+from unnest(:ids::uuid[], :user_ids::text[], :actors::text[], :request_ids::text[], :payloads::jsonb[])
+  as t (id, user_id, actor, request_id, payload)"""
 
-INSERT_ACTION = NamedSql(_INSERT_ACTION)
+INSERT_ACTIONS = NamedSql(_INSERT_ACTIONS)
 INSERT_ACTION_IDEMPOTENTLY = NamedSql(f"""
-with stored_replies as ({STORE_REPLIES}) {_INSERT_ACTION}
+with stored_replies as ({STORE_REPLIES}) {_INSERT_ACTIONS}
 where exists (select from stored_replies) returning 1""")
 """Returns nothing if the claim is taken."""
 
@@ -34,20 +39,51 @@ where subject = $1 and type = 'user.action' and ($2::uuid is null or id < $2)
 order by id desc limit $3"""
 
 
+class RecordedAction(Struct, frozen=True):
+    """An action with its id and its author."""
+
+    id: UUID
+    user_id: str
+    action: ActionCreate
+    author: Author
+
+
+async def record_actions(session: Session, actions: Sequence[RecordedAction]) -> list[ActionCompleted]:
+    """Store the actions of one batch."""
+    await session.execute(*INSERT_ACTIONS(**_columns(actions)))
+    return [ActionCompleted(action.id) for action in actions]
+
+
+RECORD_ACTION: BatchKey[RecordedAction, ActionCompleted] = BatchKey("record actions")
+BATCHES = [BatchKind(RECORD_ACTION, record_actions)]
+
+
 async def record_action(
     session: Session, user_id: str, new: ActionCreate, author: Author, claim: Claim | None
 ) -> ActionCompleted:
     """Store an action. Raises `Replay` if the claim already has a stored reply."""
-    completed = ActionCompleted(uuid7())
-    payload = {"user_id": user_id, "action": new.action, "metadata": new.metadata}
-    row = {"id": completed.id, "user_id": user_id, "payload": payload, **asdict(author)}
+    action = RecordedAction(uuid7(), user_id, new, author)
     if claim is None:
-        await session.fetch(*INSERT_ACTION(**row))
-        return completed
+        return await session.join(RECORD_ACTION, action)
+    completed = ActionCompleted(action.id)
     reply = StoredReply(claim, 201, {}, encode_json(completed))
-    if not await session.fetchval(*INSERT_ACTION_IDEMPOTENTLY(**row, **reply_arguments([reply]))):
+    statement = INSERT_ACTION_IDEMPOTENTLY(**_columns([action]), **reply_arguments([reply]))
+    if not await session.fetchval(*statement):
         await raise_claim_conflict(session, claim)
     return completed
+
+
+def _columns(actions: Sequence[RecordedAction]) -> dict[str, list[Any]]:
+    return {
+        "ids": [action.id for action in actions],
+        "user_ids": [action.user_id for action in actions],
+        "actors": [action.author.actor for action in actions],
+        "request_ids": [action.author.request_id for action in actions],
+        "payloads": [
+            {"user_id": action.user_id, "action": action.action.action, "metadata": action.action.metadata}
+            for action in actions
+        ],
+    }
 
 
 async def list_actions(session: Session, user_id: str, after: UUID | None, limit: int) -> list[Action]:
