@@ -56,7 +56,7 @@ class DepotProcess:
 @contextmanager
 def depot_serve(database_url: str, home: Path, *arguments: str, **environment: str) -> Iterator[DepotProcess]:
     """Run `depot serve` on a free port until the block ends."""
-    with _running(["serve", "--port", "0", *arguments], database_url, home, environment) as server:
+    with depot_running(["serve", "--port", "0", *arguments], database_url, home, environment) as server:
         server.url = _wait_for_url(server)
         yield server
 
@@ -67,15 +67,16 @@ def depot_worker(
 ) -> Iterator[DepotProcess]:
     """Run `depot worker`, which knows `system.sleep`, until the block ends."""
     environment = {"DEPOT_JOB_TEST_KINDS": "1", **environment}
-    with _running(["worker", *arguments], database_url, home, environment) as worker:
+    with depot_running(["worker", *arguments], database_url, home, environment) as worker:
         worker.wait_for("worker_started", 1)
         yield worker
 
 
 @contextmanager
-def _running(
+def depot_running(
     arguments: list[str], database_url: str, home: Path, environment: dict[str, str]
 ) -> Iterator[DepotProcess]:
+    """Run a `depot` command until the block ends."""
     home.mkdir(exist_ok=True)
     log = home / f"{arguments[0]}-{time.monotonic_ns()}.log"
     settings = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), "DEPOT_LOG": "json", **environment}

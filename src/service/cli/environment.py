@@ -89,5 +89,19 @@ def report_database_errors() -> Iterator[None]:
         raise StartupError(f"database error: {first_line}") from None
 
 
-async def ping(database: "Database") -> None:
-    await database.fetchval("select 1")
+def check_database(settings: Settings) -> None:
+    """Raise `StartupError` if the database rejects this process; only log it if the database is down.
+
+    A process that serves starts all the same, is not ready, and begins when the database comes.
+    """
+    import structlog
+
+    from service.database.errors import OUTAGE_ERRORS
+
+    async def ping(database: "Database") -> None:
+        try:
+            await database.fetchval("select 1")
+        except (*OUTAGE_ERRORS, OSError) as error:
+            structlog.get_logger().warning("database_down", cause=str(error) or type(error).__name__)
+
+    run_with_database(settings, ping)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from service.cli.environment import (
     administrative_settings,
-    ping,
+    check_database,
     report_database_errors,
     require_database_url,
     run_with_database,
@@ -53,7 +53,7 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 
     settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, host=host or settings.host, port=settings.port if port is None else port)
-    run_with_database(settings, ping)
+    check_database(settings)
     with processes.bind(settings) as listener:
         if workers > 1:
             processes.serve_workers(settings, listener, workers)
@@ -77,6 +77,7 @@ def worker(concurrency: int | None) -> None:
 
     settings = require_database_url(settings_from_environment("json"))
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
+    check_database(settings)
     metrics, tracer = Metrics(), create_tracer(settings.traces_url, settings.traces_ratio)
     serve_worker_metrics(metrics, settings)
     run_with_database(

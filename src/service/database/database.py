@@ -79,14 +79,13 @@ class Database:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Database"]:
-        """Open the pools. Raises `OSError` or `asyncpg.PostgresError` if the database is unreachable."""
+        """Open the pools. Connections are opened when they are needed, so the database may be down."""
         self.pool = Pool(
             self._connect_for_statements,
             self.monitor,
             size_max=self._settings.pool_size,
             timeout_seconds=self._settings.pool_wait_seconds,
         )
-        await self.fetchval("select 1")
         async with self.monitor.open():
             try:
                 yield self
