@@ -22,6 +22,7 @@ from tests.support.reply_assertions import JSON, all_rows, assert_refused, wrong
 
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
 NOBODY = "00000000-0000-7000-8000-000000000000"
+ONCE = {"Idempotency-Key": "once"}
 ENTRIES = "select count(*) from queue.pgqueuer"
 
 
@@ -247,6 +248,45 @@ async def test_a_failed_job_is_tried_again_as_if_it_were_new(
         assert (await until(client, job_id, "succeeded"))["attempts"] == 2
 
 
+async def test_a_repeated_retry_under_one_key_queues_once(client: Client, database: Database) -> None:
+    job_id = await process(client, seconds=0)
+    fail = "update jobs set status = 'failed', finished_at = now() where id = $1"
+    await database.fetch(fail, UUID(job_id))
+    first = await client.post(f"/jobs/{job_id}/retry", headers=ONCE)
+    assert first.status_code == 202
+    again = await client.post(f"/jobs/{job_id}/retry", headers=ONCE)
+    assert (again.status_code, again.content) == (202, first.content)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    await database.fetch(fail, UUID(job_id))
+    assert (await client.post(f"/jobs/{job_id}/retry", headers=ONCE)).content == first.content
+    assert (await read(client, job_id))["status"] == "failed"
+    assert len([event for event in await journal(database, job_id) if event[0] == "job.retried"]) == 1
+
+
+async def test_concurrent_retries_under_one_key_queue_once(
+    settings: Settings, key: str, database: Database
+) -> None:
+    async with running(settings, key) as one, running(settings, key) as another:
+        job_id = await process(one, seconds=0)
+        await database.fetch(
+            "update jobs set status = 'failed', finished_at = now() where id = $1", UUID(job_id)
+        )
+        retry = [client.post(f"/jobs/{job_id}/retry", headers=ONCE) for client in (one, another)]
+        replies = await asyncio.gather(*retry)
+    assert [reply.status_code for reply in replies] == [202, 202]
+    assert replies[0].content == replies[1].content
+
+
+async def test_a_job_is_cancelled_by_post_too(client: Client, database: Database) -> None:
+    job_id = await process(client, seconds=0)
+    first = await client.post(f"/jobs/{job_id}/cancel", headers=ONCE)
+    assert (first.status_code, first.json()["status"]) == (200, "cancelled")
+    again = await client.post(f"/jobs/{job_id}/cancel", headers=ONCE)
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
+    assert (await client.delete(f"/jobs/{job_id}")).json() == first.json()
+    assert_refused(await client.post(f"/jobs/{NOBODY}/cancel"), 404, "NOT_FOUND")
+
+
 async def test_what_has_not_failed_is_not_tried_again(
     client: Client, database: Database, settings: Settings
 ) -> None:
@@ -292,6 +332,7 @@ async def test_scopes_tell_looking_from_doing(client: Client, make_key: Any) -> 
     for method, path in (
         ("POST", "/process"),
         ("DELETE", f"/jobs/{job_id}"),
+        ("POST", f"/jobs/{job_id}/cancel"),
         ("POST", f"/jobs/{job_id}/retry"),
     ):
         assert_refused(await client.request(method, path, json=NAP, headers=reader), 403, "FORBIDDEN")

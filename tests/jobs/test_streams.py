@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.auth.keys import key_id
 from service.database.database import Database
 from service.events.journal import CLI
 from service.jobs import streams as module
@@ -39,7 +40,7 @@ SOON_SECONDS = 3.0
 
 @pytest.fixture
 def server(database_url: str, tmp_path: Path) -> Iterator[DepotProcess]:
-    limits = {"DEPOT_JOB_STREAMS_MAX": "3", "DEPOT_JOB_TEST_KINDS": "1", "DEPOT_DRAIN_SECONDS": "60"}
+    limits = {"DEPOT_JOB_STREAMS_MAX": "4", "DEPOT_JOB_TEST_KINDS": "1", "DEPOT_DRAIN_SECONDS": "60"}
     with depot_serve(database_url, tmp_path / "home", **limits) as server:
         yield server
 
@@ -129,8 +130,8 @@ async def test_head_does_not_wait_for_the_end(socketed: httpx.AsyncClient) -> No
             assert reply.headers["Content-Type"].startswith("text/event-stream")
 
 
-async def test_there_is_a_limit_and_who_leaves_makes_room(
-    socketed: httpx.AsyncClient, database_url: str
+async def test_streams_are_limited_per_key_and_in_total_and_a_closed_one_makes_room(
+    server: DepotProcess, socketed: httpx.AsyncClient, database_url: str, make_key: Any
 ) -> None:
     job_id = await process(socketed, seconds=0)
     async with connected(database_url) as connection:
@@ -145,11 +146,19 @@ async def test_there_is_a_limit_and_who_leaves_makes_room(
             async with socketed.stream("GET", f"/jobs/{job_id}/events") as reply:
                 return reply.status_code == 200
 
-        async with stream(socketed, job_id), stream(socketed, job_id):
+        async with (
+            stream(socketed, job_id),
+            stream(socketed, job_id),
+            server.client(await make_key("jobs:read")) as other,
+        ):
             async with stream(socketed, job_id):
                 await eventually(one_listens)
                 async with asyncio.timeout(SOON_SECONDS):
-                    assert_refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+                    refused = assert_refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+                assert "one key" in refused["message"]
+                async with stream(other, job_id):  # one key cannot hold all streams
+                    refused = assert_refused(await other.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
+                    assert refused["message"] == "Too many event streams are open"
             await eventually(room)
         await eventually(nobody_listens)
 
@@ -164,6 +173,45 @@ async def test_a_lost_connection_to_the_database_is_made_up_for(
             assert await connection.fetch(DEAFEN)
             await connection.execute("update jobs set progress = $1", percent)  # and nobody is told of it
             await opened.until(progress=percent)
+
+
+@pytest.mark.parametrize("change", ["revoked_at = now()", "expires_at = now()"])
+async def test_the_stream_of_a_revoked_or_expired_key_ends(
+    server: DepotProcess, socketed: httpx.AsyncClient, database_url: str, make_key: Any, change: str
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    reader = await make_key("jobs:read")
+    async with (
+        connected(database_url) as connection,
+        server.client(reader) as other,
+        stream(other, job_id) as ending,
+        stream(socketed, job_id) as lasting,
+    ):
+        await ending.until(status="queued")
+        await lasting.until(status="queued")
+        await connection.execute(f"update api_keys set {change} where scopes = '{{jobs:read}}'")
+        async with asyncio.timeout(SOON_SECONDS):
+            assert [job async for job in ending] == []
+        assert (await other.get(f"/jobs/{job_id}/events")).status_code == 401
+        await socketed.delete(f"/jobs/{job_id}")
+        await lasting.until(status="cancelled")
+
+
+async def test_a_client_of_http_1_0_gets_the_events_without_chunks(
+    server: DepotProcess, socketed: httpx.AsyncClient, key: str
+) -> None:
+    job_id = await process(socketed, seconds=0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    writer.write(f"GET /jobs/{job_id}/events HTTP/1.0\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+    async with asyncio.timeout(SOON_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert (await reader.readline(), (await reader.readline())[:7]) == (b"event: job\n", b"data: {")
+        await socketed.delete(f"/jobs/{job_id}")
+        rest = await reader.read()
+    assert rest.count(b"event: job\ndata: {") == 1
+    assert b'"status":"cancelled"' in rest
+    writer.close()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
@@ -195,13 +243,16 @@ async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
 
 
 async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_same(
-    database: Database, database_url: str
+    database: Database, database_url: str, key: str
 ) -> None:
     draining = asyncio.Event()
-    streams = JobStreams(database, streams_max=2, draining=draining.is_set)
+    streams = JobStreams(database, streams_max=4, draining=draining.is_set)
     job_id = (await in_session(database, submit, JobCreate("system.sleep", {}), CLI, None)).id
     async with streams.open(), connected(database_url) as holder:
-        first, second = streams.follow(database.session(), job_id), streams.follow(database.session(), job_id)
+        first, second = (
+            streams.follow(database.session(), job_id, str(key_id(key))),
+            streams.follow(database.session(), job_id, str(key_id(key))),
+        )
         assert await anext(first) is not None
         async with holder.transaction():
             await holder.execute("lock table jobs")
@@ -214,12 +265,14 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
         assert [job async for job in second] == []
 
 
-async def test_silence_is_filled_with_comments(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_filled_with_comments(
+    database: Database, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
     streams = JobStreams(database, streams_max=1, draining=lambda: False)
     job_id = (await in_session(database, submit, JobCreate("system.sleep", {}), CLI, None)).id
     async with streams.open(), asyncio.timeout(MAX_WAIT_SECONDS):
-        changes = streams.follow(database.session(), job_id)
+        changes = streams.follow(database.session(), job_id, str(key_id(key)))
         sent = events(await anext(changes), changes)
         while b'"status":"queued"' not in await anext(sent):
             pass

@@ -15,9 +15,11 @@ from service.errors import InvalidState
 from service.events.journal import CLI
 from service.settings import Settings
 from service.webhooks.deliveries import resend
+from service.webhooks.service import OLDER_SECRETS_MAX
 from tests.support.app_helpers import eventually, item, running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
+ONCE = {"Idempotency-Key": "once"}
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
 
@@ -125,6 +127,66 @@ async def test_after_a_rotation_either_secret_verifies(shop: httpx.AsyncClient, 
     (request,) = await local.until(1)
     assert request.verifies(webhook["secret"])
     assert request.verifies(rotated["secret"])
+
+
+async def test_after_several_rotations_every_secret_verifies_for_its_time(
+    shop: httpx.AsyncClient, local: Receiver, database: Database
+) -> None:
+    webhook = await register(shop, local)
+    path = f"/webhooks/{webhook['id']}"
+    secrets = [webhook["secret"], *[(await shop.post(f"{path}/secret")).json()["secret"] for _ in range(3)]]
+    await shop.post(f"{path}/test")
+    (request,) = await local.until(1)
+    assert [request.verifies(secret) for secret in secrets] == [True] * 4
+    await database.fetch(
+        "update webhooks set older_secrets = jsonb_set(older_secrets, '{1,until}', to_jsonb(now()))"
+    )
+    await shop.post(f"{path}/test")
+    (_, request) = await local.until(2)
+    assert [request.verifies(secret) for secret in secrets] == [False, True, True, True]
+
+
+async def test_a_webhook_has_a_limited_number_of_earlier_secrets(
+    shop: httpx.AsyncClient, local: Receiver
+) -> None:
+    path = f"/webhooks/{(await register(shop, local))['id']}/secret"
+    for _ in range(OLDER_SECRETS_MAX):
+        assert (await shop.post(path)).status_code == 200
+    assert_refused(await shop.post(path), 409, "LIMIT_REACHED")
+
+
+async def test_a_repeated_resend_under_one_key_sends_once(
+    shop: httpx.AsyncClient, database: Database, local: Receiver
+) -> None:
+    webhook = await register(shop, local)
+    delivery = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
+    await finished(shop, webhook)
+    path = f"/webhooks/{webhook['id']}/deliveries/{delivery['id']}/resend"
+    local.may_answer.clear()
+    first = await shop.post(path, headers=ONCE)
+    while_pending = await shop.post(path, headers=ONCE)
+    local.may_answer.set()
+    await finished(shop, webhook)
+    when_finished = await shop.post(path, headers=ONCE)
+    await shop.delete(f"/webhooks/{webhook['id']}")
+    when_deleted = await shop.post(path, headers=ONCE)
+    for reply in (while_pending, when_finished, when_deleted):
+        assert (reply.status_code, reply.content) == (202, first.content)
+        assert reply.headers["Idempotent-Replayed"] == "true"
+    assert len(local.received) == 2
+
+
+async def test_a_repeated_test_under_one_key_sends_once(
+    shop: httpx.AsyncClient, database: Database, local: Receiver
+) -> None:
+    path = f"/webhooks/{(await register(shop, local))['id']}"
+    first = await shop.post(f"{path}/test", headers=ONCE)
+    await shop.patch(path, json={"enabled": False})
+    again = await shop.post(f"{path}/test", headers=ONCE)
+    assert (again.status_code, again.content) == (202, first.content)
+    assert len(await deliveries(database)) == 1
+    other = await shop.post(f"{path}/test", headers={"Idempotency-Key": "another"})
+    assert_refused(other, 409, "INVALID_STATE")
 
 
 async def test_with_no_overlap_the_old_secret_ends_at_once(

@@ -5,13 +5,14 @@ so neither exists without the other; it must be known before the statement runs.
 a rejected request had no effect, so repeating it is a new attempt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import asyncpg
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import func, literal, text
+from sqlalchemy import func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -176,10 +177,32 @@ async def store_reply_in_session(session: AsyncSession, reply: StoredReply) -> N
     upsert = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=replaced, where=expired)
     if await session.scalar(upsert.returning(literal(1))):
         return
-    row = await session.get(IdempotencyKey, reply.claim.identity)
-    if row is None:
-        raise IdempotencyInProgress
-    raise _outcome(reply.claim, row.fingerprint, row.status, row.headers, row.body)
+    await _raise_stored_outcome_in_session(session, reply.claim)
+    raise IdempotencyInProgress
+
+
+@asynccontextmanager
+async def prefer_stored_outcome(session: Session | AsyncSession, claim: Claim | None) -> AsyncIterator[None]:
+    """Answer an error of the block with the stored outcome of the claim, if there is one.
+
+    A repetition can fail because the first request succeeded: a job that is queued again cannot be retried.
+    """
+    try:
+        yield
+    except Fault:
+        if isinstance(session, Session):
+            await raise_stored_outcome(session, claim)
+        elif claim is not None:
+            with session.no_autoflush:
+                await _raise_stored_outcome_in_session(session, claim)
+        raise
+
+
+async def _raise_stored_outcome_in_session(session: AsyncSession, claim: Claim) -> None:
+    stored = select(IdempotencyKey).filter_by(caller=claim.caller, path=claim.path, key=claim.key)
+    row = await session.scalar(stored.where(IdempotencyKey.created_at > func.now() - text(RETENTION)))
+    if row is not None:
+        raise _outcome(claim, row.fingerprint, row.status, row.headers, row.body)
 
 
 def reply_arguments(replies: Sequence[StoredReply]) -> dict[str, list[Any]]:

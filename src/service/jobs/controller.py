@@ -21,7 +21,7 @@ from service.http.middleware import Exchange
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest, decode
-from service.idempotency.replies import IDEMPOTENCY_FAULTS
+from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome
 from service.jobs import operations
 from service.jobs.kinds import UnknownJobKind
 from service.jobs.schemas import Job, JobCreate, Queued, Status
@@ -116,7 +116,7 @@ class JobController(Controller):
         Server-sent events: a `job` event contains the job as JSON, sent immediately and after each change
         until the job ends. The stream may end early when the service restarts; reconnect then.
         """
-        changes = streams.follow(session, job_id)
+        changes = streams.follow(session, job_id, request.user.id)
         first = await anext(changes)  # errors are raised before the first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         exchange = Exchange.of(request.scope)
@@ -158,12 +158,34 @@ class JobController(Controller):
         """
         return await operations.cancel(session, job_id, request.author)
 
-    @post("/{job_id:str}/retry", scope="jobs:write", status_code=202, faults=[NotFound, InvalidState])
+    @post(
+        "/{job_id:str}/cancel",
+        scope="jobs:write",
+        status_code=200,
+        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+    )
+    async def request_job_cancellation(
+        self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
+    ) -> Job:
+        """Cancel a queued or running job by POST
+
+        This is the same as `DELETE /jobs/{job_id}`.
+        """
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            return await operations.cancel(session, job_id, request.author, claim)
+
+    @post(
+        "/{job_id:str}/retry",
+        scope="jobs:write",
+        status_code=202,
+        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+    )
     async def retry_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Retry a failed job"""
-        return await operations.retry(session, job_id, request.author)
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            return await operations.retry(session, job_id, request.author, claim)
 
 
 async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from service.database.session import Session
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
-from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments
+from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments, store_reply
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
 from service.jobs.schemas import Job, JobCreate, Output, Queued
@@ -54,7 +54,7 @@ async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) ->
     return [Job(*row) for row in rows]
 
 
-async def cancel(session: Session, job_id: UUID, author: Author) -> Job:
+async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | None = None) -> Job:
     """Cancel a job: immediately for clients; a worker that runs it is notified."""
     async with session.transaction():
         row = await session.fetchrow(statements.CANCEL, job_id, author.actor, author.request_id)
@@ -63,10 +63,12 @@ async def cancel(session: Session, job_id: UUID, author: Author) -> Job:
             await notify_cancellation(session, row["queue_id"])
         elif job.status != "cancelled":
             raise InvalidState(f"The job has already {job.status}")
+        if claim is not None:
+            await store_reply(session, StoredReply(claim, 200, {}, encode_json(job)))
     return job
 
 
-async def retry(session: Session, job_id: UUID, author: Author) -> Job:
+async def retry(session: Session, job_id: UUID, author: Author, claim: Claim | None) -> Job:
     """Queue a failed job again, with a new count of attempts."""
     async with session.transaction():
         (queue_id,) = await enqueue(session, [job_id])
@@ -75,6 +77,8 @@ async def retry(session: Session, job_id: UUID, author: Author) -> Job:
         job = await read_job(session, job_id)
         if retried is None:
             raise InvalidState(f"Only failed jobs can be retried; this one is {job.status}")
+        if claim is not None:
+            await store_reply(session, StoredReply(claim, 202, {}, encode_json(job)))
     return job
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from asyncio import Event, Task
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from time import monotonic
 from typing import TypeAlias
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from service.auth.validity import SELECT_VALID_KEYS
 from service.database.database import Database
 from service.database.errors import DATABASE_DOWN_ERRORS
 from service.database.session import Session
@@ -30,12 +32,17 @@ FULL_POLL_SECONDS = 5.0
 """The interval of a full poll, which makes up for lost notifications."""
 POLL_WITHOUT_LISTEN_SECONDS = 1.0
 """The poll interval without a LISTEN connection, and the timeout for opening one."""
+KEY_CHECK_SECONDS = 1.0
+"""The interval for ending the streams of revoked and expired keys."""
+SHARE_PER_KEY = 0.75
+"""The share of all streams that one API key may hold."""
 
 
 class Subscriber:
     """One stream; a slow client skips states."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
         self.updated = Event()
         self.ended = False
         self._latest: Job | None = None
@@ -69,14 +76,19 @@ class JobStreams:
     def __init__(self, database: Database, *, streams_max: int, draining: Callable[[], bool]) -> None:
         self._database = database
         self._streams_max = streams_max
+        self._streams_per_key_max = max(1, int(streams_max * SHARE_PER_KEY))
         self._draining = draining
         self._subscribers: dict[UUID, set[Subscriber]] = {}
         self._changed: set[UUID] = set()
         self._woken = Event()
+        self._keys_checked_at = 0.0
         self._task: Task[None] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._subscribers.values()))
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return chain.from_iterable(self._subscribers.values())
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -85,14 +97,16 @@ class JobStreams:
         finally:
             self._stop()
 
-    async def follow(self, session: Session, job_id: UUID) -> AsyncGenerator[Job | None, None]:
-        """Yield the job now and after each change until it ends or the process drains.
+    async def follow(self, session: Session, job_id: UUID, key_id: str) -> AsyncGenerator[Job | None, None]:
+        """Yield the job now and after each change until it ends, the key is revoked, or the process drains.
 
         Yields None as a keep-alive. Raises `NotFound` or `Overloaded` before it yields anything.
         """
         if len(self) >= self._streams_max:
             raise Overloaded("Too many event streams are open")
-        subscriber = Subscriber()
+        if sum(subscriber.key_id == key_id for subscriber in self) >= self._streams_per_key_max:
+            raise Overloaded("This API key has as many event streams open as one key may have")
+        subscriber = Subscriber(key_id)
         self._subscribers.setdefault(job_id, set()).add(subscriber)
         try:
             await read_job(session, job_id)
@@ -142,6 +156,7 @@ class JobStreams:
                         POLL_WITHOUT_LISTEN_SECONDS if listener is None else FULL_POLL_SECONDS
                     )
                 await self._publish_changes()
+                await self._end_unauthorized()
                 if self._draining():
                     self._end_all()
                 await self._wait()
@@ -189,7 +204,20 @@ class JobStreams:
             for subscriber in self._subscribers.get(job_id, ()):
                 subscriber.publish(jobs.get(job_id))
 
-    def _end_all(self) -> None:
-        for subscribers in self._subscribers.values():
-            for subscriber in subscribers:
+    async def _end_unauthorized(self) -> None:
+        """End the streams whose key is no longer valid. While the database is down they continue."""
+        if monotonic() < self._keys_checked_at + KEY_CHECK_SECONDS:
+            return
+        self._keys_checked_at = monotonic()
+        key_ids = {subscriber.key_id for subscriber in self}
+        try:
+            valid = {row["id"] for row in await self._database.fetch(SELECT_VALID_KEYS, list(key_ids))}
+        except DATABASE_DOWN_ERRORS:
+            return
+        for subscriber in self:
+            if subscriber.key_id in key_ids - valid:
                 subscriber.end()
+
+    def _end_all(self) -> None:
+        for subscriber in self:
+            subscriber.end()

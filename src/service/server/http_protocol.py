@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import uvicorn
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 from litestar import Litestar
+from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
@@ -188,6 +189,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._active_cycle = cycle
         self._admission.pending += 1
         cycle.scope["state"]["pending"] = True
+        if cycle.scope["http_version"] == "1.0":
+            app = _delimit_by_close(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def _start_read_timer(self) -> None:
@@ -301,3 +304,28 @@ class FinishedCycle:
 
 
 FINISHED_CYCLE = cast("RequestResponseCycle", FinishedCycle())
+
+
+def _delimit_by_close(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """Wrap `app` for an HTTP/1.0 client, which knows no chunks (RFC 9112 §6.1).
+
+    The end of the connection ends a reply without `Content-Length`. uvicorn would send it in chunks.
+    """
+
+    async def run(scope: Any, receive: Any, send: Any) -> None:
+        delimited = False
+
+        async def send_without_chunks(message: Any) -> None:
+            nonlocal delimited
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                delimited = b"content-length" not in names
+                if delimited:
+                    cycle.chunked_encoding, cycle.keep_alive = False, False
+            elif delimited:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_without_chunks)
+
+    return run

@@ -20,6 +20,7 @@ from service.idempotency.replies import (
     IDEMPOTENCY_FAULTS,
     StoredReply,
     creation_reply,
+    prefer_stored_outcome,
     store_reply_in_session,
 )
 from service.settings import Settings
@@ -119,7 +120,7 @@ class WebhookController(Controller):
         "/{webhook_id:str}/secret",
         scope="webhooks:write",
         status_code=200,
-        faults=[NotFound, *IDEMPOTENCY_FAULTS],
+        faults=[NotFound, LimitReached, *IDEMPOTENCY_FAULTS],
     )
     async def rotate_secret(
         self,
@@ -133,7 +134,7 @@ class WebhookController(Controller):
         The reply contains the new secret, which is not shown again. The old one also signs for a while (one
         day by default), so that receivers can switch: meanwhile each event carries both signatures.
         """
-        async with hold_claim(request) as claim:
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             record = await WebhookService(session).rotate(
                 webhook_id, request.author, overlap_seconds=settings.webhook_secret_overlap_seconds
             )
@@ -159,7 +160,7 @@ class WebhookController(Controller):
 
         Sends `webhook.test` to this webhook only.
         """
-        async with hold_claim(request) as claim:
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             delivery = to_delivery_schema(*await deliveries.send_test(session, webhook_id, request.author))
             if claim is not None:
                 await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
@@ -186,7 +187,7 @@ class WebhookController(Controller):
         "/{webhook_id:str}/deliveries/{delivery_id:str}/resend",
         scope="webhooks:write",
         status_code=202,
-        faults=[NotFound, InvalidState],
+        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
     )
     async def resend_delivery(
         self,
@@ -199,9 +200,12 @@ class WebhookController(Controller):
 
         It keeps its remaining retries; without any it is attempted once.
         """
-        return Reply(
-            to_delivery_schema(*await deliveries.resend(session, webhook_id, delivery_id, request.author))
-        )
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            resent = await deliveries.resend(session, webhook_id, delivery_id, request.author)
+            delivery = to_delivery_schema(*resent)
+            if claim is not None:
+                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
+        return Reply(delivery)
 
 
 def to_schema(record: models.Webhook, *, show_secret: bool = False) -> Webhook:

@@ -30,6 +30,8 @@ class Webhook(Base):
     old_secret: Mapped[str | None] = mapped_column(Text)
     """The previous secret; it also signs until `old_secret_until`."""
     old_secret_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    older_secrets: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
+    """The secrets before `old_secret` that still sign: `{"secret": …, "until": …}`, newest first."""
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())

@@ -25,6 +25,10 @@ from service.webhooks.signing import new_secret
 LOCK = text("lock table webhooks in share row exclusive mode")
 
 
+OLDER_SECRETS_MAX = 8
+"""How many earlier secrets a webhook may have; each of them signs every event."""
+
+
 class LimitReached(Fault):
     status, code, message = (
         409,
@@ -89,8 +93,16 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
     async def rotate(self, webhook_id: UUID, author: Author, *, overlap_seconds: float) -> Webhook:
         """Rotate the secret; the old one also signs for `overlap_seconds`."""
         record = await self.get_for_update(webhook_id)
-        until = datetime.now(UTC) + timedelta(seconds=overlap_seconds)
-        self._update(record, secret=new_secret(), old_secret=record.secret, old_secret_until=until)
+        older_secrets = _older_secrets(record)
+        if len(older_secrets) >= OLDER_SECRETS_MAX:
+            raise LimitReached("Too many earlier secrets are still valid; wait until they expire")
+        self._update(
+            record,
+            secret=new_secret(),
+            old_secret=record.secret,
+            old_secret_until=datetime.now(UTC) + timedelta(seconds=overlap_seconds),
+            older_secrets=older_secrets,
+        )
         self._record(
             "webhook.secret_rotated", record.id, author, {"id": record.id, "version": record.version}
         )
@@ -119,6 +131,15 @@ def reject_private_url(url: str | UnsetType) -> None:
     """Reject a URL that is certainly private; `address_filter` checks all others at the connection."""
     if url and is_certainly_private(URL(url).host or ""):
         raise ValidationFailed([Detail("/url", "must not be a private address")])
+
+
+def _older_secrets(record: Webhook) -> list[dict[str, Any]]:
+    """Return the secrets that precede the current one and are still valid, newest first."""
+    now = datetime.now(UTC)
+    older = [entry for entry in record.older_secrets if datetime.fromisoformat(entry["until"]) > now]
+    if record.old_secret is None or record.old_secret_until is None or record.old_secret_until <= now:
+        return older
+    return [{"secret": record.old_secret, "until": record.old_secret_until.isoformat()}, *older]
 
 
 def new_webhook(data: WebhookCreate) -> Webhook:

@@ -6,7 +6,9 @@ ANY_ENABLED = "select exists (select 1 from webhooks where enabled)"
 CLAIM = """
 with receivers as (
   select id, url, array_remove(array[secret, case when old_secret_until > now() then old_secret end], null)
-    as secrets, greatest($1::int - coalesce(busy.running, 0), 0) as free
+    || array(select older ->> 'secret' from jsonb_array_elements(older_secrets) older
+      where (older ->> 'until')::timestamptz > now()) as secrets,
+    greatest($1::int - coalesce(busy.running, 0), 0) as free
   from webhooks left join unnest($2::uuid[], $3::int[]) as busy (id, running) using (id)
   where enabled
 ), due as (
