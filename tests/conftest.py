@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -171,3 +172,15 @@ async def concurrent_client(settings: Settings, key: str) -> AsyncIterator[httpx
     """Such a client whose requests overlap: AsyncTestClient waits for every reply before the next request."""
     async with running(settings, key) as client:
         yield client
+
+
+@pytest.fixture
+def empty_database(server_url: str) -> Iterator[Settings]:
+    """A database without a schema."""
+    # Here, since it is a plugin: pytest rewrites it before anything imports it.
+    from service.testing import database_url_for, execute  # noqa: PLC0415
+
+    name = f"depot_empty_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name}")
+    yield Settings(database_url=database_url_for(server_url, name))
+    execute(server_url, f"drop database {name} with (force)")

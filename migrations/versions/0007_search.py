@@ -14,7 +14,8 @@ depends_on = None
 
 # pg_trgm would do the same, but it is not everywhere: not in the wheel that `depot dev` has.
 PARTS = """
-create function parts(whole text, sizes int[]) returns text[] language sql immutable parallel safe as $$
+create or replace function parts(whole text, sizes int[]) returns text[]
+language sql immutable parallel safe as $$
   select coalesce(array_agg(distinct substr(folded, begin, size)), '{}')
   from (select lower(whole) as folded) f, unnest(sizes) size,
     generate_series(1, char_length(folded) - size + 1) begin
@@ -23,13 +24,16 @@ $$"""
 
 def upgrade() -> None:
     op.execute(PARTS)
-    op.create_index(
-        "ix_items_parts",
-        "items",
-        [sa.text("parts((name || ' '::text) || sku, '{2,3}'::integer[])")],
-        unique=False,
-        postgresql_using="gin",
-    )
+    with op.get_context().autocommit_block():
+        op.execute("drop index concurrently if exists ix_items_parts")  # an interrupted build leaves one
+        op.create_index(
+            "ix_items_parts",
+            "items",
+            [sa.text("parts((name || ' '::text) || sku, '{2,3}'::integer[])")],
+            unique=False,
+            postgresql_using="gin",
+            postgresql_concurrently=True,
+        )
     op.execute("analyze items")  # or the planner takes every search for a rare one
 
 

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -27,15 +26,6 @@ from tests.support.depot_command import DEPOT
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def empty(server_url: str) -> Iterator[Settings]:
-    """A database without a schema."""
-    name = f"depot_empty_{uuid4().hex[:12]}"
-    execute(server_url, f"create database {name}")
-    yield Settings(database_url=database_url_for(server_url, name))
-    execute(server_url, f"drop database {name} with (force)")
-
-
 async def tables(settings: Settings) -> set[str]:
     assert settings.database_url
     connection = await asyncpg.connect(settings.database_url)
@@ -48,12 +38,12 @@ def test_the_service_knows_the_newest_revision() -> None:
     assert ScriptDirectory(str(migrate.migrations_dir())).get_current_head() == SCHEMA
 
 
-def test_up_down_and_up_again(empty: Settings) -> None:
-    migrate.upgrade(empty)
-    migrate.commands(empty).downgrade("base")
-    assert asyncio.run(tables(empty)) == {migrate.VERSION_TABLE}
-    migrate.upgrade(empty)
-    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+def test_up_down_and_up_again(empty_database: Settings) -> None:
+    migrate.upgrade(empty_database)
+    migrate.commands(empty_database).downgrade("base")
+    assert asyncio.run(tables(empty_database)) == {migrate.VERSION_TABLE}
+    migrate.upgrade(empty_database)
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))
 
 
 def test_a_database_that_would_count_bytes_is_refused(server_url: str) -> None:
@@ -91,18 +81,18 @@ async def test_every_check_of_the_models_is_in_the_schema_and_all_have_names(dat
     assert "None" not in declared
 
 
-def test_replicas_may_all_migrate_at_once(empty: Settings) -> None:
-    environment = {"DATABASE_URL": empty.database_url or ""}
+def test_replicas_may_all_migrate_at_once(empty_database: Settings) -> None:
+    environment = {"DATABASE_URL": empty_database.database_url or ""}
 
     def run(_: int) -> int:
         return subprocess.run([DEPOT, "migrate"], env=environment, check=False).returncode
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, range(3))) == [0, 0, 0]
-    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))
 
 
-def test_the_wheel_brings_its_migrations(empty: Settings, tmp_path: Path) -> None:
+def test_the_wheel_brings_its_migrations(empty_database: Settings, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("depot-*.whl")
@@ -110,8 +100,8 @@ def test_the_wheel_brings_its_migrations(empty: Settings, tmp_path: Path) -> Non
     code = "import service.cli; assert 'installed' in service.cli.__file__; service.cli.main()"
     subprocess.run(
         [sys.executable, "-c", code, "migrate"],
-        env={"PYTHONPATH": str(tmp_path / "installed"), "DATABASE_URL": empty.database_url or ""},
+        env={"PYTHONPATH": str(tmp_path / "installed"), "DATABASE_URL": empty_database.database_url or ""},
         cwd=tmp_path,
         check=True,
     )
-    assert set(Base.metadata.tables) < asyncio.run(tables(empty))
+    assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))

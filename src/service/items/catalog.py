@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from unicodedata import normalize
 from uuid import UUID
 
 from msgspec import UNSET
@@ -140,6 +141,14 @@ async def delete_item(session: Session, item_id: UUID, author: Author, *, versio
     deleted = await session.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
     if deleted is None:
         raise await _rejection(session, item_id, versions)
+
+
+def search_filter(text: str | None) -> dict[str, str]:
+    """Return the filter for a part of a name or SKU, with composed letters (NFC) as in the index."""
+    composed = normalize("NFC", text or "")
+    if not composed:
+        return {}
+    return {"q" if len(composed) > 1 else "q_single_letter": composed}
 
 
 async def list_items(session: Session, filters: Mapping[str, Any], limit: int) -> list[Item]:

@@ -69,8 +69,7 @@ class ItemController(Controller):
         the next page.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        search = "q" if q and len(q) > 1 else "q_single_letter"
-        filters = {"sku": sku, search: q or None, "in_stock": in_stock, "after": pager.after}
+        filters = {"sku": sku, **catalog.search_filter(q), "in_stock": in_stock, "after": pager.after}
         items = await catalog.list_items(session, filters, pager.fetch_limit)
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:

@@ -131,7 +131,7 @@ MOVEMENTS = """
 select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements
 where item_id = $1 and version < coalesce($2, 2147483647) order by version desc limit $3"""
 
-_CONTAINS = "(strpos(lower(name), lower(${0})) > 0 or strpos(lower(sku), lower(${0})) > 0)"
+_CONTAINS = "(strpos(lower(normalize(name)), lower(${0})) > 0 or strpos(lower(sku), lower(${0})) > 0)"
 
 # The index finds items by all parts of two or three letters; a single letter is in nearly all of them.
 FILTERS = {
