@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from time import monotonic
@@ -159,12 +161,61 @@ def test_whitespace_behind_a_header_value_is_removed(served: LiveServer) -> None
 
 
 def test_the_number_of_open_connections_is_limited(served: LiveServer) -> None:
+    form = ("Content-Type: multipart/form-data; boundary=b", "Content-Length: 99", "Expect: 100-continue")
     with ExitStack() as stack:
-        for _ in range(41):
-            last = stack.enter_context(connected(served))
-        reply = received(last, until=b"}}")
+        for _ in range(40):
+            upload = stack.enter_context(connected(served))
+            upload.sendall(served.request("POST", "/documents", *form))
+            received(upload, until=b"100 Continue")
+        reply = received(stack.enter_context(connected(served)), until=b"}}")
     assert reply.startswith(b"HTTP/1.1 503 ")
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "OVERLOADED"
+
+
+def test_idle_connections_make_room_for_new_ones(served: LiveServer) -> None:
+    used, unfinished = served.request("GET", "/health/live"), HALF_A_HEAD
+    with ExitStack() as stack:
+        for sent in (b"", unfinished, used) * 20:
+            connection = stack.enter_context(connected(served))
+            connection.sendall(sent)
+            if sent == used:
+                received(connection, until=b"alive")
+        assert served.exchange(used)[0] == 200
+
+
+def test_silent_connections_do_not_keep_health_checks_out(served: LiveServer) -> None:
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connected(served))
+        assert served.exchange(served.request("GET", "/health/live"))[0] == 200
+    served.server.wait_for("connections_full", 1)
+
+
+LIMITED = """
+import resource
+from service.server.connections import fit_connections
+from service.settings import Settings
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+print(fit_connections(Settings()), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "open_files"),
+    [
+        (256, 300, 150, 300),
+        (512, 1024, 548, 1024),
+        (1024, 10_000, 8192, 10_000),
+        (1024, 20_000, 8192, 10_716),
+    ],
+)
+def test_connections_fit_into_the_limit_of_open_files(
+    soft: int, hard: int, connections: int, open_files: int
+) -> None:
+    program = LIMITED.format(soft=soft, hard=hard)
+    lines = subprocess.check_output([sys.executable, "-c", program], text=True).splitlines()
+    assert lines[-1] == f"{connections} {open_files}"
+    assert len(lines) == 1 + (connections < 8192)  # a warning
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
+from service.server.connections import ConnectionLimit
 
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
 """Any valid method (RFC 9110 §9.1); the parser knows only registered ones."""
@@ -31,8 +32,11 @@ PATH_LENGTH_MAX = 2048
 class HttpProtocol(HttpToolsProtocol):
     """One client connection. Its limits come from `app.state.settings`."""
 
-    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *args: Any, connection_limit: ConnectionLimit, **kwargs: Any
+    ) -> None:
         super().__init__(config, *args, **kwargs)
+        self._connection_limit = connection_limit
         state = cast("Litestar", config.app).state
         self._settings = state.settings
         self._admission = state.admission
@@ -58,13 +62,15 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._start_read_timer()
-        if len(self.connections) > self._settings.connections_max:
-            self._admission.rejected += 1
+        self._connection_limit.mark_idle(self)
+        full = len(self.connections) > self._connection_limit.maximum
+        if full and not self._connection_limit.make_room(self):
             self._reject(Overloaded("Too many connections are open"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_read_timer()
         self._stop_write_timer()
+        self._connection_limit.mark_busy(self)
         self._disconnect_cycle()
         super().connection_lost(exc)
 
@@ -95,6 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._request_start = b""
+        self._connection_limit.mark_busy(self)
         if self._head_may_be_too_large and self._head_bytes() > self._settings.head_bytes_max:
             self._reject(HeadTooLarge())
             raise ValueError  # stops the parser
@@ -126,6 +133,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         last = not self.pipeline
         super().on_response_complete()
+        if last and not self.transport.is_closing():
+            self._connection_limit.mark_idle(self)
         if last and self._rejection is not None:
             self._write_error_and_close(self._rejection)
 
@@ -136,6 +145,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def close_idle(self) -> None:
+        """Make room for another connection."""
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -256,7 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
         if keep_alive and self.parser.get_http_version() != "1.0":
             self._write_error(overloaded, close=False)
             self.cycle = FINISHED_CYCLE
-            super().on_response_complete()
+            self.on_response_complete()
             if self._admission.should_pause:
                 self.flow.pause_reading()
                 self._admission.pause(self._resume_reading)

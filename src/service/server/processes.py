@@ -12,8 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import cast
 
 import structlog
 import uvicorn
@@ -23,12 +25,12 @@ from prometheus_client.multiprocess import mark_process_dead
 from service.app import create_app
 from service.observability.logs import configure_logs
 from service.observability.metrics import use_shared_directory
+from service.server.connections import BACKLOG, ConnectionLimit, fit_connections
 from service.server.http_protocol import HttpProtocol
 from service.settings import Settings, StartupError
 
 log = structlog.get_logger()
 
-BACKLOG = 2048
 RESPAWN_SECONDS = 1.0
 """Delay before a dead worker is replaced, so that crashes at startup do not use a full core."""
 
@@ -43,10 +45,11 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: Litestar, settings: Settings, on_started: Callable[[], None] | None = None
     ) -> None:
+        limit = ConnectionLimit(fit_connections(settings))
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=HttpProtocol,
+            http=cast("type[HttpProtocol]", partial(HttpProtocol, connection_limit=limit)),
             ws="none",
             lifespan="on",
             log_config=None,
