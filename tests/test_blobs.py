@@ -237,7 +237,7 @@ def test_memory_does_not_grow_with_the_size(directory: Path) -> None:
 
 
 async def test_a_staged_file_is_no_blob_until_it_is_put(store: BlobStore, directory: Path) -> None:
-    with store.staging_file() as file:
+    async with store.staging_file() as file:
         file.write(b"x" * 600_000)
         assert KEY not in files(directory)
         await store.commit_staging_file(KEY, file)
@@ -249,7 +249,7 @@ async def test_a_file_that_cannot_be_staged_beside_the_blobs_is_copied(
     directory: Path, make_way: Callable[[], None]
 ) -> None:
     store = BlobStore(directory.as_uri())
-    with store.staging_file() as file:
+    async with store.staging_file() as file:
         file.write(b"x" * 600_000)
         make_way()
         await store.commit_staging_file(KEY, file)
@@ -258,7 +258,8 @@ async def test_a_file_that_cannot_be_staged_beside_the_blobs_is_copied(
 
 
 async def test_a_staged_file_that_is_not_put_is_gone(store: BlobStore, directory: Path) -> None:
-    with pytest.raises(ValueError, match="no good"), store.staging_file() as file:
-        file.write(b"x")
-        raise ValueError("no good")
+    with pytest.raises(ValueError, match="no good"):
+        async with store.staging_file() as file:
+            file.write(b"x")
+            raise ValueError("no good")
     assert files(directory) == set()

@@ -140,7 +140,7 @@ class Components:
         self.database.add_batch(PLACE_ORDER, self.placement)
         self.database.add_batches([*queries.BATCHES, *actions.BATCHES])
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
-        self.document_store = DocumentStore(self.blobs, settings)
+        self.document_store = DocumentStore(self.blobs)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))

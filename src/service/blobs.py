@@ -10,13 +10,13 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, TypeVarTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -26,10 +26,15 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from service.errors import NotFound
 from service.settings import Settings, StartupError
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 STORAGE_ERRORS = (OSError, BaseError)
 """The errors that any method may raise if the store is unavailable."""
 
 CHUNK_BYTES = 262_144
+THREADS_MAX = 8
+"""Threads of one store. They are its own, so that a store that hangs delays nothing else."""
 PART_BYTES = 5_242_880
 """S3's minimum part size. With at most 10,000 parts, a blob can have 48 GiB."""
 
@@ -51,7 +56,8 @@ RETRY_OPTIONS: "obstore.store.RetryConfig" = {"max_retries": 3}
 
 def open_blob_store(settings: Settings) -> "BlobStore":
     """Open the configured blob store. Raises `StartupError` for an invalid URL."""
-    return BlobStore(settings.blob_url or (settings.home.resolve() / "blobs").as_uri())
+    url = settings.blob_url or (settings.home.resolve() / "blobs").as_uri()
+    return BlobStore(url, commits_max=settings.blob_puts_max)
 
 
 class BlobStore:
@@ -62,8 +68,11 @@ class BlobStore:
     the size of the blob.
     """
 
-    def __init__(self, url: str) -> None:
-        """`file:///directory`, or `s3://bucket/prefix` with AWS_* variables. Raises `StartupError`."""
+    def __init__(self, url: str, *, commits_max: int = 4) -> None:
+        """Open `file:///directory`, or `s3://bucket/prefix` with AWS_* variables. Raises `StartupError`.
+
+        At most `commits_max` staging files are stored at a time: on S3 each is in memory meanwhile.
+        """
         place = urlsplit(url)
         if place.scheme not in {"file", "s3"} or (place.scheme == "s3") != bool(place.netloc):
             raise StartupError(
@@ -71,6 +80,12 @@ class BlobStore:
             )
         self._url = url
         self._directory = Path(unquote(place.path)) if place.scheme == "file" else None
+        self._threads = ThreadPoolExecutor(THREADS_MAX, "blobs")
+        self._commit_threads = ThreadPoolExecutor(commits_max, "blob-commits")
+
+    async def in_thread(self, function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
+        """Call a blocking function in one of the store's threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def put(self, key: str, chunks: AsyncIterable[bytes] | bytes) -> int:
         """Store a blob under `key`, replacing an existing one, and return its size in bytes.
@@ -99,23 +114,23 @@ class BlobStore:
             thread.shutdown(wait=False)
         return size
 
-    @contextmanager
-    def staging_file(self) -> Iterator[BinaryIO]:
+    @asynccontextmanager
+    async def staging_file(self) -> AsyncIterator[BinaryIO]:
         """Yield a staging file to fill and then store with `commit_staging_file`.
 
         It is deleted when the block ends; files of killed processes are swept. It lies next to the blobs if
         possible, so that storing it is a rename instead of a copy (2 ms per 5 MiB, and two threads).
         """
-        with self._open_staging_file() or tempfile.TemporaryFile() as file:
-            try:
-                yield file
-            finally:
-                if isinstance(file.name, str):
-                    Path(file.name).unlink(missing_ok=True)
+        file = await self.in_thread(self._open_staging_file)
+        try:
+            yield file
+        finally:
+            await asyncio.shield(self.in_thread(_discard, file))
 
     async def commit_staging_file(self, key: str, file: BinaryIO) -> None:
         """Store a staging file, as `put` does. A cancelled call may still take effect."""
-        await asyncio.to_thread(self._commit_staging_file, key, file)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._commit_threads, self._commit_staging_file, key, file)
 
     async def get(
         self, key: str, byte_range: tuple[int, int] | None = None
@@ -126,29 +141,33 @@ class BlobStore:
         """
         options: obstore.GetOptions = {} if byte_range is None else {"range": byte_range}
         try:
-            result = await asyncio.to_thread(lambda: self._store.get(key, options=options))
+            result = await self.in_thread(lambda: self._store.get(key, options=options))
         except FileNotFoundError:
             raise NotFound from None
-        return result.meta["size"], _read(result.stream(CHUNK_BYTES))
+        return result.meta["size"], self._read(result.stream(CHUNK_BYTES))
 
     async def delete(self, key: str) -> None:
         """Delete a blob. Deleting a missing blob succeeds."""
         with suppress(FileNotFoundError):
-            await asyncio.to_thread(lambda: self._store.delete(key))
+            await self.in_thread(lambda: self._store.delete(key))
 
     async def keys(self, prefix: str, before: datetime) -> AsyncIterator[list[str]]:
         """Yield batches of the keys under `prefix` that were last modified before a time."""
-        batches = await asyncio.to_thread(lambda: self._store.list(prefix, chunk_size=LIST_PAGE_SIZE))
-        while batch := await asyncio.to_thread(next, batches, ()):
+        batches = await self.in_thread(lambda: self._store.list(prefix, chunk_size=LIST_PAGE_SIZE))
+        while batch := await self.in_thread(next, batches, ()):
             yield [blob["path"] for blob in batch if blob["last_modified"] < before]
 
     async def delete_partial_files(self, before: datetime) -> int:
         """Delete the files of killed processes and return their number. On S3, use a lifecycle rule."""
-        return await asyncio.to_thread(self._delete_partial_files, before.timestamp())
+        return await self.in_thread(self._delete_partial_files, before.timestamp())
 
     async def check(self) -> None:
         """Run a cheap request. Raises one of `STORAGE_ERRORS` if the store is unavailable."""
-        await asyncio.to_thread(self._check)
+        await self.in_thread(self._check)
+
+    async def _read(self, stream: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while chunk := await self.in_thread(next, stream, b""):
+            yield chunk
 
     @cached_property
     def _store(self) -> ObjectStore:
@@ -156,14 +175,13 @@ class BlobStore:
             return S3Store.from_url(self._url, client_options=CLIENT_OPTIONS, retry_config=RETRY_OPTIONS)
         return LocalStore(self._directory, mkdir=True)
 
-    def _open_staging_file(self) -> BinaryIO | None:
-        if self._directory is None:
-            return None
-        with suppress(OSError):  # the error surfaces when the file is stored
-            directory = self._directory / STAGING
-            directory.mkdir(parents=True, exist_ok=True)
-            return (directory / f"upload#{random.getrandbits(64)}").open("xb+")
-        return None
+    def _open_staging_file(self) -> BinaryIO:
+        if self._directory is not None:
+            with suppress(OSError):  # the error surfaces when the file is stored
+                directory = self._directory / STAGING
+                directory.mkdir(parents=True, exist_ok=True)
+                return (directory / f"upload#{random.getrandbits(64)}").open("xb+")
+        return tempfile.TemporaryFile()
 
     def _commit_staging_file(self, key: str, file: BinaryIO) -> None:
         file.seek(0)
@@ -209,6 +227,7 @@ async def _single_chunk(chunk: bytes) -> AsyncIterator[bytes]:
     yield chunk
 
 
-async def _read(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(next, stream, b""):
-        yield chunk
+def _discard(file: BinaryIO) -> None:
+    file.close()
+    if isinstance(file.name, str):
+        Path(file.name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ FILES = Path(__file__).with_name("files")
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".pdf": "application/pdf"}
 ARCHIVE_END = b"PK\5\6" + bytes(18)
 """An empty ZIP archive."""
+ARCHIVE_END_ON_DISK_1 = b"PK\5\6\1\0\1\0" + bytes(14)
 
 
 class Sample(NamedTuple):
@@ -177,15 +179,35 @@ def polyglots() -> Iterator[Sample]:
     script, html = b"#!/bin/sh\necho gotcha\n", b"<html><script>alert(1)</script></html>"
     for suffix in TYPES:
         whole = picture(suffix)
-        for other in (script, html, ARCHIVE_END, b"PK\3\4" + bytes(40) + ARCHIVE_END, b"\0", *others(suffix)):
+        for other in (script, html, ARCHIVE_END, ARCHIVE_END_ON_DISK_1, archive(), *others(suffix)):
             yield sample(f"behind{suffix}", whole + other)
             yield sample(f"before{suffix}", other + whole)
+        for other in (
+            b"MZ\x90\0\3\0",
+            b"\x7fELF\2\1",
+            b"Rar!\x1a\x07\0",
+            b"7z\xbc\xaf\x27\x1c\0\4",
+            b"GIF89a\1\0",
+        ):
+            yield sample(f"padded{suffix}", whole + bytes(100) + other)
+        for other in (script, html, html.replace(b">", b">\0"), b"<?php echo 1; ?>", b"alert(1)", archive()):
+            yield sample(f"padded{suffix}", whole + bytes(100) + b"\r\n" + other)
     hidden = chunk(b"ziPp", b"PK\3\4" + bytes(40) + ARCHIVE_END)
     yield sample("hidden.png", png(header(), hidden, *_pixel()))
     yield sample("hidden.pdf", pdf_of(2000).replace(b"x" * 22, ARCHIVE_END, 1))
     yield sample(
         "comment.jpg", picture(JPEG)[:-2] + b"\xff\xfe" + struct.pack(">H", 24) + ARCHIVE_END + b"\xff\xd9"
     )
+
+
+def archive() -> bytes:
+    """Return a ZIP archive of one file, with the number of another disk in its last record."""
+    packed = BytesIO()
+    with ZipFile(packed, "w") as file:
+        file.writestr("x.sh", "echo gotcha")
+    whole = bytearray(packed.getvalue())
+    whole[whole.rindex(b"PK\5\6") + 4] = 7
+    return bytes(whole)
 
 
 def others(suffix: str) -> list[bytes]:

@@ -8,49 +8,56 @@ from hypothesis import strategies as st
 
 from service.documents.filename import HIDDEN, JOINERS, attachment, clean
 
+SUFFIXES = (".png", ".apng")
+
 
 @pytest.mark.parametrize(
     ("sent", "kept"),
     [
-        ("invoice.pdf", "invoice.pdf"),
-        ("../../etc/passwd", "passwd"),
-        ("/etc/shadow", "shadow"),
+        ("invoice.hta", "invoice.hta.png"),
+        ("invoice.pdf", "invoice.pdf.png"),
+        ("IMG_1.PNG", "IMG_1.PNG"),
+        ("cat.png.exe", "cat.png.exe.png"),
+        ("cat.png. .", "cat.png"),
+        (".png", ".png.png"),
+        ("../../etc/passwd", "passwd.png"),
+        ("/etc/shadow", "shadow.png"),
         ("C:\\Users\\ann\\cat.png", "cat.png"),
         ("..\\..\\x.png", "x.png"),
-        ("a/b/", "default"),
-        ("", "default"),
-        ("..", "default"),
-        (" . ", "default"),
-        ("\u200d", "default"),
+        ("a/b/", "document.png"),
+        ("", "document.png"),
+        ("..", "document.png"),
+        (" . ", "document.png"),
+        ("\u200d", "document.png"),
         ("  cat.png ", "cat.png"),
-        (".htaccess", ".htaccess"),
+        (".htaccess", ".htaccess.png"),
         ("a\r\nSet-Cookie: x.png", "aSet-Cookie: x.png"),
         ("nul\0.png", "nul.png"),
-        ("\u202egnp.exe", "gnp.exe"),
+        ("\u202egnp.exe", "gnp.exe.png"),
         ("\ufeffa\u2066b\u2069\u200e.png", "ab.png"),
         ("Ko\u0308ln.png", "Köln.png"),
-        ("請求書.pdf", "請求書.pdf"),
+        ("請求書.png", "請求書.png"),
         ("👩‍🚀.png", "👩‍🚀.png"),
         ("a" * 300 + ".png", "a" * 251 + ".png"),
-        ("a." + "b" * 300, ("a." + "b" * 300)[:255]),
-        ("." + "a" * 300, "." + "a" * 254),
+        ("a." + "b" * 300, "a." + "b" * 249 + ".png"),
+        ("." + "a" * 300, "." + "a" * 250 + ".png"),
     ],
 )
-def test_a_name_is_cleaned(sent: str, kept: str) -> None:
-    assert clean(sent, "default") == kept
+def test_a_name_is_cleaned_and_ends_as_its_type(sent: str, kept: str) -> None:
+    assert clean(sent, SUFFIXES) == kept
 
 
 @given(st.text(max_size=600))
 def test_whatever_is_sent(sent: str) -> None:
-    kept = clean(sent, "default")
+    kept = clean(sent, SUFFIXES)
     assert 1 <= len(kept) <= 255
     assert not set(kept) & {"/", "\\", "\0"}
     assert not {c for c in kept if unicodedata.category(c) in HIDDEN} - JOINERS
-    assert kept not in {".", ".."}
-    assert clean(kept, "default") == kept.strip()
+    assert kept.lower().endswith(SUFFIXES)
+    assert clean(kept, SUFFIXES) == kept
 
 
-@given(st.text(min_size=1, max_size=300).map(lambda text: clean(text, "default")))
+@given(st.text(min_size=1, max_size=300).map(lambda text: clean(text, SUFFIXES)))
 def test_a_header_of_it_is_safe(name: str) -> None:
     header = attachment(name)
     assert header.isascii()

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 MIB_5 = 5 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
 CAT = sample("cat.png", picture(PNG))
+EXTENDED = "filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.png"
 suffixes = pytest.mark.parametrize("suffix", TYPES)
 
 
@@ -40,7 +41,7 @@ async def test_the_declared_type_has_to_be_the_true_one(client: Client, suffix: 
         reply = await send(client, Sample("x", picture(suffix), TYPES[other]))
         error = assert_refused(reply, 400, "INVALID_TYPE")
         assert error["message"] == "Only PNG, JPEG and PDF files are allowed"
-        assert "does not begin" in error["details"][0]["message"]
+        assert "signature" in error["details"][0]["message"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "shown"),
     [
-        ("../../../etc/passwd", "passwd"),
+        ("../../../etc/passwd", "passwd.png"),
         ("C:\\cats\\cat.png", "cat.png"),
         ("", "document.png"),
         ("a" * 300 + ".png", "a" * 251 + ".png"),
@@ -141,6 +142,30 @@ async def test_names_are_data(client: Client, settings: Settings, sent: str, sho
     document = reply.json()
     assert "filename*=UTF-8''" in (await content(client, document)).headers["Content-Disposition"]
     assert await kept(settings) == {f"documents/{document['id']}"}
+
+
+@pytest.mark.parametrize(
+    ("disposition", "shown"),
+    [
+        ('form-data; name="file"; filename="фото.png"', "фото.png"),
+        (f'form-data; name=file; filename="=?utf-8?B?0YTQvtGC0L4ucG5n?="; {EXTENDED}', "фото.png"),
+        (f'form-data; name=file; {EXTENDED}; filename="photo.png"', "фото.png"),
+        (f'form-data; name="file"; {EXTENDED}', "фото.png"),
+        ('form-data; name="file"; FileName*="UTF-8\'ru\'%D1%84.png"', "ф.png"),
+        ("form-data; name=\"file\"; filename*=iso-8859-1''%E9t%E9.png", "été.png"),
+        ("form-data; name=\"file\"; filename*=bogus''%41.png", "A.png"),
+        ('form-data; name="file"; filename="=?utf-8?Q?=D1=84?= =?utf-8?B?LnBuZw==?="', "ф.png"),
+        ('form-data; name="file"; filename="=?bogus?B?0YTQ?="', "=?bogus?B?0YTQ?=.png"),
+        ('form-data; name="file"; filename="=??="', "=??=.png"),
+        ('form-data; name="file"; filename="invoice.hta"', "invoice.hta.png"),
+    ],
+)
+async def test_a_name_is_understood_however_a_client_encodes_it(
+    client: Client, disposition: str, shown: str
+) -> None:
+    lines = [f"--{BOUNDARY}", f"Content-Disposition: {disposition}", "Content-Type: image/png", "", ""]
+    reply = await post(client, "\r\n".join(lines).encode() + CAT.content + b"\r\n" + END)
+    assert (reply.status_code, reply.json().get("filename")) == (201, shown)
 
 
 # Forms
@@ -289,29 +314,66 @@ async def unread(settings: Settings, path: str, authorization: str, length: int)
 # When too much is under way
 
 
-async def test_only_so_many_uploads_are_under_way_at_once(settings: Settings, key: str) -> None:
-    begun, more = asyncio.Semaphore(0), asyncio.Event()
+class SlowUploads:
+    """Uploads that stay in progress until they are told to go on."""
 
-    async def slow() -> Any:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._started, self._go_on = asyncio.Semaphore(0), asyncio.Event()
+        self._uploads: list[asyncio.Task[httpx.Response]] = []
+
+    async def start(self, count: int, key: str) -> None:
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+            "Authorization": f"Bearer {key}",
+        }
+        for _ in range(count):
+            upload = self._client.post("/documents", content=self._body(), headers=headers)
+            self._uploads.append(asyncio.create_task(upload))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(count):
+                await self._started.acquire()
+
+    async def finish(self) -> list[int]:
+        self._go_on.set()
+        return [reply.status_code for reply in await asyncio.gather(*self._uploads)]
+
+    async def _body(self) -> AsyncIterator[bytes]:
         yield FORM[:100]
-        begun.release()
-        await more.wait()
+        self._started.release()
+        await self._go_on.wait()
         yield FORM[100:] + END
 
-    async with running(replace(settings, uploads_max=2), key) as client:
-        form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        under_way = [
-            asyncio.create_task(client.post("/documents", content=slow(), headers=form)) for _ in range(2)
-        ]
+
+async def test_only_so_many_uploads_are_in_progress_at_once(
+    settings: Settings, make_key: Callable[..., Awaitable[str]]
+) -> None:
+    first, second = await make_key("documents:write"), await make_key("documents:write")
+    async with running(replace(settings, uploads_max=4), first) as client:
+        uploads = SlowUploads(client)
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                for _ in under_way:
-                    await begun.acquire()
+            await uploads.start(2, first)
+            await uploads.start(2, second)
             assert_refused(await send(client, CAT), 503, "OVERLOADED")
         finally:
-            more.set()
-        assert [reply.status_code for reply in await asyncio.gather(*under_way)] == [201, 201]
+            assert await uploads.finish() == [201] * 4
         assert (await send(client, CAT)).status_code == 201
+
+
+async def test_one_key_cannot_hold_all_upload_slots(
+    settings: Settings, make_key: Callable[..., Awaitable[str]]
+) -> None:
+    greedy, other = await make_key("documents:write"), await make_key("documents:write")
+    async with running(replace(settings, uploads_max=4), greedy) as client:
+        uploads = SlowUploads(client)
+        try:
+            await uploads.start(2, greedy)
+            error = assert_refused(await send(client, CAT), 503, "OVERLOADED")
+            assert error["message"] == "Too many uploads of this API key are in progress; retry later"
+            client.headers["Authorization"] = f"Bearer {other}"
+            assert (await send(client, CAT)).status_code == 201
+        finally:
+            assert await uploads.finish() == [201] * 2
 
 
 async def test_an_upload_that_does_not_come_is_given_up(settings: Settings, key: str) -> None:

@@ -2,10 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from urllib.parse import quote
 
 LENGTH_MAX = 255
-SUFFIX_LENGTH_MAX = 16
+DEFAULT_STEM = "document"
 
 HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode categories of control characters, line breaks and format characters, such as direction overrides
@@ -16,23 +17,25 @@ JOINERS = frozenset("\u200c\u200d")
 UNQUOTABLE = re.compile(r'[^ -~]|["\\%]')
 
 
-def clean(name: str, default: str) -> str:
-    """Return the last path component without invisible characters, at most 255 characters."""
+def clean(name: str, suffixes: Sequence[str]) -> str:
+    """Return the last path component, without invisible characters, at most 255 characters.
+
+    Programs go by the suffix, so a name without one of the type's gets the first of them:
+    `invoice.hta` becomes `invoice.hta.pdf`.
+    """
     name = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1])
-    name = "".join(c for c in name if c in JOINERS or unicodedata.category(c) not in HIDDEN).strip()
-    return _shortened(name) if name.strip(". \u200c\u200d") else default
+    name = (
+        "".join(c for c in name if c in JOINERS or unicodedata.category(c) not in HIDDEN).strip().rstrip(". ")
+    )
+    stem, dot, suffix = name.rpartition(".")
+    suffix = dot + suffix
+    if not stem or suffix.lower() not in suffixes:
+        stem, suffix = name, suffixes[0]
+    if not stem.strip(". \u200c\u200d"):
+        stem = DEFAULT_STEM
+    return stem[: LENGTH_MAX - len(suffix)] + suffix
 
 
 def attachment(name: str) -> str:
     """Return a `Content-Disposition` (RFC 6266) with an ASCII fallback and the exact name (RFC 8187)."""
     return f"attachment; filename=\"{UNQUOTABLE.sub('_', name)}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _shortened(name: str) -> str:
-    """Shorten a name but keep its suffix, which programs rely on."""
-    if len(name) <= LENGTH_MAX:
-        return name
-    stem, dot, suffix = name.rpartition(".")
-    if not stem or len(suffix) >= SUFFIX_LENGTH_MAX:
-        return name[:LENGTH_MAX]
-    return stem[: LENGTH_MAX - len(suffix) - 1] + dot + suffix

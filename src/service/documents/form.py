@@ -1,6 +1,10 @@
 """Streaming parser of a multipart/form-data body (RFC 7578) with one file."""
 
 from collections.abc import AsyncIterator, Iterator
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 from litestar.exceptions import InternalServerException
 from msgspec import Struct
@@ -70,10 +74,11 @@ class SingleFileForm:
             raise ValidationFailed(details)
         if self._part_seen:
             raise _invalid(f"/{PART}", "must be sent only once")
-        if segment.filename is None:
+        filename = _filename(segment)
+        if filename is None:
             raise _invalid(f"/{PART}", "must be a file: the part needs a file name")
         self._part_seen = True
-        return FilePart(segment.filename, segment.content_type or "text/plain")
+        return FilePart(filename, segment.content_type or "text/plain")
 
 
 async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
@@ -83,6 +88,29 @@ async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
             yield chunk
     except InternalServerException:  # raised by Litestar when the client disconnects during the body
         raise ClientClosedRequest from None
+
+
+def _filename(segment: MultipartSegment) -> str | None:
+    """Return the part's file name.
+
+    `filename*` (RFC 8187) wins over `filename`: .NET sends both, and some clients only the former.
+    """
+    header = Message()
+    header["Content-Disposition"] = segment["Content-Disposition"]
+    for name, value in header.get_params([], "content-disposition"):
+        if name == "filename" and isinstance(value, tuple):
+            return collapse_rfc2231_value(value)
+    return None if segment.filename is None else _decode_words(segment.filename)
+
+
+def _decode_words(name: str) -> str:
+    """Decode a name sent as encoded words (RFC 2047), as old mail libraries do."""
+    if not (name.startswith("=?") and name.endswith("?=")):
+        return name
+    try:
+        return str(make_header(decode_header(name)))
+    except (HeaderParseError, LookupError, ValueError):  # not encoded words after all
+        return name
 
 
 def _invalid(field: str, message: str) -> ValidationFailed:

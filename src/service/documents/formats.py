@@ -1,44 +1,39 @@
-"""The formats that are taken, and how each is told from what only pretends to be one."""
+"""Accepted formats and their checks."""
 
 from collections.abc import Callable
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from msgspec import Struct
 
-from service.documents.jpeg import jpeg
-from service.documents.pdf import check_end, pdf
-from service.documents.png import png
-from service.documents.walk import StructureCheck, require
+from service.documents.jpeg import check_jpeg, may_start_jpeg
+from service.documents.pdf import check_pdf, may_start_pdf
+from service.documents.png import check_png, may_start_png
+from service.documents.structure import Data, check_archive, require
 
 ContentType = Literal["image/png", "image/jpeg", "application/pdf"]
 
-ZIP_END_RECORD = b"PK\5\6\0\0\0\0"
-"""How the last record of a ZIP begins (APPNOTE 4.3.16), which programs look for from the end of a file."""
-ARCHIVE_END_BYTES_MAX = 22 + 65_535
-"""With the longest comment."""
-
-
-def no_final_check(_file: BinaryIO, _size_bytes: int) -> None:
-    pass
-
 
 class Format(Struct, frozen=True):
-    """`walk` is taken while the bytes come in, `check` is called with the whole file; both raise `Broken`."""
+    """A file format. `may_start` judges the first bytes that arrive, `structure` the complete file."""
 
+    name: str
     content_type: ContentType
-    suffix: str
-    walk: Callable[[], StructureCheck]
-    check: Callable[[BinaryIO, int], None] = no_final_check
+    suffixes: tuple[str, ...]
+    """The suffixes of file names, the usual one first."""
+    may_start: Callable[[bytes], bool]
+    structure: Callable[[Data], None]
+
+    def check_start(self, start: bytes) -> None:
+        """Check the first bytes, however few. Raises `MalformedFile`."""
+        require(self.may_start(start), f"the file has no {self.name} signature")
+
+    def check(self, data: Data) -> None:
+        """Check a complete file. Raises `MalformedFile`."""
+        self.structure(data)
+        check_archive(data)
 
 
-PNG = Format("image/png", ".png", png)
-JPEG = Format("image/jpeg", ".jpg", jpeg)
-PDF = Format("application/pdf", ".pdf", pdf, check_end)
+PNG = Format("PNG", "image/png", (".png",), may_start_png, check_png)
+JPEG = Format("JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), may_start_jpeg, check_jpeg)
+PDF = Format("PDF", "application/pdf", (".pdf",), may_start_pdf, check_pdf)
 FORMATS = (PNG, JPEG, PDF)
-
-
-def check_complete_file(format_: Format, file: BinaryIO, size_bytes: int) -> None:
-    """Raises `Broken`."""
-    format_.check(file, size_bytes)
-    file.seek(max(0, size_bytes - ARCHIVE_END_BYTES_MAX))
-    require(ZIP_END_RECORD not in file.read(), "it is a ZIP archive as well")

@@ -1,73 +1,110 @@
-"""JPEG, as ITU-T T.81 annex B has it: marker segments from SOI to EOI, with scans between them.
+"""JPEG (ITU-T T.81 annex B): marker segments from SOI to EOI, with scans between them.
 
-Cameras put further images into one file (CIPA DC-007, "MPF"), each a JPEG of its own after the first: where
-the first says so, they may follow.
+Cameras append further images, such as previews (CIPA DC-007, "MPF"), depth maps and gain maps. Each of them
+must be a complete JPEG too.
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Iterator
 from struct import Struct
 
-from service.documents.walk import ReadRequest, ReadThrough, ReadUpTo, StructureCheck, read_in_pieces, require
+from service.documents.structure import (
+    PARTS_MAX,
+    TOO_MANY_PARTS,
+    TRUNCATED,
+    Data,
+    MalformedFile,
+    check_trailer,
+    require,
+)
 
-LENGTH = Struct(">H")
-FRAME = Struct(">BHHB")
+FRAME = Struct(">HBHHB")
+"""Length, precision, height, width and number of components."""
+LENGTH_BYTES = 2
 
-SOI, EOI, SOS, APP2 = 0xD8, 0xD9, 0xDA, 0xE2
+SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """SOF: how the frame was encoded, its height and width."""
-BARE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
-"""What has no length, and no place before or after a scan."""
+BARE = {0x01, *range(0xD0, 0xD8)}
+"""Markers without a length: TEM, and restarts (RST), which decoders skip outside a scan."""
 
-SCAN_END = ReadThrough(re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL))
-"""A marker, but no restart of the scan (RST); 0xFF 0x00 is a byte of the image's data."""
-SEVERAL = b"MPF\0"
-
-
-def jpeg() -> StructureCheck:
-    require((yield 2) == bytes([0xFF, SOI]), "it does not begin as a JPEG does")
-    several = yield from _image()
-    while several and (start := (yield ReadUpTo(2))):
-        require(start == bytes([0xFF, SOI]), "something follows the end of the file")
-        yield from _image()
+MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+"""Decoders skip bytes before a marker."""
+SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""Any marker except a restart; 0xFF 0x00 is an escaped data byte."""
+PADDING = re.compile(rb"\0*")
+"""What may lie between two images."""
 
 
-def _image() -> Generator[ReadRequest, bytes, bool]:
-    """From behind SOI to EOI. Tells whether further images may follow."""
-    framed = scanned = several = False
-    marker = yield from _marker()
-    while marker != EOI:
-        require(marker not in BARE, "it has a marker where none may be")
-        (length,) = LENGTH.unpack((yield LENGTH.size))
-        require(length >= LENGTH.size, "one of its segments has no length")
-        begin = yield min(length - LENGTH.size, FRAME.size)
-        yield from read_in_pieces(length - LENGTH.size - len(begin))
-        several |= marker == APP2 and begin.startswith(SEVERAL)
+def may_start_jpeg(start: bytes) -> bool:
+    return START.startswith(start[: len(START)])
+
+
+def check_jpeg(data: Data) -> None:
+    """Check all images, and what follows the last one. Raises `MalformedFile`."""
+    require(data[: len(START)] == START, "the file has no JPEG signature")
+    parts = iter(range(PARTS_MAX))
+    end = next_start = 0
+    while data[next_start : next_start + len(START)] == START:
+        end = _check_image(data, next_start + 2, parts)
+        next_start = _skip_padding(data, end)
+    check_trailer(data[end:])
+
+
+def _check_image(data: Data, position: int, parts: Iterator[int]) -> int:
+    """Return the position behind the image whose first segment is at a position."""
+    has_frame = has_scan = False
+    for _ in parts:
+        position = _search_end(MARKER, data, position)
+        marker = data[position - 1]
+        if marker == EOI:
+            require(has_scan, "the JPEG has no image data")
+            return position
+        if marker in BARE:
+            continue
+        segment = _read_segment(data, position)
+        position += len(segment)
         if marker in FRAMES:
-            require(not framed, "it has more than one frame")
-            _check_frame(begin, length)
-            framed = True
-        if marker == SOS:
-            require(framed, "it has a scan without a frame")
-            require(length == 6 + 2 * int.from_bytes(begin[:1]), "the header of its scan has a wrong length")
-            scanned = True
-            marker = (yield SCAN_END)[1]
-        else:
-            marker = yield from _marker()
-    require(scanned, "it has no image")
-    return several
+            require(not has_frame, "the JPEG has more than one frame")
+            _check_frame(segment)
+            has_frame = True
+        elif marker == SOS:
+            require(has_frame, "a JPEG scan has no frame header")
+            _check_scan(segment)
+            has_scan = True
+            position = _search_end(SCAN_END, data, position) - 2
+    raise MalformedFile(TOO_MANY_PARTS)
 
 
-def _marker() -> Generator[ReadRequest, bytes, int]:
-    """0xFF, as often as one likes, and its code."""
-    require((yield 1) == b"\xff", "it has bytes where a marker has to be")
-    while (code := (yield 1)) == b"\xff":
-        pass
-    return code[0]
+def _skip_padding(data: Data, position: int) -> int:
+    match = PADDING.match(data, position)
+    return match.end() if match else position
 
 
-def _check_frame(begin: bytes, length: int) -> None:
-    require(len(begin) == FRAME.size, "its frame has no header")
-    _, height, width, components = FRAME.unpack(begin)
-    require(width and height and components, "it has no width, height or colours")
-    require(length == 8 + 3 * components, "the header of its frame has a wrong length")
+def _search_end(pattern: re.Pattern[bytes], data: Data, position: int) -> int:
+    """Return the end of the first match."""
+    match = pattern.search(data, position)
+    if match is None:
+        raise MalformedFile(TRUNCATED)
+    return match.end()
+
+
+def _read_segment(data: Data, position: int) -> bytes:
+    """Return the segment behind a marker. Its length, which includes itself, comes first."""
+    length = int.from_bytes(data[position : position + LENGTH_BYTES])
+    require(position + max(length, LENGTH_BYTES) <= len(data), TRUNCATED)
+    require(length >= LENGTH_BYTES, "a JPEG segment has an invalid length")
+    return data[position : position + length]
+
+
+def _check_frame(segment: bytes) -> None:
+    require(len(segment) >= FRAME.size, "the JPEG frame header is incomplete")
+    length, _, height, width, components = FRAME.unpack_from(segment)
+    require(width and height and components, "the JPEG has no width, height or color components")
+    require(length == FRAME.size + 3 * components, "the JPEG frame header has an invalid length")
+
+
+def _check_scan(segment: bytes) -> None:
+    components = int.from_bytes(segment[2:3])
+    require(len(segment) == 6 + 2 * components, "a JPEG scan header has an invalid length")

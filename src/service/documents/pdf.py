@@ -1,45 +1,44 @@
-"""PDF, as ISO 32000-1 §7.5 has it: a header first, and last a trailer that leads to the cross-references."""
+"""PDF (ISO 32000-1 §7.5): a header within the first bytes, and an end marker behind the last trailer.
+
+Offsets are not checked, because programs that read PDFs repair wrong ones.
+"""
 
 import re
-from typing import BinaryIO
 
-from service.documents.walk import PIECE_BYTES, MalformedFile, ReadUpTo, StructureCheck, require
+from service.documents.structure import PADDING, TRUNCATED, Data, check_trailer, require
 
-HEADER = re.compile(rb"%PDF-[12]\.[0-9]")
-END = re.compile(rb"(?:startxref\s+([0-9]{1,10})\s+)?%%EOF\s*\Z")
-STREAM = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+obj\s*<<(?=.*?/Type\s*/XRef\b)(?=.*?/Root\b)", re.DOTALL)
+HEADER = b"%PDF-"
+HEADER_OFFSET_MAX = 1024
+"""Decoders search for the header in the first KiB."""
+END = b"%%EOF"
+BLANK = b"\xef\xbb\xbf\xff\xfe" + PADDING
+"""White space (§7.2.2) and the bytes of a byte order mark."""
+COMMENT = re.compile(rb"%[^\r\n<]*")
+"""A comment (§7.2.3). One with markup counts as text."""
+PRINTER_COMMAND = b"\x1b%-12345X"
+"""Printer drivers wrap a PDF in commands that start like this."""
 LINEARIZED = re.compile(rb"/Linearized\b[^>]*/L\s+([0-9]{1,10})\b|/L\s+([0-9]{1,10})\b[^>]*/Linearized\b")
-"""A file made for the web says how long it is, and has an end in its first part too (annex F)."""
-
-TAIL_BYTES = 65_536
-LOOK_BYTES = 4096
-"""What is at the very end, at the beginning or at an offset is looked for in so much."""
+"""A linearized PDF states its length, and its first part also has an end (annex F)."""
+LINEARIZED_OFFSET_MAX = 1024
 
 
-def pdf() -> StructureCheck:
-    require(HEADER.fullmatch((yield 8)), "it does not begin as a PDF does")
-    while (yield ReadUpTo(PIECE_BYTES)):
-        pass
+def may_start_pdf(start: bytes) -> bool:
+    content = start.lstrip(BLANK)
+    return not content or content[:1] in {HEADER[:1], PRINTER_COMMAND[:1]}
 
 
-def check_end(file: BinaryIO, size_bytes: int) -> None:
-    """Raise `MalformedFile` unless the file ends as a PDF does.
-
-    Offsets are not checked, because programs that read PDFs repair wrong ones.
-    """
-    tail = _read(file, max(0, size_bytes - TAIL_BYTES), TAIL_BYTES)
-    end = END.search(tail, max(0, len(tail) - LOOK_BYTES))
-    if end is None:
-        raise MalformedFile("it does not end with %%EOF")
-    _, _, trailer = tail[: end.start()].rpartition(b"trailer")
-    trailer = trailer.strip()
-    if not (trailer.startswith(b"<<") and trailer.endswith(b">>")):
-        offset = int(end[1] or 0)
-        require(STREAM.match(_read(file, offset, LOOK_BYTES)), "it has no trailer")
-    if linearized := LINEARIZED.search(_read(file, 0, LOOK_BYTES)):
-        require(size_bytes >= int(linearized[1] or linearized[2]), "the file ends too early")
-
-
-def _read(file: BinaryIO, offset: int, count: int) -> bytes:
-    file.seek(offset)
-    return file.read(count)
+def check_pdf(data: Data) -> None:
+    """Check the start and the end, and what lies outside of them. Raises `MalformedFile`."""
+    start = data.find(HEADER, 0, HEADER_OFFSET_MAX + len(HEADER))
+    require(start >= 0, "the file has no PDF signature")
+    before = data[:start].lstrip(BLANK)
+    blank = not COMMENT.sub(b"", before).strip(BLANK)
+    require(blank or before.startswith(PRINTER_COMMAND), "there is data before the start of the PDF")
+    end = data.rfind(END)
+    require(end >= 0, TRUNCATED)
+    require(data.rfind(b"/Root", 0, end) >= 0, "the PDF has no trailer")
+    if linearized := LINEARIZED.search(data, start, start + LINEARIZED_OFFSET_MAX):
+        require(len(data) - start >= int(linearized[1] or linearized[2]), TRUNCATED)
+    trailer = data[end + len(END) :]
+    require(b" obj" not in trailer, TRUNCATED)
+    check_trailer(COMMENT.sub(b"", trailer))

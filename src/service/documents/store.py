@@ -4,7 +4,6 @@ The blob is stored before the row that references it, so that no row references 
 interrupted request are swept later.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -32,7 +31,6 @@ from service.idempotency.replies import (
 )
 from service.jobs import statements as jobs
 from service.jobs.queue import enqueue
-from service.settings import Settings
 from service.values import encode_json
 
 log = structlog.get_logger()
@@ -51,9 +49,8 @@ class StoredDocument(NamedTuple):
 
 
 class DocumentStore:
-    def __init__(self, blobs: BlobStore, settings: Settings) -> None:
+    def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._puts = asyncio.Semaphore(settings.blob_puts_max)
 
     async def store(
         self,
@@ -102,10 +99,8 @@ class DocumentStore:
             await self._delete_blob(unused_key)
 
     async def _put(self, key: str, received: ReceivedFile) -> None:
-        """Store the blob. Concurrency is limited because on S3 the whole file is in memory meanwhile."""
         try:
-            async with self._puts:
-                await self._blobs.commit_staging_file(key, received.file)
+            await self._blobs.commit_staging_file(key, received.file)
         except STORAGE_ERRORS as error:
             raise StorageUnavailable from error
 

@@ -1,12 +1,14 @@
-"""Receive an upload: count, hash and check it while it arrives, in a staging file on disk.
+"""Receive an upload: count and hash it while it arrives, in a staging file on disk, and check it at its end.
 
 A rejected file never gets a blob key and is deleted with the request.
 """
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
 
 import msgspec
@@ -15,8 +17,8 @@ from msgspec import Struct
 from service.blobs import BlobStore
 from service.documents.filename import clean
 from service.documents.form import FilePart, SingleFileForm, chunks
-from service.documents.formats import Format, check_complete_file
-from service.documents.walk import MalformedFile, StructureChecker
+from service.documents.formats import Format
+from service.documents.structure import MalformedFile
 from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
 from service.http.middleware import Exchange
 from service.http.request import StrictRequest
@@ -24,8 +26,10 @@ from service.idempotency.replies import Claim
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
-BATCH_BYTES = 131_072
-"""Bytes passed to a thread at a time."""
+BATCH_BYTES = 262_144
+"""Bytes passed to a thread at a time. A smaller file takes one hop to a thread."""
+CHECKS_MAX = 2
+"""Files that are checked at the same time. Each is mapped into memory meanwhile."""
 FORM_BYTES_MAX = 16_384
 """Bytes allowed besides the file: boundaries and part headers."""
 
@@ -76,14 +80,16 @@ class ReceivedFile(Struct, frozen=True):
 
 
 class UploadReceiver:
-    """Receives uploads and limits their number per process."""
+    """Receives uploads, and limits their number per process and per API key."""
 
     def __init__(self, blobs: BlobStore, settings: Settings, metrics: Metrics) -> None:
-        metrics.track(metrics.uploads, lambda: self._in_progress)
         self._blobs = blobs
         self._uploads_max = settings.uploads_max
+        self._checks = asyncio.Semaphore(CHECKS_MAX)
         self._timeout_seconds = settings.upload_timeout_seconds
-        self._in_progress = 0
+        self._in_progress = Counter[str]()
+        """The number of uploads by API key."""
+        metrics.track(metrics.uploads, self._in_progress.total)
 
     @asynccontextmanager
     async def receive(self, request: StrictRequest, rules: UploadRules) -> AsyncIterator[ReceivedFile]:
@@ -91,41 +97,51 @@ class UploadReceiver:
 
         Errors are raised as early as possible.
         """
-        if self._in_progress >= self._uploads_max:
-            raise Overloaded("Too many uploads are in progress; retry later")
+        key = request.author.actor
+        self._check_load(key)
         Exchange.of(request.scope).mark_long_running()
-        self._in_progress += 1
+        self._in_progress[key] += 1
         try:
-            with self._blobs.staging_file() as file:
+            async with self._blobs.staging_file() as file:
                 yield await self._receive(request, rules, file)
         finally:
-            self._in_progress -= 1
+            self._in_progress -= Counter([key])
+
+    def _check_load(self, key: str) -> None:
+        """Raise `Overloaded` if all slots are taken, or half of them by one API key."""
+        if self._in_progress.total() >= self._uploads_max:
+            raise Overloaded("Too many uploads are in progress; retry later")
+        if self._in_progress[key] >= max(1, self._uploads_max // 2):
+            raise Overloaded("Too many uploads of this API key are in progress; retry later")
 
     async def _receive(self, request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await receive(request, rules, file)
+                return await self._read_form(request, rules, file)
         except TimeoutError:
             raise RequestTimeout from None
         except OSError as error:  # the disk is full
             raise StorageUnavailable from error
 
-
-async def receive(request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
-    form, left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
-    if (request.content_length or 0) > left:
-        raise TooLarge(rules.too_large)
-    buffer = UploadBuffer(file, rules, known_to_fit=(request.content_length or left) <= rules.bytes_max)
-    async for chunk in chunks(request):
-        left -= len(chunk)
-        if left < 0:
+    async def _read_form(self, request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
+        form, left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
+        if (request.content_length or 0) > left:
             raise TooLarge(rules.too_large)
-        for event in form.feed(chunk):
-            if isinstance(event, FilePart):
-                buffer.begin(event)
-            else:
-                await buffer.write(event)
-    return await buffer.finish()
+        fits = (request.content_length or left) <= rules.bytes_max
+        buffer = UploadBuffer(file, rules, known_to_fit=fits)
+        async for chunk in chunks(request):
+            left -= len(chunk)
+            if left < 0:
+                raise TooLarge(rules.too_large)
+            for event in form.feed(chunk):
+                if isinstance(event, FilePart):
+                    buffer.start(event)
+                else:
+                    buffer.add(event)
+            if buffer.is_full:
+                await self._blobs.in_thread(buffer.flush)
+        async with self._checks:
+            return await self._blobs.in_thread(buffer.finish)
 
 
 class UploadBuffer:
@@ -137,7 +153,6 @@ class UploadBuffer:
 
     _part: FilePart
     _format: Format
-    _walker: StructureChecker
 
     def __init__(self, file: BinaryIO, rules: UploadRules, *, known_to_fit: bool) -> None:
         self._file = file
@@ -147,48 +162,56 @@ class UploadBuffer:
         self._hash = hashlib.sha256()
         self._batch: list[bytes] = []
         self._batch_bytes = 0
-        self._broken: MalformedFile | None = None
+        self._problem: str | None = None
 
-    def begin(self, part: FilePart) -> None:
+    @property
+    def is_full(self) -> bool:
+        return self._batch_bytes >= BATCH_BYTES
+
+    def start(self, part: FilePart) -> None:
         self._part = part
         self._format = self._rules.format_of(part.content_type)
-        self._walker = StructureChecker(self._format.walk)
 
-    async def write(self, data: bytes) -> None:
-        first = not self._size_bytes
+    def add(self, data: bytes) -> None:
+        """Count bytes of the file, and check the first ones. Raises `TooLarge` or `InvalidType`."""
+        if not self._size_bytes:
+            self._check_start(data)
         self._size_bytes += len(data)
         if self._size_bytes > self._rules.bytes_max:
             raise TooLarge(self._rules.too_large)
-        self._batch.append(data)
-        self._batch_bytes += len(data)
-        if first or self._batch_bytes >= BATCH_BYTES:
-            await self._process()
+        if self._problem is None:
+            self._batch.append(data)
+            self._batch_bytes += len(data)
 
-    async def finish(self) -> ReceivedFile:
-        await self._process(last=True)
-        if self._broken is not None:
-            raise self._rejection()
-        filename = clean(self._part.filename, f"document{self._format.suffix}")
+    def flush(self) -> None:
+        """Hash the bytes and write them to the file. Call it in a thread."""
+        for data in self._batch:
+            self._hash.update(data)
+            self._file.write(data)
+        self._batch, self._batch_bytes = [], 0
+
+    def finish(self) -> ReceivedFile:
+        """Check the complete file. Call it in a thread. Raises `InvalidType`."""
+        self.flush()
+        try:
+            self._check()
+        except MalformedFile as malformed:
+            raise self._rules.rejection(str(malformed)) from None
+        filename = clean(self._part.filename, self._format.suffixes)
         return ReceivedFile(filename, self._format, self._size_bytes, self._hash.digest(), self._file)
 
-    async def _process(self, *, last: bool = False) -> None:
-        batch, self._batch, self._batch_bytes = b"".join(self._batch), [], 0
-        if self._broken is not None:
-            return
+    def _check_start(self, data: bytes) -> None:
         try:
-            await asyncio.to_thread(self._process_batch, batch, last)
-        except MalformedFile as broken:
-            self._broken = broken
+            self._format.check_start(data)
+        except MalformedFile as malformed:
+            self._problem = str(malformed)
             if self._known_to_fit:
-                raise self._rejection() from None
+                raise self._rules.rejection(self._problem) from None
 
-    def _process_batch(self, batch: bytes, last: bool) -> None:
-        self._walker.feed(batch)
-        self._hash.update(batch)
-        self._file.write(batch)
-        if last:
-            self._walker.end()
-            check_complete_file(self._format, self._file, self._size_bytes)
-
-    def _rejection(self) -> InvalidType:
-        return self._rules.rejection(str(self._broken))
+    def _check(self) -> None:
+        if self._problem is not None:
+            raise MalformedFile(self._problem)
+        if not self._size_bytes:
+            raise MalformedFile("the file is empty")
+        self._file.flush()
+        self._format.check(mmap(self._file.fileno(), 0, access=ACCESS_READ))
