@@ -56,15 +56,20 @@ class Model(Struct):
             found[order["currency"]] = (count + 1, sales + total, refunds + back)
         return found
 
-    def best(self) -> list[tuple[str, int, str]]:
-        """Item, pieces and amount of what sold best."""
-        pieces, amounts, skus = Counter[str](), Counter[str](), dict[str, str]()
-        for line in (line for order in self.orders.values() for line in order["lines"]):
-            skus[line["item_id"]] = line["sku"]
-            pieces[line["item_id"]] += line["quantity"]
-            amounts[line["item_id"]] += Decimal(line["amount"])  # type: ignore[assignment]
-        ranking = sorted(amounts, key=lambda item_id: (-amounts[item_id], skus[item_id]))
-        return [(item_id, pieces[item_id], f"{amounts[item_id]:.2f}") for item_id in ranking[:10]]
+    def best(self) -> list[tuple[str, str, int, str]]:
+        """Currency, item, pieces and amount of what sold best in each currency, net of cancellations."""
+        sold: dict[tuple[str, str, str], tuple[int, Decimal]] = {}
+        for order in self.orders.values():
+            if "cancelled" not in self.told.get(order["id"], ()):
+                for line in order["lines"]:
+                    key = (order["currency"], line["sku"], line["item_id"])
+                    pieces, amount = sold.get(key, (0, Decimal(0)))
+                    sold[key] = (pieces + line["quantity"], amount + Decimal(line["amount"]))
+        ranking = sorted(sold.items(), key=lambda entry: (entry[0][0], -entry[1][1], entry[0][1]))
+        best = [(currency, item_id, *net) for (currency, _, item_id), net in ranking]
+        currencies = sorted({entry[0] for entry in best})
+        tens = [[entry for entry in best if entry[0] == currency][:10] for currency in currencies]
+        return [(*entry[:3], f"{entry[3]:.2f}") for ten in tens for entry in ten]
 
 
 async def act(client: httpx.AsyncClient, model: Model, items: list[str], random: Random) -> None:
@@ -133,4 +138,5 @@ async def agrees(client: httpx.AsyncClient, model: Model, day: date) -> None:
         total["currency"]: (total["orders"], Decimal(total["sales"]), Decimal(total["refunds"]))
         for total in report["totals"]
     } == model.sums()
-    assert [(top["item_id"], top["quantity"], top["amount"]) for top in report["top_items"]] == model.best()
+    names = ("currency", "item_id", "quantity", "amount")
+    assert [tuple(top[name] for name in names) for top in report["top_items"]] == model.best()

@@ -151,11 +151,11 @@ def test_the_best_of_many_items_are_found_without_adding_up_all(
         sales = many(Random(seed), skew, ties)
         until = BEGIN + timedelta(hours=closed_hours)
 
-        async def report() -> list[tuple[str, int, str]]:
+        async def report() -> list[tuple[str, str, int, str]]:
             await write(database_url, sales, until)
             async with Database(settings).open() as database:
                 top = (await in_session(database, financial_report, *whole, None)).top_items
-            return [(item.sku, item.quantity, item.amount) for item in top]
+            return [(item.currency, item.sku, item.quantity, item.amount) for item in top]
 
         assert asyncio.run(report()) == top_items(sales, *whole, None)
 
@@ -167,12 +167,12 @@ def many(random: Random, skew: float, ties: bool) -> list[Sale]:
     weights = [1 / (number + 1) ** skew for number in range(60)]
     return [
         Sale(
-            at=BEGIN + timedelta(seconds=random.randrange(10 * 86_400)),
+            at=(at := BEGIN + timedelta(seconds=random.randrange(10 * 86_400))),
             item=random.choices(range(60), weights)[0],
             quantity=random.randint(1, 3),
             price=Decimal(random.randint(1, 3) if ties else random.randint(0, 9_999)) / 100,
             currency=random.choice(["USD", "EUR"]),
-            refunded_at=None,
+            refunded_at=random.choice([None, None, at + timedelta(hours=random.randrange(1, 100))]),
         )
         for _ in range(300)
     ]

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import asyncpg
@@ -106,16 +108,19 @@ def by_day(sales: Sequence[Sale], begin: date, end: date, currency: str | None) 
 
 def top_items(
     sales: Sequence[Sale], begin: date, end: date, currency: str | None
-) -> list[tuple[str, int, str]]:
-    """SKU, pieces and amount of what sold best."""
+) -> list[tuple[str, str, int, str]]:
+    """Return currency, SKU, quantity and amount of the ten best items of each currency, net of refunds."""
     sold: dict[tuple[str, str], tuple[int, Decimal]] = {}
     for sale in sales:
-        if begin <= sale.at.date() < end and currency in {None, sale.currency}:
-            key = (f"SKU-{sale.item}", sale.currency)
-            pieces, amount = sold.get(key, (0, Decimal(0)))
-            sold[key] = (pieces + sale.quantity, amount + sale.price * sale.quantity)
-    ranking = sorted(sold.items(), key=lambda entry: (-entry[1][1], *entry[0]))
-    return [(sku, pieces, f"{amount:.2f}") for (sku, _), (pieces, amount) in ranking[:10]]
+        for sign, at in ((1, sale.at), (-1, sale.refunded_at)):
+            if at is not None and begin <= at.date() < end and currency in {None, sale.currency}:
+                key = (sale.currency, f"SKU-{sale.item}")
+                quantity, amount = sold.get(key, (0, Decimal(0)))
+                sold[key] = (quantity + sign * sale.quantity, amount + sign * sale.price * sale.quantity)
+    best = [(*key, *net) for key, net in sold.items() if net[0] > 0 and net[1] >= 0]
+    best.sort(key=lambda item: (item[0], -item[3], item[1]))
+    by_currency = [list(group)[:10] for _, group in groupby(best, key=itemgetter(0))]
+    return [(money, sku, quantity, f"{amount:.2f}") for (money, sku, quantity, amount) in chain(*by_currency)]
 
 
 async def backdate(database: Database, by: timedelta) -> None:

@@ -134,11 +134,13 @@ def _top_items(items: list[TopItem]) -> str:
     if not items:
         return ""
     rows = "".join(
-        f'<tr><td>{escape(item.sku)}</td><td class="number">{item.quantity:,}</td>'
+        f"<tr><td>{item.currency}</td><td>{escape(item.sku)}</td>"
+        f'<td class="number">{item.quantity:,}</td>'
         f'<td class="number">{_money(item.amount)}</td></tr>'
         for item in items
     )
-    return f"""<section><h2>Top items</h2><table><thead><tr><th>SKU</th><th class="number">Pieces</th>
+    return f"""<section><h2>Top items</h2><table>
+<thead><tr><th>Currency</th><th>SKU</th><th class="number">Pieces</th>
 <th class="number">Amount</th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
 

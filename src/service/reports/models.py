@@ -38,7 +38,10 @@ class DailySales(Base):
 
 
 class DailyItemSales(Base):
-    """Sales of one item on one day; cancellations are not deducted."""
+    """Net sales of one item on one day. Cancellations are deducted on their own day.
+
+    So a row can be negative.
+    """
 
     __tablename__ = "daily_item_sales"
     __table_args__ = (Index("ix_daily_item_sales_date_currency_amount", "date", "currency", "amount"),)

@@ -33,8 +33,9 @@ class Day(Struct):  # in the order of `statements.DAILY`
 
 
 class TopItem(Struct):  # in the order of `statements.TOP_ITEMS`
-    """Sales of one item; cancellations are not deducted."""
+    """Net sales of one item: a cancellation is deducted on the day on which it happens."""
 
+    currency: Currency
     item_id: UUID
     sku: Sku
     quantity: Count
@@ -47,7 +48,9 @@ class FinancialReport(Struct):
     generated_at: Timestamp
     totals: list[CurrencyTotal]
     daily: list[Day]
-    top_items: Annotated[list[TopItem], Meta(description="The ten items with the highest sales.")]
+    top_items: Annotated[
+        list[TopItem], Meta(description="The ten items with the highest net sales in each currency.")
+    ]
 
 
 class Financial(Struct):

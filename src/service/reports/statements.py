@@ -23,13 +23,14 @@ def _ledger_by_day(where: str) -> str:
   from transactions where {where} group by 1, 2"""
 
 
-def _sales_by_item(where: str, *groups: str) -> str:
-    """Return SQL that sums sales by item and currency."""
+def _net_by_item(where: str, *groups: str) -> str:
+    """Return SQL that sums sales minus refunds by item and currency."""
+    sign = "case t.kind when 'sale' then 1 else -1 end"
     return f"""
   select {"".join(f"{group}, " for group in groups)}l.item_id, t.currency,
-    sum(l.quantity)::bigint as quantity, sum(l.amount) as amount
+    sum({sign} * l.quantity)::bigint as quantity, sum({sign} * l.amount) as amount
   from transactions t join order_lines l using (order_id)
-  where t.kind = 'sale' and {where}
+  where {where}
   group by {", ".join(str(number) for number in range(1, len(groups) + 3))}"""
 
 
@@ -55,43 +56,68 @@ group by date, currency order by date, currency"""
 
 TOP = 10
 _LEADERS = 30
-"""Of each day; more of them make the bar higher, and cost more themselves."""
+"""Leaders read per day and currency. More of them raise the threshold, but cost more."""
 
-# Closed days are not added up item by item: in a month of a large shop that is a million rows. Each of the m
-# days has its items in the order of their amounts, so ("Efficient top-k query calculation", Cao, Wang 2004):
-# the leaders of the days together reach some tenth best sum; who is to reach it over all days has an m-th of
-# it on one of them. Only those are added up, exactly. What is open is one of the m.
+
+def _totals(candidates: str) -> str:
+    """Return SQL that sums the net sales of the candidates over the whole period."""
+    return f"""
+  select item_id, currency, coalesce(closed.quantity, 0) + coalesce(open.quantity, 0) as quantity,
+    coalesce(closed.amount, 0) + coalesce(open.amount, 0) as amount
+  from {candidates} c left join open using (item_id, currency) cross join lateral (
+    select sum(quantity) as quantity, sum(amount) as amount from daily_item_sales s
+    where s.item_id = c.item_id and s.currency = c.currency and {_CLOSED_DAYS}
+  ) closed"""
+
+
+def _ranked(rows: str, *, by: str, limit: int) -> str:
+    """Return SQL that selects the first rows of each currency."""
+    return f"""
+  select * from (select *, row_number() over (partition by currency order by {by}) as rank from {rows}) ranked
+  where rank <= {limit}"""
+
+
+# Closed days are not summed item by item: for a large shop that is a million rows a month. Each of the m days
+# of a currency (the open period counts as one) has its items sorted by amount ("Efficient top-k query
+# calculation", Cao, Wang 2004). The totals of the daily leaders give a tenth-best total, and an item that
+# reaches it over all days must have an m-th of it on one of them, even if others are negative. Only those are
+# summed.
 TOP_ITEMS = f"""
 with days as (
   select date, currency from daily_sales where {_CLOSED_DAYS} and {_CURRENCY_FILTER}
-), fresh as materialized ({_sales_by_item(_OPEN)}
-), leaders as (
+), open as materialized ({_net_by_item(_OPEN)}
+), daily_leaders as (
   select item_id, currency, amount from days cross join lateral (
     select item_id, amount from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
     order by amount desc limit {_LEADERS}) best
   union all
-  select * from (select item_id, currency, amount from fresh order by amount desc limit {_LEADERS}) best
-), reached as (
-  select sum(amount) as amount from leaders group by item_id, currency
-  order by 1 desc offset {TOP - 1} limit 1
-), bar as (
-  select trunc(coalesce((select amount from reached), 0) / (1 + count(distinct date)), 2) as amount from days
+  select item_id, currency, amount from ({_ranked("open", by="amount desc", limit=_LEADERS)}) best
+), summed_leaders as (
+  select item_id, currency, sum(amount) as amount from daily_leaders group by 1, 2
+), leaders as ({_ranked("summed_leaders", by="amount desc", limit=_LEADERS)}
+), leader_totals as ({_totals("leaders")}
+), eligible_totals as (
+  select * from leader_totals where quantity > 0
+), tenth as (
+  select currency, amount from ({_ranked("eligible_totals", by="amount desc", limit=TOP)}) best
+  where rank = {TOP}
+), thresholds as (
+  select currency, trunc(greatest(coalesce(max(tenth.amount), 0), 0) / (1 + count(date)), 2) as amount
+  from (select currency, date from days union select currency, null from open) periods
+  left join tenth using (currency) group by currency
 ), candidates as (
-  select item_id, currency from days cross join lateral (
+  select item_id, currency from days join thresholds t using (currency) cross join lateral (
     select item_id from daily_item_sales s where (s.date, s.currency) = (days.date, days.currency)
-      and s.amount >= (select amount from bar)) good
+      and s.amount >= t.amount) good
   union
-  select item_id, currency from fresh where amount >= (select amount from bar)
+  select item_id, currency from open join thresholds t using (currency) where open.amount >= t.amount
+), totals as ({_totals("candidates")}
 ), sold as (
-  select item_id, currency, coalesce(closed.quantity, 0) + coalesce(fresh.quantity, 0) as quantity,
-    coalesce(closed.amount, 0) + coalesce(fresh.amount, 0) as amount
-  from candidates c left join fresh using (item_id, currency) cross join lateral (
-    select sum(quantity) as quantity, sum(amount) as amount from daily_item_sales s
-    where s.item_id = c.item_id and s.currency = c.currency and {_CLOSED_DAYS}
-  ) closed
+  select t.currency, i.id, i.sku, t.quantity::bigint, t.amount
+  from totals t join items i on i.id = t.item_id where t.quantity > 0 and t.amount >= 0
 )
-select i.id, i.sku, sold.quantity::bigint, sold.amount::text from sold join items i on i.id = sold.item_id
-order by sold.amount desc, i.sku, sold.currency limit {TOP}"""
+select currency, id, sku, quantity, amount::text
+from ({_ranked("sold", by="amount desc, sku", limit=TOP)}) best order by currency, rank"""
 
 LONG_TIMEOUTS = (
     "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
@@ -117,7 +143,7 @@ _BETWEEN = "created_at >= $1::timestamptz and created_at < $2::timestamptz"
 INSERT_ROLLUPS = (
     f"insert into daily_sales (date, currency, orders, sales, refunds) {_ledger_by_day(_BETWEEN)}",
     f"""insert into daily_item_sales (date, item_id, currency, quantity, amount)
-    {_sales_by_item(_BETWEEN, _DAY)} order by 1, 3""",
+    {_net_by_item(_BETWEEN, _DAY)} order by 1, 3""",
 )
 CLOSE = "update books set closed_until = $1"
 
@@ -138,7 +164,7 @@ where changed.date is not null returning closed_until"""
 ITEM_ROLLUP_MISMATCHES = f"""
 select date, item_id as item, currency, ledger.quantity, ledger.amount, d.quantity as rolled_quantity,
   d.amount as rolled_amount
-from ({_sales_by_item("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
+from ({_net_by_item("created_at < (select closed_until from books)", _DAY + " as date")}) ledger
 full join (select * from daily_item_sales where date < {_ROLLUP_END}) d using (date, item_id, currency)
 where (ledger.quantity, ledger.amount) is distinct from (d.quantity, d.amount)"""
 """Closed days on which the rollup of an item differs from the ledger."""
