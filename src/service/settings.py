@@ -35,6 +35,22 @@ Connections = Annotated[int, Meta(ge=1, le=1000)]
 Names = tuple[
     Annotated[str, Meta(pattern=r"^[^\s,]+$", extra={"expected": "names separated by commas"})], ...
 ]
+Origins = tuple[
+    Annotated[
+        str,
+        Meta(
+            pattern=(
+                r"^([*]|null|(?!http://[^/]*:80$)(?!https://[^/]*:443$)"
+                r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]+)?|https?://\[[0-9a-f:.]+\](:[0-9]+)?)$"
+            ),
+            extra={
+                "expected": "origins as browsers send them, such as https://shop.example: "
+                "in lowercase, without a default port, a path or a slash at the end"
+            },
+        ),
+    ],
+    ...,
+]
 Networks = tuple[Annotated[str, Meta(description="An address or a network")], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -54,7 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     allowed_hosts: Names = ()
     """Accepted `Host` names; empty accepts any. Comma-separated, like all lists."""
-    cors_origins: Names = ()
+    cors_origins: Origins = ()
     """Origins whose web pages may call the API, such as `https://shop.example`; empty allows none."""
     trusted_proxies: Networks = ()
     """Proxies whose `X-Forwarded-For` is trusted: addresses or networks, such as `10.0.0.0/8`."""
@@ -233,7 +249,7 @@ def _convert(name: str, text: str, type_: Any) -> Any:
     try:
         if type_ == Networks:
             return tuple(str(ip_network(part.strip())) for part in text.split(","))
-        if type_ == Names:
+        if type_ in (Names, Origins):
             return msgspec.convert([part.strip() for part in text.split(",")], type_)
         return msgspec.convert(text, type_, strict=False)
     except msgspec.ValidationError as error:

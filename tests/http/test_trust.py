@@ -25,6 +25,11 @@ PEER = ("10.1.2.3", 4711)
         (["10.0.0.0/8"], b"10.9.9.9", "10.9.9.9"),
         (["10.0.0.0/8"], b"2001:db8::1", "2001:db8::1"),
         (["10.0.0.0/8"], b"<script>", "10.1.2.3"),
+        (["10.0.0.0/8"], b"203.0.113.9:51234", "203.0.113.9"),
+        (["10.0.0.0/8"], b"203.0.113.9:51234, 10.9.9.9:80", "203.0.113.9"),
+        (["10.0.0.0/8"], b"[2001:db8::1]:51234", "2001:db8::1"),
+        (["10.0.0.0/8"], b"[2001:db8::1]", "2001:db8::1"),
+        (["10.0.0.0/8"], b"203.0.113.9:https", "10.1.2.3"),
         (["10.0.0.0/8"], b"6.6.6.6,\xff", "10.1.2.3"),
         (["192.168.0.0/16"], b"203.0.113.9", "10.1.2.3"),
         (["10.1.2.3"], b"203.0.113.9", "203.0.113.9"),
@@ -101,3 +106,35 @@ def test_lists_are_separated_by_commas() -> None:
     settings = load_settings({"DEPOT_TRUSTED_PROXIES": "10.0.0.0/8, ::1", "DEPOT_ALLOWED_HOSTS": "a,b"})
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
     assert settings.allowed_hosts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "http://localhost:3000",
+        "https://xn--bcher-kva.example",
+        "http://[::1]:8080",
+        "app://depot",
+    ],
+)
+def test_an_origin_that_browsers_send_is_accepted(origin: str) -> None:
+    assert load_settings({"DEPOT_CORS_ORIGINS": f"https://shop.example, {origin}"}).cors_origins[1] == origin
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://shop.example/",
+        "https://shop.example/app",
+        "https://Shop.example",
+        "https://shop.example:443",
+        "http://shop.example:80",
+        "shop.example",
+        "https://*.shop.example",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_rejected_with_an_example(origin: str) -> None:
+    with pytest.raises(SettingsError, match="DEPOT_CORS_ORIGINS must be origins as browsers send them"):
+        load_settings({"DEPOT_CORS_ORIGINS": origin})

@@ -28,9 +28,10 @@ class TrustPolicy:
         for hop in reversed(forwarded_for.decode("latin-1").split(",")):
             if not self._is_proxy(address):
                 break
-            if not _is_address(hop.strip()):
+            forwarded = _hop_address(hop)
+            if forwarded is None:
                 break
-            address = hop.strip()
+            address = forwarded
         return address
 
     def _matches_proxy(self, address: str) -> bool:
@@ -40,6 +41,16 @@ class TrustPolicy:
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdecimal() else host
+
+
+def _hop_address(hop: str) -> str | None:
+    """Return the address of a hop, which some proxies send with a port or, for IPv6, in brackets."""
+    address = hop.strip()
+    if address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = _without_port(address)
+    return address if _is_address(address) else None
 
 
 def _is_address(text: str) -> bool:
