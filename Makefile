@@ -1,84 +1,100 @@
-# `make run` and `make test` are all one needs; the other targets are those of .PHONY.
+# `make run` and `make test` are all one needs; `make help` lists the other targets.
 # Everything needed is installed into .venv, from hash-locked files.
+ifneq ($(origin PYTHON),undefined)
+CHOSEN_PYTHON := $(PYTHON)
+endif
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz guards mutation lint-api clients lock clean
+# A .venv that was moved, is incomplete or belongs to another Python is deleted, and then created again.
+ifneq ($(filter-out help clean lock,$(or $(MAKECMDGOALS),help)),)
+CHECKED := $(shell requirements/check-venv $(CHOSEN_PYTHON) || echo failed)
+ifneq ($(CHECKED),)
+$(error .venv cannot be used)
+endif
+endif
+
+.PHONY: help run test check container coverage format bench scale storm chaos outage rolling overload slow fuzz guards mutation lint-api clients lock clean
 
 # Where the environment forbids to store bytecode, each process would compile Depot again.
 run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
 
-run: .venv/local
-	@exec $(BIN)/depot dev
+help: # list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*# /\1#/p' Makefile | awk -F '#' '{ printf "%-12s %s\n", $$1, $$2 }'
 
-test: .venv/test
+run: .venv/local # run everything for development: PostgreSQL, migrations, a key, the API, a worker
+	@$(BIN)/python -m compileall -qq src migrations || true
+	@exec $(BIN)/python -m service dev
+
+test: .venv/test # run the whole test suite
 	@$(BIN)/pytest -n auto --dist worksteal
 
-check: .venv/test
+check: .venv/test # run all checks and the test suite, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto --dist worksteal
 
-container: .venv/local # as root: builds the image and runs what is in deploy/, in namespaces of its own
+container: .venv/local # build the image and run what is in deploy/, in namespaces of its own (as root)
 	@$(BIN)/python deploy/check
 
-coverage: .venv/test # half as long again as the tests alone
+coverage: .venv/test # run the test suite and report its coverage
 	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
-storm: .venv/local
+storm: .venv/test # order from many clients at the same time: SECONDS=30
 	@$(BIN)/python -m bench.storm --seconds $(or $(SECONDS),30)
 
-chaos: .venv/test # ROUNDS=20 SEED=42
+chaos: .venv/test # kill processes at random under load: ROUNDS=20 SEED=42
 	@$(BIN)/python -m bench.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))
 
-outage: .venv/test # SECONDS=60, each way it goes away
+outage: .venv/test # take the database away in several ways: SECONDS=60 each
 	@$(BIN)/python -m bench.outage --seconds $(or $(SECONDS),60)
 
-rolling: .venv/test # ROUNDS=20 RATE=300; needs haproxy
+rolling: .venv/test # restart replicas behind HAProxy: ROUNDS=20 RATE=300
 	@$(BIN)/python -m bench.rolling --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)
 
-overload: .venv/test # SECONDS=8; needs h2load (nghttp2-client)
+overload: .venv/test # send more than the service can do: SECONDS=8; needs h2load (nghttp2-client)
 	@$(BIN)/python -m bench.overload --seconds $(or $(SECONDS),8)
 
-slow: .venv/test # SECONDS=20; needs slowhttptest and h2load
+slow: .venv/test # attack with slow clients: SECONDS=20; needs slowhttptest and h2load
 	@$(BIN)/python -m bench.slow --seconds $(or $(SECONDS),20)
 
-fuzz: .venv/test # SECONDS=300 each; SEED=42 for the raw bytes
+fuzz: .venv/test # send random requests and bytes: SECONDS=300 each, SEED=42
 	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/http/test_fuzz.py tests/http/test_raw.py
 
-guards: .venv/test # takes what keeps each promise away, and sees a test go red: 8 minutes
+guards: .venv/test # remove what keeps each promise and expect a failing test (8 minutes)
 	@$(BIN)/python .ci/mutation/safeguards.py
 
-mutation: .venv/test .venv-mutation # MODULES="http/merge errors" for some
+mutation: .venv/test .venv-mutation # break modules bit by bit and expect failing tests: MODULES="http/merge errors"
 	@$(BIN)/python .ci/mutation --cosmic-ray .venv-mutation/bin $(MODULES)
 
 API := .ci/api/node_modules/.bin
-lint-api: .venv/local .ci/api/node_modules # needs Node 20 or newer
+lint-api: .venv/local .ci/api/node_modules # lint the OpenAPI document; needs Node 20 or newer
 	@$(BIN)/depot openapi > .ci/api/openapi.json
 	@$(API)/spectral lint --fail-severity hint --ruleset .ci/api/spectral.yaml .ci/api/openapi.json
 	@REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 	  $(API)/redocly lint --config .ci/api/redocly.yaml --max-problems 1000 .ci/api/openapi.json
 
-clients: .venv/test .venv-clients .ci/api/node_modules # needs Node 20 or newer
+clients: .venv/test .venv-clients .ci/api/node_modules # generate clients and use them; needs Node 20 or newer
 	@$(BIN)/pytest tests/test_clients.py
 
-bench: .venv/bench # ARGS="--seconds 2 --peers depot --work get" for a part of it
+bench: .venv/bench # compare with peers; ARGS="--seconds 2 --peers depot --work get" for a part
 	@$(BIN)/python -m bench.run $(ARGS)
 
-scale: .venv/bench # ten million rows; ARGS="--items 10000 --orders 100000" for fewer
+scale: .venv/bench # measure with ten million rows; ARGS="--items 10000 --orders 100000" for fewer
 	@$(BIN)/python -m bench.scale $(ARGS)
 
-format: .venv/test
+format: .venv/test # format the code and apply safe fixes
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf .venv .venv-clients .venv-mutation .ci/api/node_modules bench/peers/fastify/node_modules .depot
+clean: # delete what make installed; data in .depot stays
+	rm -rf .venv .venv-clients .venv-mutation .ci/api/node_modules bench/peers/fastify/node_modules
+	find src tests bench migrations -name __pycache__ -prune -exec rm -r {} +
 
-lock: # needs uv, the only tool that locks for all Pythons and platforms at once
+lock: # update the lock files; needs uv, which locks for all Pythons and platforms together
 	./requirements/lock
 
 .venv/bin/python:
@@ -89,6 +105,7 @@ lock: # needs uv, the only tool that locks for all Pythons and platforms at once
 	@echo "Installing Depot into .venv ..."
 	@$(PIP) install --require-hashes -r requirements/local.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -qq src migrations
 	@touch $@
 
 .venv/test: requirements/test.txt .venv/local

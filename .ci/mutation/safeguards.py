@@ -1,7 +1,7 @@
-"""`make guards`: take away what keeps each promise, one at a time, and see a test go red.
+"""`make guards`: remove what keeps each promise, one at a time, and expect a test to fail.
 
-The pitfalls are those of the article that Depot rebuilds, the promises those of its contract under fault.
-Exits with 1 if a guard can go unnoticed. docs/mutation-testing.md is the table for readers.
+The first promises answer the pitfalls of the article that Depot rebuilds, the others are those of its
+contract under fault. Exits with 1 if a removal goes unnoticed. docs/mutation-testing.md has the table.
 """
 
 import os
@@ -20,179 +20,184 @@ from service.testing import FAST_OPTIONS
 ROOT = Path(__file__).parents[2]
 
 
-class Guard(NamedTuple):
+class Safeguard(NamedTuple):
     promise: str
     module: str
     code: str
     broken: str
     tests: str
 
+    def outdated(self) -> str | None:
+        """Return how the project has changed and this list has not, or None."""
+        if (ROOT / "src" / "service" / self.module).read_text().count(self.code) != 1:
+            return f"{self.module} does not have this exactly once: {self.code}"
+        missing = [name for name in self.tests.split() if not (ROOT / "tests" / name).exists()]
+        return f"there are no tests {', '.join(missing)}" if missing else None
 
-GUARDS = [
-    Guard(
-        "null overwrite: what a PATCH omits keeps its value",
+
+SAFEGUARDS = [
+    Safeguard(
+        "null overwrite: a PATCH keeps the values of omitted fields",
         "items/schemas.py",
         "description: Description | None | UnsetType = UNSET",
         "description: Description | None | UnsetType = None",
         "items/test_item_patch.py",
     ),
-    Guard(
-        "yield, not return: the session commits after the handler, before the reply",
-        "db.py",
+    Safeguard(
+        "yield, not return: the session commits after the handler and before the reply",
+        "database/database.py",
         "return self._orm_sessions.begin()",
         "return self._orm_sessions()",
         "resources/test_resources.py",
     ),
-    Guard(
-        "validation by extension: the bytes have to be what the type says",
+    Safeguard(
+        "validation by extension: the bytes must be what the type says",
         "documents/png.py",
         "require((yield len(SIGNATURE)) == SIGNATURE,",
         "require((yield len(SIGNATURE)),",
         "documents/test_forms.py",
     ),
-    Guard(
-        "CPU in the background: what burns a core does so in another process",
-        "jobs/task.py",
-        "            return await to_process.run_sync(\n",
-        "            return function(*arguments)\n            await to_process.run_sync(\n",
-        "test_worker.py",
+    Safeguard(
+        "CPU in the background: a job that burns a core does so in another process",
+        "jobs/context.py",
+        "                return await to_process.run_sync(\n",
+        "                return function(*arguments)\n                await to_process.run_sync(\n",
+        "server/test_worker.py",
     ),
-    Guard(
+    Safeguard(
         "silent failures: a job that fails says so in its status and in the log",
         "jobs/runner.py",
-        'task.log.error("job failed", exc_info=error)',
+        'context.log.error("job_failed", exc_info=error)',
         "pass",
         "jobs/test_runner.py",
     ),
-    Guard(
-        "shallow health: it says what it found, not that all is well",
-        "health.py",
+    Safeguard(
+        "shallow health: it reports what it found",
+        "health/controller.py",
         'return Dependencies("unreachable", storage, "unreachable")',
         'return Dependencies("connected", storage, "connected")',
-        "test_health.py",
+        "health/test_health.py",
     ),
-    Guard(
+    Safeguard(
         "header leakage: every error has its code in a header too",
         "errors.py",
         '        "X-Error-Code": fault.code,\n',
         "",
         "http/test_errors.py",
     ),
-    Guard(
+    Safeguard(
         "a 2xx means committed",
         "orders/placement.py",
-        "            await booking.write(connection)",
-        "            for ticket, outcome in outcomes.items():\n                ticket.resolve(outcome)\n"
-        "            await booking.write(connection)",
+        "            await written.write(session)\n",
+        "            return [outcomes[pending] for pending in batch]\n",
         "orders/test_placement.py orders/test_kill.py",
     ),
-    Guard(
-        "a POST with a key is safe to repeat",
+    Safeguard(
+        "a POST with an idempotency key is safe to repeat",
         "orders/placement.py",
-        "fresh = [ticket for ticket in batch if ticket.claim not in answered]",
+        "fresh = [pending for pending in batch if pending.claim not in replayed]",
         "fresh = list(batch)",
         "http/test_idempotency.py",
     ),
-    Guard(
+    Safeguard(
         "stock is never oversold",
         "orders/allocation.py",
         "if stock.quantity < quantity",
         "if False",
         "orders/test_placement.py",
     ),
-    Guard(
-        "nobody else sells an item between the look at its stock and the commit",
+    Safeguard(
+        "no other transaction sells an item between the check of its stock and the commit",
         "orders/statements.py",
         "order by id for no key update of items",
         "order by id",
         "orders/test_placement.py",
     ),
-    Guard(
-        "an item that somebody holds for long keeps nobody else's orders waiting",
+    Safeguard(
+        "an item that is locked for long delays no order of other items",
         "orders/placement.py",
-        "*names(batch), self._lock_timeout",
-        '*names(batch), "0"',
+        "*item_references(batch), self._lock_timeout",
+        '*item_references(batch), "0"',
         "orders/test_placement.py",
     ),
-    Guard(
-        "a superseded worker leaves the queue's entry to the one that took over",
-        "jobs/puller.py",
-        "return OwnQueries(",
+    Safeguard(
+        "a superseded worker leaves the queue entry to the one that took over",
+        "jobs/pgqueuer_adapter.py",
+        "return OwnedEntryQueries(",
         "return Queries(",
         "jobs/test_runner.py",
     ),
-    Guard(
+    Safeguard(
         "stock is the sum of its movements",
         "orders/statements.py",
         "select item_id, version, 'order', -quantity, remaining",
         "select item_id, version, 'order', -1, remaining",
         "orders/test_placement.py",
     ),
-    Guard(
-        "an event is delivered though its process died",
-        "webhooks/courier.py",
+    Safeguard(
+        "an event is delivered although its process died",
+        "webhooks/dispatcher.py",
         "        if polling:",
         "        if not polling:",
         "webhooks/test_processes.py",
     ),
-    Guard(
+    Safeguard(
         "503 within a second of the database's silence",
-        "pulse.py",
+        "database/monitor.py",
         "        self._on_down()\n",
         "",
-        "test_pulse.py",
+        "database/test_monitor.py",
     ),
-    Guard(
-        "overload: what is too much is refused",
+    Safeguard(
+        "overload: excess requests are rejected",
         "http/admission.py",
-        "return len(self._in_flight) + self.arriving >= self.limit",
+        "return len(self._in_flight) + self.pending >= self.limit",
         "return False",
         "http/test_admission.py",
     ),
-    Guard(
-        "overload: health is never refused",
-        "http/envelope.py",
-        'NEVER_REFUSED = ("/health", "/metrics")',
-        'NEVER_REFUSED = ("/metrics",)',
+    Safeguard(
+        "overload: health is never shed",
+        "http/middleware.py",
+        'SHEDDING_EXEMPT_PATHS = ("/health", "/metrics")',
+        'SHEDDING_EXEMPT_PATHS = ("/metrics",)',
         "http/test_admission.py",
     ),
-    Guard(
-        "SIGTERM: not ready at once, served on",
-        "server.py",
+    Safeguard(
+        "SIGTERM: not ready immediately, and requests are served",
+        "server/processes.py",
         "        self._probe.draining = True",
         "        pass",
-        "test_server.py",
+        "server/test_server.py",
     ),
 ]
 
 
 def main() -> int:
+    if outdated := [problem for safeguard in SAFEGUARDS if (problem := safeguard.outdated())]:
+        sys.exit("\n".join(outdated))
     unnoticed = 0
     with (
         TemporaryDirectory(prefix="depot-guards-") as folder,
         postgres(Path(folder) / "server", FAST_OPTIONS) as url,
     ):
         Path(folder).chmod(0o755)
-        for guard in GUARDS:
-            with without(guard, Path(folder) / "tree") as tree:
-                noticed = not passes(tree, guard.tests, url)
-            print("red  " if noticed else "GREEN", guard.promise, flush=True)
+        for safeguard in SAFEGUARDS:
+            with without(safeguard, Path(folder) / "tree") as tree:
+                noticed = not passes(tree, safeguard.tests, url)
+            print("red  " if noticed else "GREEN", safeguard.promise, flush=True)
             unnoticed += not noticed
-    print(f"{len(GUARDS) - unnoticed} of {len(GUARDS)} are noticed")
+    print(f"{len(SAFEGUARDS) - unnoticed} of {len(SAFEGUARDS)} are noticed")
     return 1 if unnoticed else 0
 
 
 @contextmanager
-def without(guard: Guard, tree: Path) -> Iterator[Path]:
-    """A copy of the project that lacks it."""
+def without(safeguard: Safeguard, tree: Path) -> Iterator[Path]:
+    """Yield a copy of the project that lacks the safeguard."""
     for part in ("src", "tests", "migrations"):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tree)
-    path = tree / "src" / "service" / guard.module
-    source = path.read_text()
-    if guard.code not in source:
-        sys.exit(f"{guard.module} has changed, and this list has not: {guard.code}")
-    path.write_text(source.replace(guard.code, guard.broken))
+    path = tree / "src" / "service" / safeguard.module
+    path.write_text(path.read_text().replace(safeguard.code, safeguard.broken))
     yield tree
     shutil.rmtree(tree)
 

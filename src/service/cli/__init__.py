@@ -43,7 +43,7 @@ def main() -> None:
     """Run the command. An error that prevents the start is one line and exit status 1."""
     signal.signal(signal.SIGTERM, terminate)
     try:
-        depot()
+        depot(prog_name="depot")
     except StartupError as error:
         Console(stderr=True).print(
             f"depot: {error}", style="red", highlight=False, markup=False, soft_wrap=True
