@@ -31,7 +31,9 @@ async def _explain(url: str) -> str:
     return "\n".join(parts)
 
 
-async def _statements(connection: "asyncpg.Connection[asyncpg.Record]") -> list[tuple[object, ...]]:
+async def _statements(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> list[tuple[str, str, *tuple[object, ...]]]:
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     bounds: tuple[date, date, None] = (tomorrow - timedelta(days=30), tomorrow, None)
     last_item, last_order = [

@@ -125,7 +125,8 @@ async def judge_events(
 ) -> list[str]:
     async with connected(database_url) as connection:
         events = await connection.fetch(EVENTS_OF_CHANGES, EVENTS)
-        stored = {kind: dict(await connection.fetch(query)) for kind, query in STORED.items()}
+        rows = {kind: await connection.fetch(query) for kind, query in STORED.items()}
+    stored = {kind: dict(map(tuple, fetched)) for kind, fetched in rows.items()}
     wrong = [f"signature of {webhook_id} is wrong" for webhook_id in receiver.invalid_signatures]
     wrong += [f"{webhook_id} came with two bodies" for webhook_id in receiver.conflicting_bodies]
     wrong += _lost(done, stored, events, receiver)

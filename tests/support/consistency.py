@@ -20,9 +20,10 @@ async def discrepancies(database_url: str, acknowledged: Mapping[str, str] | Non
             for what, check in CHECKS.items()
             for difference in await violations(connection, check)
         ]
-        stored = dict(await connection.fetch("select id::text, total::text from orders"))
+        rows = await connection.fetch("select id::text, total::text from orders")
     finally:
         await connection.close()
+    stored = {row["id"]: row["total"] for row in rows}
     return found + [
         f"order {order_id} over {total} was acknowledged, and is stored as {stored.get(order_id)}"
         for order_id, total in (acknowledged or {}).items()

@@ -53,11 +53,11 @@ def serve(requests: socket.socket) -> StartRequest:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for pytest
     while True:
-        readable, _, _ = select.select([requests, wakeup], [], [])
+        readable, _, _ = select.select([requests.fileno(), wakeup], [], [])
         if wakeup in readable:
             os.read(wakeup, 4096)
         report_exits(children)
-        if requests not in readable:
+        if requests.fileno() not in readable:
             continue
         content, files, _, _ = socket.recv_fds(requests, 1 << 20, 4)
         if not content:

@@ -161,7 +161,10 @@ def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> li
     return skus[:wanted]
 
 
-def depot(database_url: str, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run a `depot` command on that database; what it says goes where ours does."""
+def depot(
+    database_url: str, *arguments: str, capture_output: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """Run a `depot` command on that database. Unless captured, its output goes where ours goes."""
     environment = {**os.environ, "DATABASE_URL": database_url}
-    return subprocess.run([str(DEPOT), *arguments], env=environment, check=True, text=True, **options)
+    command = [str(DEPOT), *arguments]
+    return subprocess.run(command, env=environment, check=True, text=True, capture_output=capture_output)

@@ -288,10 +288,10 @@ async def prepare(session: aiohttp.ClientSession, receiver: RecordingReceiver) -
 def unhealthy(service: DepotProcess, worker: DepotProcess, *, outages: int) -> Iterator[str]:
     for process in (service, worker):
         if process.process.poll() is not None:
-            yield f"{process.process.args} ended with {process.process.poll()}"
+            yield f"{process.log.name} ended with {process.process.poll()}"
         yield from (f"crash: {line}" for line in process.events("unhandled_error"))
         if len(process.events("database_down")) != outages:
-            yield f"{process.process.args} noticed {process.events('database_down')}"
+            yield f"{process.log.name} noticed {process.events('database_down')}"
 
 
 async def judge_books(url: str, receiver: RecordingReceiver, load: Load) -> list[str]:

@@ -1,16 +1,17 @@
 """The ways a database goes away, each with its proof: for the tests and `make outage`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from service.testing import execute
 from tests.support.outage_load import OutageVerdict, prove_outage
 from tests.support.pgbouncer import pgbouncer, settings_behind
 from tests.support.postgres_nodes import Node, node, standby
 
-Prove = Callable[[Path, Path, float], Awaitable[OutageVerdict]]
+Prove = Callable[[Path, Path, float], Coroutine[Any, Any, OutageVerdict]]
 """Takes a home for PostgreSQL, one for Depot, and for how many seconds it is away."""
 Act = Callable[[Node], None]
 
