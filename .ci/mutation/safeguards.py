@@ -52,10 +52,10 @@ SAFEGUARDS = [
     ),
     Safeguard(
         "validation by extension: the bytes must be what the type says",
-        "documents/png.py",
-        "require((yield len(SIGNATURE)) == SIGNATURE,",
-        "require((yield len(SIGNATURE)),",
-        "documents/test_forms.py",
+        "documents/formats.py",
+        "        self.structure(data)\n",
+        "",
+        "documents/test_formats.py documents/test_forms.py",
     ),
     Safeguard(
         "CPU in the background: a job that burns a core does so in another process",
