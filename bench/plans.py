@@ -6,8 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 import asyncpg
 
 from bench.database import Database
-from service.items.statements import list_items
-from service.orders.statements import LOCK_STOCK, list_orders
+from service.items.statements import LIST as LIST_ITEMS
+from service.orders.statements import LIST as LIST_ORDERS
+from service.orders.statements import LOCK_STOCK
 from service.reports.statements import DAILY, TOP_ITEMS
 
 OPTIONS = "explain (analyze, buffers, costs off, summary on)"
@@ -44,13 +45,13 @@ async def _statements(
     return [
         ("The report of 30 days: by day", DAILY, *bounds),
         ("The report of 30 days: what sold best", TOP_ITEMS, *bounds),
-        ("GET /items, the first page", list_items([]), 51),
-        ("GET /items, the last page", list_items(["after"]), last_item, 51),
-        ("GET /items?q=hex bolt M17", list_items(["q"]), "hex bolt M17", 51),
-        ("GET /items?q=bolt", list_items(["q"]), "bolt", 51),
-        ("GET /orders, the first page", list_orders([]), 51),
-        ("GET /orders, the last page", list_orders(["after"]), last_order, 51),
-        ("GET /orders?status=cancelled, the first page", list_orders(["status"]), "cancelled", 51),
+        ("GET /items, the first page", LIST_ITEMS.statement([]), 51),
+        ("GET /items, the last page", LIST_ITEMS.statement(["after"]), last_item, 51),
+        ("GET /items?q=hex bolt M17", LIST_ITEMS.statement(["q"]), "hex bolt M17", 51),
+        ("GET /items?q=bolt", LIST_ITEMS.statement(["q"]), "bolt", 51),
+        ("GET /orders, the first page", LIST_ORDERS.statement([]), 51),
+        ("GET /orders, the last page", LIST_ORDERS.statement(["after"]), last_order, 51),
+        ("GET /orders?status=cancelled, the first page", LIST_ORDERS.statement(["status"]), "cancelled", 51),
         ("Placing an order: its items locked", LOCK_STOCK, ids, []),
     ]
 

@@ -267,7 +267,10 @@ def test_every_error_code_has_an_example(described: Json) -> None:
 
 def test_error_codes_are_an_enum(described: Json) -> None:
     known = {code for status, codes in CONTRACT.items() for code in codes.split() if status != 499}
-    assert set(described["components"]["schemas"]["ErrorCode"]["enum"]) == known
+    schemas = described["components"]["schemas"]
+    assert set(schemas["ErrorCode"]["enum"]) == known
+    for name in ("ErrorBody", "Problem"):
+        assert schemas[name]["properties"]["code"] == {"$ref": "#/components/schemas/ErrorCode"}
 
 
 def test_schemas_of_creations_follow_one_pattern(described: Json) -> None:

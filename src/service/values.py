@@ -1,6 +1,9 @@
 """Types shared by all schemas: money, currencies, times, JSON numbers."""
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
@@ -85,6 +88,13 @@ decode_json = msgspec.json.Decoder(float_hook=parse_exact_number).decode
 """JSON numbers keep every digit: 1.10 stays 1.10."""
 stored_form = msgspec.json.Encoder(decimal_format="number", order="deterministic").encode
 """A JSON value as PostgreSQL stores it, to compare by: in Python 0 equals False, and 1.5 equals 1.50."""
+
+
+def encode_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Return the rows as CSV (RFC 4180)."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def size_problem(document: object, bytes_max: int) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.documents.filename import HIDDEN, JOINERS, attachment, clean
+from service.documents.filename import HIDDEN, JOINERS, clean
+from service.http.reply import attachment
 
 SUFFIXES = (".png", ".apng")
 

@@ -29,7 +29,9 @@ async def test_a_page_of_items_is_a_file(client: Client) -> None:
     await item(client, 3, sku="A-1", name='Bolt, "M8"\nlong', attributes={"size": 1.10})
     reply = await client.get("/items", headers=CSV)
     assert rows(reply) == [COLUMNS, ["A-1", 'Bolt, "M8"\nlong', "9.99", "", "USD", "3", '{"size":1.1}']]
-    assert reply.headers["Content-Disposition"] == 'attachment; filename="items.csv"'
+    assert reply.headers["Content-Disposition"] == (
+        "attachment; filename=\"items.csv\"; filename*=UTF-8''items.csv"
+    )
     assert "Link" not in reply.headers
     assert reply.headers["Vary"] == (await client.get("/items")).headers["Vary"] == "Accept"
 

@@ -56,7 +56,7 @@ async def test_composed_and_decomposed_letters_are_the_same(client: Client) -> N
 
 
 async def test_a_search_uses_the_index(database_url: str) -> None:
-    plan_of = f"explain select 1 from items where {FILTERS['q'].format(1)}"
+    plan_of = f"explain select 1 from items where {FILTERS['q'].format(q=1)}"
     async with connected(database_url) as connection:
         await connection.execute("set enable_seqscan = off")
         for searched in ("bo", "bolt", "Bolt M8 × 40"):

@@ -314,7 +314,9 @@ async def test_the_file_a_job_made_is_downloaded(
     assert (reply.status_code, reply.content) == (200, b"a,b\n1,2\n")
     assert reply.headers["Content-Type"].startswith("text/csv")
     assert reply.headers["Content-Length"] == "8"
-    assert reply.headers["Content-Disposition"] == "attachment; filename*=UTF-8''Z%C3%BCrich%20%221%22.csv"
+    assert reply.headers["Content-Disposition"] == (
+        "attachment; filename=\"Z_rich _1_.csv\"; filename*=UTF-8''Z%C3%BCrich%20%221%22.csv"
+    )
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     head = await client.head(f"/jobs/{job_id}/output")
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "8")

@@ -101,7 +101,7 @@ async def test_csv_has_the_days_as_a_file(client: Client) -> None:
     await order(client, (await item(client, 5), 2))
     reply = await client.get(PATH, headers={"Accept": "text/csv"})
     assert reply.headers["Content-Type"] == "text/csv; charset=utf-8"
-    name = re.escape('attachment; filename="financial-') + r"[0-9-]{21}" + re.escape('.csv"')
+    name = r"attachment; filename=\"(financial-[0-9-]{21}\.csv)\"; filename\*=UTF-8''\1"
     assert re.fullmatch(name, reply.headers["Content-Disposition"])
     rows = list(csv.reader(io.StringIO(reply.text)))
     assert rows[0] == ["date", "currency", "orders", "sales", "refunds", "net"]

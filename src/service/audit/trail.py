@@ -8,6 +8,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from service.database.lists import ListQuery
 from service.database.session import Session
 from service.values import Timestamp
 
@@ -37,6 +38,8 @@ SINGLE_ENTITY_FILTERS = {
     "since_id": f"({_ENTITY}, id) >= (${{entity}}, ${{since_id}})",
     "after": f"({_ENTITY}, id) < (${{entity}}, ${{after}})",
 }
+LIST = ListQuery(f"select {COLUMNS} from events", FILTERS, "id desc")
+LIST_OF_ENTITY = ListQuery(LIST.select, SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc")
 FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 
@@ -59,16 +62,10 @@ class Entry(Struct):  # in the order of `COLUMNS`
 
 async def list_entries(session: Session, filters: Mapping[str, Any], limit: int) -> list[Entry]:
     """Return the entries, newest first. A filter that is None is ignored."""
-    provided = {name: value for name, value in filters.items() if value is not None}
-    available, order = FILTERS, "id desc"
+    query, provided = LIST, {name: value for name, value in filters.items() if value is not None}
     if "entity" in provided and "entity_id" not in provided:
-        available, order = SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc"
-        provided = {"since_id": FIRST_ID, "after": LAST_ID} | provided
-    positions = {name: position for position, name in enumerate(provided, start=1)}
-    conditions = [condition.format(**positions) for name, condition in available.items() if name in provided]
-    where = f"where {' and '.join(conditions)} " if conditions else ""
-    statement = f"select {COLUMNS} from events {where}order by {order} limit ${len(provided) + 1}"
-    return [Entry(*row) for row in await session.fetch(statement, *provided.values(), limit)]
+        query, provided = LIST_OF_ENTITY, {"since_id": FIRST_ID, "after": LAST_ID} | provided
+    return [Entry(*row) for row in await query.fetch(session, provided, limit)]
 
 
 def entity_filters(entity: str | None) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from urllib.parse import quote
 
 LENGTH_MAX = 255
 DEFAULT_STEM = "document"
@@ -14,7 +13,6 @@ that make an .exe look like a .png.
 """
 JOINERS = frozenset("\u200c\u200d")
 """Format characters that several scripts need."""
-UNQUOTABLE = re.compile(r'[^ -~]|["\\%]')
 
 
 def clean(name: str, suffixes: Sequence[str]) -> str:
@@ -34,8 +32,3 @@ def clean(name: str, suffixes: Sequence[str]) -> str:
     if not stem.strip(". \u200c\u200d"):
         stem = DEFAULT_STEM
     return stem[: LENGTH_MAX - len(suffix)] + suffix
-
-
-def attachment(name: str) -> str:
-    """Return a `Content-Disposition` (RFC 6266) with an ASCII fallback and the exact name (RFC 8187)."""
-    return f"attachment; filename=\"{UNQUOTABLE.sub('_', name)}\"; filename*=UTF-8''{quote(name, safe='')}"

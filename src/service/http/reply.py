@@ -2,6 +2,7 @@
 
 import re
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from litestar import Response
 from litestar.response.base import ASGIResponse
@@ -14,6 +15,7 @@ from service.values import Versioned, encode_json, reply_headers
 T = TypeVar("T")
 BODYLESS_STATUSES = {204, 304}
 """The statuses of replies without content."""
+UNQUOTABLE = re.compile(r'[^ -~]|["\\%]')
 ENTITY_TAG = re.compile(r'((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
@@ -75,6 +77,11 @@ def versioned_reply(request: StrictRequest, content: V, *, location: str | None 
 
 def negotiate(request: StrictRequest, *offered: str) -> str:
     return errors.negotiate_media_type(request.header(b"accept") or "", *offered)
+
+
+def attachment(name: str) -> str:
+    """Return a `Content-Disposition` (RFC 6266) with an ASCII fallback and the exact name (RFC 8187)."""
+    return f"attachment; filename=\"{UNQUOTABLE.sub('_', name)}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def if_match_versions(request: StrictRequest) -> list[int] | None:

@@ -153,9 +153,7 @@ def search_filter(text: str | None) -> dict[str, str]:
 
 async def list_items(session: Session, filters: Mapping[str, Any], limit: int) -> list[Item]:
     """Return items, newest first. A filter that is None is ignored."""
-    provided = {name: value for name, value in filters.items() if value is not None}
-    rows = await session.fetch(statements.list_items(list(provided)), *provided.values(), limit)
-    return [Item(*row) for row in rows]
+    return [Item(*row) for row in await statements.LIST.fetch(session, filters, limit)]
 
 
 async def list_movements(

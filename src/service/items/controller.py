@@ -12,7 +12,7 @@ from service.database.session import Session
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.idempotency import hold_claim
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, if_match_versions, negotiate, versioned_reply
+from service.http.reply import Reply, attachment, if_match_versions, negotiate, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items import catalog
@@ -74,7 +74,7 @@ class ItemController(Controller):
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:
             return Reply(page, headers={"Vary": "Accept"})
-        headers = {"Vary": "Accept", "Content-Disposition": 'attachment; filename="items.csv"'}
+        headers = {"Vary": "Accept", "Content-Disposition": attachment("items.csv")}
         if page.next_cursor:
             headers["Link"] = f'<{pager.next_url(page.next_cursor)}>; rel="next"'
         return Response(to_csv(page.data), media_type=CSV, headers=headers)  # type: ignore[return-value]

@@ -4,7 +4,6 @@ A row that the API would reject is invalid here too.
 """
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeAlias
@@ -15,7 +14,7 @@ from msgspec import Struct
 from service.errors import Detail
 from service.http.validation import find_errors, find_unstorable
 from service.items.schemas import ATTRIBUTES_BYTES_MAX, Item, ItemCreate
-from service.values import DEPTH_MAX, decode_json, encode_json, nesting, text_size_problem
+from service.values import DEPTH_MAX, decode_json, encode_csv, encode_json, nesting, text_size_problem
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
@@ -121,19 +120,13 @@ def _problem(detail: Detail) -> str:
 
 def to_csv(items: Iterable[Item]) -> str:
     """Return the items as CSV (RFC 4180), with the columns of an import."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(REQUIRED + OPTIONAL)
-    for item in items:
-        attributes = "" if item.attributes is None else encode_json(item.attributes).decode()
-        cells = (
-            _escape_formula(item.sku),
-            _escape_formula(item.name),
-            item.price,
-            _escape_formula(item.description or ""),
-        )
-        writer.writerow((*cells, item.currency, item.quantity, attributes))
-    return text.getvalue()
+    return encode_csv([REQUIRED + OPTIONAL, *map(_cells, items)])
+
+
+def _cells(item: Item) -> tuple[object, ...]:
+    sku, name, description = map(_escape_formula, (item.sku, item.name, item.description or ""))
+    attributes = "" if item.attributes is None else encode_json(item.attributes).decode()
+    return sku, name, item.price, description, item.currency, item.quantity, attributes
 
 
 def _escape_formula(text: str) -> str:

@@ -1,5 +1,6 @@
 """SQL of items. A mutation is one statement that changes the row and records its movement and event."""
 
+from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES, store_computed_reply_sql
 from service.items.schemas import LOW_STOCK, QUANTITY_MAX
@@ -131,21 +132,14 @@ MOVEMENTS = """
 select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements
 where item_id = $1 and version < coalesce($2, 2147483647) order by version desc limit $3"""
 
-_CONTAINS = "(strpos(lower(normalize(name)), lower(${0})) > 0 or strpos(lower(sku), lower(${0})) > 0)"
-
 # The index finds items by all parts of two or three letters; a single letter is in nearly all of them.
 FILTERS = {
-    "sku": "sku = ${}",
-    "q": "parts(name || ' ' || sku, '{{2,3}}') @> parts(${0}, array[least(3, char_length(${0}))]) and "
-    + _CONTAINS,
-    "q_single_letter": _CONTAINS,
-    "in_stock": "(quantity > 0) = ${}",
-    "after": "id < ${}",
+    "sku": "sku = ${sku}",
+    "q": "parts(name || ' ' || sku, '{{2,3}}') @> parts(${q}, array[least(3, char_length(${q}))]) and "
+    "(strpos(lower(normalize(name)), lower(${q})) > 0 or strpos(lower(sku), lower(${q})) > 0)",
+    "q_single_letter": "(strpos(lower(normalize(name)), lower(${q_single_letter})) > 0 "
+    "or strpos(lower(sku), lower(${q_single_letter})) > 0)",
+    "in_stock": "(quantity > 0) = ${in_stock}",
+    "after": "id < ${after}",
 }
-
-
-def list_items(filters: list[str]) -> str:
-    """Return the list statement. Its arguments are the values of `filters`, in that order, and the limit."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(filters, start=1)]
-    where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from items {where}order by id desc limit ${len(filters) + 1}"
+LIST = ListQuery(f"select {COLUMNS} from items", FILTERS, "id desc")

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
-from urllib.parse import quote
 from uuid import UUID
 
 from litestar import Controller, delete, get, post
@@ -19,7 +18,7 @@ from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, Va
 from service.http.idempotency import hold_claim
 from service.http.middleware import Exchange
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply
+from service.http.reply import Reply, attachment
 from service.http.request import StrictRequest, decode
 from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome
 from service.jobs import operations
@@ -144,7 +143,7 @@ class JobController(Controller):
         headers = {
             "Content-Type": output.content_type,
             "Content-Length": str(size_bytes),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(output.filename, safe='')}",
+            "Content-Disposition": attachment(output.filename),
         }
         return Stream(iter(()) if Exchange.of(request.scope).head else content, headers=headers)
 

@@ -49,9 +49,7 @@ async def read_job(session: Session, job_id: UUID) -> Job:
 
 async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) -> list[Job]:
     """Return jobs, newest first. A filter that is None is ignored."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    rows = await session.fetch(statements.list_jobs(list(given)), *given.values(), limit)
-    return [Job(*row) for row in rows]
+    return [Job(*row) for row in await statements.LIST.fetch(session, filters, limit)]
 
 
 async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | None = None) -> Job:

@@ -4,6 +4,7 @@ A run is identified by its queue entry and its attempt number. The writes of a w
 have no effect, since they no longer match both.
 """
 
+from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
@@ -108,14 +109,8 @@ with deleted as (
 )
 select count(*) from deleted"""
 
-FILTERS = {"status": "status = ${}", "kind": "kind = ${}", "after": "id < ${}"}
-
-
-def list_jobs(provided: list[str]) -> str:
-    """Return the list query with the filters `provided`, in that order; the limit is the last argument."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(provided, start=1)]
-    where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from jobs {where}order by id desc limit ${len(provided) + 1}"
+FILTERS = {"status": "status = ${status}", "kind": "kind = ${kind}", "after": "id < ${after}"}
+LIST = ListQuery(f"select {COLUMNS} from jobs", FILTERS, "id desc")
 
 
 def sweep(table: str, condition: str) -> str:

@@ -35,9 +35,7 @@ async def read_order(session: Session, order_id: UUID) -> Order:
 
 async def list_orders(session: Session, filters: Mapping[str, Any], limit: int) -> list[Order]:
     """Return the orders, newest first. A filter that is None is ignored."""
-    provided = {name: value for name, value in filters.items() if value is not None}
-    rows = await session.fetch(statements.list_orders(list(provided)), *provided.values(), limit)
-    return [order_from_row(row) for row in rows]
+    return [order_from_row(row) for row in await statements.LIST.fetch(session, filters, limit)]
 
 
 def order_from_row(row: asyncpg.Record) -> Order:

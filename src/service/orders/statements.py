@@ -1,5 +1,6 @@
 """SQL of orders. A batch of any size takes one statement each to lock, write and read."""
 
+from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import STORE_REPLIES
 from service.items.statements import low_stock_condition
@@ -114,11 +115,9 @@ FULFIL = f"with {transition_sql('fulfilled')} select {COLUMNS} from o"
 
 READ = f"select {COLUMNS} from orders o where o.id = any($1::uuid[])"
 
-FILTERS = {"customer_id": "o.customer_id = ${}", "status": "o.status = ${}", "after": "o.id < ${}"}
-
-
-def list_orders(filters: list[str]) -> str:
-    """Return the list statement. Its arguments are the values of the filters in order, then the limit."""
-    conditions = [FILTERS[name].format(position) for position, name in enumerate(filters, start=1)]
-    where = f"where {' and '.join(conditions)} " if conditions else ""
-    return f"select {COLUMNS} from orders o {where}order by o.id desc limit ${len(filters) + 1}"
+FILTERS = {
+    "customer_id": "o.customer_id = ${customer_id}",
+    "status": "o.status = ${status}",
+    "after": "o.id < ${after}",
+}
+LIST = ListQuery(f"select {COLUMNS} from orders o", FILTERS, "o.id desc")

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from service.database.session import Session
-from service.http.reply import Reply, negotiate
+from service.http.reply import Reply, attachment, negotiate
 from service.http.request import StrictRequest
 from service.reports.financial import as_csv, financial_report, period
 from service.reports.html import render_page
@@ -74,7 +74,7 @@ def _negotiated(request: StrictRequest, report: FinancialReport) -> Any:
     media_type = negotiate(request, JSON, CSV, HTML)
     if media_type == CSV:
         name = f"financial-{report.from_}-{report.to}.csv"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}
+        headers = {"Content-Disposition": attachment(name), "Vary": "Accept"}
         return Response(as_csv(report.daily), media_type=CSV, headers=headers)
     if media_type == HTML:
         return Response(render_page(report), media_type=HTML, headers={"Vary": "Accept"})

@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime
 from typing import Annotated
 from uuid import UUID
 
-import asyncpg
 from msgspec import Meta, Struct
 
 from service.database.servers import Connection
@@ -15,13 +14,11 @@ from service.jobs.kinds import Kind
 from service.jobs.schemas import Output
 from service.reports import statements
 from service.reports.financial import COLUMNS, period
-from service.values import Currency
+from service.values import Currency, encode_csv
 
 ROWS_PER_FETCH = 1000
 STATEMENT_TIMEOUT_SECONDS = 600.0
 """Timeout of the first rows; the others are ready by then."""
-END_OF_LINE = "\r\n"
-"""RFC 4180 §2."""
 
 
 class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True):
@@ -51,13 +48,13 @@ async def export_report(task: JobContext, payload: ReportExport) -> ExportResult
 
     async def content(connection: Connection) -> AsyncIterator[bytes]:
         nonlocal rows
-        yield _line(COLUMNS).encode()
+        yield encode_csv([COLUMNS]).encode()
         days = await connection.cursor(
             statements.DAILY, begin, end, payload.currency, timeout=STATEMENT_TIMEOUT_SECONDS
         )
         while batch := await days.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
             rows += len(batch)
-            yield "".join(map(_line, batch)).encode()
+            yield encode_csv(batch).encode()
             await task.report_progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
 
     async with task.database.session() as session, session.transaction():
@@ -74,10 +71,6 @@ def requested_on(job_id: UUID) -> date:
     So every run of the job covers the same period.
     """
     return datetime.fromtimestamp((job_id.int >> 80) / 1000, UTC).date()
-
-
-def _line(cells: asyncpg.Record | tuple[str, ...]) -> str:
-    return ",".join(map(str, cells)) + END_OF_LINE
 
 
 EXPORT = Kind("report.export", ReportExport, export_report)

@@ -1,7 +1,5 @@
 """The financial report, exact to the cent for days read from the ledger and from rollups."""
 
-import csv
-import io
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +10,7 @@ from service.database.session import Session
 from service.errors import Detail, ValidationFailed
 from service.reports import statements
 from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
-from service.values import Currency
+from service.values import Currency, encode_csv
 
 DEFAULT_DAYS = 30
 COLUMNS = ("date", "currency", "orders", "sales", "refunds", "net")
@@ -68,8 +66,4 @@ def _sum(amounts: Iterable[str]) -> str:
 
 def as_csv(daily: Iterable[Day]) -> str:
     """Return the days as CSV (RFC 4180)."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(day) for day in daily)
-    return text.getvalue()
+    return encode_csv([COLUMNS, *map(astuple, daily)])
