@@ -138,7 +138,7 @@ class Components:
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.database.add_batch(PLACE_ORDER, self.placement)
-        self.database.add_batches([*queries.BATCHES, *actions.BATCHES])
+        self.database.add_batches([*catalog.BATCHES, *queries.BATCHES, *actions.BATCHES])
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from service.database.batch import REPLIES_PER_TURN
 from service.database.database import Database
@@ -151,9 +151,16 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 1)
-    broken = {"item_id": UUID(bolt["id"]), "delta": -1, "versions": None, "reason": "the last one broke"}
+    broken = {
+        "item_ids": [UUID(bolt["id"])],
+        "deltas": [-1],
+        "versions": [None],
+        "reasons": ["the last one broke"],
+        "actors": [CLI.actor],
+        "request_ids": [CLI.request_id],
+    }
     async with locked(database_url, bolt) as holder:
-        await holder.execute(*ADJUST(**broken, **asdict(CLI)))
+        await holder.execute(*ADJUST(**broken))
         buyer = asyncio.create_task(order(concurrent_client, (bolt, 1)))
         await wait_for_locks(holder, 1)
     assert outcomes([await buyer]) == {"INSUFFICIENT_STOCK": 1}

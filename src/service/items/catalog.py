@@ -1,17 +1,18 @@
 """Item operations. Each takes one round trip, and one more to explain a rejection."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 from unicodedata import normalize
 from uuid import UUID
 
-from msgspec import UNSET
+import asyncpg
+from msgspec import UNSET, Struct
 from msgspec.structs import asdict, astuple, replace
 from uuid_utils.compat import uuid7
 
+from service.database.batch import BatchKey, BatchKind
 from service.database.session import Session
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author
@@ -33,6 +34,9 @@ from service.items.schemas import (
     StockChange,
     attributes_problem,
 )
+from service.values import encode_json
+
+Change = TypeVar("Change", ItemPatch, StockChange)
 
 
 class DuplicateSku(Fault):
@@ -49,6 +53,15 @@ class InsufficientStock(Fault):
             "available": 3,
         },
     )
+
+
+class ItemChange(Struct, Generic[Change], frozen=True):
+    """A change of one item; `versions` are those of `If-Match`, or None without that header."""
+
+    item_id: UUID
+    change: Change
+    author: Author
+    versions: list[int] | None = None
 
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
@@ -71,76 +84,72 @@ def location(item: Item) -> str:
     return f"/items/{item.id}"
 
 
-async def read_item(session: Session, item_id: UUID) -> Item:
-    row = await session.fetchrow(statements.READ, item_id)
-    if row is None:
-        raise NotFound
-    return Item(*row)
+async def read_items(session: Session, item_ids: Sequence[UUID]) -> list[Item | Exception]:
+    """Return each item, or `NotFound` in its place."""
+    items = {item.id: item for item in _items(await session.fetch(statements.READ, item_ids))}
+    return [items.get(item_id) or NotFound() for item_id in item_ids]
 
 
-async def patch_item(
-    session: Session,
-    item_id: UUID,
-    patch: ItemPatch,
-    author: Author,
-    *,
-    versions: list[int] | None,
-    merge: bool,
-) -> Item:
+async def patch_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
+    """Set the fields that were sent, of each item alone."""
+    patches = {"patches": [change.change for change in changes]}
+    rows = await session.fetch(*statements.PATCH(**patches, **_columns(changes)))
+    return await _outcomes(session, changes, _items(rows))
+
+
+async def adjust_stocks(
+    session: Session, changes: Sequence[ItemChange[StockChange]]
+) -> list[Item | Exception]:
+    """Add or remove pieces, of each item alone."""
+    rows = await session.fetch(*statements.ADJUST(**_adjustments(changes)))
+    return await _outcomes(session, changes, _items(rows))
+
+
+READ_ITEM: BatchKey[UUID, Item] = BatchKey("read items")
+PATCH_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("patch items")
+ADJUST_STOCK: BatchKey[ItemChange[StockChange], Item] = BatchKey("adjust stock")
+BATCHES: list[BatchKind[Any, Any]] = [
+    BatchKind(READ_ITEM, read_items),
+    BatchKind(PATCH_ITEM, patch_items, conflict_key=lambda change: change.item_id),
+    BatchKind(ADJUST_STOCK, adjust_stocks, conflict_key=lambda change: change.item_id),
+]
+
+
+async def patch_item(session: Session, change: ItemChange[ItemPatch], *, merge: bool) -> Item:
     """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
+    patch = change.change
     if all(value is UNSET for value in astuple(patch)):
         raise NoFields
-    async with session.transaction() if merge else nullcontext():
-        if merge and isinstance(patch.attributes, dict):
-            stored = await session.fetchval(statements.LOCK_ATTRIBUTES, item_id)
-            patch = replace(patch, attributes=_merged(stored, patch.attributes))
-        row = await session.fetchrow(
-            statements.PATCH, item_id, patch, versions, author.actor, author.request_id
-        )
-    if row is None:
-        raise await _rejection(session, item_id, versions)
-    return Item(*row)
-
-
-async def adjust_stock(
-    session: Session, item_id: UUID, change: StockChange, author: Author, *, versions: list[int] | None
-) -> Item:
-    row = await session.fetchrow(*statements.ADJUST(**_adjustment(item_id, change, author, versions)))
-    if row is None:
-        raise await _rejection(session, item_id, versions, change.delta)
-    return Item(*row)
+    if not merge or not isinstance(patch.attributes, dict):
+        return await session.join(PATCH_ITEM, change)
+    async with session.transaction():
+        stored = await session.fetchval(statements.LOCK_ATTRIBUTES, change.item_id)
+        merged = replace(patch, attributes=_merged(stored, patch.attributes))
+        (outcome,) = await patch_items(session, [replace(change, change=merged)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 async def adjust_stock_idempotently(
-    session: Session,
-    item_id: UUID,
-    change: StockChange,
-    author: Author,
-    claim: Claim,
-    *,
-    versions: list[int] | None,
+    session: Session, change: ItemChange[StockChange], claim: Claim
 ) -> tuple[int, bytes]:
     """Return the item's version and the reply's body.
 
     Raises `Replay` if the claim already has a stored reply.
     """
-    arguments = _adjustment(item_id, change, author, versions)
-    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, **arguments)
+    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, **_adjustments([change]))
     if row is None:
-        raise await _rejection(session, item_id, versions, change.delta)
+        (rejection,) = await _outcomes(session, [change], [])
+        raise cast("Exception", rejection)
     return row["version"], row["body"]
-
-
-def _adjustment(
-    item_id: UUID, change: StockChange, author: Author, versions: list[int] | None
-) -> dict[str, Any]:
-    return {"item_id": item_id, "versions": versions, **asdict(change), **asdict(author)}
 
 
 async def delete_item(session: Session, item_id: UUID, author: Author, *, versions: list[int] | None) -> None:
     deleted = await session.fetchval(statements.DELETE, item_id, versions, author.actor, author.request_id)
     if deleted is None:
-        raise await _rejection(session, item_id, versions)
+        state = await session.fetchrow(statements.READ_STATE, [item_id])
+        raise NotFound if state is None else PreconditionFailed(state["version"])
 
 
 def search_filter(text: str | None) -> dict[str, str]:
@@ -162,7 +171,7 @@ async def list_movements(
     """Return an item's movements, newest first; `after` is the version of the last movement read."""
     rows = await session.fetch(statements.MOVEMENTS, item_id, after, limit)
     if not rows:
-        await read_item(session, item_id)
+        await session.join(READ_ITEM, item_id)
     return [Movement(*row) for row in rows]
 
 
@@ -190,17 +199,55 @@ def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-async def _rejection(
-    session: Session, item_id: UUID, versions: list[int] | None, delta: int | None = None
-) -> Fault:
+def _items(rows: Iterable[asyncpg.Record]) -> list[Item]:
+    return [Item(*row) for row in rows]
+
+
+def _columns(changes: Sequence[ItemChange[Any]]) -> dict[str, list[Any]]:
+    return {
+        "item_ids": [change.item_id for change in changes],
+        # As text, because asyncpg would take a list of lists for an array of two dimensions.
+        "versions": [
+            None if change.versions is None else encode_json(change.versions).decode() for change in changes
+        ],
+        "actors": [change.author.actor for change in changes],
+        "request_ids": [change.author.request_id for change in changes],
+    }
+
+
+def _adjustments(changes: Sequence[ItemChange[StockChange]]) -> dict[str, list[Any]]:
+    deltas = [change.change.delta for change in changes]
+    return {**_columns(changes), "deltas": deltas, "reasons": [change.change.reason for change in changes]}
+
+
+async def _outcomes(
+    session: Session, changes: Sequence[ItemChange[Any]], changed: Iterable[Item]
+) -> list[Item | Exception]:
+    """Return the changed items, and the reason in the place of each item that did not change."""
+    items = {item.id: item for item in changed}
+    unchanged = [change.item_id for change in changes if change.item_id not in items]
+    rows = await session.fetch(statements.READ_STATE, unchanged) if unchanged else []
+    states = {row["id"]: row for row in rows}
+    return [items.get(change.item_id) or _rejection(change, states.get(change.item_id)) for change in changes]
+
+
+def _rejection(change: ItemChange[Any], state: asyncpg.Record | None) -> Fault:
     """Return the error that explains, from the current row, why a guarded statement changed nothing."""
-    row = await session.fetchrow(statements.READ_STATE, item_id)
-    if row is None:
+    if state is None:
         return NotFound()
-    if delta is None or (versions is not None and row["version"] not in versions):
-        return PreconditionFailed(row["version"])
-    if row["quantity"] + delta > QUANTITY_MAX:
+    stale = change.versions is not None and state["version"] not in change.versions
+    if stale or isinstance(change.change, ItemPatch):
+        return PreconditionFailed(state["version"])
+    delta = change.change.delta
+    if state["quantity"] + delta > QUANTITY_MAX:
         return ValidationFailed([Detail("/delta", f"would raise the quantity above {QUANTITY_MAX}")])
     return InsufficientStock(
-        details=[{"item_id": item_id, "sku": row["sku"], "requested": -delta, "available": row["quantity"]}]
+        details=[
+            {
+                "item_id": change.item_id,
+                "sku": state["sku"],
+                "requested": -delta,
+                "available": state["quantity"],
+            }
+        ]
     )

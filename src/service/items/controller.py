@@ -16,7 +16,7 @@ from service.http.reply import Reply, attachment, if_match_versions, negotiate, 
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items import catalog
-from service.items.catalog import DuplicateSku, InsufficientStock
+from service.items.catalog import DuplicateSku, InsufficientStock, ItemChange
 from service.items.csv_rows import to_csv
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
 from service.values import Version, reply_headers
@@ -84,7 +84,7 @@ class ItemController(Controller):
         self, session: NamedDependency[Session], request: StrictRequest, item_id: FromPath[UUID]
     ) -> Reply[Item]:
         """Get an item"""
-        return versioned_reply(request, await catalog.read_item(session, item_id))
+        return versioned_reply(request, await session.join(catalog.READ_ITEM, item_id))
 
     @patch(
         "/{item_id:str}", scope="items:write", faults=[NoFields, NotFound, DuplicateSku, PreconditionFailed]
@@ -102,14 +102,8 @@ class ItemController(Controller):
         `application/merge-patch+json`, `attributes` is merged (RFC 7396). A new quantity is recorded as a
         stock movement.
         """
-        item = await catalog.patch_item(
-            session,
-            item_id,
-            data,
-            request.author,
-            versions=if_match_versions(request),
-            merge=request.is_merge_patch,
-        )
+        change = ItemChange(item_id, data, request.author, if_match_versions(request))
+        item = await catalog.patch_item(session, change, merge=request.is_merge_patch)
         return versioned_reply(request, item)
 
     @delete("/{item_id:str}", scope="items:write", faults=[NotFound, InUse, PreconditionFailed])
@@ -136,14 +130,11 @@ class ItemController(Controller):
 
         Adds or removes pieces; the stock cannot fall below zero.
         """
-        versions = if_match_versions(request)
+        change = ItemChange(item_id, data, request.author, if_match_versions(request))
         async with hold_claim(request) as claim:
             if claim is None:
-                item = await catalog.adjust_stock(session, item_id, data, request.author, versions=versions)
-                return versioned_reply(request, item)
-            version, body = await catalog.adjust_stock_idempotently(
-                session, item_id, data, request.author, claim, versions=versions
-            )
+                return versioned_reply(request, await session.join(catalog.ADJUST_STOCK, change))
+            version, body = await catalog.adjust_stock_idempotently(session, change, claim)
         return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the stored reply
 
     @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])

@@ -15,7 +15,7 @@ from service.database.servers import Connection
 from service.events.journal import Author
 from service.items.csv_rows import OPTIONAL, REQUIRED, InvalidRow, Row, read_rows
 from service.items.schemas import ItemCreate
-from service.items.statements import AUDITED_FIELDS_JSON, ITEM_JSON, record_item_events
+from service.items.statements import AUDITED_FIELDS_JSON, ITEM_JSON, RECORD_ITEM_EVENTS
 from service.values import encode_json
 
 STAGING_COLUMNS = ("line", "id", *REQUIRED, *OPTIONAL)
@@ -62,12 +62,12 @@ with before as (
   update items i set ({{columns}}) = ({{values}}), version = i.version + 1, updated_at = now()
   from staged s, before
   where i.sku = s.sku and i.id = before.id and row({{current}})::text is distinct from row({{values}})::text
-  returning i.*, i.quantity - before.quantity as delta,
+  returning i.*, $1::text as actor, $2::text as request_id, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'import', delta, quantity from changed where delta <> 0
-), recorded as ({record_item_events("$1", "$2")}
+), recorded as ({RECORD_ITEM_EVENTS}
 )
 select count(*) from changed"""
 """Compares what is stored as text: as JSON, 1.5 equals 1.50."""

@@ -8,10 +8,10 @@ from service.items.schemas import LOW_STOCK, QUANTITY_MAX
 COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
   created_at, updated_at"""
 
-READ = f"select {COLUMNS} from items where id = $1"
+READ = f"select {COLUMNS} from items where id = any($1::uuid[])"
 
-READ_STATE = "select version, sku, quantity from items where id = $1"
-"""Reads why a guarded statement changed nothing; only used then."""
+READ_STATE = "select id, version, sku, quantity from items where id = any($1::uuid[])"
+"""Reads why guarded statements changed nothing; only used then."""
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
     'price', {0}.price::text, 'currency', {0}.currency, 'quantity', {0}.quantity,
@@ -54,52 +54,63 @@ def low_stock_condition(quantity: str) -> str:
     return f"delta < 0 and ({quantity} = 0 or {quantity} <= {LOW_STOCK} and {quantity} - delta > {LOW_STOCK})"
 
 
-def record_item_events(actor: str, request_id: str) -> str:
-    """Return SQL that records events for `changed`: item rows with `delta` and `changes`."""
-    return f"""
+RECORD_ITEM_EVENTS = f"""
   insert into events (type, subject, actor, request_id, payload)
-  select 'item.updated', id::text, {actor}, {request_id},
+  select 'item.updated', id::text, actor, request_id,
     jsonb_build_object('id', id, 'version', version, 'changes', changes) from changed
   union all
-  select 'item.low_stock', id::text, {actor}, {request_id},
+  select 'item.low_stock', id::text, actor, request_id,
     jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
   from changed where {low_stock_condition("quantity")}"""
+"""Records the events of `changed`: item rows with `delta`, `changes`, `actor` and `request_id`."""
 
-
-# SET reads the target row itself, so concurrent patches of different fields both survive: an update that
-# waited sees the row as the other one left it. `before` locks the same row.
-PATCH = f"""
-with before as (
-  select * from items where id = $1 and ($3::int[] is null or version = any($3)) for no key update
+# Rows are locked in id order, so that two batches cannot deadlock, and the conditions are checked on the
+# locked rows. SET reads the target row itself, so concurrent patches of different fields both survive.
+PATCH = NamedSql(f"""
+with requested as (
+  select * from unnest(:item_ids::uuid[], :patches::jsonb[], :versions::text[], :actors::text[],
+      :request_ids::text[])
+    as t (item_id, patch, versions, actor, request_id)
+), before as (
+  select * from items where id = any(:item_ids) order by id for no key update
 ), changed as (
   update items i set
     (sku, name, description, price, currency, quantity, attributes) = (
       select p.sku, p.name, p.description, p.price, p.currency, p.quantity, p.attributes
-      from jsonb_populate_record(i, $2) p),
+      from jsonb_populate_record(i, r.patch) p),
     version = i.version + 1, updated_at = now()
-  from before where i.id = before.id
-  returning i.*, i.quantity - before.quantity as delta,
+  from before join requested r on r.item_id = before.id
+  where i.id = before.id and (r.versions is null or r.versions::jsonb @> to_jsonb(before.version))
+  returning i.*, r.actor, r.request_id, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
   select id, version, 'set', delta, quantity from changed where delta <> 0
-), recorded as ({record_item_events("$4", "$5")}
+), recorded as ({RECORD_ITEM_EVENTS}
 )
-select {COLUMNS} from changed"""
+select {COLUMNS} from changed""")
+"""Returns the changed items; an item that is missing does not exist or has another version."""
 
 LOCK_ATTRIBUTES = "select attributes from items where id = $1 for no key update"
 
 _ADJUST = f"""
-with changed as (
-  update items set quantity = quantity + :delta, version = version + 1, updated_at = now()
-  where id = :item_id and quantity + :delta::bigint between 0 and {QUANTITY_MAX}
-    and (:versions::int[] is null or version = any(:versions))
-  returning *, :delta::int as delta,
-    jsonb_build_object('quantity', jsonb_build_object('from', quantity - :delta, 'to', quantity)) as changes
+with requested as (
+  select * from unnest(:item_ids::uuid[], :deltas::int[], :reasons::text[], :versions::text[],
+      :actors::text[], :request_ids::text[])
+    as t (item_id, delta, reason, versions, actor, request_id)
+), before as (
+  select id, quantity, version from items where id = any(:item_ids) order by id for no key update
+), changed as (
+  update items i set quantity = i.quantity + r.delta, version = i.version + 1, updated_at = now()
+  from before join requested r on r.item_id = before.id
+  where i.id = before.id and before.quantity + r.delta::bigint between 0 and {QUANTITY_MAX}
+    and (r.versions is null or r.versions::jsonb @> to_jsonb(before.version))
+  returning i.*, r.delta, r.reason, r.actor, r.request_id, jsonb_build_object('quantity',
+    jsonb_build_object('from', before.quantity, 'to', i.quantity)) as changes
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
-  select id, version, 'adjust', :delta, quantity, :reason from changed
-), recorded as ({record_item_events(":actor", ":request_id")}
+  select id, version, 'adjust', delta, quantity, reason from changed
+), recorded as ({RECORD_ITEM_EVENTS}
 )"""
 
 ADJUST = NamedSql(f"{_ADJUST} select {COLUMNS} from changed")
