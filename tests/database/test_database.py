@@ -72,8 +72,8 @@ async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
         made.append(connection)
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", give_up)
     async with pooled_connection(database):  # the only one there is so far
+        monkeypatch.setattr(asyncpg.Connection, "set_type_codec", give_up)
         with pytest.raises(asyncio.CancelledError):
             await database.fetchval("select 1")
     assert [connection.is_closed() for connection in made] == [True]

@@ -98,7 +98,7 @@ def test_no_migration_locks_an_existing_table_for_the_length_of_a_scan(empty_dat
         existing |= {match["table"] for match in created if match}
 
 
-@pytest.mark.parametrize("revision", ["0007", "0010"])
+@pytest.mark.parametrize("revision", ["0007", "0011"])
 async def test_items_are_written_while_an_index_on_them_waits_to_be_built(
     empty_database: Settings, revision: str
 ) -> None:

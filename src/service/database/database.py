@@ -135,7 +135,7 @@ class Database:
         `DatabaseUnavailable` while the database is down.
         """
         async with self.monitor.timeout(self._settings.connect_timeout_seconds):
-            return await self._connect(self._direct_servers, command_timeout=command_timeout)
+            return await self._connect_beside_pool(self._direct_servers, command_timeout=command_timeout)
 
     @asynccontextmanager
     async def dedicated_connection(self) -> AsyncIterator[Connection]:
@@ -154,9 +154,19 @@ class Database:
 
     async def _connect_for_records(self, **_: object) -> Connection:
         async with self.monitor.timeout(self._settings.connect_timeout_seconds):
-            connection = await self._connect(self._servers, command_timeout=self._command_timeout)
+            connection = await self._connect_beside_pool(self._servers, command_timeout=self._command_timeout)
         self._log_queries(connection)
         return connection
+
+    async def _connect_beside_pool(self, servers: ServerList, **options: Any) -> Connection:
+        """Connect. If the server accepts no more connections, the pool gives one up."""
+        try:
+            return await self._connect(servers, **options)
+        except asyncpg.TooManyConnectionsError:
+            if servers is not self._servers:
+                raise
+            await self.pool.make_room()
+            return await self._connect(servers, **options)
 
     async def _connect(
         self, servers: ServerList, timeout_seconds: float | None = None, **options: Any

@@ -5,21 +5,28 @@ simple read (decision 0014).
 """
 
 import asyncio
-from asyncio import Task
+from asyncio import Task, TimerHandle
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+
+import asyncpg
+import structlog
 
 from service import errors
 from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection
 
+log = structlog.get_logger()
+
 IDLE_SECONDS_MAX = 300.0
 """Maximum idle seconds; a firewall may have dropped an older connection."""
 CLOSE_TIMEOUT_SECONDS = 1.0
 """Timeout in seconds for closing a connection."""
+REGROW_SECONDS = 5.0
+"""Seconds for which the pool stays smaller after the server has rejected a connection as one too many."""
 
 
 class Pool:
@@ -43,6 +50,8 @@ class Pool:
         """Idle connections with the time they became idle. The most recently used one is reused first, so
         that surplus connections expire."""
         self._closing: set[Task[None]] = set()
+        self._withheld: deque[TimerHandle] = deque()
+        """One timer for each slot that is withheld while the server accepts no more connections."""
 
     @property
     def idle(self) -> int:
@@ -89,8 +98,17 @@ class Pool:
         if self._is_expired(self._idle[0][1]):
             self._close_in_background(self._idle.popleft()[0])
 
+    async def make_room(self) -> None:
+        """Close one connection and shrink, so that the server accepts a connection beside the pool."""
+        connection = await self.acquire()
+        await _close(connection)
+        self.in_use -= 1
+        self._shrink()
+
     async def close(self) -> None:
         """Wait until all connections are released, then close them. None can be acquired afterwards."""
+        while self._withheld:
+            self._grow()
         for _ in range(self._size_max):
             await self._slots.acquire()
         while self._idle:
@@ -99,15 +117,30 @@ class Pool:
             await asyncio.wait(self._closing)
 
     async def _acquire(self) -> Connection:
-        await self._slots.acquire()
-        try:
-            self._discard_stale()
-            connection = self._idle.pop()[0] if self._idle else await self._connect()
-        except BaseException:
-            self._slots.release()
-            raise
-        self.in_use += 1
-        return connection
+        while True:
+            await self._slots.acquire()
+            self.in_use += 1
+            try:
+                self._discard_stale()
+                return self._idle.pop()[0] if self._idle else await self._connect()
+            except BaseException as error:
+                self.in_use -= 1
+                if isinstance(error, asyncpg.TooManyConnectionsError) and self.in_use:
+                    self._shrink()
+                    continue  # wait for a connection that is in use
+                self._slots.release()
+                raise
+
+    def _shrink(self) -> None:
+        """Withhold a slot for a while, because the server accepts no more connections."""
+        if not self._withheld:
+            log.warning("server_connections_exhausted", pool_in_use=self.in_use, pool_max=self._size_max)
+        grow = asyncio.get_running_loop().call_later(REGROW_SECONDS, self._grow)
+        self._withheld.append(grow)
+
+    def _grow(self) -> None:
+        self._withheld.popleft().cancel()
+        self._slots.release()
 
     def _discard_stale(self) -> None:
         while self._idle and (self._idle[-1][0].is_closed() or self._is_expired(self._idle[-1][1])):
