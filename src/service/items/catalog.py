@@ -97,6 +97,17 @@ async def patch_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]
     return await _outcomes(session, changes, _items(rows))
 
 
+async def merge_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
+    """Set the fields that were sent, and merge `attributes` into those that are stored (RFC 7396)."""
+    async with session.transaction():
+        rows = await session.fetch(statements.LOCK_ATTRIBUTES, [change.item_id for change in changes])
+        stored = {row["id"]: row["attributes"] for row in rows}
+        merged = [_merged(stored.get(change.item_id), change) for change in changes]
+        valid = [change for change in merged if isinstance(change, ItemChange)]
+        outcomes = iter(await patch_items(session, valid))
+    return [change if isinstance(change, Fault) else next(outcomes) for change in merged]
+
+
 async def adjust_stocks(
     session: Session, changes: Sequence[ItemChange[StockChange]]
 ) -> list[Item | Exception]:
@@ -107,28 +118,22 @@ async def adjust_stocks(
 
 READ_ITEM: BatchKey[UUID, Item] = BatchKey("read items")
 PATCH_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("patch items")
+MERGE_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("merge items")
 ADJUST_STOCK: BatchKey[ItemChange[StockChange], Item] = BatchKey("adjust stock")
 BATCHES: list[BatchKind[Any, Any]] = [
     BatchKind(READ_ITEM, read_items),
     BatchKind(PATCH_ITEM, patch_items, conflict_key=lambda change: change.item_id),
+    BatchKind(MERGE_ITEM, merge_items, conflict_key=lambda change: change.item_id),
     BatchKind(ADJUST_STOCK, adjust_stocks, conflict_key=lambda change: change.item_id),
 ]
 
 
 async def patch_item(session: Session, change: ItemChange[ItemPatch], *, merge: bool) -> Item:
     """Set the fields that were sent; `merge` merges `attributes` (RFC 7396) instead of replacing them."""
-    patch = change.change
-    if all(value is UNSET for value in astuple(patch)):
+    if all(value is UNSET for value in astuple(change.change)):
         raise NoFields
-    if not merge or not isinstance(patch.attributes, dict):
-        return await session.join(PATCH_ITEM, change)
-    async with session.transaction():
-        stored = await session.fetchval(statements.LOCK_ATTRIBUTES, change.item_id)
-        merged = replace(patch, attributes=_merged(stored, patch.attributes))
-        (outcome,) = await patch_items(session, [replace(change, change=merged)])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    merges_attributes = merge and isinstance(change.change.attributes, dict)
+    return await session.join(MERGE_ITEM if merges_attributes else PATCH_ITEM, change)
 
 
 async def adjust_stock_idempotently(
@@ -192,11 +197,11 @@ def _item(new: ItemCreate) -> Item:
     )
 
 
-def _merged(stored: Any, patch: dict[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = merge_patch(stored, patch)
-    if problem := attributes_problem(merged):
-        raise ValidationFailed([Detail("/attributes", problem)])
-    return merged
+def _merged(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch] | Fault:
+    attributes = merge_patch(stored, change.change.attributes)
+    if problem := attributes_problem(attributes):
+        return ValidationFailed([Detail("/attributes", problem)])
+    return replace(change, change=replace(change.change, attributes=attributes))
 
 
 def _items(rows: Iterable[asyncpg.Record]) -> list[Item]:

@@ -91,7 +91,8 @@ with requested as (
 select {COLUMNS} from changed""")
 """Returns the changed items; an item that is missing does not exist or has another version."""
 
-LOCK_ATTRIBUTES = "select attributes from items where id = $1 for no key update"
+LOCK_ATTRIBUTES = """
+select id, attributes from items where id = any($1::uuid[]) order by id for no key update"""
 
 _ADJUST = f"""
 with requested as (
