@@ -5,8 +5,9 @@ import signal
 from asyncio import Event
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import asyncpg
 import structlog
@@ -15,6 +16,7 @@ from pgqueuer.domain.models import Schedule as ScheduleEntry
 
 from service.audit.chain import seal
 from service.blobs import open_blob_store
+from service.database.clock import READ_CLOCK, is_skewed, measure_clock_skew
 from service.database.database import (
     CLIENT_TIMEOUT_MARGIN_SECONDS,
     READ_SCHEMA_VERSION,
@@ -169,6 +171,7 @@ class Worker:
         return None
 
     async def _wait_for_schema(self, driver: ReconnectingDriver) -> None:
+        await _check_clock(driver)
         version = await _schema(driver)
         if version < SCHEMA:
             log.warning("schema_outdated", found=version, needed=SCHEMA, action="run depot migrate")
@@ -201,6 +204,16 @@ class Worker:
     async def _pause(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
+
+
+async def _check_clock(driver: ReconnectingDriver) -> None:
+    async def read_clock() -> datetime:
+        (row,) = await driver.fetch(READ_CLOCK)
+        return cast("datetime", row["time"])
+
+    skew = await measure_clock_skew(read_clock)
+    if is_skewed(skew):
+        log.warning("clock_skewed", clock_skew_seconds=skew)
 
 
 async def _schema(driver: ReconnectingDriver) -> str:

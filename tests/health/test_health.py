@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import httpx
 import pytest
+from litestar.testing import AsyncTestClient
 
 from conftest import Client
 from service.app import create_app
 from service.auth.middleware import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key
+from service.database import clock
 from service.database.database import SCHEMA, Database
 from service.health.controller import STATUS_TTL_SECONDS, VERSION, Probe
 from service.settings import Settings
@@ -62,6 +64,19 @@ async def test_work_that_nobody_does_is_told(client: Client, database: Database)
     await until_told(client, "queue", "connected")
 
 
+@pytest.mark.parametrize("skew", [-360.0, 360.0])
+async def test_a_clock_that_is_off_is_told(
+    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    assert abs((await client.get("/health")).json()["clock_skew_seconds"]) < 1
+    monkeypatch.setattr(clock, "time", lambda: time() + skew)
+    async with AsyncTestClient(create_app(settings)) as skewed:
+        health = (await skewed.get("/health")).json()
+        assert health["clock_skew_seconds"] == pytest.approx(skew, abs=1)
+        assert health["status"] == "degraded"
+        assert (await skewed.get("/health/ready")).status_code == 200
+
+
 async def test_a_live_and_ready_service_says_so(client: Client) -> None:
     assert (await client.get("/health/live")).json() == {"status": "alive"}
     assert (await client.get("/health/ready")).json() == {"status": "ready"}
@@ -98,7 +113,7 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         while not looks:  # as long as the last look counts
             assert {reply.status_code for reply in await burst(client)} == {200}
             assert monotonic() < deadline
-        assert len(looks) == 2  # the schema, the queue
+        assert len(looks) == 3  # the clock, the schema, the queue
 
 
 async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_answers(

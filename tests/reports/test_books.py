@@ -122,9 +122,9 @@ async def test_a_sale_that_was_booked_on_a_closed_day_reopens_it(
 async def test_days_are_those_of_utc_wherever_the_database_is(
     zone: str, settings: Settings, database_url: str
 ) -> None:
-    execute_in = f"alter database {database_url.rpartition('/')[2].partition('?')[0]} set timezone = '{zone}'"
     async with connected(database_url) as connection:
-        await connection.execute(execute_in)
+        name = await connection.fetchval("select current_database()")
+        await connection.execute(f"alter database {name} set timezone = '{zone}'")
     edges = [datetime(2026, 3, 8), datetime(2026, 3, 29), datetime(2026, 4, 1), datetime(2028, 2, 29)]  # noqa: DTZ001
     moments = [
         edge.replace(tzinfo=UTC) + timedelta(microseconds=apart) for edge in edges for apart in (-1, 0, 9e9)

@@ -10,7 +10,7 @@ import pytest
 from conftest import Client
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.app_helpers import running
+from tests.support.app_helpers import connected, running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 ANN = "/users/ann@example.org/actions"
@@ -27,6 +27,26 @@ async def test_an_action_is_completed_and_listed(client: Client) -> None:
     assert {**listed, "created_at": ""} == {
         "id": done.json()["id"], "user_id": "ann@example.org", "created_at": "", **LOGIN
     }  # fmt: skip
+
+
+FIXED_CLOCK = """
+create function public.uuidv7() returns uuid language sql volatile as $$
+  select ('0fffffff-ffff-7000-8000-' || right(md5(random()::text), 12))::uuid $$"""
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_the_id_of_an_action_comes_from_the_clock_of_the_database(
+    settings: Settings, key: str, database_url: str, headers: dict[str, str]
+) -> None:
+    async with connected(database_url) as connection:
+        name = await connection.fetchval("select current_database()")
+        await connection.execute(f"alter database {name} set search_path = public, pg_catalog")
+        await connection.execute(FIXED_CLOCK.replace("create", "create or replace"))
+    async with running(settings, key) as client:
+        recorded = (await client.post(ANN, json=LOGIN, headers=headers)).json()
+        (listed,) = (await client.get(ANN)).json()["data"]
+    assert recorded["id"].startswith("0fffffff")
+    assert listed["id"] == recorded["id"]
 
 
 async def test_metadata_keeps_its_digits_and_may_be_left_out(client: Client) -> None:

@@ -16,6 +16,7 @@ from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.blobs import STORAGE_ERRORS, BlobStore
+from service.database.clock import READ_CLOCK, is_skewed, measure_clock_skew
 from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
@@ -54,6 +55,13 @@ class Health(Struct):
     timestamp: Timestamp
     version: str
     dependencies: Dependencies
+    clock_skew_seconds: Annotated[
+        float | UnsetType,
+        Meta(
+            description="Seconds by which the clock of this process is ahead of the database's; "
+            "negative if it is behind. Absent while the database is unreachable."
+        ),
+    ] = UNSET
     error: Annotated[
         dict[str, Any] | UnsetType,
         Meta(description="The fields of the error contract; only with status 503."),
@@ -74,6 +82,7 @@ class DatabaseStatus(Struct, frozen=True):
     reachable: bool
     schema: str | None
     delayed: bool
+    clock_skew_seconds: float
     checked_at: float
 
     @property
@@ -127,6 +136,8 @@ class Probe:
         status = await self.database_status()
         if status.reachable and not status.current:
             log.warning("schema_outdated", found=status.schema, needed=SCHEMA)
+        if is_skewed(status.clock_skew_seconds):
+            log.warning("clock_skewed", clock_skew_seconds=status.clock_skew_seconds)
         try:
             yield
         finally:
@@ -146,10 +157,11 @@ class Probe:
         return True
 
     async def _check_database(self) -> DatabaseStatus:
-        reachable, schema, delayed = True, None, False
+        reachable, schema, delayed, skew = True, None, False, 0.0
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 connection = await self._get_connection()
+                skew = await measure_clock_skew(lambda: connection.fetchval(READ_CLOCK))
                 schema = await connection.fetchval(READ_SCHEMA_VERSION)
                 delayed = (schema or "") >= SCHEMA and await connection.fetchval(HAS_OVERDUE_ENTRIES)
         except asyncpg.UndefinedTableError:
@@ -157,7 +169,7 @@ class Probe:
         except DATABASE_ERRORS:
             reachable = False
             self._disconnect()
-        self._status = DatabaseStatus(reachable, schema, delayed, monotonic())
+        self._status = DatabaseStatus(reachable, schema, delayed, skew, monotonic())
         return self._status
 
     def _disconnect(self) -> None:
@@ -184,9 +196,11 @@ class HealthController(Controller):
         """
         status, storage_available = await asyncio.gather(probe.database_status(), probe.storage_available())
         dependencies = _dependencies(status, storage_available=storage_available)
-        healthy = dependencies == Dependencies("connected", "connected", "connected")
+        connected = dependencies == Dependencies("connected", "connected", "connected")
+        healthy = connected and not is_skewed(status.clock_skew_seconds)
         content = Health("healthy" if healthy else "degraded", datetime.now(UTC), VERSION, dependencies)
         if status.reachable:
+            content.clock_skew_seconds = status.clock_skew_seconds
             return Reply(content)
         fault = DatabaseUnavailable()
         content.error = Exchange.of(request.scope).error_fields(fault)

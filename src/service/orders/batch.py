@@ -70,7 +70,6 @@ class OrderBatch:
             "references": [order.reference for order in orders],
             "currencies": [order.currency for order in orders],
             "totals": [order.total for order in orders],
-            "transaction_ids": [uuid7() for _ in orders],
             "actors": [author.actor for author in self._authors],
             "request_ids": [author.request_id for author in self._authors],
             "line_order_ids": [order_id for order_id, _, _ in lines],

@@ -123,11 +123,13 @@ class PlacementQueue:
         async with session.transaction():
             # Requests with one claim lock the same items, so the second one sees the first one's reply.
             rows = await session.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
-            stock = index_stock(Stock(*row) for row in rows)
+            stock = index_stock(Stock(*row[:-1]) for row in rows)
+            # The database's time: the books rely on it, and the clocks of processes differ.
+            placed_at = rows[0]["locked_at"] if rows else datetime.now(UTC)
             replayed = await stored_outcomes(session, [order.claim for order in batch if order.claim])
             fresh = [pending for pending in batch if pending.claim not in replayed]
             allocations = allocate(stock, [pending.order for pending in fresh])
-            written = OrderBatch(datetime.now(UTC))
+            written = OrderBatch(placed_at)
             outcomes: dict[PendingOrder, Order | Exception] = {
                 pending: result
                 if isinstance(result, Fault)

@@ -9,7 +9,8 @@ from service.items.statements import low_stock_condition
 # sets its own lock timeout until the transaction ends, which saves a round trip.
 LOCK_STOCK = """
 with lock_timeout as materialized (select set_config('lock_timeout', $3, true))
-select id, sku, name, price, currency, quantity, version from lock_timeout, items
+select id, sku, name, price, currency, quantity, version, clock_timestamp() as locked_at
+from lock_timeout, items
 where id = any($1::uuid[]) or sku = any($2::text[])
 order by id for no key update of items"""
 
@@ -36,9 +37,8 @@ with stored_replies as ({STORE_REPLIES}
     as t (id, customer_id, reference, currency, total)
 ), ledger_rows as (
   insert into transactions (id, order_id, kind, amount, currency, created_at)
-  select id, order_id, 'sale', total::numeric, currency, :placed_at
-  from unnest(:transaction_ids::uuid[], :order_ids::uuid[], :totals::text[], :currencies::text[])
-    as t (id, order_id, total, currency)
+  select uuidv7(), order_id, 'sale', total::numeric, currency, :placed_at
+  from unnest(:order_ids::uuid[], :totals::text[], :currencies::text[]) as t (order_id, total, currency)
 ), authors as (
   select * from unnest(:order_ids::uuid[], :actors::text[], :request_ids::text[], :orders::jsonb[])
     as t (order_id, actor, request_id, payload)

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
-from uuid_utils.compat import uuid7
 
 from service.database.batch import BatchKey, BatchKind
 from service.database.named_sql import NamedSql
@@ -21,15 +20,26 @@ from service.idempotency.replies import (
 from service.users.schemas import Action, ActionCompleted, ActionCreate
 from service.values import encode_json
 
+NEW_ID = "select uuidv7()"
+"""Ids come from the database's clock, because the audit chain relies on their order."""
+
 _INSERT_ACTIONS = """
 insert into events (id, type, subject, actor, request_id, payload)
-select id, 'user.action', user_id, actor, request_id, payload
-from unnest(:ids::uuid[], :user_ids::text[], :actors::text[], :request_ids::text[], :payloads::jsonb[])
-  as t (id, user_id, actor, request_id, payload)"""
+select id, 'user.action', user_id, actor, request_id, payload from actions"""
+_ACTIONS = """
+  select * from unnest(:user_ids::text[], :actors::text[], :request_ids::text[], :payloads::jsonb[])
+    with ordinality as t (user_id, actor, request_id, payload, number)"""
 
-INSERT_ACTIONS = NamedSql(_INSERT_ACTIONS)
+INSERT_ACTIONS = NamedSql(f"""
+with actions as materialized (select uuidv7() as id, action.* from ({_ACTIONS}) action
+), inserted_events as ({_INSERT_ACTIONS}
+)
+select id from actions order by number""")
 INSERT_ACTION_IDEMPOTENTLY = NamedSql(f"""
-with stored_replies as ({STORE_REPLIES}) {_INSERT_ACTIONS}
+with stored_replies as ({STORE_REPLIES}
+), actions as (select :id::uuid as id, action.* from ({_ACTIONS}) action
+)
+{_INSERT_ACTIONS}
 where exists (select from stored_replies) returning 1""")
 """Returns nothing if the claim is taken."""
 
@@ -40,9 +50,8 @@ order by id desc limit $3"""
 
 
 class RecordedAction(Struct, frozen=True):
-    """An action with its id and its author."""
+    """An action with its author."""
 
-    id: UUID
     user_id: str
     action: ActionCreate
     author: Author
@@ -50,8 +59,8 @@ class RecordedAction(Struct, frozen=True):
 
 async def record_actions(session: Session, actions: Sequence[RecordedAction]) -> list[ActionCompleted]:
     """Store the actions of one batch."""
-    await session.execute(*INSERT_ACTIONS(**_columns(actions)))
-    return [ActionCompleted(action.id) for action in actions]
+    rows = await session.fetch(*INSERT_ACTIONS(**_columns(actions)))
+    return [ActionCompleted(row["id"]) for row in rows]
 
 
 RECORD_ACTION: BatchKey[RecordedAction, ActionCompleted] = BatchKey("record actions")
@@ -62,12 +71,12 @@ async def record_action(
     session: Session, user_id: str, new: ActionCreate, author: Author, claim: Claim | None
 ) -> ActionCompleted:
     """Store an action. Raises `Replay` if the claim already has a stored reply."""
-    action = RecordedAction(uuid7(), user_id, new, author)
+    action = RecordedAction(user_id, new, author)
     if claim is None:
         return await session.join(RECORD_ACTION, action)
-    completed = ActionCompleted(action.id)
+    completed = ActionCompleted(await session.fetchval(NEW_ID))
     reply = StoredReply(claim, 201, {}, encode_json(completed))
-    statement = INSERT_ACTION_IDEMPOTENTLY(**_columns([action]), **reply_arguments([reply]))
+    statement = INSERT_ACTION_IDEMPOTENTLY(id=completed.id, **_columns([action]), **reply_arguments([reply]))
     if not await session.fetchval(*statement):
         await raise_claim_conflict(session, claim)
     return completed
@@ -75,7 +84,6 @@ async def record_action(
 
 def _columns(actions: Sequence[RecordedAction]) -> dict[str, list[Any]]:
     return {
-        "ids": [action.id for action in actions],
         "user_ids": [action.user_id for action in actions],
         "actors": [action.author.actor for action in actions],
         "request_ids": [action.author.request_id for action in actions],

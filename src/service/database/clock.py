@@ -1,0 +1,25 @@
+"""The difference between this process's clock and the database's."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from time import time
+
+READ_CLOCK = "select clock_timestamp() as time"
+
+CLOCK_SKEW_WARNING_SECONDS = 60.0
+"""A fifth of `MAX_CLOCK_SKEW`: there is time to mend a clock before it does harm."""
+
+
+async def measure_clock_skew(read_clock: Callable[[], Awaitable[datetime]]) -> float:
+    """Return the seconds by which this process's clock is ahead of the database's; negative if it is behind.
+
+    The error is at most half the time that `read_clock` takes.
+    """
+    asked_at = time()
+    database_time = (await read_clock()).timestamp()
+    return round((asked_at + time()) / 2 - database_time, 3)
+
+
+def is_skewed(seconds: float) -> bool:
+    """Return whether the clocks differ by so much that an operator should be warned."""
+    return abs(seconds) > CLOCK_SKEW_WARNING_SECONDS
