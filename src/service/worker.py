@@ -35,6 +35,7 @@ from service.observability.tracing import NO_TRACER, Tracer
 from service.reports.books import close_books
 from service.settings import Settings
 from service.webhooks.dispatcher import WebhookDispatcher
+from service.webhooks.maintenance import fail_deliveries_of_disabled
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ class Schedule(NamedTuple):
 SCHEDULES = (
     Schedule("* * * * * */10", "audit.seal", seal),
     Schedule("* * * * *", "jobs.recover", maintenance.requeue_orphans),
+    Schedule("* * * * *", "deliveries.fail_of_disabled", fail_deliveries_of_disabled),
     Schedule("6 * * * *", "books.close", close_books),
     Schedule("7 * * * *", "idempotency_keys.sweep", maintenance.sweep_idempotency_keys),
     Schedule("17 * * * *", "deliveries.sweep", maintenance.sweep_deliveries),

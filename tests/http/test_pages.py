@@ -7,6 +7,7 @@ import string
 import pytest
 
 from conftest import Client
+from service.http.pagination import PAGE_BYTES_MAX, _count_within
 from tests.support.reply_assertions import all_rows, assert_refused, pages
 
 
@@ -108,3 +109,27 @@ async def test_a_forged_position_is_no_server_error(client: Client) -> None:
         check = hashlib.blake2b(content, key=digest, digest_size=4).digest()
         forged = base64.urlsafe_b64encode(check + content).rstrip(b"=").decode()
         assert_refused(await client.get(path, params={"cursor": forged}), 400, "INVALID_CURSOR")
+
+
+async def test_a_page_of_large_rows_ends_early_and_no_row_is_lost(client: Client) -> None:
+    note = "x" * 60_000
+    for number in range(40):
+        await client.put(f"/resources/r-{number:02}", json={"status": "new", "metadata": {"note": note}})
+    sizes, names, query = [], [], {"limit": "200"}
+    while True:
+        reply = await client.get("/resources", params=query)
+        sizes.append(len(reply.content))
+        names += [row["id"] for row in reply.json()["data"]]
+        if reply.json()["next_cursor"] is None:
+            break
+        query["cursor"] = reply.json()["next_cursor"]
+    assert names == [f"r-{number:02}" for number in range(40)]
+    assert max(sizes) <= PAGE_BYTES_MAX + 1000
+    assert len(sizes) == 3
+
+
+def test_a_row_larger_than_a_page_is_a_page_by_itself() -> None:
+    large = "x" * PAGE_BYTES_MAX
+    assert [_count_within(PAGE_BYTES_MAX, rows) for rows in ([large], [large, "a"], ["a", large], [])] == [
+        *(1, 1, 1, 0)
+    ]

@@ -195,6 +195,17 @@ async def test_a_job_that_is_not_there_is_not_found(
     assert await database.fetchval(ENTRIES) == 0
 
 
+async def test_a_list_has_no_results_which_may_be_large(client: Client, database: Database) -> None:
+    job_id = await process(client, seconds=0)
+    await database.fetch("update jobs set result = jsonb_build_object('errors', repeat('x', 1000000))")
+    reply = await client.get("/jobs")
+    (summary,) = reply.json()["data"]
+    assert len(reply.content) < 1000
+    job = await read(client, job_id)
+    assert len(job.pop("result")["errors"]) == 1_000_000
+    assert summary == job
+
+
 async def test_a_queued_job_is_cancelled_and_never_begun(client: Client, database: Database) -> None:
     job_id = await process(client, seconds=0)
     reply = await client.delete(f"/jobs/{job_id}", headers={"X-Request-ID": "enough"})

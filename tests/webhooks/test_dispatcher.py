@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
@@ -13,8 +14,12 @@ from receiver import SECRET, deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
 from service.events.journal import CLI, INSERT_EVENT, event_arguments
+from service.jobs.maintenance import sweep_deliveries
 from service.settings import Settings
+from service.webhooks import maintenance
 from service.webhooks.dispatcher import WebhookDispatcher
+from service.webhooks.maintenance import fail_deliveries_of_disabled
+from service.webhooks.service import WebhookService
 from service.webhooks.signing import new_secret
 from tests.support.app_helpers import eventually
 
@@ -216,6 +221,8 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, se
         for _ in range(5):
             await record_event(database)
         async with delivering(database, settings, webhook_lane_max=1):
+            await eventually(lambda: is_disabled(database, webhook_id))
+            assert await fail_deliveries_of_disabled(database, settings) == 4
             rows = await until(database, lambda rows: all(row["status"] != "pending" for row in rows))
             await record_event(database)
             await other.until(6)
@@ -228,6 +235,36 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, se
     assert "410" in webhook["disabled_reason"]
     (events,) = await database.fetch("select * from events where type = 'webhook.disabled'")
     assert (events["subject"], events["actor"]) == (str(webhook_id), "worker")
+
+
+async def is_disabled(database: Database, webhook_id: UUID) -> bool:
+    return not await database.fetchval("select enabled from webhooks where id = $1", webhook_id)
+
+
+async def test_a_large_backlog_delays_neither_disabling_nor_deleting(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is one statement on few rows; maintenance ends the backlog in batches."""
+    monkeypatch.setattr(maintenance, "BATCH_SIZE", 2)
+    async with receiver(status=410) as local:
+        gone, deleted = await subscribe(database, local.url), await subscribe(database, "http://a.example/")
+        for _ in range(7):
+            await record_event(database)
+        await database.fetch("update deliveries set due_at = 'infinity' where webhook_id = $1", deleted)
+        async with database.session() as holder, holder.transaction():
+            # Whatever waits for one of these rows ends with the statement timeout.
+            await holder.fetch("select 1 from deliveries where due_at > now() for update")
+            await holder.fetch(
+                "select 1 from deliveries where webhook_id = $1 order by id desc limit 3 for update", gone
+            )
+            async with delivering(database, settings, webhook_lane_max=1):
+                await eventually(lambda: is_disabled(database, gone))
+            async with database.orm_session() as session:
+                await WebhookService(session).remove(deleted, CLI, versions=None)
+        assert await fail_deliveries_of_disabled(database, settings) == 6
+    pending = await database.fetch("select webhook_id from deliveries where due_at is not null")
+    assert {row["webhook_id"] for row in pending} == {deleted}
+    assert await sweep_deliveries(database, settings) == 7
 
 
 async def test_several_answers_that_it_is_gone_disable_it_once(

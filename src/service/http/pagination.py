@@ -16,9 +16,12 @@ from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
 from service.errors import InvalidCursor
+from service.values import encode_json
 
 LIMIT_MAX = 200
 LIMIT_DEFAULT = 50
+PAGE_BYTES_MAX = 1_048_576
+"""A page ends early, with its cursor, before its rows exceed this size as JSON. One row always fits."""
 CURSOR_LENGTH_MAX = 512
 CHECK_LENGTH = 4
 
@@ -67,8 +70,8 @@ class Pager(Generic[P]):
         return self.limit + 1
 
     def page(self, rows: Sequence[T], position: Callable[[T], P]) -> Page[T]:
-        data = list(rows[: self.limit])
-        more = len(rows) > self.limit
+        data = list(rows[: _count_within(PAGE_BYTES_MAX, rows[: self.limit])])
+        more = len(rows) > len(data)
         return Page(data, self._encode(msgspec.json.encode(position(data[-1]))) if more else None)
 
     def next_url(self, cursor: str) -> str:
@@ -97,3 +100,13 @@ class Pager(Generic[P]):
         It need not be secret: a forged cursor only reaches rows the caller may read anyway.
         """
         return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()
+
+
+def _count_within(bytes_max: int, rows: Sequence[object]) -> int:
+    """Return how many of the first rows fit into `bytes_max` bytes of JSON, and at least one."""
+    size_bytes = 0
+    for count, row in enumerate(rows):
+        size_bytes += len(encode_json(row)) + 1
+        if size_bytes > bytes_max:
+            return max(1, count)
+    return len(rows)

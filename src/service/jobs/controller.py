@@ -23,7 +23,7 @@ from service.http.request import StrictRequest, decode
 from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome
 from service.jobs import operations
 from service.jobs.kinds import UnknownJobKind
-from service.jobs.schemas import Job, JobCreate, Queued, Status
+from service.jobs.schemas import Job, JobCreate, JobSummary, Queued, Status
 from service.jobs.streams import JobStreams
 from service.values import encode_json
 
@@ -85,8 +85,11 @@ class JobController(Controller):
         ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
-    ) -> Page[Job]:
-        """List jobs, newest first"""
+    ) -> Page[JobSummary]:
+        """List jobs, newest first
+
+        The entries have no `result`; get a job for it.
+        """
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {"status": status, "kind": kind, "after": pager.after}
         jobs = await operations.list_jobs(session, filters, pager.fetch_limit)

@@ -1,6 +1,7 @@
 """Scheduled maintenance of queue and tables. Each function returns the number of affected rows."""
 
 from service.blobs import open_blob_store
+from service.database.batches import BATCHES_MAX, run_in_batches
 from service.database.database import Database
 from service.idempotency.replies import RETENTION
 from service.jobs import statements
@@ -10,8 +11,6 @@ from service.settings import Settings
 REQUEUE_BATCH_SIZE = 1000
 SWEEP_BATCH_SIZE = 10_000
 JOBS_BATCH_SIZE = 1000
-BATCHES_MAX = 100
-"""Batches per run; the next run does the rest."""
 QUEUE_LOG_RETENTION_DAYS = 7
 
 OLDER_THAN = "make_interval(days => $2)"
@@ -51,16 +50,17 @@ async def sweep_queue(database: Database, _: Settings) -> int:
 
 async def sweep_jobs(database: Database, settings: Settings) -> int:
     """Delete expired jobs, and their output blobs first."""
-    store, deleted = open_blob_store(settings), 0
-    for _ in range(BATCHES_MAX):
-        rows = await database.fetch(statements.SELECT_EXPIRED, settings.job_kept_days, JOBS_BATCH_SIZE)
-        if not rows:
-            break
-        for row in rows:
-            if row["key"] is not None:
-                await store.delete(row["key"])
-        ids = [row["id"] for row in rows]
-        deleted += await database.fetchval(statements.DELETE, ids, settings.job_kept_days)
+    store, deleted, days = open_blob_store(settings), 0, settings.job_kept_days
+    async with database.dedicated_connection() as connection:
+        await connection.execute("set statement_timeout = '5min'")
+        for _ in range(BATCHES_MAX):
+            rows = await connection.fetch(statements.SELECT_EXPIRED, days, JOBS_BATCH_SIZE)
+            for row in rows:
+                if row["key"] is not None:
+                    await store.delete(row["key"])
+            if not rows:
+                break
+            deleted += await connection.fetchval(statements.DELETE, [row["id"] for row in rows], days)
     return deleted
 
 
@@ -69,12 +69,4 @@ async def sweep(database: Database, table: str, condition: str, *arguments: obje
 
     The deletion is done in batches, on a connection with a longer timeout than a request has.
     """
-    deleted, statement = 0, statements.sweep(table, condition)
-    async with database.dedicated_connection() as connection:
-        await connection.execute("set statement_timeout = '5min'")
-        for _ in range(BATCHES_MAX):
-            count = await connection.fetchval(statement, SWEEP_BATCH_SIZE, *arguments)
-            deleted += count
-            if count < SWEEP_BATCH_SIZE:
-                break
-    return deleted
+    return await run_in_batches(database, statements.sweep(table, condition), SWEEP_BATCH_SIZE, *arguments)

@@ -14,7 +14,7 @@ from service.events.journal import Author
 from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments, store_reply
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
-from service.jobs.schemas import Job, JobCreate, Output, Queued
+from service.jobs.schemas import Job, JobCreate, JobSummary, Output, Queued
 from service.values import encode_json
 
 
@@ -47,9 +47,9 @@ async def read_job(session: Session, job_id: UUID) -> Job:
     return Job(*row)
 
 
-async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) -> list[Job]:
+async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) -> list[JobSummary]:
     """Return jobs, newest first. A filter that is None is ignored."""
-    return [Job(*row) for row in await statements.LIST.fetch(session, filters, limit)]
+    return [JobSummary(*row) for row in await statements.LIST.fetch(session, filters, limit)]
 
 
 async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | None = None) -> Job:

@@ -53,6 +53,23 @@ class Job(Struct):  # in the order of `statements.COLUMNS`
         return self.status in FINAL_STATUSES
 
 
+class JobSummary(Struct):  # in the order of `statements.SUMMARY_COLUMNS`
+    """A job in a list, without its result, which can be large."""
+
+    id: UUID
+    kind: KindName
+    status: Status
+    attempts: Count
+    """Number of attempts; those interrupted by a shutdown or an outage are not counted."""
+    progress: Annotated[int, Meta(ge=0, le=100)]
+    error: str | None
+    """Why the job failed; if it is queued, why its last attempt failed."""
+    created_at: Timestamp
+    started_at: Timestamp | None
+    """Start of the latest attempt."""
+    finished_at: Timestamp | None
+
+
 class Output(Struct):
     """The output file of a job."""
 

@@ -13,6 +13,7 @@ NOTIFY = f"pg_notify('{CHANNEL}', id::text)"
 """Goes into a `returning` or `select` list: PostgreSQL does not run an unreferenced select CTE."""
 
 COLUMNS = "id, kind, status, attempts, progress, result, error, created_at, started_at, finished_at"
+SUMMARY_COLUMNS = COLUMNS.replace("result, ", "")
 OWNED_BY_ATTEMPT = "id = $1 and queue_id = $2 and attempts = $3 and status = 'running'"
 
 READ = f"select {COLUMNS} from jobs where id = $1"
@@ -110,7 +111,7 @@ with deleted as (
 select count(*) from deleted"""
 
 FILTERS = {"status": "status = ${status}", "kind": "kind = ${kind}", "after": "id < ${after}"}
-LIST = ListQuery(f"select {COLUMNS} from jobs", FILTERS, "id desc")
+LIST = ListQuery(f"select {SUMMARY_COLUMNS} from jobs", FILTERS, "id desc")
 
 
 def sweep(table: str, condition: str) -> str:

@@ -112,7 +112,7 @@ class WebhookController(Controller):
     ) -> None:
         """Delete a webhook
 
-        Pending deliveries are marked as failed.
+        Its deliveries are deleted with it, and pending ones are not sent.
         """
         await WebhookService(session).remove(webhook_id, request.author, versions=if_match_versions(request))
 

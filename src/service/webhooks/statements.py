@@ -46,14 +46,29 @@ with webhook as (
   update webhooks set enabled = false, disabled_reason = $5, version = version + 1, updated_at = now()
   where id = (select webhook_id from attempted) and enabled
   returning *
-), ended as (
-  update deliveries set status = 'failed', due_at = null, finished_at = now()
-  where webhook_id = (select id from disabled) and status = 'pending' and id <> $1
 )
 insert into events (type, subject, actor, request_id, payload)
 select 'webhook.disabled', id::text, $6, $7,
   jsonb_build_object('id', id, 'version', version, 'reason', disabled_reason)
 from disabled"""
+"""Disables the webhook immediately; `FAIL_OF_DISABLED` ends its other deliveries in batches."""
+
+FAIL_OF_DISABLED = """
+with webhook as materialized (
+  select id from webhooks w where not enabled and disabled_reason is not null
+    and exists (select from deliveries where webhook_id = w.id and due_at is not null)
+  order by id for share
+), pending as materialized (
+  select d.id from webhook cross join lateral (
+    select id from deliveries where webhook_id = webhook.id and due_at is not null
+    order by due_at limit $1 for update skip locked) d
+  limit $1
+), failed as (
+  update deliveries set status = 'failed', due_at = null, finished_at = now()
+  where id = any(array(select id from pending)) returning 1
+)
+select count(*) from failed"""
+"""Fails up to $1 pending deliveries of webhooks that the service has disabled, and returns their number."""
 
 RELEASE = """
 update deliveries set due_at = now() from unnest($1::uuid[], $2::int[]) as mine (id, tries)
