@@ -30,6 +30,7 @@ Mutable resources carry an `ETag`. Send it back as `If-Match` to change only the
 
 PAGE = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depot API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
 <link rel="stylesheet" href="/docs/assets/docs.css"></head><body><div id="ui"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>

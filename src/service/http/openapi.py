@@ -8,8 +8,10 @@ from litestar import Litestar, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.routes import HTTPRoute
+from msgspec import Meta
 
 from service import errors
+from service.constraints import find_in_type
 from service.errors import Fault
 from service.http.error_responses import (
     HEADERS,
@@ -124,13 +126,13 @@ def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler)
         content[MERGE_PATCH] = {"schema": {"$ref": _merge_patch_name(reference)}}
     operation["responses"] = dict(_success_responses(operation, method, handler))
     operation["parameters"] = [
-        *map(_parameter, operation.get("parameters", [])),
+        *(_parameter(parameter, handler) for parameter in operation.get("parameters", [])),
         *({"$ref": f"#/components/parameters/{name}"} for name in _headers(operation, method, handler)),
     ]
 
 
 def _with_merge_patches(schemas: Json) -> Json:
-    """Add a schema of its own for each merge patch, so that generated clients tell the two apart."""
+    """Add a schema of its own for each merge patch, so that generated clients distinguish the two."""
     patches = {_merge_patch_name(name): schema for name, schema in schemas.items() if name.endswith("Patch")}
     about = {"description": "A merge patch (RFC 7396): members of objects are merged; null removes one."}
     named = {name: {**schema, "title": name, **about} for name, schema in patches.items()}
@@ -172,8 +174,8 @@ def _headers(operation: Json, method: str, handler: HTTPRouteHandler) -> Iterato
         yield from ("Range", "IfRange")
 
 
-def _parameter(parameter: Json) -> Json:
-    """Simplify Litestar's parameter: a query cannot carry null."""
+def _parameter(parameter: Json, handler: HTTPRouteHandler) -> Json:
+    """Simplify Litestar's parameter: a query cannot carry null. A required one has its type's example."""
     schema = {key: value for key, value in parameter["schema"].items() if key != "description"}
     for option in schema.pop("oneOf", []):
         schema |= option if option.get("type") != "null" else {}
@@ -184,7 +186,14 @@ def _parameter(parameter: Json) -> Json:
         **{key: parameter[key] for key in ("name", "in", "required")},
         "description": about,
         "schema": schema,
+        **({"example": examples[0]} if (examples := _examples(parameter["name"], handler)) else {}),
     }
+
+
+def _examples(name: str, handler: HTTPRouteHandler) -> list[Any]:
+    field = handler.parsed_fn_signature.parameters.get(name)
+    meta = find_in_type(field.raw, lambda part: isinstance(part, Meta) and part.examples) if field else None
+    return list(meta.examples) if meta else []
 
 
 def _content(media_type: str) -> Json:

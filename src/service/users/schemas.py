@@ -13,7 +13,11 @@ METADATA_BYTES_MAX = 16_384
 USER_ID = r"^[A-Za-z0-9._@:-]{1,128}\Z"
 KnownUserId = Annotated[
     str,
-    Meta(pattern=USER_ID, extra={"expected": '1 to 128 letters, digits, ".", "_", "@", ":" or "-"'}),
+    Meta(
+        pattern=USER_ID,
+        examples=["ann"],
+        extra={"expected": '1 to 128 letters, digits, ".", "_", "@", ":" or "-"'},
+    ),
 ]
 ActionName = Annotated[str, Meta(min_length=1, max_length=100, examples=["login"])]
 
