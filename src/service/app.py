@@ -24,7 +24,8 @@ from service.documents.store import DocumentStore
 from service.documents.upload import UploadReceiver
 from service.errors import DatabaseUnavailable, Fault, Overloaded
 from service.health.controller import HealthController, Probe
-from service.health.metrics_endpoint import DatabaseMetrics, MetricsController, ScrapeCache
+from service.health.database_metrics import DatabaseMetrics
+from service.health.metrics_endpoint import MetricsController, ScrapeCache
 from service.http.admission import AdmissionControl
 from service.http.cors import CorsMiddleware
 from service.http.error_handlers import (

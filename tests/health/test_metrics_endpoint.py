@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from test_health import ANSWER_SECONDS
 
-import service.health.metrics_endpoint
 from conftest import Client
 from service.app import create_app
 from service.auth.middleware import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key, revoke_key
 from service.database.database import Database
 from service.docs import build_document
+from service.health.database_metrics import DatabaseMetrics
 from service.health.metrics_endpoint import TEXT, ScrapeCache
 from service.jobs.kinds import KindRegistry
 from service.observability.metrics import Metrics
@@ -236,9 +236,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
         "update deliveries set due_at = now() - interval '90 seconds' where due_at is not null"
     )
     # No dispatcher takes it meanwhile.
-    scrapes = ScrapeCache(
-        Metrics(), service.health.metrics_endpoint.DatabaseMetrics(database, KindRegistry([]))
-    )
+    scrapes = ScrapeCache(Metrics(), DatabaseMetrics(database, KindRegistry([])))
     async with scrapes.open():
         figures = ScrapedMetrics(await scrapes.text(TEXT))
     assert figures.sum("webhook_deliveries_pending") == 1

@@ -139,7 +139,7 @@ def test_a_worker_whose_port_is_in_use_fails_with_one_line(database_url: str, tm
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
         with (
-            pytest.raises(AssertionError, match="cannot show metrics on 127"),
+            pytest.raises(AssertionError, match="cannot serve metrics on 127"),
             depot_worker(database_url, tmp_path / "home", DEPOT_WORKER_METRICS_PORT=number),
         ):
             pass

@@ -1,0 +1,155 @@
+"""Metrics read from the database, the same for all processes (decision 0010)."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from time import monotonic
+
+import asyncpg
+from msgspec import Struct
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from service.database.database import Database
+from service.database.errors import DATABASE_ERRORS
+from service.database.servers import Connection
+from service.jobs.kinds import KindRegistry
+
+SNAPSHOT_TTL_SECONDS = 1.0
+"""Seconds for which a result is reused."""
+TIMEOUT_SECONDS = 0.5
+"""Timeout in seconds of all queries; with the key lookup, a scrape must finish within a second."""
+QUERY_TIMEOUT = "100ms"
+"""Timeout of one query. One that takes longer lacks its metrics, and the others are published."""
+COUNT_MAX = 10_000
+"""Counts stop here, so that their cost does not grow with a backlog: this value means "or more"."""
+STATUSES = ("queued", "running", "failed")
+
+_NEWEST = [f"(select kind, status from jobs where status = '{status}' order by id desc limit {COUNT_MAX})"
+           for status in STATUSES]  # fmt: skip
+JOBS = f"select kind, status, count(*) from ({' union all '.join(_NEWEST)}) newest group by kind, status"
+
+# Ids begin with the time of creation, so the oldest due job of a kind is among the oldest queued ones.
+OLDEST_JOBS = f"""
+select j.kind, extract(epoch from now() - min(q.execute_after))::float8 as age
+from (select kind, queue_id from jobs where status = 'queued' order by id limit {COUNT_MAX}) j
+  join queue.pgqueuer q on q.id = j.queue_id
+where q.status = 'queued' and q.execute_after <= now() group by j.kind"""
+
+# Ordered, so that each webhook's part is read from the index of due deliveries.
+PENDING_DELIVERIES = f"""
+select count(*) from (
+  select from webhooks w cross join lateral (
+    select from deliveries d where d.webhook_id = w.id and d.due_at is not null
+    order by d.due_at limit {COUNT_MAX}) due
+  where w.enabled limit {COUNT_MAX}) pending"""
+
+WEBHOOK_LAG = """
+select greatest(0, extract(epoch from now() - min(oldest.due_at)))::float8
+from webhooks w cross join lateral (
+  select due_at from deliveries d where d.webhook_id = w.id and d.due_at is not null
+  order by d.due_at limit 1) oldest
+where w.enabled"""
+
+QUERIES = (JOBS, OLDEST_JOBS, PENDING_DELIVERIES, WEBHOOK_LAG)
+
+
+class DatabaseSnapshot(Struct):
+    """The rows of each query that finished in time."""
+
+    taken_at: float
+    reachable: bool = False
+    rows: dict[str, list[asyncpg.Record]] = {}
+
+
+class DatabaseMetrics:
+    """Reads on a dedicated connection, so that an exhausted pool does not look like an outage."""
+
+    def __init__(self, database: Database, kinds: KindRegistry) -> None:
+        self._database = database
+        self._kinds = kinds
+        self._connection: Connection | None = None
+        self._snapshot = DatabaseSnapshot(-SNAPSHOT_TTL_SECONDS)
+
+    async def collect(self) -> list[Metric]:
+        """Return the metrics within `TIMEOUT_SECONDS` even if the database hangs.
+
+        Not safe for concurrent calls.
+        """
+        if monotonic() - self._snapshot.taken_at >= SNAPSHOT_TTL_SECONDS:
+            self._snapshot = await self._read()
+        return list(self._families(self._snapshot))
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+        self._connection = None
+
+    async def _read(self) -> DatabaseSnapshot:
+        snapshot = DatabaseSnapshot(monotonic())
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                connection = await self._get_connection()
+                await connection.execute(f"set statement_timeout = '{QUERY_TIMEOUT}'")
+                snapshot.reachable = True
+                for query in QUERIES:
+                    try:
+                        snapshot.rows[query] = await connection.fetch(query)
+                    except (asyncpg.QueryCanceledError, asyncpg.SyntaxOrAccessError):
+                        continue  # too slow, or there is no schema yet: the other metrics are published
+        except DATABASE_ERRORS:
+            self.disconnect()
+        return snapshot
+
+    async def _get_connection(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+        return self._connection
+
+    def _families(self, snapshot: DatabaseSnapshot) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "depot_database_up", "Whether the database answered this scrape.", float(snapshot.reachable)
+        )
+        rows = snapshot.rows
+        if JOBS in rows:
+            yield self._jobs(rows[JOBS])
+        if OLDEST_JOBS in rows:
+            yield self._oldest_jobs(rows[OLDEST_JOBS])
+        if PENDING_DELIVERIES in rows:
+            yield GaugeMetricFamily(
+                "depot_webhook_deliveries_pending",
+                f"Pending deliveries to enabled webhooks, counted up to {COUNT_MAX}.",
+                rows[PENDING_DELIVERIES][0][0],
+            )
+        if WEBHOOK_LAG in rows:
+            yield GaugeMetricFamily(
+                "depot_webhook_lag_seconds",
+                "Age in seconds of the oldest due delivery.",
+                rows[WEBHOOK_LAG][0][0] or 0.0,
+            )
+
+    def _jobs(self, rows: list[asyncpg.Record]) -> Metric:
+        jobs = GaugeMetricFamily(
+            "depot_jobs",
+            "Jobs by kind and status: queued, running, and permanently failed until they are deleted. "
+            f"Of each status the newest {COUNT_MAX} are counted.",
+            labels=["kind", "status"],
+        )
+        counts = {(kind, status): count for kind, status, count in rows}
+        for kind in self._kind_names(kind for kind, _ in counts):
+            for status in STATUSES:
+                jobs.add_metric([kind, status], counts.get((kind, status), 0))
+        return jobs
+
+    def _oldest_jobs(self, rows: list[asyncpg.Record]) -> Metric:
+        ages = GaugeMetricFamily(
+            "depot_job_oldest_due_seconds",
+            "Age in seconds of the oldest due job that has not started.",
+            labels=["kind"],
+        )
+        age_by_kind: dict[str, float] = {row["kind"]: row["age"] for row in rows}
+        for kind in self._kind_names(age_by_kind):
+            ages.add_metric([kind], age_by_kind.get(kind, 0.0))
+        return ages
+
+    def _kind_names(self, found: Iterable[str]) -> list[str]:
+        return sorted({kind.name for kind in self._kinds} | set(found))
