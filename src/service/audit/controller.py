@@ -13,6 +13,7 @@ from service.constraints import NO_NUL_PATTERN
 from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import InvalidCursor
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
 
@@ -36,7 +37,7 @@ class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
 
-    @get(scope="admin", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time})
+    @get(opt=operation(scope="admin", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time}))
     async def list_audit(
         self,
         session: NamedDependency[Session],

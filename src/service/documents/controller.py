@@ -19,6 +19,7 @@ from service.documents.store import DocumentStore, location
 from service.documents.upload import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
 from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.http.idempotency import hold_claim
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply
 from service.http.request import StrictRequest
@@ -38,10 +39,9 @@ class DocumentController(Controller):
     tags = ["Documents"]
 
     @post(
-        scope="documents:write",
         operation_class=DocumentOperation,
         request_max_body_size=None,  # the receiver limits the file, not the form
-        faults=UPLOAD_FAULTS,
+        opt=operation(scope="documents:write", faults=UPLOAD_FAULTS),
     )
     async def store_document(
         self,
@@ -66,7 +66,7 @@ class DocumentController(Controller):
             )
         return Reply(document, headers={"Location": location(document.id)})
 
-    @get(scope="documents:read", faults=[InvalidCursor])
+    @get(opt=operation(scope="documents:read", faults=[InvalidCursor]))
     async def list_documents(
         self,
         session: NamedDependency[Session],
@@ -79,7 +79,7 @@ class DocumentController(Controller):
         documents = await store.list_documents(session, pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
-    @get("/{document_id:str}", scope="documents:read", faults=[NotFound])
+    @get("/{document_id:str}", opt=operation(scope="documents:read", faults=[NotFound]))
     async def get_document(
         self,
         session: NamedDependency[Session],
@@ -90,11 +90,13 @@ class DocumentController(Controller):
 
     @get(
         "/{document_id:str}/content",
-        scope="documents:read",
-        media=[format_.content_type for format_ in FORMATS],
-        conditional=True,
         responses={206: RANGE},
-        faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
+        opt=operation(
+            scope="documents:read",
+            media=[format_.content_type for format_ in FORMATS],
+            conditional=True,
+            faults=[NotFound, RangeNotSatisfiable, StorageUnavailable],
+        ),
     )
     async def get_content(
         self,
@@ -113,10 +115,12 @@ class DocumentController(Controller):
 
     @get(
         "/{document_id:str}/thumbnail",
-        scope="documents:read",
-        media=[THUMBNAIL_TYPE],
-        conditional=True,
-        faults=[NotFound, StorageUnavailable],
+        opt=operation(
+            scope="documents:read",
+            media=[THUMBNAIL_TYPE],
+            conditional=True,
+            faults=[NotFound, StorageUnavailable],
+        ),
     )
     async def get_thumbnail(
         self,
@@ -133,7 +137,7 @@ class DocumentController(Controller):
         stored = await store.read(session, document_id)
         return await download_thumbnail(document_store, request, stored)
 
-    @delete("/{document_id:str}", scope="documents:write", faults=[NotFound])
+    @delete("/{document_id:str}", opt=operation(scope="documents:write", faults=[NotFound]))
     async def delete_document(
         self,
         session: NamedDependency[Session],
@@ -153,10 +157,9 @@ class UploadController(Controller):
     tags = ["Documents"]
 
     @post(
-        scope="documents:write",
         operation_class=PictureOperation,
         request_max_body_size=None,
-        faults=UPLOAD_FAULTS,
+        opt=operation(scope="documents:write", faults=UPLOAD_FAULTS),
     )
     async def upload(
         self,

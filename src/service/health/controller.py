@@ -21,6 +21,7 @@ from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
 from service.http.middleware import Exchange
+from service.http.operation import operation
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.values import Timestamp
@@ -188,7 +189,7 @@ class HealthController(Controller):
     tags = ["Health"]
     opt = {"public": True}
 
-    @get(faults=[DatabaseUnavailable])
+    @get(opt=operation(faults=[DatabaseUnavailable]))
     async def get_health(self, probe: NamedDependency[Probe], request: StrictRequest) -> Reply[Health]:
         """Check the service and its dependencies
 
@@ -214,7 +215,7 @@ class HealthController(Controller):
         """
         return Alive()
 
-    @get("/ready", faults=[Draining, DatabaseUnavailable])
+    @get("/ready", opt=operation(faults=[Draining, DatabaseUnavailable]))
     async def get_readiness(self, probe: NamedDependency[Probe]) -> Ready:
         """Check readiness
 

@@ -149,7 +149,7 @@ def _success_responses(operation: Json, method: str, handler: HTTPRouteHandler) 
     for status, reply in operation["responses"].items():
         if status.startswith("2"):
             has_location = status == "201" and get_origin(_annotation(handler)) is Reply
-            also = ["Location"] * (has_location or "has_location" in handler.opt)
+            also = ["Location"] * (has_location or handler.opt.get("has_location", False))
             also += ["Content-Range"] * (status == "206")
             reply["headers"] = {**reply.get("headers", {}), **header_references(*names, *also)}
             reply["description"] = SUCCESSES[status]

@@ -11,6 +11,7 @@ from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InUse, InvalidCursor, NoFields, NotFound, PreconditionFailed
 from service.http.idempotency import hold_claim
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, attachment, if_match_versions, negotiate, versioned_reply
 from service.http.request import StrictRequest
@@ -28,7 +29,7 @@ class ItemController(Controller):
     path = "/items"
     tags = ["Items"]
 
-    @post(scope="items:write", faults=[DuplicateSku, *IDEMPOTENCY_FAULTS])
+    @post(opt=operation(scope="items:write", faults=[DuplicateSku, *IDEMPOTENCY_FAULTS]))
     async def create_item(
         self,
         session: NamedDependency[Session],
@@ -43,7 +44,7 @@ class ItemController(Controller):
             item = await catalog.create_item(session, data, claim, request.author)
         return versioned_reply(request, item, location=catalog.location(item))
 
-    @get(scope="items:read", media=[CSV], faults=[InvalidCursor])
+    @get(opt=operation(scope="items:read", media=[CSV], faults=[InvalidCursor]))
     async def list_items(
         self,
         session: NamedDependency[Session],
@@ -79,7 +80,7 @@ class ItemController(Controller):
             headers["Link"] = f'<{pager.next_url(page.next_cursor)}>; rel="next"'
         return Response(to_csv(page.data), media_type=CSV, headers=headers)  # type: ignore[return-value]
 
-    @get("/{item_id:str}", scope="items:read", faults=[NotFound])
+    @get("/{item_id:str}", opt=operation(scope="items:read", faults=[NotFound]))
     async def get_item(
         self, session: NamedDependency[Session], request: StrictRequest, item_id: FromPath[UUID]
     ) -> Reply[Item]:
@@ -87,7 +88,8 @@ class ItemController(Controller):
         return versioned_reply(request, await session.join(catalog.READ_ITEM, item_id))
 
     @patch(
-        "/{item_id:str}", scope="items:write", faults=[NoFields, NotFound, DuplicateSku, PreconditionFailed]
+        "/{item_id:str}",
+        opt=operation(scope="items:write", faults=[NoFields, NotFound, DuplicateSku, PreconditionFailed]),
     )
     async def update_item(
         self,
@@ -106,7 +108,9 @@ class ItemController(Controller):
         item = await catalog.patch_item(session, change, merge=request.is_merge_patch)
         return versioned_reply(request, item)
 
-    @delete("/{item_id:str}", scope="items:write", faults=[NotFound, InUse, PreconditionFailed])
+    @delete(
+        "/{item_id:str}", opt=operation(scope="items:write", faults=[NotFound, InUse, PreconditionFailed])
+    )
     async def delete_item(
         self, session: NamedDependency[Session], request: StrictRequest, item_id: FromPath[UUID]
     ) -> None:
@@ -115,9 +119,10 @@ class ItemController(Controller):
 
     @post(
         "/{item_id:str}/stock",
-        scope="items:write",
         status_code=200,
-        faults=[NotFound, InsufficientStock, PreconditionFailed, *IDEMPOTENCY_FAULTS],
+        opt=operation(
+            scope="items:write", faults=[NotFound, InsufficientStock, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+        ),
     )
     async def adjust_stock(
         self,
@@ -137,7 +142,7 @@ class ItemController(Controller):
             version, body = await catalog.adjust_stock_idempotently(session, change, claim)
         return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the stored reply
 
-    @get("/{item_id:str}/movements", scope="items:read", faults=[NotFound, InvalidCursor])
+    @get("/{item_id:str}/movements", opt=operation(scope="items:read", faults=[NotFound, InvalidCursor]))
     async def list_movements(
         self,
         session: NamedDependency[Session],

@@ -17,6 +17,7 @@ from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
 from service.http.idempotency import hold_claim
 from service.http.middleware import Exchange
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, attachment
 from service.http.request import StrictRequest, decode
@@ -52,7 +53,8 @@ class ProcessController(Controller):
     request_class = ProcessRequest
 
     @post(
-        scope="jobs:write", status_code=202, has_location=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS]
+        status_code=202,
+        opt=operation(scope="jobs:write", has_location=True, faults=[UnknownJobKind, *IDEMPOTENCY_FAULTS]),
     )
     async def process(
         self,
@@ -73,7 +75,7 @@ class JobController(Controller):
     path = "/jobs"
     tags = ["Jobs"]
 
-    @get(scope="jobs:read", faults=[InvalidCursor])
+    @get(opt=operation(scope="jobs:read", faults=[InvalidCursor]))
     async def list_jobs(
         self,
         session: NamedDependency[Session],
@@ -95,16 +97,15 @@ class JobController(Controller):
         jobs = await operations.list_jobs(session, filters, pager.fetch_limit)
         return pager.page(jobs, lambda job: job.id)
 
-    @get("/{job_id:str}", scope="jobs:read", faults=[NotFound])
+    @get("/{job_id:str}", opt=operation(scope="jobs:read", faults=[NotFound]))
     async def get_job(self, session: NamedDependency[Session], job_id: FromPath[UUID]) -> Job:
         """Read a job's status, progress, and result or error"""
         return await operations.read_job(session, job_id)
 
     @get(
         "/{job_id:str}/events",
-        scope="jobs:read",
         media_type="text/event-stream",
-        faults=[NotFound, Overloaded],
+        opt=operation(scope="jobs:read", faults=[NotFound, Overloaded]),
     )
     async def follow_job(
         self,
@@ -128,7 +129,7 @@ class JobController(Controller):
             return Stream(iter(()), headers=headers)
         return Stream(events(first, changes), headers=headers)
 
-    @get("/{job_id:str}/output", scope="jobs:read", media=["text/csv"], faults=[NotFound])
+    @get("/{job_id:str}/output", opt=operation(scope="jobs:read", media=["text/csv"], faults=[NotFound]))
     async def get_output(
         self,
         session: NamedDependency[Session],
@@ -150,7 +151,9 @@ class JobController(Controller):
         }
         return Stream(iter(()) if Exchange.of(request.scope).head else content, headers=headers)
 
-    @delete("/{job_id:str}", scope="jobs:write", status_code=200, faults=[NotFound, InvalidState])
+    @delete(
+        "/{job_id:str}", status_code=200, opt=operation(scope="jobs:write", faults=[NotFound, InvalidState])
+    )
     async def cancel_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
@@ -162,9 +165,8 @@ class JobController(Controller):
 
     @post(
         "/{job_id:str}/cancel",
-        scope="jobs:write",
         status_code=200,
-        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+        opt=operation(scope="jobs:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
     )
     async def request_job_cancellation(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
@@ -178,9 +180,8 @@ class JobController(Controller):
 
     @post(
         "/{job_id:str}/retry",
-        scope="jobs:write",
         status_code=202,
-        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+        opt=operation(scope="jobs:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
     )
     async def retry_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]

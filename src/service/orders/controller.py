@@ -11,6 +11,7 @@ from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
 from service.http.idempotency import hold_claim
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
@@ -27,7 +28,12 @@ class OrderController(Controller):
     path = "/orders"
     tags = ["Orders"]
 
-    @post(scope="orders:write", faults=[InsufficientStock, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS])
+    @post(
+        opt=operation(
+            scope="orders:write",
+            faults=[InsufficientStock, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS],
+        )
+    )
     async def place_order(
         self,
         session: NamedDependency[Session],
@@ -44,9 +50,10 @@ class OrderController(Controller):
 
     @post(
         "/{order_id:str}/cancel",
-        scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
+        opt=operation(
+            scope="orders:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+        ),
     )
     async def cancel_order(
         self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
@@ -64,9 +71,10 @@ class OrderController(Controller):
 
     @post(
         "/{order_id:str}/fulfil",
-        scope="orders:write",
         status_code=200,
-        faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS],
+        opt=operation(
+            scope="orders:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+        ),
     )
     async def fulfil_order(
         self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
@@ -82,14 +90,14 @@ class OrderController(Controller):
             )
         return versioned_reply(request, order)
 
-    @get("/{order_id:str}", scope="orders:read", faults=[NotFound])
+    @get("/{order_id:str}", opt=operation(scope="orders:read", faults=[NotFound]))
     async def get_order(
         self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
     ) -> Reply[Order]:
         """Get an order"""
         return versioned_reply(request, await session.join(queries.READ_ORDER, order_id))
 
-    @get(scope="orders:read", faults=[InvalidCursor])
+    @get(opt=operation(scope="orders:read", faults=[InvalidCursor]))
     async def list_orders(
         self,
         session: NamedDependency[Session],

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from service.database.session import Session
+from service.http.operation import operation
 from service.http.reply import Reply, attachment, negotiate
 from service.http.request import StrictRequest
 from service.reports.financial import as_csv, financial_report, period
@@ -36,7 +37,10 @@ class ReportController(Controller):
     tags = ["Reports"]
 
     @get(
-        "/financial", scope="reports:read", media=[CSV, HTML], parsers={"from": parse_date, "to": parse_date}
+        "/financial",
+        opt=operation(
+            scope="reports:read", media=[CSV, HTML], parsers={"from": parse_date, "to": parse_date}
+        ),
     )
     async def get_financial_report(
         self,

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import InvalidCursor, NoFields, NotFound, PreconditionFailed
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
@@ -35,9 +36,8 @@ class ResourceController(Controller):
 
     @put(
         "/{resource_id:str}",
-        scope="resources:write",
         responses={201: ResponseSpec(Resource, generate_examples=False, description="Created.")},
-        faults=[PreconditionFailed],
+        opt=operation(scope="resources:write", faults=[PreconditionFailed]),
     )
     async def put_resource(
         self,
@@ -64,14 +64,14 @@ class ResourceController(Controller):
         reply.status_code = 201 if created else 200
         return reply
 
-    @get("/{resource_id:str}", scope="resources:read", faults=[NotFound])
+    @get("/{resource_id:str}", opt=operation(scope="resources:read", faults=[NotFound]))
     async def get_resource(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, resource_id: PathId
     ) -> Reply[Resource]:
         """Get a resource"""
         return versioned_reply(request, to_schema(await ResourceService(session).read(resource_id)))
 
-    @get(scope="resources:read", faults=[InvalidCursor])
+    @get(opt=operation(scope="resources:read", faults=[InvalidCursor]))
     async def list_resources(
         self,
         session: NamedDependency[AsyncSession],
@@ -84,7 +84,10 @@ class ResourceController(Controller):
         records = await ResourceService(session).page(pager.after, pager.fetch_limit)
         return pager.page([to_schema(record) for record in records], lambda resource: resource.id)
 
-    @patch("/{resource_id:str}", scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed])
+    @patch(
+        "/{resource_id:str}",
+        opt=operation(scope="resources:write", faults=[NoFields, NotFound, PreconditionFailed]),
+    )
     async def update_resource(
         self,
         session: NamedDependency[AsyncSession],
@@ -111,7 +114,9 @@ class ResourceController(Controller):
         )
         return Reply(ResourceUpdated(updated, resource), headers=reply_headers(resource.version))
 
-    @delete("/{resource_id:str}", scope="resources:write", faults=[NotFound, PreconditionFailed])
+    @delete(
+        "/{resource_id:str}", opt=operation(scope="resources:write", faults=[NotFound, PreconditionFailed])
+    )
     async def delete_resource(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, resource_id: PathId
     ) -> None:

@@ -10,6 +10,7 @@ from litestar.params import JSONBody, PathParameter
 from service.database.session import Session
 from service.errors import InvalidCursor
 from service.http.idempotency import hold_claim
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
@@ -23,7 +24,7 @@ class UserController(Controller):
     path = "/users"
     tags = ["Users"]
 
-    @post("/{user_id:str}/actions", scope="users:write", faults=IDEMPOTENCY_FAULTS)
+    @post("/{user_id:str}/actions", opt=operation(scope="users:write", faults=IDEMPOTENCY_FAULTS))
     async def record_action(
         self,
         session: NamedDependency[Session],
@@ -38,7 +39,7 @@ class UserController(Controller):
         async with hold_claim(request) as claim:
             return await actions.record_action(session, user_id, data, request.author, claim)
 
-    @get("/{user_id:str}/actions", scope="users:read", faults=[InvalidCursor])
+    @get("/{user_id:str}/actions", opt=operation(scope="users:read", faults=[InvalidCursor]))
     async def list_actions(
         self,
         session: NamedDependency[Session],

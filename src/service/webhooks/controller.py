@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.events.models import Event
 from service.http.idempotency import hold_claim
+from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
@@ -35,7 +36,7 @@ class WebhookController(Controller):
     path = "/webhooks"
     tags = ["Webhooks"]
 
-    @post(scope="webhooks:write", faults=[LimitReached, *IDEMPOTENCY_FAULTS])
+    @post(opt=operation(scope="webhooks:write", faults=[LimitReached, *IDEMPOTENCY_FAULTS]))
     async def create_webhook(
         self,
         session: NamedDependency[AsyncSession],
@@ -62,7 +63,7 @@ class WebhookController(Controller):
         dispatcher.enable()
         return versioned_reply(request, created, location=location)
 
-    @get(scope="webhooks:read", faults=[InvalidCursor])
+    @get(opt=operation(scope="webhooks:read", faults=[InvalidCursor]))
     async def list_webhooks(
         self,
         session: NamedDependency[AsyncSession],
@@ -75,14 +76,17 @@ class WebhookController(Controller):
         records = await WebhookService(session).page(pager.after, pager.fetch_limit)
         return pager.page([to_schema(record) for record in records], lambda webhook: webhook.id)
 
-    @get("/{webhook_id:str}", scope="webhooks:read", faults=[NotFound])
+    @get("/{webhook_id:str}", opt=operation(scope="webhooks:read", faults=[NotFound]))
     async def get_webhook(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> Reply[Webhook]:
         """Read a webhook"""
         return versioned_reply(request, to_schema(await WebhookService(session).read(webhook_id)))
 
-    @patch("/{webhook_id:str}", scope="webhooks:write", faults=[NoFields, NotFound, PreconditionFailed])
+    @patch(
+        "/{webhook_id:str}",
+        opt=operation(scope="webhooks:write", faults=[NoFields, NotFound, PreconditionFailed]),
+    )
     async def update_webhook(
         self,
         session: NamedDependency[AsyncSession],
@@ -106,7 +110,7 @@ class WebhookController(Controller):
             dispatcher.enable()
         return versioned_reply(request, to_schema(record))
 
-    @delete("/{webhook_id:str}", scope="webhooks:write", faults=[NotFound, PreconditionFailed])
+    @delete("/{webhook_id:str}", opt=operation(scope="webhooks:write", faults=[NotFound, PreconditionFailed]))
     async def delete_webhook(
         self, session: NamedDependency[AsyncSession], request: StrictRequest, webhook_id: FromPath[UUID]
     ) -> None:
@@ -118,9 +122,8 @@ class WebhookController(Controller):
 
     @post(
         "/{webhook_id:str}/secret",
-        scope="webhooks:write",
         status_code=200,
-        faults=[NotFound, LimitReached, *IDEMPOTENCY_FAULTS],
+        opt=operation(scope="webhooks:write", faults=[NotFound, LimitReached, *IDEMPOTENCY_FAULTS]),
     )
     async def rotate_secret(
         self,
@@ -146,9 +149,8 @@ class WebhookController(Controller):
 
     @post(
         "/{webhook_id:str}/test",
-        scope="webhooks:write",
         status_code=202,
-        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+        opt=operation(scope="webhooks:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
     )
     async def test_webhook(
         self,
@@ -166,7 +168,9 @@ class WebhookController(Controller):
                 await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
         return Reply(delivery)
 
-    @get("/{webhook_id:str}/deliveries", scope="webhooks:read", faults=[NotFound, InvalidCursor])
+    @get(
+        "/{webhook_id:str}/deliveries", opt=operation(scope="webhooks:read", faults=[NotFound, InvalidCursor])
+    )
     async def list_deliveries(
         self,
         session: NamedDependency[AsyncSession],
@@ -185,9 +189,8 @@ class WebhookController(Controller):
 
     @post(
         "/{webhook_id:str}/deliveries/{delivery_id:str}/resend",
-        scope="webhooks:write",
         status_code=202,
-        faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS],
+        opt=operation(scope="webhooks:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
     )
     async def resend_delivery(
         self,
