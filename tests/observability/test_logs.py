@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from msgspec.structs import replace
 from service.auth.keys import mint
 from service.auth.store import create_key
 from service.database.database import Database
+from service.observability.logs import AccessLogEntry, AccessLogWriter
 from service.observability.redaction import PATH_LENGTH_MAX, redact_path, redactor
 from service.settings import Settings
 from tests.support.depot_command import run_depot
@@ -34,14 +37,16 @@ PASSWORD, SECRET = "pa55word-of-the-database", "a-secret-that-keys-the-hashes-of
 def written(style: str, code: str) -> str:
     """Return the stderr of a process with this log format."""
     program = f"""
-import logging, structlog
+import asyncio, logging, structlog
 from datetime import datetime, UTC
 from service.observability.logs import AccessLogEntry, access_log, configure_logs
 configure_logs({style!r}, {{{PASSWORD!r}, "short"}})
 log, text = structlog.get_logger(), {FORGED!r}
+async def write(path):
+    entry = AccessLogEntry("GET", path, None, 404, None, 1.0, "id", None, None, None, datetime.now(UTC))
+    access_log({style!r})(entry)
 def access(path):
-    write = access_log({style!r})
-    write(AccessLogEntry("GET", path, None, 404, None, 1.0, "id", None, None, None, datetime.now(UTC)))
+    asyncio.run(write(path))
 {code}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
@@ -152,6 +157,30 @@ async def test_successful_probes_are_not_logged(database_url: str, tmp_path: Pat
                 await client.get(path)
         server.wait_for("request", 2)
         assert [line["path"] for line in server.events("request")] == ["/health/else", "/items"]
+
+
+async def test_every_request_is_logged_when_the_server_stops(
+    database_url: str, tmp_path: Path, key: str
+) -> None:
+    with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
+        async with server.client(key) as client:
+            for _ in range(30):
+                await client.get("/nope")
+        server.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
+        assert len(server.events("request")) == 30
+
+
+async def test_a_server_error_is_logged_immediately(tmp_path: Path) -> None:
+    def entry(status: int) -> AccessLogEntry:
+        return AccessLogEntry("GET", "/", None, status, None, 1.0, "id", None, None, None, datetime.now(UTC))
+
+    with (tmp_path / "log").open("wb") as out:
+        writer = AccessLogWriter(out)
+        writer.write(entry(200))
+        assert (tmp_path / "log").read_bytes() == b""
+        writer.write(entry(503))
+        assert (tmp_path / "log").read_bytes().count(b"\n") == 2
 
 
 async def test_a_live_server_logs_no_secret_during_errors_and_outages(

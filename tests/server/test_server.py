@@ -71,3 +71,16 @@ def test_a_worker_that_dies_is_replaced(database_url: str, tmp_path: Path) -> No
         serving[0].kill()
         server.wait_for("listening", 3)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
+
+
+def test_a_reply_and_its_log_line_take_little_more_than_one_system_call(
+    database_url: str, tmp_path: Path
+) -> None:
+    requests = 300
+    with depot_serve(database_url, tmp_path / "home") as server, httpx.Client(base_url=server.url) as client:
+        counters = psutil.Process(server.process.pid).io_counters
+        before = counters().write_count
+        for _ in range(requests):
+            assert client.get("/nope").status_code == 404
+        assert requests <= counters().write_count - before < 1.5 * requests
+        server.wait_for("request", requests)

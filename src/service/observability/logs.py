@@ -5,11 +5,12 @@ Everything goes through structlog, including uvicorn.
 
 import logging
 import sys
+from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 import msgspec
 import structlog
@@ -21,6 +22,10 @@ from structlog.typing import EventDict, Processor
 from service.observability.redaction import redact_path, redactor
 
 LogFormat = Literal["json", "console"]
+FLUSH_SECONDS = 0.05
+"""Maximum age of an access-log line that is not written yet."""
+ATOMIC_BYTES_MAX = 4096
+"""A pipe takes as much without mixing it with what other processes write (`PIPE_BUF` of Linux)."""
 
 REQUEST_CONTEXT: ContextVar[tuple[str, str | None] | None] = ContextVar("REQUEST", default=None)
 """The request id and the trace id of the current request."""
@@ -52,14 +57,37 @@ def access_log(log_format: LogFormat) -> Callable[[AccessLogEntry], None]:
     """Return the writer of access-log lines. JSON bypasses structlog (decision 0005)."""
     if log_format == "console":
         return lambda access: structlog.get_logger().info(**structs.asdict(access))
-    out = sys.stderr.buffer
+    return AccessLogWriter(sys.stderr.buffer).write
 
-    def write(access: AccessLogEntry) -> None:
+
+class AccessLogWriter:
+    """Writes access-log lines in batches, because each write is a system call.
+
+    Whatever else is logged goes through the same buffer and flushes it, as does the end of the process.
+    """
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._buffered_bytes = 0
+        self._timer: TimerHandle | None = None
+
+    def write(self, access: AccessLogEntry) -> None:
         access.path = redact_path(access.path)
-        out.write(msgspec.json.encode(access) + b"\n")
-        out.flush()
+        line = msgspec.json.encode(access) + b"\n"
+        if self._buffered_bytes + len(line) > ATOMIC_BYTES_MAX:
+            self._flush()
+        self._out.write(line)
+        self._buffered_bytes += len(line)
+        if access.status >= 500:
+            self._flush()
+        elif self._timer is None:
+            self._timer = get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
-    return write
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._buffered_bytes = None, 0
+        self._out.flush()
 
 
 def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:

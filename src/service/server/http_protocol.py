@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
+from service.server.buffered_transport import BufferedTransport
 from service.server.connections import ConnectionLimit
 
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
@@ -60,7 +61,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(transport)
+        super().connection_made(BufferedTransport(transport, self.loop))
         self._start_read_timer()
         self._connection_limit.mark_idle(self)
         full = len(self.connections) > self._connection_limit.maximum

@@ -1,0 +1,53 @@
+"""A transport that sends a reply's head and body in one system call (decision 0016)."""
+
+from asyncio import AbstractEventLoop, Transport
+from typing import Any
+
+BUFFER_BYTES_MAX = 65_536
+"""More is handed over immediately, so that the real transport can pause the writer."""
+
+
+class BufferedTransport(Transport):
+    """Hands over what was written in one turn of the event loop at its end."""
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._chunks: list[bytes | bytearray | memoryview] = []
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._chunks:
+            self._loop.call_soon(self._flush)
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > BUFFER_BYTES_MAX:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._chunks, self._size = [], 0
+        self._transport.abort()
+
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._transport.get_write_buffer_size()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def _flush(self) -> None:
+        chunks, self._chunks, self._size = self._chunks, [], 0
+        if chunks and not self._transport.is_closing():
+            self._transport.writelines(chunks)
