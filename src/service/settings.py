@@ -170,6 +170,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     uploads_max: Count = 200
     """Concurrent uploads per process; each uses space in the directory for temporary files."""
     upload_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120.0
+    document_inspections_max: Annotated[int, Meta(ge=1, le=64)] = 2
+    """Documents that one worker decodes at the same time, each in a process."""
     document_pixels_max: Annotated[int, Meta(ge=1, le=2**31)] = 50_000_000
     document_memory_bytes_max: Bytes = 805_306_368
     document_cpu_seconds_max: Annotated[int, Meta(ge=1, le=3600)] = 20

@@ -1,43 +1,52 @@
-"""Looking into files nobody vouches for: a picture of what can be shown, and limits for the rest."""
+"""Decoding untrusted files: a thumbnail of what can be shown, and limits for the rest."""
 
-import resource
+import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from time import monotonic
 
+import psutil
 import pytest
-from PIL import Image
+from color_pictures import COLOR_PICTURES, ColorPicture
+from msgspec.structs import replace
+from PIL import Image, ImageStat
 from samples import JPEG, PNG, bomb_of_pixels, bomb_of_rows, bomb_of_scans, bomb_of_text, picture
 
-from service.documents.decoding import inspect_file
-from service.documents.inspection_types import DecodingLimits, DocumentRejected, InspectionResult
+from service.documents.decoder import Decoder, DecoderCrashed
+from service.documents.inspection_types import DecodingLimits, InspectionResult, Outcome, Rejection
+from service.errors import Overloaded
+from tests.support.app_helpers import eventually
 
 LIMITS = DecodingLimits(pixels=50_000_000, memory_bytes=805_306_368, cpu_seconds=20)
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
+ORIENTATION = 0x0112
+COLOR_ERROR_MAX = 6.0
+"""Of 255: thumbnails are compressed with losses."""
 
-
-def limits_now() -> list[tuple[int, int]]:
-    return [
-        resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_CORE)
-    ]
-
-
-AT_FIRST = limits_now()
+Inspect = Callable[..., Awaitable[Outcome]]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "file"
+def inspect(tmp_path: Path) -> Inspect:
+    async def inspect(
+        content: bytes, content_type: str = "image/png", limits: DecodingLimits = LIMITS
+    ) -> Outcome:
+        file = tmp_path / "file"
+        file.write_bytes(content)
+        return await Decoder(limits, 2).inspect(str(file), content_type)
+
+    return inspect
 
 
-def seen(
-    file: Path, content: bytes, content_type: str = "image/png", limits: DecodingLimits = LIMITS
-) -> InspectionResult:
-    file.write_bytes(content)
-    return inspect_file(str(file), content_type, limits)
+async def decoded(outcome: Awaitable[Outcome]) -> InspectionResult:
+    result = await outcome
+    assert isinstance(result, InspectionResult), result
+    return result
 
 
 @pytest.mark.parametrize(
@@ -47,67 +56,140 @@ def seen(
         *((mode, "JPEG") for mode in ("L", "RGB", "CMYK")),
     ],
 )
-def test_every_kind_of_picture_is_shown(file: Path, mode: str, kind: str) -> None:
+async def test_every_kind_of_picture_is_shown(inspect: Inspect, mode: str, kind: str) -> None:
     content = BytesIO()
     Image.new(mode, (300, 600)).save(content, kind)
-    found = seen(file, content.getvalue(), TYPES[kind])
+    found = await decoded(inspect(content.getvalue(), TYPES[kind]))
     assert (found.width, found.height, found.pages) == (300, 600, None)
     with Image.open(BytesIO(found.thumbnail)) as shown:
         assert (shown.format, shown.size) == ("WEBP", (128, 256))
         assert shown.mode == ("RGBA" if mode in {"LA", "RGBA"} else "RGB")
 
 
-def test_a_small_picture_stays_as_small_as_it_is(file: Path) -> None:
-    with Image.open(BytesIO(seen(file, picture(PNG, 20, 10)).thumbnail)) as shown:
+@pytest.mark.parametrize("sent", COLOR_PICTURES, ids=lambda sent: sent.name)
+async def test_a_thumbnail_has_the_colors_of_its_picture(inspect: Inspect, sent: ColorPicture) -> None:
+    found = await decoded(inspect(sent.content, sent.content_type))
+    with Image.open(BytesIO(found.thumbnail)) as shown:
+        mean = ImageStat.Stat(shown.convert("RGBA")).mean
+    assert mean == pytest.approx(sent.mean, abs=COLOR_ERROR_MAX)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", TYPES)
+async def test_width_and_height_are_as_shown(inspect: Inspect, kind: str, orientation: int) -> None:
+    content, exif = BytesIO(), Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.new("RGB", (400, 200)).save(content, kind, exif=exif)
+    found = await decoded(inspect(content.getvalue(), TYPES[kind]))
+    with Image.open(BytesIO(found.thumbnail)) as shown:
+        turned = shown.width < shown.height
+    assert turned == (orientation >= 5)
+    assert (found.width, found.height) == ((200, 400) if turned else (400, 200))
+
+
+async def test_a_small_picture_stays_as_small_as_it_is(inspect: Inspect) -> None:
+    found = await decoded(inspect(picture(PNG, 20, 10)))
+    with Image.open(BytesIO(found.thumbnail)) as shown:
         assert shown.size == (20, 10)
 
 
-def test_a_picture_is_decoded_only_as_what_it_was_declared(file: Path) -> None:
+async def test_a_picture_is_decoded_only_as_what_it_was_declared(inspect: Inspect) -> None:
     for content, content_type in ((picture(PNG), "image/jpeg"), (picture(JPEG), "image/png")):
-        with pytest.raises(DocumentRejected, match="cannot be decoded"):
-            seen(file, content, content_type)
+        outcome = await inspect(content, content_type)
+        assert isinstance(outcome, Rejection)
+        assert outcome.problem == "the file cannot be decoded"
 
 
 @pytest.mark.parametrize(
     ("bomb", "limits", "problem"),
     [
-        (bomb_of_pixels, LIMITS, "the image has more than 50000000 pixels"),
-        (partial(picture, PNG, 11, 10), LIMITS._replace(pixels=109), "the image has more than 109 pixels"),
-        (bomb_of_rows, LIMITS._replace(memory_bytes=67_108_864), "decoding the file takes too much memory"),
-        (bomb_of_text, LIMITS, "the file cannot be decoded"),
+        (bomb_of_pixels, {}, "the image has more than 50000000 pixels"),
+        (partial(picture, PNG, 11, 10), {"pixels": 109}, "the image has more than 109 pixels"),
+        (bomb_of_rows, {"memory_bytes": 67_108_864}, "decoding the file takes too much memory"),
+        (bomb_of_text, {}, "the file cannot be decoded"),
     ],
 )
-def test_what_takes_too_much_is_unfit(
-    file: Path, bomb: Callable[[], bytes], limits: DecodingLimits, problem: str
+async def test_a_file_that_takes_too_much_is_rejected(
+    inspect: Inspect, bomb: Callable[[], bytes], limits: dict[str, int], problem: str
 ) -> None:
-    with pytest.raises(DocumentRejected) as unfit:
-        seen(file, bomb(), limits=limits)
-    assert unfit.value.problem == problem
+    outcome = await inspect(bomb(), limits=replace(LIMITS, **limits))
+    assert isinstance(outcome, Rejection)
+    assert outcome.problem == problem
 
 
-def test_no_limit_stays_behind(file: Path) -> None:
-    seen(file, picture(PNG))
-    with pytest.raises(DocumentRejected):
-        seen(file, b"x")
-    assert limits_now() == AT_FIRST
+async def test_a_file_that_takes_too_much_time_ends_its_process(inspect: Inspect) -> None:
+    with pytest.raises(DecoderCrashed):
+        await inspect(bomb_of_scans(), "image/jpeg", replace(LIMITS, cpu_seconds=1))
 
 
-LOOK = """
-import sys
-from service.documents.decoding import inspect_file
-from service.documents.inspection_types import DecodingLimits
-inspect_file(sys.argv[1], "image/jpeg", DecodingLimits(50_000_000, 805_306_368, cpu_seconds=1))
-"""
+async def test_a_decoder_that_cannot_start_says_nothing_about_the_file(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that starts now dies immediately
+    with pytest.raises(Overloaded):
+        await inspect(picture(PNG))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(Overloaded):
+        await inspect(picture(PNG))
 
 
-def test_what_takes_too_much_time_ends_its_process(file: Path) -> None:
-    file.write_bytes(bomb_of_scans())
-    done = subprocess.run([sys.executable, "-c", LOOK, file], capture_output=True, check=False)
-    assert done.returncode == -24, done.stderr  # SIGXCPU
+def decoders() -> list[psutil.Process]:
+    """Return the decoder processes of this process."""
+    return [child for child in psutil.Process().children() if is_decoder(child)]
 
 
-def test_the_process_that_looks_has_little_to_import() -> None:
+def is_decoder(process: psutil.Process) -> bool:
+    try:
+        return "service.documents.decoding" in process.cmdline()
+    except psutil.Error:  # it has ended
+        return False
+
+
+async def test_a_decoder_knows_no_secrets(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = dict.fromkeys(
+        ("DATABASE_URL", "DEPOT_SECRET", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"), "a secret"
+    )
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    decoding = asyncio.ensure_future(inspect(bomb_of_rows()))
+    await eventually(started)
+    (process,) = decoders()
+    environment = process.environ()
+    await decoding
+    assert environment["PATH"] == os.environ["PATH"]
+    assert not environment.keys() & secrets.keys()
+    assert "a secret" not in environment.values()
+
+
+async def started() -> bool:
+    return bool(decoders())
+
+
+async def test_only_so_many_decoders_run_at_once(tmp_path: Path) -> None:
+    file, decoder, most = tmp_path / "file", Decoder(LIMITS, 2), 0
+    file.write_bytes(picture(PNG))
+    inspections = [asyncio.ensure_future(decoder.inspect(str(file), "image/png")) for _ in range(6)]
+    while not all(inspection.done() for inspection in inspections):
+        most = max(most, len(decoders()))
+        await asyncio.sleep(0.01)
+    assert all(isinstance(inspection.result(), InspectionResult) for inspection in inspections)
+    assert most == 2
+
+
+async def test_a_cancelled_inspection_ends_its_decoder(inspect: Inspect) -> None:
+    decoding = asyncio.ensure_future(inspect(bomb_of_scans(), "image/jpeg"))
+    await eventually(started)
+    (process,) = decoders()
+    cancelled_at = monotonic()
+    decoding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await decoding
+    assert not process.is_running()
+    assert monotonic() - cancelled_at < 10
+
+
+def test_a_decoder_imports_little() -> None:
     code = "import service.documents.decoding, sys; print(sorted(m for m in sys.modules if 'service.' in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    needed = ["service.documents", "service.documents.decoding", "service.documents.inspection_types"]
-    assert done.stdout.strip() == str(needed)
+    needed = ["documents", "documents.decoding", "documents.inspection_types", "jobs", "jobs.process"]
+    assert done.stdout.strip() == str([f"service.{name}" for name in needed])

@@ -144,7 +144,7 @@ async def test_a_thumbnail_is_upright_and_says_nothing_of_who_made_it_where(
     image.save(told, "JPEG", exif=exif, comment=b"secret", icc_profile=b"profile of Ann", xmp=b"<x>Ann</x>")
     for suffix, whole in ((JPEG, told.getvalue()), (PNG, _png_with(exif))):
         document = await inspected(client, sample(f"x{suffix}", whole))
-        assert (document["status"], document["width"], document["height"]) == ("ready", 400, 200)
+        assert (document["status"], document["width"], document["height"]) == ("ready", 200, 400)
         small = (await thumbnail(client, document)).content
         assert not [word for word in (b"Ann", b"EXIF", b"ICCP", b"XMP", b"secret") if word in small]
         with Image.open(BytesIO(small)) as shown:
@@ -239,7 +239,9 @@ async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
 
     async def decoding() -> bool:
         children = psutil.Process().children()
-        victims[:] = [child for child in children if "anyio.to_process" in " ".join(child.cmdline())]
+        victims[:] = [
+            child for child in children if "service.documents.decoding" in " ".join(child.cmdline())
+        ]
         return bool(victims)
 
     await eventually(decoding)

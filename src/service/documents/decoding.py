@@ -1,19 +1,19 @@
-"""Decoding of an untrusted file, in a separate process that the file may crash.
+"""Decoding of an untrusted file: the program of a decoder process.
 
-Imports nothing else of the service, so that a process starts quickly.
+It imports next to nothing else of the service, so that a process starts quickly.
 """
 
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import msgspec
 import pypdfium2
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from service.documents.inspection_types import DecodingLimits, DocumentRejected, InspectionResult
+from service.documents.inspection_types import STARTED, DecodingLimits, InspectionResult, Outcome, Rejection
+from service.jobs.process import run_at_low_priority
 
 THUMBNAIL_PIXELS = 256
 """Length of the longer side."""
@@ -21,30 +21,56 @@ QUALITY = 80
 DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 
 
-def inspect_file(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
-    """Decode a file and make its thumbnail. Raises `DocumentRejected`.
+GRAY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 257}
+"""Factors from gray samples of a PNG to 8 bits, which Pillow does not apply to 16 bits or to transparency."""
+TURNED = {5, 6, 7, 8}
+"""The EXIF orientations that exchange width and height."""
+
+
+class DocumentRejected(Exception):
+    """A rejected file."""
+
+    def __init__(self, problem: str, cause: str = "") -> None:
+        super().__init__(problem, cause)
+        self.rejection = Rejection(problem, cause)
+
+
+def main() -> None:
+    """Decode the file of the command line, and write the outcome to the standard output.
 
     Excessive CPU time or a decoder crash ends the process.
     """
-    with _resource_limits(limits):
-        try:
-            return _pdf(path) if content_type == "application/pdf" else _image(path, content_type, limits)
-        except DocumentRejected:
-            raise
-        except MemoryError:
-            raise DocumentRejected("decoding the file takes too much memory") from None
-        except Exception as error:  # decoders raise errors of any type
-            raise DocumentRejected("the file cannot be decoded", repr(error)) from error
+    path, content_type, encoded_limits = sys.argv[1:]
+    limits = msgspec.json.decode(encoded_limits, type=DecodingLimits)
+    sys.stdout.buffer.write(STARTED)
+    sys.stdout.buffer.flush()
+    _limit_resources(limits)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(inspect_file(path, content_type, limits.pixels)))
 
 
-def _image(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
+def inspect_file(path: str, content_type: str, pixels_max: int) -> Outcome:
+    """Decode a file and make its thumbnail."""
+    try:
+        return _pdf(path) if content_type == "application/pdf" else _image(path, content_type, pixels_max)
+    except DocumentRejected as rejected:
+        return rejected.rejection
+    except MemoryError:
+        return Rejection("decoding the file takes too much memory")
+    except Exception as error:  # decoders raise errors of any type
+        return Rejection("the file cannot be decoded", repr(error))
+
+
+def _image(path: str, content_type: str, pixels_max: int) -> InspectionResult:
     Image.MAX_IMAGE_PIXELS = None  # the limit below is checked before decoding
     with Image.open(path, formats=[DECODERS[content_type]]) as image:
         width, height = image.size
-        if width * height > limits.pixels:
-            raise DocumentRejected(f"the image has more than {limits.pixels} pixels")
+        if width * height > pixels_max:
+            raise DocumentRejected(f"the image has more than {pixels_max} pixels")
         image.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))  # a JPEG can be decoded smaller
-        return InspectionResult(_thumbnail(image), width=width, height=height)
+        thumbnail = _thumbnail(_averageable(image))
+        if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+            width, height = height, width
+        return InspectionResult(thumbnail, width=width, height=height)
 
 
 def _pdf(path: str) -> InspectionResult:
@@ -64,9 +90,8 @@ def _pdf(path: str) -> InspectionResult:
         return InspectionResult(_thumbnail(page.render(scale=scale).to_pil()), pages=pages)
 
 
-def _thumbnail(image: Image.Image) -> bytes:
-    """Make a thumbnail. The steps are ordered so that a large image is not copied unless it has a palette."""
-    small = image.convert("RGBA") if image.mode in {"1", "P", "PA"} else image
+def _thumbnail(small: Image.Image) -> bytes:
+    """Reduce an image to a thumbnail, and encode it."""
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     upright = ImageOps.exif_transpose(small)
     plain = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
@@ -76,9 +101,22 @@ def _thumbnail(image: Image.Image) -> bytes:
     return webp.getvalue()
 
 
-@contextmanager
-def _resource_limits(limits: DecodingLimits) -> Iterator[None]:
-    """Apply soft resource limits; the process is reused afterwards."""
+def _averageable(image: ImageFile.ImageFile) -> Image.Image:
+    """Return the image with 8 bits per channel, and without a palette or a transparent color.
+
+    Other images are not copied, since they may be large.
+    """
+    scale = GRAY_SCALES.get(str(image.tile[0].args), 1.0)
+    is_16_bits = image.mode.startswith("I")
+    result = image.point(lambda gray: gray * scale).convert("L") if is_16_bits else image
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and result.mode == "L":
+        result.info["transparency"] = int(transparent * scale)
+    return result if transparent is None and result.mode not in {"1", "P", "PA"} else result.convert("RGBA")
+
+
+def _limit_resources(limits: DecodingLimits) -> None:
+    """Apply resource limits to this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     bounds = {
         resource.RLIMIT_CORE: 0,
@@ -86,16 +124,15 @@ def _resource_limits(limits: DecodingLimits) -> Iterator[None]:
     }
     if sys.platform == "linux":
         bounds[resource.RLIMIT_AS] = _address_space_bytes() + limits.memory_bytes
-    before = {kind: resource.getrlimit(kind) for kind in bounds}
-    try:
-        for kind, bound in bounds.items():
-            _, hard = before[kind]
-            resource.setrlimit(kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
-        yield
-    finally:
-        for kind, limits_before in before.items():
-            resource.setrlimit(kind, limits_before)
+    for kind, bound in bounds.items():
+        _, hard = resource.getrlimit(kind)
+        limit = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (limit, limit))
 
 
 def _address_space_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    run_at_low_priority(main)

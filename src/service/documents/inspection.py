@@ -5,18 +5,13 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 from uuid import UUID
 
-from anyio import BrokenWorkerProcess
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
 from service.blobs import STORAGE_ERRORS
 from service.documents import statements, store
-from service.documents.inspection_types import (
-    DecodingLimits,
-    DocumentRejected,
-    InspectionResult,
-    inspect_file,
-)
+from service.documents.decoder import Decoder, DecoderCrashed
+from service.documents.inspection_types import DecodingLimits, InspectionResult, Outcome, Rejection
 from service.documents.store import StoredDocument
 from service.errors import NotFound, Overloaded
 from service.events.journal import WORKER, Author
@@ -37,10 +32,11 @@ def inspection_kind(settings: Settings) -> Kind:
     limits = DecodingLimits(
         settings.document_pixels_max, settings.document_memory_bytes_max, settings.document_cpu_seconds_max
     )
-    return Kind(store.INSPECT, Inspect, partial(inspect, limits))
+    decoder = Decoder(limits, settings.document_inspections_max)
+    return Kind(store.INSPECT, Inspect, partial(inspect, decoder))
 
 
-async def inspect(limits: DecodingLimits, context: JobContext, payload: Inspect) -> dict[str, Any]:
+async def inspect(decoder: Decoder, context: JobContext, payload: Inspect) -> dict[str, Any]:
     """Make a thumbnail and record the image size or page count (`ready`), or reject the document.
 
     The result commits together with the end of the job. An unreferenced thumbnail is swept.
@@ -48,7 +44,7 @@ async def inspect(limits: DecodingLimits, context: JobContext, payload: Inspect)
     try:
         async with context.database.session() as session:
             stored = await store.read(session, payload.document_id)
-        outcome = await _decode(context, stored, limits)
+        outcome = await _decode(decoder, context, stored)
         thumbnail = await _store_thumbnail(context, outcome)
         return await _finish(context, stored.document.id, outcome, thumbnail)
     except NotFound:
@@ -57,29 +53,26 @@ async def inspect(limits: DecodingLimits, context: JobContext, payload: Inspect)
         raise Overloaded("The file storage is unavailable") from error
 
 
-async def _decode(
-    context: JobContext, stored: StoredDocument, limits: DecodingLimits
-) -> InspectionResult | DocumentRejected:
+async def _decode(decoder: Decoder, context: JobContext, stored: StoredDocument) -> Outcome:
     with NamedTemporaryFile() as file:
         _, content = await context.blobs.get(stored.key)
         async for chunk in content:
             file.write(chunk)
         file.flush()
         try:
-            return await context.run_in_process(inspect_file, file.name, stored.document.content_type, limits)
-        except DocumentRejected as rejection:
-            context.log.info("document_rejected", problem=rejection.problem, cause=rejection.cause)
-            return rejection
-        except BrokenWorkerProcess:
+            outcome = await decoder.inspect(file.name, stored.document.content_type)
+        except DecoderCrashed:
             if context.attempt < CRASHES_MAX:
                 raise
-            context.log.warning("document_rejected", problem=DECODER_CRASHED)
-            return DocumentRejected(DECODER_CRASHED)
+            outcome = Rejection(DECODER_CRASHED)
+    if isinstance(outcome, Rejection):
+        context.log.info("document_rejected", problem=outcome.problem, cause=outcome.cause)
+    return outcome
 
 
-async def _store_thumbnail(context: JobContext, outcome: InspectionResult | DocumentRejected) -> str | None:
+async def _store_thumbnail(context: JobContext, outcome: Outcome) -> str | None:
     """Store the thumbnail and return its key."""
-    if isinstance(outcome, DocumentRejected):
+    if isinstance(outcome, Rejection):
         return None
     key = f"{store.THUMBNAIL_PREFIX}/{uuid7()}"
     await context.blobs.put(key, outcome.thumbnail)
@@ -89,11 +82,11 @@ async def _store_thumbnail(context: JobContext, outcome: InspectionResult | Docu
 async def _finish(
     context: JobContext,
     document_id: UUID,
-    outcome: InspectionResult | DocumentRejected,
+    outcome: Outcome,
     thumbnail: str | None,
 ) -> dict[str, Any]:
     result, reason = (
-        (InspectionResult(b""), outcome.problem) if isinstance(outcome, DocumentRejected) else (outcome, None)
+        (InspectionResult(b""), outcome.problem) if isinstance(outcome, Rejection) else (outcome, None)
     )
     status = "ready" if reason is None else "rejected"
     facts = (result.width, result.height, result.pages)

@@ -1,9 +1,14 @@
-"""Results of document inspection, separate from the decoders: the API never decodes and saves 5 MiB."""
+"""What the worker and a decoder process exchange. The decoders themselves are imported by the latter only."""
 
-from typing import NamedTuple
+from typing import TypeAlias
+
+from msgspec import Struct
+
+STARTED = b"\1"
+"""The first byte of a decoder's output. Without it, the process died before it touched the file."""
 
 
-class DecodingLimits(NamedTuple):
+class DecodingLimits(Struct, frozen=True):
     """Limits for decoding one file."""
 
     pixels: int
@@ -11,10 +16,10 @@ class DecodingLimits(NamedTuple):
     cpu_seconds: int
 
 
-class InspectionResult(NamedTuple):
+class InspectionResult(Struct, frozen=True, tag=True):
     """The result of a successful decoding.
 
-    `thumbnail` is WebP without metadata; `width` and `height` are an image's size in pixels.
+    `thumbnail` is WebP without metadata; `width` and `height` are an image's size in pixels, as shown.
     """
 
     thumbnail: bytes
@@ -23,17 +28,11 @@ class InspectionResult(NamedTuple):
     pages: int | None = None
 
 
-class DocumentRejected(Exception):
-    """A rejected file. `problem` is shown to clients; `cause` is the decoder's message."""
+class Rejection(Struct, frozen=True, tag=True):
+    """Why a file is rejected. `problem` is shown to clients; `cause` is the decoder's message."""
 
-    def __init__(self, problem: str, cause: str = "") -> None:
-        super().__init__(problem, cause)
-        self.problem = problem
-        self.cause = cause
+    problem: str
+    cause: str = ""
 
 
-def inspect_file(path: str, content_type: str, limits: DecodingLimits) -> InspectionResult:
-    """Import `decoding` and call its `inspect_file`: the entry point of a new process."""
-    from service.documents import decoding  # noqa: PLC0415  # the API must not load the decoders
-
-    return decoding.inspect_file(path, content_type, limits)
+Outcome: TypeAlias = InspectionResult | Rejection
