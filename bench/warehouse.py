@@ -105,5 +105,5 @@ def _build(home: Path, size: Size) -> float:
 
 def _fill(empty: Warehouse, size: Size) -> None:
     numbers = (f"--items={size.items}", f"--orders={size.orders}", f"--days={size.days}")
-    for arguments in (("migrate",), ("demo", *numbers)):
+    for arguments in (("migrate",), ("demo", "--yes", *numbers)):
         subprocess.run([DEPOT, *arguments], env=empty.environment, check=True)

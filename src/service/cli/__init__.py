@@ -11,6 +11,7 @@ import rich_click as click
 from rich.console import Console
 
 from service.cli import client, data, keys, processes
+from service.cli.report import report
 from service.settings import StartupError
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -25,7 +26,7 @@ def depot() -> None:
     docs/configuration.md lists. Commands exit with 0 on success, 1 on an error and 2 on wrong usage."""
 
 
-for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys):
+for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys, report):
     depot.add_command(command)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
-from msgspec.structs import replace
 from rich.console import Console
 
 from service.cli.environment import administrative_settings, run_with_database, settings_from_environment
@@ -61,52 +60,65 @@ def audit_accept() -> None:
 @click.option("--items", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
 @click.option("--orders", type=click.IntRange(0, 100_000_000), default=20_000, show_default=True)
 @click.option(
-    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How old the shop is."
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Age of the shop in days."
 )
-def demo(items: int, orders: int, days: int) -> None:
-    """Fill the database with a shop that has a past: items, orders, cancellations, deliveries."""
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Load into a database that is not the embedded one, or that has items or orders.",
+)
+def demo(items: int, orders: int, days: int, yes: bool) -> None:
+    """Load a shop with a history into an empty embedded database: items, orders, cancellations and
+    deliveries."""
     from rich.progress import Progress
 
     from service.cli.demo.fill import DemoConflict, DemoSize, fill
-    from service.cli.dev import database_url
 
-    settings, totals = settings_from_environment("json"), {"items": items, "orders": orders}
-    with database_url(settings) as url, Progress(console=Console(stderr=True)) as progress:
+    if settings_from_environment("json").database_url is not None and not yes:
+        raise click.ClickException("DATABASE_URL is set; add --yes to load demo data into that database")
+    totals = {"items": items, "orders": orders}
+    with administrative_settings() as settings, Progress(console=Console(stderr=True)) as progress:
         bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
 
         def on_progress(name: str, count: int) -> None:
             progress.update(bars[name], completed=count)
 
-        settings = replace(settings, database_url=url)
         size = DemoSize(items, orders, days)
         try:
-            run_with_database(settings, lambda database: fill(database, settings, size, on_progress))
+            run_with_database(
+                settings, lambda database: fill(database, settings, size, on_progress, only_if_empty=not yes)
+            )
         except DemoConflict as error:
             raise click.ClickException(str(error)) from None
 
 
 @click.command()
 def doctor() -> None:
-    """Compare all that is stored: stock, orders, ledger, sums, events, blobs. Exit status 1 if it differs."""
-    from service.cli.dev import database_url
+    """Check that all stored data is consistent: stock, orders, ledger, rollups, events, audit chain, blobs.
+
+    Violations go to stdout, one per line; exit status 1 if there are any.
+    """
     from service.cli.doctor.run import run_checks
 
-    settings = settings_from_environment("json")
-    screen = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
 
-    async def look(database: "Database") -> int:
-        wrong = 0
-        async for kind, findings in run_checks(database, settings):
-            screen.print("[red]✗" if findings else "[green]✓", kind, highlight=False)
+    async def run_all_checks(database: "Database") -> list[int]:
+        counts = []
+        async for check, findings in run_checks(database, settings):
+            console.print("[red]✗" if findings else "[green]✓", check)
             for finding in findings:
                 click.echo(finding)
-            wrong += len(findings)
-        return wrong
+            counts.append(len(findings))
+        return counts
 
-    with database_url(settings) as url:
-        wrong = run_with_database(replace(settings, database_url=url), look)
-    if wrong:
-        raise click.ClickException(f"{wrong} differences")
+    with administrative_settings() as settings:
+        counts = run_with_database(settings, run_all_checks)
+    failed = sum(count > 0 for count in counts)
+    if failed:
+        raise click.ClickException(
+            f"{failed} of {len(counts)} checks failed, {sum(counts)} violations listed"
+        )
+    console.print(f"{len(counts)} checks passed")
 
 
 @click.group()

@@ -18,8 +18,9 @@ from service.cli.demo.history import History
 from service.cli.doctor.run import run_checks
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.app_helpers import connected
+from tests.support.app_helpers import connected, item
 from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.embedded_server import Server
 
 SMALL = DemoSize(items=60, orders=400, days=20)
 
@@ -57,6 +58,24 @@ async def test_there_is_one_demo_in_a_database(database: Database, settings: Set
     with pytest.raises(DemoConflict, match="already"):
         await fill(database, settings, SMALL, ignored)
     assert await database.fetchval("select count(*) from items") == 3
+
+
+async def test_a_shop_that_has_items_gets_no_others_unless_that_is_wanted(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    await item(client)
+    with pytest.raises(DemoConflict, match="not empty"):
+        await fill(database, settings, SMALL, ignored, only_if_empty=True)
+    await fill(database, settings, SMALL, ignored)
+    assert await database.fetchval("select count(*) from items") == 61
+
+
+def test_the_embedded_database_takes_it_without_being_asked_twice(own_server: Server) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment["DEPOT_HOME"] = str(own_server.home)
+    sizes = ["--items", "5", "--orders", "5", "--days", "1"]
+    made = run_depot(["demo", *sizes], env=environment, timeout=120)
+    assert made.returncode == 0, made.stderr
 
 
 async def test_webhooks_are_not_told_of_what_never_happened(
@@ -108,9 +127,12 @@ def test_the_command_fills_and_tells(database_url: str, tmp_path: object) -> Non
     def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         return run_depot(arguments, env={**environment, **more}, timeout=120)
 
-    made = run("demo", "--items", "20", "--orders", "50", "--days", "5", **NEW_INTERPRETER)
+    refused = run("demo")
+    assert refused.returncode == 1
+    assert "--yes" in refused.stderr
+    made = run("demo", "--yes", "--items", "20", "--orders", "50", "--days", "5", **NEW_INTERPRETER)
     assert made.returncode == 0, made.stderr
     assert "orders" in made.stderr
-    again = run("demo")
+    again = run("demo", "--yes")
     assert again.returncode == 1
     assert "already" in again.stderr

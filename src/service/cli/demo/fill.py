@@ -32,7 +32,12 @@ class DemoSize(Struct, frozen=True):
 
 
 async def fill(
-    database: Database, settings: Settings, demo: DemoSize, on_progress: Callable[[str, int], None]
+    database: Database,
+    settings: Settings,
+    demo: DemoSize,
+    on_progress: Callable[[str, int], None],
+    *,
+    only_if_empty: bool = False,
 ) -> None:
     """Load the demo data in one transaction, then close the books. Raises `DemoConflict`.
 
@@ -41,7 +46,7 @@ async def fill(
     history = History(demo.items, demo.orders, demo.days, datetime.now(UTC))
     async with database.dedicated_connection() as connection:
         await connection.execute(SESSION_OPTIONS)
-        if problem := await connection.fetchval(statements.FIND_CONFLICT):
+        if problem := await connection.fetchval(statements.FIND_CONFLICT, only_if_empty):
             raise DemoConflict(problem)
         async with connection.transaction():
             if await connection.fetchval(statements.IS_SUPERUSER):

@@ -18,6 +18,8 @@ select case
   when exists (select from items where sku like 'DEMO-%') then 'the database already contains demo items'
   when exists (select from webhooks where enabled)
     then 'an enabled webhook would receive every generated order; disable it first'
+  when $1 and exists (select from items)
+    then 'the database is not empty; add --yes to load demo data into it anyway'
 end"""
 
 INSERT_ITEMS = f"""

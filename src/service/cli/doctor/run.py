@@ -77,6 +77,7 @@ async def _check_blobs(
             ORPHAN_BLOBS_CHECK,
             _findings(ORPHAN_BLOBS_CHECK, [row["key"] for row in await connection.fetch(UNREFERENCED)]),
         )
+        yield STORE_CHECK, []
     except STORAGE_ERRORS as error:
         yield STORE_CHECK, [Finding(STORE_CHECK, repr(error))]
 
