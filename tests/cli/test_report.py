@@ -67,9 +67,8 @@ async def test_a_page_is_opened_in_a_browser(sold: dict[str, str], tmp_path: Pat
     environment = {**sold, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     printed = run_depot(["report", "--open"], env=environment)
     assert printed.returncode == 0, printed.stderr
-    page = Path(printed.stdout.strip())
-    assert opened.read_text() == str(page)
-    assert "BOLT" in page.read_text()
+    assert opened.read_text() == printed.stdout.strip()
+    assert opened.read_text().endswith(".html")
 
 
 async def test_a_period_and_a_currency_select(sold: dict[str, str]) -> None:
