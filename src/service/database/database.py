@@ -61,7 +61,6 @@ class Database:
         )
         self._command_timeout = settings.statement_timeout_seconds + CLIENT_TIMEOUT_MARGIN_SECONDS
         self._server_settings = {
-            "application_name": "depot",
             "timezone": "UTC",
             "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
             "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),

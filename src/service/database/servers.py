@@ -1,11 +1,13 @@
 """The servers listed in `DATABASE_URL`: one, or several of which one accepts writes."""
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import asyncpg
 
 from service.database.errors import TRY_NEXT_SERVER_ERRORS
+from service.database.url import split_parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -14,14 +16,20 @@ class ServerList:
     """Connects to the first suitable server, starting with the one that worked last."""
 
     def __init__(self, url: str) -> None:
+        url, self._options = split_parameters(url)
         self._urls = split_servers(url)
+        names = parse_qs(urlsplit(url).query).get("application_name", ["depot"])
+        self._server_settings = {"application_name": names[-1]}
 
-    async def connect(self, timeout_seconds: float, **options: Any) -> Connection:
+    async def connect(
+        self, timeout_seconds: float, *, server_settings: Mapping[str, str] | None = None, **options: Any
+    ) -> Connection:
         """Connect within `timeout_seconds`, divided evenly among the servers.
 
         So a silent server does not use up the time of the others. asyncpg, given several, would wait for the
         first one with all of it.
         """
+        options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
         share = timeout_seconds / len(self._urls)
         failure: Exception | None = None
         for url in tuple(self._urls):

@@ -1,0 +1,73 @@
+"""Parameters of `DATABASE_URL` that libpq knows and asyncpg does not.
+
+Hosting providers hand out URLs for libpq. asyncpg would send what it does not know to the server as a
+setting, and the server would reject the connection.
+"""
+
+import ssl
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import structlog
+
+from service.settings import StartupError
+
+log = structlog.get_logger()
+
+DROPPED = frozenset(
+    [
+        *(
+            "client_encoding",
+            "connect_timeout",
+            "fallback_application_name",
+            "hostaddr",
+            "load_balance_hosts",
+        ),
+        *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"),
+        *("channel_binding", "gssdelegation", "gssencmode", "require_auth", "requirepeer"),
+        *("load_balance_hosts", "sslcertmode", "sslcompression", "sslcrldir", "sslkeylogfile", "sslsni"),
+    ]
+)
+HARMLESS_VALUES = {
+    "channel_binding": {"disable", "prefer"},
+    "gssencmode": {"disable", "prefer"},
+    "sslcertmode": {"disable", "allow"},
+    "require_auth": set[str](),
+    "requirepeer": set[str](),
+    "sslcrldir": set[str](),
+}
+"""Parameters that protect the connection, and the values that demand nothing. Dropping another would weaken
+it."""
+
+
+def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
+    """Return the URL for asyncpg, and options for `asyncpg.connect`.
+
+    Raises `StartupError` if a parameter is lost that protects the connection.
+    """
+    parts = urlsplit(url)
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    dropped = {name: value for name, value in parameters.items() if name in DROPPED}
+    for name, value in dropped.items():
+        if value not in HARMLESS_VALUES.get(name, {value}):
+            raise StartupError(
+                f"DATABASE_URL: {name}={value} is not supported; remove it if the connection may do without"
+            )
+    if dropped:
+        _report_dropped(tuple(dropped))
+    options: dict[str, Any] = {}
+    if (
+        parameters.get("sslrootcert") == "system"
+    ):  # as libpq since 16: the certificates that the system trusts
+        options["ssl"] = ssl.create_default_context()
+        dropped |= {"sslrootcert": "", "sslmode": ""}
+    if not dropped:
+        return url, options
+    kept = {name: value for name, value in parameters.items() if name not in dropped}
+    return parts._replace(query=urlencode(kept)).geturl(), options
+
+
+@cache
+def _report_dropped(names: tuple[str, ...]) -> None:
+    log.info("database_url_parameters_ignored", parameters=names)
