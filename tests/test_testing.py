@@ -4,7 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
+
+from service.testing import scratch_directory
 
 README = Path(__file__).parents[1] / "README.md"
 ASYNC = """
@@ -29,11 +34,26 @@ async def test_a_setting_is_changed_and_a_job_runs(async_depot, depot_settings):
 """
 
 
-def ran(folder: Path, server_url: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "TEST_DATABASE_URL": server_url}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    return done.stdout + done.stderr
+FOR_ASYNCIO = """
+import pytest
+
+@pytest.mark.asyncio
+async def test_a_coroutine_of_pytest_asyncio_has_a_client(async_depot):
+    assert (await async_depot.get("/items")).json()["data"] == []
+"""
+WHERE = """
+from pathlib import Path
+
+def test_where_the_server_is(depot_server, pytestconfig):
+    Path(__file__).with_name("run").write_text(pytestconfig.option.testrunuid)
+"""
+
+
+def run_pytest(folder: Path, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, **environment}
+    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return completed.stdout + completed.stderr
 
 
 def test_the_files_of_the_readme_pass(tmp_path: Path, server_url: str) -> None:
@@ -41,10 +61,33 @@ def test_the_files_of_the_readme_pass(tmp_path: Path, server_url: str) -> None:
     assert [name for name, _ in files] == ["conftest.py", "test_stock.py"]
     for name, text in files:
         (tmp_path / name).write_text(text)
-    assert "1 passed" in ran(tmp_path, server_url)
+    printed = run_pytest(tmp_path, "-W", "error", "-p", "no:asyncio", TEST_DATABASE_URL=server_url)
+    assert "1 passed" in printed, printed
 
 
-def test_settings_rights_and_jobs_are_there_for_coroutines(tmp_path: Path, server_url: str) -> None:
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
-    (tmp_path / "test_async.py").write_text(ASYNC)
-    assert "1 passed" in ran(tmp_path, server_url)
+    return tmp_path
+
+
+def test_settings_rights_and_jobs_are_there_for_coroutines(suite: Path, server_url: str) -> None:
+    (suite / "test_async.py").write_text(ASYNC)
+    assert "1 passed" in run_pytest(suite, TEST_DATABASE_URL=server_url)
+
+
+@pytest.mark.skipif(find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_coroutines_of_pytest_asyncio_have_a_client(suite: Path, server_url: str, mode: str) -> None:
+    (suite / "test_asyncio.py").write_text(FOR_ASYNCIO)
+    options = ["-W", "error", "--asyncio-mode", mode, "-o", "asyncio_default_fixture_loop_scope=function"]
+    printed = run_pytest(suite, *options, TEST_DATABASE_URL=server_url)
+    assert "1 passed" in printed, printed
+
+
+def test_a_run_deletes_the_directory_of_its_server(suite: Path) -> None:
+    (suite / "test_where.py").write_text(WHERE)
+    without_server = {"TEST_DATABASE_URL": "", "PYTEST_XDIST_WORKER": "", "PYTEST_XDIST_TESTRUNUID": ""}
+    assert "1 passed" in run_pytest(suite, "-n", "1", **without_server)
+    run = (suite / "run").read_text()
+    assert not (scratch_directory() / f"depot-tests-{run}").exists()

@@ -10,25 +10,32 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import warnings
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 import structlog
-from litestar import Litestar
-from litestar.testing import AsyncTestClient, TestClient
 from msgspec.structs import replace
 
-from service.app import create_app
-from service.auth.store import create_key
-from service.database import migrate
-from service.database.database import Database
-from service.database.embedded import postgres
-from service.settings import Settings
+with warnings.catch_warnings():
+    # A suite that turns warnings into errors could not import what the libraries use of each other.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from litestar import Litestar
+    from litestar.testing import AsyncTestClient, TestClient
+
+    from service.app import create_app
+    from service.auth.store import create_key
+    from service.database import migrate
+    from service.database.database import Database
+    from service.database.embedded import postgres
+    from service.settings import Settings
+
 
 FAST_OPTIONS = {
     "fsync": "off",
@@ -50,10 +57,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
     A traceback with all local variables occupies the event loop for seconds.
     """
-    config.option.testrunuid = getattr(config.option, "testrunuid", None) or uuid4().hex
+    config.addinivalue_line("filterwarnings", "ignore:The declarative_mixin decorator:DeprecationWarning")
+    of_worker = getattr(config, "workerinput", {}).get("testrunuid")
+    config.option.testrunuid = of_worker or getattr(config.option, "testrunuid", None) or uuid4().hex
     if not structlog.is_configured():
         plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Let the plugin that runs the test set up `async_depot`, too: anyio's or pytest-asyncio.
+
+    In its strict mode pytest-asyncio sets up only fixtures that are marked as its own.
+    """
+    if fixturedef.argname == "async_depot":
+        is_asyncio_test = request.node.get_closest_marker("asyncio") is not None
+        vars(fixturedef.func)["_force_asyncio_fixture"] = is_asyncio_test
+    return (yield)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
