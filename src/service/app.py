@@ -124,6 +124,7 @@ class Components:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.claims_in_progress: set[tuple[str, str, str]] = set()
         self.metrics = Metrics()
         self.tracer = create_tracer(settings.traces_url, settings.traces_ratio)
         self.database = Database(settings, self.metrics, self.tracer)
@@ -195,6 +196,11 @@ class Components:
         }
 
 
+def components_of(app: Litestar) -> Components:
+    components: Components = app.state.components
+    return components
+
+
 def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     """Build the application, with a worker in its process if requested.
 
@@ -239,13 +245,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         openapi_config=openapi_config(),
         logging_config=None,
     )
-    app.state.settings = settings
-    app.state.admission = components.admission
-    app.state.metrics = components.metrics
-    app.state.probe = components.probe
-    app.state.kinds = components.kinds
     # On the state, not injected: with two dependencies, Litestar starts a task for each (100 µs per request).
-    app.state.claims_in_progress = set()
+    app.state.components = components
     app.asgi_handler = _wrap_asgi_handler(app, components)
     return app
 

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable, Container
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, Struct
 from msgspec.structs import fields
 
-from service.values import Currency
+from service.values import Currency, size_problem
 
 NO_NUL_PATTERN = r"^[^\x00]*\Z"
 """Text without a pattern of its own: anything but NUL, which PostgreSQL cannot store."""
@@ -76,6 +76,11 @@ def describe_error(error: msgspec.ValidationError, type_: Any, *, text: bool = F
         if match := pattern.fullmatch(message):
             return words(match, type_, text)
     return "is not valid"
+
+
+def json_object(bytes_max: int) -> Meta:
+    """Return the constraint of a free-form JSON object: its maximum size as it is read back."""
+    return Meta(extra={"rule": partial(size_problem, bytes_max=bytes_max), "bytes_max": bytes_max})
 
 
 def find_rule(type_: Any) -> Rule | None:

@@ -12,7 +12,7 @@ import pytest
 from litestar.testing import AsyncTestClient
 
 from conftest import Client
-from service.app import create_app
+from service.app import components_of, create_app
 from service.auth.middleware import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key
 from service.database import clock
@@ -184,7 +184,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, 
     app = create_app(settings)
     transport = httpx.ASGITransport(app)
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://depot") as client:
-        yield client, app.state.probe
+        yield client, components_of(app).probe
 
 
 async def burst(client: httpx.AsyncClient) -> list[httpx.Response]:

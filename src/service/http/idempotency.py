@@ -24,7 +24,7 @@ async def hold_claim(request: StrictRequest) -> AsyncIterator[Claim | None]:
     if claim is None:
         yield None
         return
-    running: set[tuple[str, str, str]] = request.app.state.claims_in_progress
+    running: set[tuple[str, str, str]] = request.app.state.components.claims_in_progress
     if claim.identity in running:
         raise IdempotencyInProgress
     running.add(claim.identity)

@@ -26,15 +26,15 @@ from service.idempotency.replies import (
 )
 from service.items import statements
 from service.items.schemas import (
+    ATTRIBUTES_BYTES_MAX,
     QUANTITY_MAX,
     Item,
     ItemCreate,
     ItemPatch,
     Movement,
     StockChange,
-    attributes_problem,
 )
-from service.values import encode_json
+from service.values import encode_json, size_problem
 
 Change = TypeVar("Change", ItemPatch, StockChange)
 
@@ -199,7 +199,7 @@ def _item(new: ItemCreate) -> Item:
 
 def _merged(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch] | Fault:
     attributes = merge_patch(stored, change.change.attributes)
-    if problem := attributes_problem(attributes):
+    if problem := size_problem(attributes, ATTRIBUTES_BYTES_MAX):
         return ValidationFailed([Detail("/attributes", problem)])
     return replace(change, change=replace(change.change, attributes=attributes))
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.constraints import Body
-from service.values import Currency, Money, Timestamp, Version, size_problem
+from service.constraints import Body, json_object
+from service.values import Currency, Money, Timestamp, Version
 
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
@@ -26,17 +26,11 @@ Description = Annotated[str, Meta(max_length=4000)]
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
 
 
-def attributes_problem(attributes: object) -> str | None:
-    return size_problem(attributes, ATTRIBUTES_BYTES_MAX)
-
-
 def delta_problem(delta: object) -> str | None:
     return "must not be 0" if delta == 0 else None
 
 
-Attributes = Annotated[
-    dict[str, Any], Meta(extra={"rule": attributes_problem, "bytes_max": ATTRIBUTES_BYTES_MAX})
-]
+Attributes = Annotated[dict[str, Any], json_object(ATTRIBUTES_BYTES_MAX)]
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 Delta = Annotated[
     int,

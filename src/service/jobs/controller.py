@@ -43,7 +43,7 @@ class ProcessRequest(StrictRequest):
         except ValidationFailed:
             decode(body, JobCreate)
             raise
-        decoded: Any = decode(body, self.app.state.kinds[kind_only.kind].request)
+        decoded: Any = decode(body, self.app.state.components.kinds[kind_only.kind].request)
         return JobCreate(decoded.kind, decoded.payload)
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.constraints import Body
-from service.values import Timestamp, Version, size_problem
+from service.constraints import Body, json_object
+from service.values import Timestamp, Version
 
 METADATA_BYTES_MAX = 65_536
 
@@ -21,11 +21,7 @@ ResourceId = Annotated[
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]
 
 
-def metadata_problem(metadata: object) -> str | None:
-    return size_problem(metadata, METADATA_BYTES_MAX)
-
-
-Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem, "bytes_max": METADATA_BYTES_MAX})]
+Metadata = Annotated[dict[str, Any], json_object(METADATA_BYTES_MAX)]
 """A JSON object of at most 64 KiB; numbers keep all digits."""
 
 

@@ -15,7 +15,8 @@ from service.events.journal import Author, diff
 from service.events.models import new_event
 from service.http.merge import merge_patch
 from service.resources.models import Resource, Tombstone
-from service.resources.schemas import ResourcePatch, ResourcePut, metadata_problem
+from service.resources.schemas import METADATA_BYTES_MAX, ResourcePatch, ResourcePut
+from service.values import size_problem
 
 
 class ResourceRepository(SQLAlchemyAsyncRepository[Resource]):
@@ -149,6 +150,6 @@ def event_payload(resource: Resource) -> dict[str, Any]:
 
 def _merged(resource: Resource, patch: dict[str, Any] | None) -> Any:
     merged = merge_patch(resource.metadata_, patch)
-    if problem := metadata_problem(merged):
+    if problem := size_problem(merged, METADATA_BYTES_MAX):
         raise ValidationFailed([Detail("/metadata", problem)])
     return merged

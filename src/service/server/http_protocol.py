@@ -16,6 +16,7 @@ from litestar import Litestar
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.app import components_of
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
 from service.server.buffered_transport import BufferedTransport
@@ -31,17 +32,17 @@ PATH_LENGTH_MAX = 2048
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One client connection. Its limits come from `app.state.settings`."""
+    """One client connection. Its limits come from the settings."""
 
     def __init__(
         self, config: uvicorn.Config, *args: Any, connection_limit: ConnectionLimit, **kwargs: Any
     ) -> None:
         super().__init__(config, *args, **kwargs)
         self._connection_limit = connection_limit
-        state = cast("Litestar", config.app).state
-        self._settings = state.settings
-        self._admission = state.admission
-        self._metrics = state.metrics
+        components = components_of(cast("Litestar", config.app))
+        self._settings = components.settings
+        self._admission = components.admission
+        self._metrics = components.metrics
         self.url = b""
         self.headers = []
         self._in_head = True

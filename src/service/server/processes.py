@@ -22,7 +22,7 @@ import uvicorn
 from litestar import Litestar
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.app import create_app
+from service.app import components_of, create_app
 from service.observability.logs import configure_logs
 from service.observability.metrics import use_shared_directory
 from service.server.connections import BACKLOG, ConnectionLimit, fit_connections
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
             backlog=BACKLOG,
         )
         super().__init__(config)
-        self._probe = app.state.probe
+        self._probe = components_of(app).probe
         self._drain_seconds = settings.drain_seconds
         self._on_started = on_started
 

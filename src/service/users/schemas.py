@@ -5,8 +5,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from service.constraints import Body
-from service.values import Timestamp, size_problem
+from service.constraints import Body, json_object
+from service.values import Timestamp
 
 METADATA_BYTES_MAX = 16_384
 
@@ -22,11 +22,7 @@ KnownUserId = Annotated[
 ActionName = Annotated[str, Meta(min_length=1, max_length=100, examples=["login"])]
 
 
-def metadata_problem(metadata: object) -> str | None:
-    return size_problem(metadata, METADATA_BYTES_MAX)
-
-
-Metadata = Annotated[dict[str, Any], Meta(extra={"rule": metadata_problem, "bytes_max": METADATA_BYTES_MAX})]
+Metadata = Annotated[dict[str, Any], json_object(METADATA_BYTES_MAX)]
 """A JSON object of at most 16 KiB; numbers keep all digits."""
 
 
