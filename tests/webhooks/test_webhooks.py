@@ -77,12 +77,8 @@ async def test_events_are_known_ones_without_repetition(client: Client, events: 
         *("", "shop.example/hooks", "ftp://shop.example", "//shop.example", "https://", "https:///hooks"),
         *("https://user@shop.example", "https://user:word@shop.example", "https://@shop.example"),
         *("https://shop.example/#part", "https://shop.example/a b", "https://shop.example/\u00e9"),
-        *(
-            "https://sh\u00f6p.example/",
-            "https://shop.example:99999",
-            "https://shop..example",
-            "https://[::1",
-        ),
+        *("https://shop.example:99999", "https://shop.example:0", "https://shop..example", "https://[::1"),
+        *("https://sh\u200dop.example/", "https://\u2603.example\u00ad-/", "https://\uff11\uff12\uff17.1/"),
         *("https://127.1/", "https://2130706433/", "https://-shop.example", "https://shop%2eexample/"),
         *("https://shop.example\\@other.example/", f"https://shop.example/{'x' * 2000}", 7, None),
     ],
@@ -97,6 +93,17 @@ async def test_a_url_has_to_be_plain(client: Client, url: object) -> None:
         *("https://shop.example", "http://shop.example:8080/hooks?shop=1&of=a@b", "https://shop_1.example./"),
         *("https://93.184.215.14/", "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]:8443/hooks"),
         f"https://shop.example/{'x' * 1979}",
+        *("https://m\u00fcnchen.example/hooks", "https://xn--mnchen-3ya.example/hooks"),
+        *(
+            "https://\u043c\u0430\u0433\u0430\u0437\u0438\u043d.\u0440\u0444",
+            "https://shop.xn--p1ai/hooks",
+            "https://\u4f8b\u3048\u3002\u30c6\u30b9\u30c8/",
+        ),
+        *(
+            "https://SHOP.example/h?",
+            "https://shop.example/a%2Fb?u=http%3A%2F%2Fx|y",
+            "https://fa\u00df.example:8443?a=1",
+        ),
     ],
 )
 async def test_any_plain_url_will_do(client: Client, url: str) -> None:
@@ -107,6 +114,7 @@ PRIVATE = [
     *("http://127.0.0.1:9/", "http://10.0.0.8/", "http://169.254.169.254/latest", "http://localhost/"),
     *("http://shop.localhost/", "http://localhost./", "http://[::1]/", "http://[::ffff:127.0.0.1]/"),
     *("http://[fd00::1]/", "http://0.0.0.0/", "http://100.64.0.1/", "http://LOCALHOST/"),
+    *("http://\uff11\uff12\uff17.0.0.1/", "http://l\u2134calhost/", "http://168.63.129.16/"),
 ]
 
 

@@ -20,6 +20,8 @@ NOT_PUBLIC_V4 = [
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        # Services that clouds offer to their own machines under public addresses: Azure, IBM.
+        *("168.63.129.16/32", "161.26.0.0/16", "166.8.0.0/14"),
     )
 ]
 PUBLIC_V6 = IPv6Network("2000::/3")
@@ -34,7 +36,7 @@ class PrivateAddressError(OSError):
     """The address is not public."""
 
     def __init__(self) -> None:
-        # constant text: aiohttp reports what the errors of all addresses have in common
+        # constant text: aiohappyeyeballs raises the first error if all have the same text
         super().__init__(errno.EACCES, "The address is not public")
 
 
@@ -72,7 +74,7 @@ def parse_ip_literal(host: str) -> Address | None:
 
 
 def public_socket(info: AddressInfo) -> socket.socket:
-    """Create a socket for aiohttp, which passes the resolved address. Raises `PrivateAddressError`."""
+    """Create a socket for a resolved address. Raises `PrivateAddressError`."""
     family, kind, protocol, _, address = info
     if not is_public(ip_address(address[0])):
         raise PrivateAddressError

@@ -10,45 +10,34 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-
-NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+from service.webhooks.address_filter import AddressInfo
 
 
-class Resolver(AbstractResolver):
-    """Uses the system's resolver.
+class Resolver:
+    """Uses the system's resolver. Concurrent lookups of one name share a thread."""
 
-    aiohttp looks up a name once at a time, so there is at most one thread per name.
-    """
-
-    def __init__(self, lookup: Callable[..., list[Any]] = socket.getaddrinfo) -> None:
+    def __init__(self, lookup: Callable[..., Any] = socket.getaddrinfo) -> None:
         self._lookup = lookup
+        self._running: dict[tuple[str, int], Future[list[AddressInfo]]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int) -> list[AddressInfo]:
         """Return the addresses of a host. Raises `OSError` if there are none."""
-        outcome: Future[list[Any]] = Future()
+        outcome = self._running.get((host, port)) or self._start(host, port)
+        return await asyncio.wrap_future(outcome)
+
+    def _start(self, host: str, port: int) -> "Future[list[AddressInfo]]":
+        outcome = self._running[host, port] = Future()
         outcome.set_running_or_notify_cancel()  # the caller may be cancelled; the lookup continues
 
         def run() -> None:
             try:
-                outcome.set_result(self._lookup(host, port, family, socket.SOCK_STREAM))
+                addresses = self._lookup(host, port, 0, socket.SOCK_STREAM)
             except Exception as error:  # any error is the result of the lookup
+                self._running.pop((host, port))
                 outcome.set_exception(error)
+            else:
+                self._running.pop((host, port))
+                outcome.set_result(addresses)
 
         Thread(target=run, name=f"resolve {host}", daemon=True).start()  # a daemon does not delay the exit
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address[0],
-                port=port,
-                family=family_,
-                proto=protocol,
-                flags=NUMERIC,
-            )
-            for family_, _, protocol, _, address in await asyncio.wrap_future(outcome)
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to close."""
+        return outcome

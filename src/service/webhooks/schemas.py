@@ -1,29 +1,15 @@
 """API schemas of webhooks and their deliveries."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from yarl import URL
 
 from service.constraints import Body
 from service.events.journal import EventType
 from service.values import Count, Timestamp, Version
-from service.webhooks.address_filter import parse_ip_literal
-
-LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}[.])*(?![0-9]){LABEL}[.]?")
-"""The last label must not start with a digit: the host would be an unusual form of an IP address."""
-
-
-def url_problem(url: str) -> str | None:
-    try:
-        host = URL(url).host or ""
-    except ValueError:
-        return "must be a valid URL"
-    return None if parse_ip_literal(host) or HOST_NAME.fullmatch(host) else "must have a valid host"
+from service.webhooks.url import url_problem
 
 
 def events_problem(events: Sequence[str]) -> str | None:
@@ -33,13 +19,13 @@ def events_problem(events: Sequence[str]) -> str | None:
 Url = Annotated[
     str,
     Meta(
-        # no user name, no fragment, ASCII
-        pattern=r'^https?://[A-Za-z0-9._:\[\]-]+([/?][!-"$-~]*)?\Z',
+        # no user name, no fragment, and ASCII behind the host
+        pattern=r'^https?://[^\x00-,/;-@\\^`{-\x7f]+([/?][!-"$-~]*)?\Z',
         max_length=2000,
         examples=["https://shop.example/hooks"],
         extra={
             "rule": url_problem,
-            "expected": "an http or https URL in ASCII, without user name and fragment",
+            "expected": "an http or https URL without user name and fragment, whose path and query are ASCII",
         },
     ),
 ]

@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 from sqlalchemy import func, select, text
 from uuid_utils.compat import uuid7
-from yarl import URL
 
 from service.errors import Detail, Fault, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author, diff
@@ -20,6 +19,7 @@ from service.webhooks.address_filter import is_certainly_private
 from service.webhooks.models import Webhook
 from service.webhooks.schemas import WebhookCreate, WebhookPatch
 from service.webhooks.signing import new_secret
+from service.webhooks.url import parse_url
 
 # Blocks concurrent creations between count and insert, but neither reads nor row locks.
 LOCK = text("lock table webhooks in share row exclusive mode")
@@ -126,7 +126,7 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
 
 def reject_private_url(url: str | UnsetType) -> None:
     """Reject a URL that is certainly private; `address_filter` checks all others at the connection."""
-    if url and is_certainly_private(URL(url).host or ""):
+    if url and is_certainly_private(parse_url(url).host):
         raise ValidationFailed([Detail("/url", "must not be a private address")])
 
 
