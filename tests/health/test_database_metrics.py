@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 
 from service.database.database import Database
-from service.health.database_metrics import COUNT_MAX, TIMEOUT_SECONDS, DatabaseMetrics
+from service.health.database_metrics import DELIVERIES_MAX, JOBS_MAX, TIMEOUT_SECONDS, DatabaseMetrics
 from service.health.metrics_endpoint import TEXT, ScrapeCache
 from service.jobs.kinds import KindRegistry
 from service.observability.metrics import Metrics
@@ -37,13 +37,13 @@ async def test_counts_of_a_backlog_are_capped_and_its_age_is_exact(
 ) -> None:
     async with connected(database_url) as owner:
         await owner.execute(WEBHOOK)
-        await owner.execute(BACKLOG, 3 * COUNT_MAX)
-        await owner.execute(FAILED_JOBS, 2 * COUNT_MAX)
+        await owner.execute(BACKLOG, 3 * DELIVERIES_MAX)
+        await owner.execute(FAILED_JOBS, 2 * JOBS_MAX)
         await owner.execute("analyze")
     metrics = ScrapedMetrics(await scrapes.text(TEXT))
-    assert metrics.sum("webhook_deliveries_pending") == COUNT_MAX
+    assert metrics.sum("webhook_deliveries_pending") == DELIVERIES_MAX
     assert 100 <= metrics.sum("webhook_lag_seconds") < 150
-    assert metrics.sum("jobs", status="failed") == COUNT_MAX
+    assert metrics.sum("jobs", status="failed") == JOBS_MAX
 
 
 async def test_a_query_that_does_not_finish_hides_no_other_metric(

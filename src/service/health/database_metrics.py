@@ -20,18 +20,20 @@ TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of all queries; with the key lookup, a scrape must finish within a second."""
 QUERY_TIMEOUT = "100ms"
 """Timeout of one query. One that takes longer lacks its metrics, and the others are published."""
-COUNT_MAX = 10_000
-"""Counts stop here, so that their cost does not grow with a backlog: this value means "or more"."""
+JOBS_MAX = 10_000
+DELIVERIES_MAX = 1_000
+"""Counts stop here, so that their cost does not grow with a backlog: this value means "or more". The rows of
+one webhook's deliveries are far apart, so each of them costs a page."""
 STATUSES = ("queued", "running", "failed")
 
-_NEWEST = [f"(select kind, status from jobs where status = '{status}' order by id desc limit {COUNT_MAX})"
+_NEWEST = [f"(select kind, status from jobs where status = '{status}' order by id desc limit {JOBS_MAX})"
            for status in STATUSES]  # fmt: skip
 JOBS = f"select kind, status, count(*) from ({' union all '.join(_NEWEST)}) newest group by kind, status"
 
 # Ids begin with the time of creation, so the oldest due job of a kind is among the oldest queued ones.
 OLDEST_JOBS = f"""
 select j.kind, extract(epoch from now() - min(q.execute_after))::float8 as age
-from (select kind, queue_id from jobs where status = 'queued' order by id limit {COUNT_MAX}) j
+from (select kind, queue_id from jobs where status = 'queued' order by id limit {JOBS_MAX}) j
   join queue.pgqueuer q on q.id = j.queue_id
 where q.status = 'queued' and q.execute_after <= now() group by j.kind"""
 
@@ -40,8 +42,8 @@ PENDING_DELIVERIES = f"""
 select count(*) from (
   select from webhooks w cross join lateral (
     select from deliveries d where d.webhook_id = w.id and d.due_at is not null
-    order by d.due_at limit {COUNT_MAX}) due
-  where w.enabled limit {COUNT_MAX}) pending"""
+    order by d.due_at limit {DELIVERIES_MAX}) due
+  where w.enabled limit {DELIVERIES_MAX}) pending"""
 
 WEBHOOK_LAG = """
 select greatest(0, extract(epoch from now() - min(oldest.due_at)))::float8
@@ -117,7 +119,7 @@ class DatabaseMetrics:
         if PENDING_DELIVERIES in rows:
             yield GaugeMetricFamily(
                 "depot_webhook_deliveries_pending",
-                f"Pending deliveries to enabled webhooks, counted up to {COUNT_MAX}.",
+                f"Pending deliveries to enabled webhooks, counted up to {DELIVERIES_MAX}.",
                 rows[PENDING_DELIVERIES][0][0],
             )
         if WEBHOOK_LAG in rows:
@@ -131,7 +133,7 @@ class DatabaseMetrics:
         jobs = GaugeMetricFamily(
             "depot_jobs",
             "Jobs by kind and status: queued, running, and permanently failed until they are deleted. "
-            f"Of each status the newest {COUNT_MAX} are counted.",
+            f"Of each status the newest {JOBS_MAX} are counted.",
             labels=["kind", "status"],
         )
         counts = {(kind, status): count for kind, status, count in rows}
