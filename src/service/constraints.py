@@ -140,7 +140,7 @@ def _wrong_form(_: re.Match[str], type_: Any, _text: bool) -> str:
 def _wrong_choice(_: re.Match[str], type_: Any, _text: bool) -> str:
     choices = get_args(find_in_type(type_, lambda part: get_origin(part) is Literal))
     if choices == get_args(Currency):
-        return "must be an ISO 4217 currency code such as USD"
+        return "must be the ISO 4217 code of a currency with at most two decimals, such as USD"
     return f"must be one of {', '.join(choices)}" if choices else "is not valid"
 
 

@@ -30,27 +30,47 @@ Money = Annotated[
         },
     ),
 ]
-"""0 to 9999999999.99 with at most two decimals; no sign, no exponent, no NaN."""
+"""0 to 9999999999.99 with at most its currency's decimals; no sign, no exponent, no NaN."""
 
-Total = Annotated[str, Meta(pattern=r"^[0-9]+[.][0-9]{2}\Z", examples=["19.98"])]
+Total = Annotated[str, Meta(pattern=r"^[0-9]+([.][0-9]{2})?\Z", examples=["19.98"])]
 """A computed amount; sums can be larger than any price."""
 
 # fmt: off
 Currency = Literal[
-    "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BHD", "BIF",
+    "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BIF",
     "BMD", "BND", "BOB", "BRL", "BSD", "BTN", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CLP", "CNY",
     "COP", "CRC", "CUP", "CVE", "CZK", "DJF", "DKK", "DOP", "DZD", "EGP", "ERN", "ETB", "EUR", "FJD",
     "FKP", "GBP", "GEL", "GHS", "GIP", "GMD", "GNF", "GTQ", "GYD", "HKD", "HNL", "HTG", "HUF", "IDR",
-    "ILS", "INR", "IQD", "IRR", "ISK", "JMD", "JOD", "JPY", "KES", "KGS", "KHR", "KMF", "KPW", "KRW",
-    "KWD", "KYD", "KZT", "LAK", "LBP", "LKR", "LRD", "LSL", "LYD", "MAD", "MDL", "MGA", "MKD", "MMK",
+    "ILS", "INR", "IRR", "ISK", "JMD", "JPY", "KES", "KGS", "KHR", "KMF", "KPW", "KRW",
+    "KYD", "KZT", "LAK", "LBP", "LKR", "LRD", "LSL", "MAD", "MDL", "MGA", "MKD", "MMK",
     "MNT", "MOP", "MRU", "MUR", "MVR", "MWK", "MXN", "MYR", "MZN", "NAD", "NGN", "NIO", "NOK", "NPR",
-    "NZD", "OMR", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "PYG", "QAR", "RON", "RSD", "RUB", "RWF",
+    "NZD", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "PYG", "QAR", "RON", "RSD", "RUB", "RWF",
     "SAR", "SBD", "SCR", "SDG", "SEK", "SGD", "SHP", "SLE", "SOS", "SRD", "SSP", "STN", "SVC", "SYP",
-    "SZL", "THB", "TJS", "TMT", "TND", "TOP", "TRY", "TTD", "TWD", "TZS", "UAH", "UGX", "USD", "UYU",
+    "SZL", "THB", "TJS", "TMT", "TOP", "TRY", "TTD", "TWD", "TZS", "UAH", "UGX", "USD", "UYU",
     "UZS", "VES", "VND", "VUV", "WST", "XAF", "XCD", "XCG", "XOF", "XPF", "YER", "ZAR", "ZMW", "ZWG",
 ]
 # fmt: on
-"""ISO 4217 codes of circulating currencies, as of 2026."""
+"""ISO 4217 codes of circulating currencies, as of 2026, without those of three decimals."""
+
+WITHOUT_DECIMALS = {
+    *("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW"),
+    *("PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"),
+}
+"""Currencies without a minor unit. The database's function `decimals` knows the same."""
+
+
+def price_problem(price: str, currency: str) -> str | None:
+    """Return an error text if a price has more decimals than its currency, else None."""
+    if "." in price and currency in WITHOUT_DECIMALS:
+        return f"must have no decimals, because {currency} has none"
+    return None
+
+
+def format_amount(amount: Decimal, currency: str) -> str:
+    """Return an amount with its currency's decimals, and never less than its value."""
+    whole = currency in WITHOUT_DECIMALS and amount == amount.to_integral_value()
+    return f"{amount:.0f}" if whole else f"{amount:.2f}"
+
 
 NUMBER_DIGITS_MAX = 308
 NUMBER_MAX = Decimal("1e308")

@@ -128,7 +128,7 @@ def test_no_setting_is_refused_with_a_pattern_or_a_type(field: Any) -> None:
         ("name", "", "must not be empty"),
         ("name", "x" * 201, "must have at most 200 characters"),
         ("description", 5, "must be a string or null"),
-        ("currency", "XXX", "must be an ISO 4217 currency code such as USD"),
+        ("currency", "XXX", "must be the ISO 4217 code of a currency with at most two decimals, such as USD"),
         ("quantity", "5", "must be a whole number, not a string"),
         ("quantity", 5.5, "must be a whole number"),
         ("quantity", -1, "must be at least 0"),

@@ -2,19 +2,26 @@
 
 import csv
 import io
+from io import BytesIO, TextIOWrapper
+from typing import Any
 
 import httpx
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import Client
 from service.database.database import Database
-from service.items.csv_rows import _escape_formula, _unescape_formula
+from service.events.journal import CLI
+from service.items.csv_rows import ENCODING, _escape_formula, _unescape_formula
+from service.items.importer import import_items
 from service.job_kinds import build_registry
 from service.settings import Settings
+from service.values import stored_form
 from service.worker import Worker
 from tests.support.app_helpers import item
 from tests.support.job_helpers import process, until
+from tests.support.reply_assertions import JSON
 
 CSV = {"Accept": "text/csv"}
 COLUMNS = ["sku", "name", "price", "description", "currency", "quantity", "attributes"]
@@ -74,6 +81,45 @@ async def test_an_export_can_be_imported_again(
         job = await until(client, await process(client, "catalog.import", csv=written), "succeeded")
     assert (job["result"]["unchanged"], job["result"]["updated"], job["result"]["bad"]) == (2, 0, 0)
     assert (await client.get("/items")).json()["data"] == before
+
+
+NUMBERS = st.integers(-(10**20), 10**20) | st.decimals(-1000, 1000, places=3) | st.booleans() | st.none()
+DOCUMENTS = st.dictionaries(
+    st.text(max_size=5), NUMBERS | st.text(max_size=5) | st.lists(NUMBERS, max_size=3)
+)
+TEXTS = st.text(alphabet="'=+-@\t\r\n\",; aÄ\u0301\uff1d", max_size=8)
+PRICED = st.sampled_from([("9.99", "USD"), ("0", "EUR"), ("1200", "JPY")])
+ITEMS = st.fixed_dictionaries({
+    "name": TEXTS.filter(bool),
+    "description": st.none() | TEXTS,
+    "quantity": st.integers(0, 5),
+    "attributes": st.none() | DOCUMENTS,
+})  # fmt: skip
+
+
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(items=st.lists(st.tuples(ITEMS, PRICED), min_size=1, max_size=6))
+async def test_an_export_changes_nothing_when_it_is_imported(
+    client: Client, database: Database, items: list[tuple[dict[str, Any], tuple[str, str]]]
+) -> None:
+    await database.fetch("truncate items cascade")
+    for number, (fields, (price, currency)) in enumerate(items):
+        new = {"sku": f"-{number}", "price": price, "currency": currency, **fields}
+        reply = await client.post("/items", content=stored_form(new), headers=JSON)
+        assert reply.status_code in {201, 422}, reply.text  # NUL characters and unpaired surrogates
+    before = (await client.get("/items")).content
+    exported = TextIOWrapper(BytesIO((await client.get("/items", headers=CSV)).content), ENCODING, newline="")
+    async with database.session() as session, session.transaction():
+        connection = await session.connection()
+        report = await import_items(connection, exported, CLI, skip_bad=False, on_progress=ignore)
+    assert (report.created, report.updated, report.bad) == (0, 0, 0)
+    assert (await client.get("/items")).content == before
+
+
+async def ignore(_bytes_read: int) -> None:
+    """Take no notice of the progress."""
 
 
 @given(st.text(alphabet="'=+-@\t\r\nabc\uff1d") | st.text())

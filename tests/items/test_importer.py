@@ -131,7 +131,7 @@ async def test_one_invalid_row_in_a_thousand_stops_the_import_unless_it_may_be_s
     (problem,) = [line for line in err.splitlines() if line.startswith("line ")]
     assert problem.startswith("line 602: price: must be a decimal string")
     assert problem.endswith("two decimals")  # the whole message on one line, however narrow the terminal
-    assert "1 bad rows, nothing imported" in err
+    assert "1 bad row; nothing was imported" in err
     assert await stored(database) == []
     status, out, err = await depot_import(database_url, file, "--skip-bad")
     assert (status, out) == (0, "999 created, 0 updated, 0 unchanged, 1 skipped")
@@ -279,7 +279,7 @@ BAD = {
     "attributes: bottomless": ["A", "Bolt", "1", "1", "", "USD", "[" * 50_000],
     "attributes: large": ["A", "Bolt", "1", "1", "", "USD", '{"a": "' + "x" * 16_384 + '"}'],
     "has 6 cells, but the header has 7 columns": ["A", "Bolt", "1", "1", "", "USD"],
-    "has 8 cells, but the header has 7 columns": ["A", "Bolt", "1", "1", "", "USD", "", ""],
+    "has 8 cells, but the header has 7 columns": ["A", "Bolt", "1", "1", "", "USD", "", "x"],
 }
 
 
@@ -368,6 +368,21 @@ async def test_a_row_that_changes_nothing_keeps_the_version(database: Database, 
     report = await load(database, file)
     assert (report.updated, report.unchanged) == (1, 1)
     assert [row["version"] for row in await stored(database)] == [1, 2]
+
+
+async def test_a_price_must_fit_the_currency_of_the_row_or_else_of_the_item(
+    database: Database, file: Path
+) -> None:
+    write(file, "sku,name,price,currency", ["YEN", "Bolt", "1200", "JPY"], ["HALF", "Bolt", "0.5", "JPY"])
+    report = await load(database, file, skip_bad=True)
+    assert report.bad_rows == [InvalidRow(3, ["price: must have no decimals, because JPY has none"])]
+    write(file, "sku,name,price", ["USD", "Bolt", "9.99"], ["YEN", "Bolt", "9.99"])
+    report = await load(database, file, skip_bad=True)
+    assert report.bad_rows == [InvalidRow(3, ["price: must have no decimals, because JPY has none"])]
+    assert [(row["sku"], row["price"]) for row in await stored(database)] == [
+        ("USD", Decimal("9.99")),
+        ("YEN", Decimal(1200)),
+    ]
 
 
 async def test_a_number_of_attributes_with_another_scale_is_a_change(database: Database, file: Path) -> None:
@@ -477,17 +492,30 @@ async def test_a_header_alone_imports_nothing(database: Database, file: Path) ->
 
 
 NO_CSV_OF_ITEMS = {
-    "empty": (b"", "the header lacks required columns: sku, name, price"),
+    "empty": (b"", "the first line is empty; it must name the columns: sku, name, price"),
+    "an empty first line": (b"\n\nsku,name,price\n", "the first line is empty"),
+    "a first line of separators": (b",,,\r\nsku,name,price\r\n", "the first line is empty"),
+    "semicolons": (b"sku;name;price\r\nA;Bolt;1,00\r\n", "separated by semicolons; use commas"),
+    "a named separator": (b"sep=;\r\nsku;name;price\r\n", "separated by semicolons; use commas"),
+    "tabs": (b"sku\tname\tprice\nA\tBolt\t1\n", "separated by tabs; use commas"),
     "a column missing": (b"sku,name\nA,Bolt\n", "the header lacks required columns: price"),
     "an unknown column": (b"sku,name,price,colour\nA,Bolt,1,red\n", "unknown columns: colour"),
     "a column twice": (b"sku,name,price,name\nA,Bolt,1,Nut\n", "duplicate column"),
-    "not UTF-8": ("sku,name,price\nA,Käse,1\n".encode("latin-1"), "not valid UTF-8 CSV"),
-    "not UTF-8 far down": (b"sku,name,price\n" + b"A,B,1\n" * 9000 + b"\xff", "not valid UTF-8 CSV"),
-    "UTF-16": ("sku,name,price\nA,Bolt,1\n".encode("utf-16"), "not valid UTF-8 CSV"),
+    "not UTF-8": ("sku,name,price\nA,Käse,1\n".encode("latin-1"), "not valid UTF-8"),
+    "not UTF-8 far down": (
+        b"sku,name,price\n" + b"A,B,1\n" * 9000 + b"\xff",
+        "the file is not valid UTF-8",
+    ),
+    "UTF-16": ("sku,name,price\nA,Bolt,1\n".encode("utf-16"), "not valid UTF-8; a spreadsheet saves it"),
     "binary": (bytes(range(256)) * 40, "the"),
-    "cut off in a quoted cell": (b'sku,name,price\nA,"Bolt,1\n', "not valid UTF-8 CSV"),
-    "a quote out of place": (b'sku,name,price\nA,"Bo"lt,1\n', "not valid UTF-8 CSV"),
-    "a cell without end": (b"sku,name,price\nA," + b"x" * 200_000 + b",1\n", "not valid UTF-8 CSV"),
+    "cut off in a quoted cell": (
+        b'sku,name,price\nA,"Bolt,1\n',
+        "line 2: the quotation mark of a cell is not closed",
+    ),
+    "a cell without end": (
+        b'sku,name,price\nA,"' + b"x\n" * 600_000 + b",1\n",
+        "line 2: a cell has more than 1048576 characters",
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from conftest import Client
 from service.app import create_app
 from service.reports.financial import period
 from service.settings import Settings
+from service.values import format_amount
 from tests.support.app_helpers import item, order
 from tests.support.ledger_samples import DAYS, MOMENTS, SALES, Line, Sale, by_day, top_items, write
 from tests.support.reply_assertions import assert_refused, wrong_fields
@@ -89,7 +90,10 @@ def added_up(days: list[Line]) -> list[dict[str, Any]]:
             "currency": currency,
             "orders": sum(day[2] for day in days if day[1] == currency),
             **{
-                name: f"{sum(Decimal(day[position]) for day in days if day[1] == currency):.2f}"  # type: ignore[call-overload]
+                name: format_amount(
+                    sum((Decimal(day[position]) for day in days if day[1] == currency), Decimal(0)),  # type: ignore[call-overload]
+                    currency,
+                )
                 for position, name in ((3, "sales"), (4, "refunds"), (5, "net"))
             },
         }

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from conftest import AS_OWNER
 from service.database.database import Database
 from service.reports.books import close_until
+from service.values import format_amount
 from tests.support.app_helpers import connected
 
 WIPE = f"""{AS_OWNER};
@@ -101,7 +102,14 @@ def by_day(sales: Sequence[Sale], begin: date, end: date, currency: str | None) 
                 found[position] += amount
                 found[0] += position == 1
     return [
-        (f"{day}", money, int(orders), f"{sold:.2f}", f"{refunded:.2f}", f"{sold - refunded:.2f}")
+        (
+            f"{day}",
+            money,
+            int(orders),
+            format_amount(sold, money),
+            format_amount(refunded, money),
+            format_amount(sold - refunded, money),
+        )
         for (day, money), (orders, sold, refunded) in sorted(sums.items())
     ]
 
@@ -120,7 +128,10 @@ def top_items(
     best = [(*key, *net) for key, net in sold.items() if net[0] > 0 and net[1] >= 0]
     best.sort(key=lambda item: (item[0], -item[3], item[1]))
     by_currency = [list(group)[:10] for _, group in groupby(best, key=itemgetter(0))]
-    return [(money, sku, quantity, f"{amount:.2f}") for (money, sku, quantity, amount) in chain(*by_currency)]
+    return [
+        (money, sku, quantity, format_amount(amount, money))
+        for (money, sku, quantity, amount) in chain(*by_currency)
+    ]
 
 
 async def backdate(database: Database, by: timedelta) -> None:

@@ -34,7 +34,7 @@ from service.items.schemas import (
     Movement,
     StockChange,
 )
-from service.values import encode_json, size_problem
+from service.values import encode_json, format_amount, price_problem, size_problem
 
 Change = TypeVar("Change", ItemPatch, StockChange)
 
@@ -70,6 +70,8 @@ FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_ite
 
 async def create_item(session: Session, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
     """Create an item and return it. Raises `Replay` if the claim already has a stored reply."""
+    if problem := price_problem(new.price, new.currency):
+        raise ValidationFailed([Detail("/price", problem)])
     item = _item(new)
     replies = [] if claim is None else [creation_reply(claim, item, location(item))]
     fields = {name: getattr(item, name) for name in statements.CREATED_FIELDS}
@@ -187,7 +189,7 @@ def _item(new: ItemCreate) -> Item:
         sku=new.sku,
         name=new.name,
         description=new.description,
-        price=f"{Decimal(new.price):.2f}",
+        price=format_amount(Decimal(new.price), new.currency),
         currency=new.currency,
         quantity=new.quantity,
         attributes=new.attributes,
@@ -241,8 +243,11 @@ def _rejection(change: ItemChange[Any], state: asyncpg.Record | None) -> Fault:
     if state is None:
         return NotFound()
     stale = change.versions is not None and state["version"] not in change.versions
-    if stale or isinstance(change.change, ItemPatch):
+    if stale:
         return PreconditionFailed(state["version"])
+    if isinstance(change.change, ItemPatch):
+        detail = _price_detail(change.change, state["price"], state["currency"])
+        return ValidationFailed([detail]) if detail else PreconditionFailed(state["version"])
     delta = change.change.delta
     if state["quantity"] + delta > QUANTITY_MAX:
         return ValidationFailed([Detail("/delta", f"would raise the quantity above {QUANTITY_MAX}")])
@@ -256,3 +261,14 @@ def _rejection(change: ItemChange[Any], state: asyncpg.Record | None) -> Fault:
             }
         ]
     )
+
+
+def _price_detail(patch: ItemPatch, stored_price: Decimal, stored_currency: str) -> Detail | None:
+    """Return the error if a price and a currency do not fit together, one of which may be the stored one."""
+    currency = stored_currency if patch.currency is UNSET else patch.currency
+    if patch.price is not UNSET:
+        problem = price_problem(patch.price, currency)
+        return Detail("/price", problem) if problem else None
+    price = format_amount(stored_price, currency)
+    problem = f"does not fit the price {price}, because {currency} has no decimals"
+    return Detail("/currency", problem) if price_problem(price, currency) else None

@@ -14,7 +14,15 @@ from msgspec import Struct
 from service.errors import Detail
 from service.http.validation import find_errors, find_unstorable
 from service.items.schemas import ATTRIBUTES_BYTES_MAX, Item, ItemCreate
-from service.values import DEPTH_MAX, decode_json, encode_csv, encode_json, nesting, text_size_problem
+from service.values import (
+    DEPTH_MAX,
+    decode_json,
+    encode_csv,
+    encode_json,
+    nesting,
+    price_problem,
+    text_size_problem,
+)
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
@@ -24,7 +32,20 @@ NULLABLE = ("description", "attributes")
 TEXTS = ("sku", "name", "description")
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """Cells that spreadsheets run as formulas, and cells that are already escaped. See OWASP, "CSV Injection"."""
-INTEGER = re.compile(r"-?[0-9]{1,18}")
+INTEGER = re.compile(r"-?[0-9]+")
+INTEGER_LENGTH_MAX = 18
+"""Longer numbers are too large however they continue."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+CELL_LENGTH_MAX = 1_048_576
+csv.field_size_limit(CELL_LENGTH_MAX)
+NOT_UTF8 = 'the file is not valid UTF-8; a spreadsheet saves it as "CSV UTF-8"'
+CSV_ERRORS = {
+    "expected after": "a quotation mark inside of a quoted cell must be doubled",
+    "field larger than": f"a cell has more than {CELL_LENGTH_MAX} characters; is its quotation mark closed?",
+    "unexpected end": "the quotation mark of a cell is not closed",
+}
+"""Plain words for the errors of Python's `csv`."""
+ENDLESS_CELL = ("field larger than", "unexpected end")
 ATTRIBUTES_LENGTH_MAX = 2 * ATTRIBUTES_BYTES_MAX
 """Maximum length as written, with whitespace and escapes; parsing more would block the event loop."""
 
@@ -34,7 +55,7 @@ class InvalidFile(ValueError):
 
 
 class InvalidCell(ValueError):
-    """Attributes are beyond the limits and are not parsed further."""
+    """A cell is not what its column expects."""
 
 
 class InvalidRow(Struct, frozen=True):
@@ -43,79 +64,120 @@ class InvalidRow(Struct, frozen=True):
 
 
 Row: TypeAlias = ItemCreate | InvalidRow | None
-"""An item, an invalid row, or None for an empty line."""
+"""An item, an invalid row, or None for a row without any content."""
 
 
 def read_rows(text: TextIO) -> tuple[list[str], Iterator[tuple[int, Row]]]:
     """Return the columns, and for each row its line number with the item or its errors."""
     reader = csv.reader(text, strict=True)
+    columns = _read_header(reader)
+    return [name for name in columns if name], _rows(reader, columns)
+
+
+def _read_header(reader: Any) -> list[str]:
+    """Return the names of the columns, of which some may be empty."""
     try:
-        columns = next(reader, [])
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InvalidFile(f"the file is not valid UTF-8 CSV: {error}") from None
-    if missing := [name for name in REQUIRED if name not in columns]:
+        header: list[str] = next(reader, [])
+    except UnicodeDecodeError:
+        raise InvalidFile(NOT_UTF8) from None
+    except csv.Error as error:
+        raise InvalidFile(f"the first line is not valid CSV: {_describe(error)}") from None
+    columns = [name.strip().lower() for name in header]
+    named = [name for name in columns if name]
+    if not named:
+        raise InvalidFile(f"the first line is empty; it must name the columns: {', '.join(REQUIRED)}")
+    if len(header) == 1 and (separator := next((mark for mark in SEPARATORS if mark in header[0]), None)):
+        raise InvalidFile(f"the columns are separated by {SEPARATORS[separator]}; use commas")
+    if missing := [name for name in REQUIRED if name not in named]:
         raise InvalidFile(f"the header lacks required columns: {', '.join(missing)}")
-    if unknown := [name for name in columns if name not in REQUIRED + OPTIONAL]:
+    if unknown := [name for name in named if name not in REQUIRED + OPTIONAL]:
         raise InvalidFile(f"the header has unknown columns: {', '.join(unknown)}")
-    if len(set(columns)) < len(columns):
+    if len(set(named)) < len(named):
         raise InvalidFile("the header has a duplicate column")
-    return columns, _rows(reader, columns)
+    return columns
 
 
 def _rows(reader: Any, columns: list[str]) -> Iterator[tuple[int, Row]]:
     line = reader.line_num + 1
     while True:
+        row: Row = None
         try:
             cells = next(reader)
+            if any(cell and not cell.isspace() for cell in cells):
+                row = _parse(line, columns, cells)
         except StopIteration:
             return
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InvalidFile(f"line {line}: the file is not valid UTF-8 CSV: {error}") from None
-        yield line, _parse(line, columns, cells) if cells else None
+        except UnicodeDecodeError:
+            raise InvalidFile(NOT_UTF8) from None  # the reader is ahead, so the line is not known
+        except csv.Error as error:
+            row = _malformed(line, reader.line_num, error)
+        yield line, row
         line = reader.line_num + 1
 
 
+def _malformed(line: int, last_line: int, error: csv.Error) -> InvalidRow:
+    """Return the invalid row; raise `InvalidFile` if the reader cannot tell where the row ends."""
+    if any(words in str(error) for words in ENDLESS_CELL):
+        raise InvalidFile(f"line {line}: {_describe(error)}")
+    end = "" if last_line == line else f", up to line {last_line}"
+    return InvalidRow(line, [f"is not valid CSV{end}: {_describe(error)}"])
+
+
+def _describe(error: csv.Error) -> str:
+    return next((text for words, text in CSV_ERRORS.items() if words in str(error)), "it is malformed")
+
+
 def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | InvalidRow:
-    if len(cells) != len(columns):
+    width = max(number for number, name in enumerate(columns, start=1) if name)
+    if len(cells) < width or any(cells[len(columns) :]):
         return InvalidRow(line, [f"has {len(cells)} cells, but the header has {len(columns)} columns"])
-    values: dict[str, Any] = dict(zip(columns, cells, strict=True))
-    for name in TEXTS:
-        if name in values:
-            values[name] = _unescape_formula(values[name])
-    for name in NULLABLE:
-        if values.get(name) == "":
-            values[name] = None
-    if INTEGER.fullmatch(values.get("quantity", "")):  # msgspec's lax mode would take 5.0 and 1e3 as well
-        values["quantity"] = int(values["quantity"])
-    try:
-        if values.get("attributes") is not None:
-            values["attributes"] = _attributes(values["attributes"])
-        errors = find_unstorable(values)
-        if not errors:
-            return msgspec.convert(values, ItemCreate)
-    except msgspec.ValidationError:
-        errors = find_errors(values, ItemCreate)
-    except InvalidCell as error:
-        errors = [Detail("/attributes", str(error))]
-    except (msgspec.DecodeError, RecursionError):
-        errors = [Detail("/attributes", "must be valid JSON")]
-    return InvalidRow(line, [_problem(detail) for detail in errors])
+    values: dict[str, Any] = {}
+    errors = []
+    for name, cell in zip(columns, cells, strict=False):
+        try:
+            if name:
+                values[name] = _decode_cell(name, cell)
+        except InvalidCell as error:
+            errors.append(Detail(f"/{name}", str(error)))
+    errors += find_unstorable(values)
+    if not errors:
+        try:
+            item = msgspec.convert(values, ItemCreate)
+        except msgspec.ValidationError:
+            pass
+        else:
+            problem = price_problem(item.price, item.currency)
+            return InvalidRow(line, [f"price: {problem}"]) if problem else item
+    errors += find_errors(values, ItemCreate)
+    return InvalidRow(line, [f"{detail.field.removeprefix('/')}: {detail.message}" for detail in errors])
+
+
+def _decode_cell(name: str, cell: str) -> Any:
+    if cell == "" and name in NULLABLE:
+        return None
+    if name in TEXTS:
+        return _unescape_formula(cell)
+    if name == "attributes":
+        return _attributes(cell)
+    if name == "quantity":  # in msgspec's lax mode 5.0 and 1e3 are whole numbers as well
+        if not INTEGER.fullmatch(cell):
+            raise InvalidCell("must be a whole number")
+        return int(cell[:INTEGER_LENGTH_MAX])
+    return cell
 
 
 def _attributes(cell: str) -> Any:
     text = cell.encode()
-    if len(text) > ATTRIBUTES_LENGTH_MAX:
-        raise InvalidCell(f"must be at most {ATTRIBUTES_BYTES_MAX} bytes of JSON")
-    if problem := text_size_problem(text, ATTRIBUTES_BYTES_MAX):
-        raise InvalidCell(problem)
-    if nesting(text) >= DEPTH_MAX:
-        raise InvalidCell(f"must not be nested more than {DEPTH_MAX} levels deep")
-    return decode_json(text)
-
-
-def _problem(detail: Detail) -> str:
-    field = detail.field.removeprefix("/")
-    return f"{field}: {detail.message}" if field else detail.message
+    try:
+        if len(text) > ATTRIBUTES_LENGTH_MAX:
+            raise InvalidCell(f"must be at most {ATTRIBUTES_BYTES_MAX} bytes of JSON")
+        if problem := text_size_problem(text, ATTRIBUTES_BYTES_MAX):
+            raise InvalidCell(problem)
+        if nesting(text) >= DEPTH_MAX:
+            raise InvalidCell(f"must not be nested more than {DEPTH_MAX} levels deep")
+        return decode_json(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidCell("must be valid JSON") from None
 
 
 def to_csv(items: Iterable[Item]) -> str:

@@ -16,7 +16,7 @@ from service.events.journal import Author
 from service.items.csv_rows import OPTIONAL, REQUIRED, InvalidRow, Row, read_rows
 from service.items.schemas import ItemCreate
 from service.items.statements import AUDITED_FIELDS_JSON, ITEM_JSON, RECORD_ITEM_EVENTS
-from service.values import encode_json
+from service.values import encode_json, price_problem
 
 STAGING_COLUMNS = ("line", "id", *REQUIRED, *OPTIONAL)
 
@@ -36,6 +36,16 @@ with duplicates as (
   where s.sku = first.sku and s.line > first.line returning s.line, s.sku, first.line as first_line
 )
 select line, sku, first_line, count(*) over () from duplicates order by line limit $1"""
+
+DELETE_UNFIT_PRICES = """
+with existing as (
+  select sku, items.currency from items join staged using (sku) order by items.id for no key update of items
+), unfit as (
+  delete from staged s using existing e where e.sku = s.sku and scale(s.price::numeric) > decimals(e.currency)
+  returning s.line, e.currency, s.price
+)
+select line, currency, price, count(*) over () from unfit order by line limit $1"""
+"""A file without a column for the currency keeps those of the items, which its prices must fit."""
 
 INSERT_NEW = f"""
 with created as (
@@ -94,7 +104,8 @@ class InvalidRows(Exception):
     """Some rows are invalid, so none is imported."""
 
     def __init__(self, report: ImportReport) -> None:
-        super().__init__(f"{report.bad} bad rows, nothing imported")
+        rows = "row" if report.bad == 1 else "rows"
+        super().__init__(f"{report.bad} bad {rows}; nothing was imported")
         self.report = report
 
 
@@ -121,6 +132,8 @@ async def import_items(
         "staged", records=records, columns=STAGING_COLUMNS, timeout=STATEMENT_TIMEOUT_SECONDS
     )
     await _drop_duplicate_skus(connection, report)
+    if "currency" not in columns:
+        await _drop_unfit_prices(connection, report)
     if report.bad and not skip_bad:
         raise InvalidRows(report)
     await _merge(connection, columns, author, report)
@@ -155,13 +168,21 @@ def _add(report: ImportReport, row: InvalidRow) -> None:
 
 
 async def _drop_duplicate_skus(connection: Connection, report: ImportReport) -> None:
-    duplicates = await connection.fetch(
-        DELETE_DUPLICATES, BAD_ROWS_LISTED_MAX, timeout=STATEMENT_TIMEOUT_SECONDS
-    )
-    rows = [
-        InvalidRow(line, [f"sku: {sku} is already in line {first}"]) for line, sku, first, _ in duplicates
+    rows = await connection.fetch(DELETE_DUPLICATES, BAD_ROWS_LISTED_MAX, timeout=STATEMENT_TIMEOUT_SECONDS)
+    dropped = [InvalidRow(line, [f"sku: {sku} is already in line {first}"]) for line, sku, first, _ in rows]
+    _add_dropped(report, dropped, rows[0]["count"] if rows else 0)
+
+
+async def _drop_unfit_prices(connection: Connection, report: ImportReport) -> None:
+    rows = await connection.fetch(DELETE_UNFIT_PRICES, BAD_ROWS_LISTED_MAX, timeout=STATEMENT_TIMEOUT_SECONDS)
+    dropped = [
+        InvalidRow(line, [f"price: {price_problem(price, currency)}"]) for line, currency, price, _ in rows
     ]
-    report.bad += duplicates[0]["count"] if duplicates else 0
+    _add_dropped(report, dropped, rows[0]["count"] if rows else 0)
+
+
+def _add_dropped(report: ImportReport, rows: list[InvalidRow], count: int) -> None:
+    report.bad += count
     report.bad_rows = sorted(report.bad_rows + rows, key=lambda row: row.line)[:BAD_ROWS_LISTED_MAX]
 
 

@@ -5,16 +5,16 @@ from service.database.named_sql import NamedSql
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES, store_computed_reply_sql
 from service.items.schemas import LOW_STOCK, QUANTITY_MAX
 
-COLUMNS = """id, sku, name, description, price::text, currency, quantity, attributes, version,
-  created_at, updated_at"""
+COLUMNS = """id, sku, name, description, amount_text(price, currency), currency, quantity, attributes,
+  version, created_at, updated_at"""
 
 READ = f"select {COLUMNS} from items where id = any($1::uuid[])"
 
-READ_STATE = "select id, version, sku, quantity from items where id = any($1::uuid[])"
+READ_STATE = "select id, version, sku, quantity, price, currency from items where id = any($1::uuid[])"
 """Reads why guarded statements changed nothing; only used then."""
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
-    'price', {0}.price::text, 'currency', {0}.currency, 'quantity', {0}.quantity,
+    'price', amount_text({0}.price, {0}.currency), 'currency', {0}.currency, 'quantity', {0}.quantity,
     'attributes', {0}.attributes)"""
 """The fields the journal compares, as JSON."""
 
@@ -64,6 +64,11 @@ RECORD_ITEM_EVENTS = f"""
   from changed where {low_stock_condition("quantity")}"""
 """Records the events of `changed`: item rows with `delta`, `changes`, `actor` and `request_id`."""
 
+PRICE_FITS = """(not r.patch ?| '{price,currency}' or
+    scale(coalesce((r.patch->>'price')::numeric, trim_scale(before.price)))
+      <= decimals(coalesce(r.patch->>'currency', before.currency)))"""
+"""Whether a price, sent or stored, has at most the decimals of its currency, stored or sent."""
+
 # Rows are locked in id order, so that two batches cannot deadlock, and the conditions are checked on the
 # locked rows. SET reads the target row itself, so concurrent patches of different fields both survive.
 PATCH = NamedSql(f"""
@@ -81,6 +86,7 @@ with requested as (
     version = i.version + 1, updated_at = now()
   from before join requested r on r.item_id = before.id
   where i.id = before.id and (r.versions is null or r.versions::jsonb @> to_jsonb(before.version))
+    and {PRICE_FITS}
   returning i.*, r.actor, r.request_id, i.quantity - before.quantity as delta,
     changes({AUDITED_FIELDS_JSON.format("before")}, {AUDITED_FIELDS_JSON.format("i")}) as changes
 ), movement_rows as (
@@ -89,7 +95,7 @@ with requested as (
 ), recorded as ({RECORD_ITEM_EVENTS}
 )
 select {COLUMNS} from changed""")
-"""Returns the changed items; an item that is missing does not exist or has another version."""
+"""Returns the changed items; an item that is missing does not exist, or has another version or currency."""
 
 LOCK_ATTRIBUTES = """
 select id, attributes from items where id = any($1::uuid[]) order by id for no key update"""
@@ -117,8 +123,9 @@ with requested as (
 ADJUST = NamedSql(f"{_ADJUST} select {COLUMNS} from changed")
 
 ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
-    'price', price::text, 'currency', currency, 'quantity', quantity, 'attributes', attributes,
-    'version', version, 'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    'price', amount_text(price, currency), 'currency', currency, 'quantity', quantity,
+    'attributes', attributes, 'version', version,
+    'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
 """An item as the API returns it."""
 

@@ -10,6 +10,7 @@ from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creat
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
 from service.orders.schemas import Line, Order, OrderCreate
+from service.values import format_amount
 
 
 class OrderBatch:
@@ -30,7 +31,7 @@ class OrderBatch:
             customer_id=new.customer_id,
             reference=new.reference,
             currency=allocation.currency,
-            total=str(allocation.total),
+            total=format_amount(allocation.total, allocation.currency),
             lines=[_line(allocated) for allocated in allocation.lines],
             version=1,
             created_at=self.placed_at,
@@ -96,6 +97,6 @@ def _line(allocated: AllocatedLine) -> Line:
         sku=stock.sku,
         name=stock.name,
         quantity=allocated.quantity,
-        unit_price=str(stock.unit_price),
-        amount=str(allocated.amount),
+        unit_price=format_amount(stock.unit_price, stock.currency),
+        amount=format_amount(allocated.amount, stock.currency),
     )

@@ -77,7 +77,7 @@ o as (
   insert into events (type, subject, actor, request_id, payload)
   select 'order.{status}', id::text, $3, $4, jsonb_build_object(
     'id', id, 'status', status, 'customer_id', customer_id, 'reference', reference, 'currency', currency,
-    'total', total::text, 'lines', {LINES}, 'version', version,
+    'total', amount_text(total, currency), 'lines', {LINES}, 'version', version,
     'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'changes', jsonb_build_object('status', jsonb_build_object('from', 'placed', 'to', status)))
   from o
@@ -85,11 +85,12 @@ o as (
 
 
 LINES = """(select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name,
-    'quantity', quantity, 'unit_price', unit_price::text, 'amount', amount::text) order by line_no)
+    'quantity', quantity, 'unit_price', amount_text(unit_price, o.currency),
+    'amount', amount_text(amount, o.currency)) order by line_no)
   from order_lines l where l.order_id = o.id)"""
 
-COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, o.total::text, {LINES},
-  o.version, o.created_at"""
+COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, amount_text(o.total, o.currency),
+  {LINES}, o.version, o.created_at"""
 
 # Locks the order first, which serializes concurrent changes, then the items in id order as LOCK_STOCK does.
 CANCEL = f"""

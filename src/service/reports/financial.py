@@ -10,7 +10,7 @@ from service.database.session import Session
 from service.errors import Detail, ValidationFailed
 from service.reports import statements
 from service.reports.schemas import CurrencyTotal, Day, FinancialReport, TopItem
-from service.values import Currency, encode_csv
+from service.values import Currency, encode_csv, format_amount
 
 DEFAULT_DAYS = 30
 COLUMNS = ("date", "currency", "orders", "sales", "refunds", "net")
@@ -52,16 +52,16 @@ def totals(daily: Iterable[Day]) -> list[CurrencyTotal]:
         CurrencyTotal(
             currency,
             sum(day.orders for day in days),
-            _sum(day.sales for day in days),
-            _sum(day.refunds for day in days),
-            _sum(day.net for day in days),
+            _sum(currency, (day.sales for day in days)),
+            _sum(currency, (day.refunds for day in days)),
+            _sum(currency, (day.net for day in days)),
         )
         for currency, days in sorted(by_currency.items())
     ]
 
 
-def _sum(amounts: Iterable[str]) -> str:
-    return f"{sum(map(Decimal, amounts), Decimal(0)):.2f}"
+def _sum(currency: Currency, amounts: Iterable[str]) -> str:
+    return format_amount(sum(map(Decimal, amounts), Decimal(0)), currency)
 
 
 def as_csv(daily: Iterable[Day]) -> str:

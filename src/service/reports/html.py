@@ -159,7 +159,7 @@ def _short(amount: float) -> str:
 
 
 def _money(amount: str) -> str:
-    return f"{Decimal(amount):,.2f}"
+    return f"{Decimal(amount):,f}"
 
 
 def _day(day: date) -> str:

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 from service.items.schemas import Sku
 from service.values import Count, Currency, Timestamp, Total
 
-Net = Annotated[str, Meta(pattern=r"^-?[0-9]+[.][0-9]{2}\Z", examples=["19.98"])]
+Net = Annotated[str, Meta(pattern=r"^-?[0-9]+([.][0-9]{2})?\Z", examples=["19.98"])]
 """Sales minus refunds; negative if refunds are higher."""
 
 

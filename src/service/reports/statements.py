@@ -46,8 +46,9 @@ _OPEN = f"created_at >= {_CLOSED} and created_at < {_END} and {_CURRENCY_FILTER}
 _CLOSED_DAYS = f"date >= $1::date and date < least($2::date, {_ROLLUP_END})"
 
 DAILY = f"""
-select date, currency, sum(orders)::bigint as orders, sum(sales)::text as sales,
-  sum(refunds)::text as refunds, (sum(sales) - sum(refunds))::text as net
+select date, currency, sum(orders)::bigint as orders,
+  amount_text(sum(sales), currency) as sales, amount_text(sum(refunds), currency) as refunds,
+  amount_text(sum(sales) - sum(refunds), currency) as net
 from (
   select date, currency, orders, sales, refunds from daily_sales where {_CLOSED_DAYS} and {_CURRENCY_FILTER}
   union all {_ledger_by_day(_OPEN)}
@@ -116,7 +117,7 @@ with days as (
   select t.currency, i.id, i.sku, t.quantity::bigint, t.amount
   from totals t join items i on i.id = t.item_id where t.quantity > 0 and t.amount >= 0
 )
-select currency, id, sku, quantity, amount::text
+select currency, id, sku, quantity, amount_text(amount, currency)
 from ({_ranked("sold", by="amount desc, sku", limit=TOP)}) best order by currency, rank"""
 
 LONG_TIMEOUTS = (

@@ -47,9 +47,11 @@ with lines as materialized (
 ), order_facts as materialized (
   select order_id as id, placed_at, customer_id, reference, status, ended_at, currency, sum(amount) as total,
     jsonb_build_object('id', order_id, 'customer_id', customer_id, 'reference', reference,
-      'currency', currency, 'total', sum(amount)::text, 'created_at', {_TIME.format("placed_at")},
+      'currency', currency, 'total', amount_text(sum(amount), currency),
+      'created_at', {_TIME.format("placed_at")},
       'lines', jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name,
-        'quantity', quantity, 'unit_price', price::text, 'amount', amount::text) order by line_no)) as facts
+        'quantity', quantity, 'unit_price', amount_text(price, currency),
+        'amount', amount_text(amount, currency)) order by line_no)) as facts
   from lines group by 1, 2, 3, 4, 5, 6, 7
 ), inserted_orders as (
   insert into orders (id, status, customer_id, reference, currency, total, version, created_at)

@@ -55,11 +55,11 @@ CHECKS = {
         where cancelled.pieces is distinct from moved.pieces""",
     "every order matches its order.placed event": """
         with stored as (
-          select o.id as order, o.customer_id, o.total::text, o.created_at, l.lines
+          select o.id as order, o.customer_id, o.total, o.created_at, l.lines
           from orders o left join (select order_id, count(*) as lines from order_lines group by 1) l
             on l.order_id = o.id
         ), recorded as (
-          select subject::uuid, payload->>'customer_id', payload->>'total', created_at,
+          select subject::uuid, payload->>'customer_id', (payload->>'total')::numeric, created_at,
             jsonb_array_length(payload->'lines')
           from events where type = 'order.placed')
         (select 'stored' as only, * from (table stored except all table recorded) as stored)
