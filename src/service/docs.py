@@ -1,7 +1,6 @@
 """The OpenAPI document, and a UI for it that works offline."""
 
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from service.http.openapi import add_examples, complete_document
 from service.http.reply import negotiate
 from service.http.request import StrictRequest
 from service.jobs.kinds import Kind, KindRegistry
+from service.version import VERSION
 
 DESCRIPTION = """Inventory and orders. Stock is never oversold; a PATCH changes only the fields that are sent.
 
@@ -68,7 +68,7 @@ class NoRoutes(Router):
 def openapi_config() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Depot",
-        version=version("depot"),
+        version=VERSION,
         description=DESCRIPTION,
         use_handler_docstrings=True,
         operation_id_creator=lambda handler, _method, _path: camel_case(handler.handler_name),

@@ -95,7 +95,7 @@ def test_replicas_may_all_migrate_at_once(empty_database: Settings) -> None:
 def test_the_wheel_brings_its_migrations(empty_database: Settings, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("depot-*.whl")
+    (wheel,) = tmp_path.glob("depot_service-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = "import service.cli; assert 'installed' in service.cli.__file__; service.cli.main()"
     subprocess.run(

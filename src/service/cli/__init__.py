@@ -13,6 +13,7 @@ from rich.console import Console
 from service.cli import client, data, keys, processes
 from service.cli.report import report
 from service.settings import StartupError
+from service.version import VERSION
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 FORCED_EXIT_SECONDS = 3
@@ -20,7 +21,7 @@ FORCED_EXIT_SECONDS = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="depot")
+@click.version_option(VERSION, prog_name="depot")
 def depot() -> None:
     """Depot: inventory and orders as a REST service. Settings are environment variables, which
     docs/configuration.md lists. Commands exit with 0 on success, 1 on an error and 2 on wrong usage."""

@@ -5,7 +5,6 @@ from asyncio import Task
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from time import monotonic
 from typing import Annotated, Any, Literal
 
@@ -25,9 +24,9 @@ from service.http.operation import operation
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.values import Timestamp
+from service.version import VERSION
 
 log = structlog.get_logger()
-VERSION = version("depot")
 STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 

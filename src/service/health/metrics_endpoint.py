@@ -5,7 +5,6 @@ import platform
 from asyncio import Task
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
@@ -19,6 +18,7 @@ from service.health.database_metrics import DatabaseMetrics
 from service.http.request import StrictRequest
 from service.observability.metrics import Metrics
 from service.settings import Settings, StartupError
+from service.version import VERSION
 
 TEXT, OPENMETRICS = "text/plain", "application/openmetrics-text"
 CONTENT_TYPES = {TEXT: f"{TEXT}; version=0.0.4", OPENMETRICS: f"{OPENMETRICS}; version=1.0.0; charset=utf-8"}
@@ -39,7 +39,7 @@ class ProcessCollector(Collector):
         yield InfoMetricFamily(
             "depot_build",
             "Versions of Depot and Python.",
-            {"version": version("depot"), "python": platform.python_version()},
+            {"version": VERSION, "python": platform.python_version()},
         )
         yield from self._metrics.collect()
         yield from self._more

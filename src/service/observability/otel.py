@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.metadata import version
 from threading import Thread
 from typing import Any
 
@@ -18,6 +17,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.observability.tracing import Tracer
+from service.version import VERSION
 
 EXPORT_SECONDS = 5
 """Export timeout; an unreachable collector delays shutdown by no more."""
@@ -42,12 +42,12 @@ class OtelTracer(Tracer):
     enabled = True
 
     def __init__(self, url: str, ratio: float) -> None:
-        resource = Resource.create({"service.name": "depot", "service.version": version("depot")})
+        resource = Resource.create({"service.name": "depot", "service.version": VERSION})
         self._provider = TracerProvider(
             resource=resource, sampler=ParentBasedTraceIdRatio(ratio), shutdown_on_exit=False
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url, timeout=EXPORT_SECONDS)))
-        self._tracer = self._provider.get_tracer("depot", version("depot"))
+        self._tracer = self._provider.get_tracer("depot", VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
     @asynccontextmanager

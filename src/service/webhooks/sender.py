@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import version
 
 import structlog
 
 from service.settings import Settings
+from service.version import VERSION
 from service.webhooks.address_filter import PrivateAddressError, public_socket
 from service.webhooks.attempt import AttemptResult, ClaimedDelivery
 from service.webhooks.http_client import HttpClient, InvalidReply, Reply
@@ -22,7 +22,7 @@ from service.webhooks.url import parse_url
 
 log = structlog.get_logger()
 
-HEADERS = {"Content-Type": "application/json", "User-Agent": f"Depot/{version('depot')}"}
+HEADERS = {"Content-Type": "application/json", "User-Agent": f"Depot/{VERSION}"}
 RETRY_AFTER_STATUSES = {429, 503}
 
 

@@ -1,0 +1,3 @@
+"""The version of Depot."""
+
+VERSION = "0.2.0"
