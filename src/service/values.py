@@ -35,6 +35,16 @@ Money = Annotated[
 Total = Annotated[str, Meta(pattern=r"^[0-9]+([.][0-9]{2})?\Z", examples=["19.98"])]
 """A computed amount; sums can be larger than any price."""
 
+
+def path_id_pattern(characters: str, length_max: int) -> str:
+    """Return the pattern of an id in a path, of a class of characters that contains the dot.
+
+    It excludes "." and "..", which clients remove from a path before they send it (RFC 3986 §5.2.4).
+    """
+    others = characters.replace(".", "")
+    return rf"^([{characters}]{{3,{length_max}}}|[{others}][{characters}]?|[.][{others}])\Z"
+
+
 # fmt: off
 Currency = Literal[
     "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BIF",

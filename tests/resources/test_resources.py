@@ -206,10 +206,24 @@ async def test_a_new_resource_under_the_id_of_a_deleted_one_has_a_newer_version(
     assert (await client.get(PATH, headers={"If-None-Match": '"1", "2", "3"'})).status_code == 200
 
 
+@pytest.mark.parametrize("dots", ["%2E", "%2E%2E", ".%2E", "%2e."])
+async def test_an_id_of_dots_that_clients_remove_from_paths_is_rejected(client: Client, dots: str) -> None:
+    for method in ("PUT", "GET", "PATCH", "DELETE"):
+        reply = await client.request(
+            method, f"/resources/{dots}", json=None if method in {"GET", "DELETE"} else FULL
+        )
+        assert wrong_fields(reply, "path") == {"/resource_id"}
+    for reply in (
+        await client.post(f"/users/{dots}/actions", json={"action": "login"}),
+        await client.get(f"/users/{dots}/actions"),
+    ):
+        assert wrong_fields(reply, "path") == {"/user_id"}
+
+
 async def test_resources_are_listed_in_the_order_of_their_ids(client: Client) -> None:
-    ids = ["B", "a", "_", "9", ".", "-", "Z", "z" * 64]
+    ids = ["B", "a", "_", "9", "...", ".a", "a.", "-", "Z", "z" * 64]
     for identity in ids:
-        await put(client, f"/resources/{identity}" if identity != "." else "/resources/%2E")
+        await put(client, f"/resources/{identity}")
     rows = await all_rows(client, "/resources", limit=3)
     assert [row["id"] for row in rows] == sorted(ids)
 

@@ -5,17 +5,17 @@ from typing import Annotated, Any, ClassVar
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.constraints import Body, json_object
-from service.values import Timestamp, Version
+from service.values import Timestamp, Version, path_id_pattern
 
 METADATA_BYTES_MAX = 65_536
 
-RESOURCE_ID = r"^[A-Za-z0-9._-]{1,64}\Z"
+RESOURCE_ID = path_id_pattern("A-Za-z0-9._-", 64)
 ResourceId = Annotated[
     str,
     Meta(
         pattern=RESOURCE_ID,
         examples=["printer-3"],
-        extra={"expected": '1 to 64 letters, digits, ".", "_" or "-"'},
+        extra={"expected": '1 to 64 letters, digits, ".", "_" or "-", and not "." or ".."'},
     ),
 ]
 Status = Annotated[str, Meta(min_length=1, max_length=64, examples=["active"])]

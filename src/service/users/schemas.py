@@ -6,17 +6,17 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from service.constraints import Body, json_object
-from service.values import Timestamp
+from service.values import Timestamp, path_id_pattern
 
 METADATA_BYTES_MAX = 16_384
 
-USER_ID = r"^[A-Za-z0-9._@:-]{1,128}\Z"
+USER_ID = path_id_pattern("A-Za-z0-9._@:-", 128)
 KnownUserId = Annotated[
     str,
     Meta(
         pattern=USER_ID,
         examples=["ann"],
-        extra={"expected": '1 to 128 letters, digits, ".", "_", "@", ":" or "-"'},
+        extra={"expected": '1 to 128 letters, digits, ".", "_", "@", ":" or "-", and not "." or ".."'},
     ),
 ]
 ActionName = Annotated[str, Meta(min_length=1, max_length=100, examples=["login"])]
