@@ -17,10 +17,10 @@ STATE = {
 """What is well formed may be refused for what the service knows and its schema does not."""
 RULES = (
     *("must be at most", "must have a valid host", "must be a valid URL"),
-    *("NUL characters are not allowed", "numbers must be between"),
+    *("must not contain NUL characters", "must not have NUL characters", "numbers must be between"),
     *("must be before `to`", "is outside the calendar"),
-    "The quantity would exceed 2147483647",
-    "Expected `int`, got `float`",  # 5.0, which is an integer to JSON Schema
+    *("would raise the quantity above", "must have no decimals", "does not fit the price"),
+    "must be a whole number",  # 5.0, which is an integer to JSON Schema
 )
 """What JSON Schema cannot say, or only in words that no generator of clients would understand."""
 turns = count()
