@@ -24,8 +24,9 @@ from service.testing import FAST_OPTIONS, database_url_for, execute, scratch_dir
 ROOT = Path(__file__).parents[2]
 TESTS = {
     "orders/allocation": "tests/orders/test_allocation.py tests/orders/test_orders.py",
-    "orders/placement": "tests/orders/test_placement.py tests/health/test_metrics_endpoint.py",
-    "orders/deferred": "tests/orders/test_placement.py",
+    "orders/placement": "tests/orders/test_placement.py tests/orders/test_placement_failures.py "
+    "tests/orders/test_deferred.py tests/health/test_metrics_endpoint.py",
+    "orders/deferred": "tests/orders/test_deferred.py",
     "http/merge": "tests/http/test_merge.py",
     "items/catalog": "tests/items/test_item_patch.py tests/items/test_stock.py tests/items/test_items.py "
     "tests/http/test_idempotency.py tests/http/test_conditions.py",

@@ -118,7 +118,21 @@ SAFEGUARDS = [
         "orders/placement.py",
         "*item_references(batch), self._lock_timeout",
         '*item_references(batch), "0"',
-        "orders/test_placement.py",
+        "orders/test_deferred.py",
+    ),
+    Safeguard(
+        "forged history is not sealed",
+        "audit/state.py",
+        "hmac.compare_digest(mac, _mac(key, settled_at, head))",
+        "mac",
+        "audit/test_verify.py",
+    ),
+    Safeguard(
+        "the best-selling items are net of cancellations",
+        "reports/statements.py",
+        "then 1 else -1 end",
+        "then 1 else 0 end",
+        "reports/test_financial.py",
     ),
     Safeguard(
         "a superseded worker leaves the queue entry to the one that took over",

@@ -78,7 +78,7 @@ async def test_a_day_stays_open_while_something_that_began_on_it_may_still_commi
         transaction = slow.transaction()
         await transaction.start()
         began_at = await slow.fetchval("select now()")
-        # as if it had begun just before midnight
+        # As if it had started just before midnight.
         monkeypatch.setattr(books, "MAX_CLOCK_SKEW", began_at - midnight + timedelta(microseconds=1))
         await slow.execute(BOOK, Decimal("2.00"), last_moment)
         await close_books(database, settings)

@@ -16,7 +16,6 @@ class NamedSql:
 
     def __call__(self, **values: object) -> list[Any]:
         """Return the arguments for asyncpg: the statement, then the values in order."""
-        unknown = values.keys() - set(self.names)
-        if unknown:
-            raise TypeError(f"the statement has no parameters {sorted(unknown)}")
+        if len(values) > len(self.names):
+            raise TypeError(f"the statement has no parameters {sorted(values.keys() - set(self.names))}")
         return [self.sql, *(values[name] for name in self.names)]

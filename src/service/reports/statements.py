@@ -130,7 +130,7 @@ NO_PARALLEL_WORKERS = "set local max_parallel_workers_per_gather = 0"
 
 # The statements that close the books.
 CLOSABLE = f"select date_trunc('hour', ({OLDEST_OPEN_TRANSACTION}) - $1::interval, 'UTC')"
-"""A full hour. All open transactions began after it, even by a clock that is $1 behind ours."""
+"""A full hour. All open transactions began after it, even by a clock that is $1 behind the database's."""
 
 LOCK_BOOKS = """
 select greatest(closed_until, (select coalesce(min(created_at), $1) from transactions))
