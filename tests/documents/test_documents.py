@@ -64,6 +64,19 @@ async def test_what_is_stored_can_be_read_whoever_made_it(client: Client) -> Non
         assert reply.headers["Content-Type"] == sent.content_type
 
 
+async def test_metadata_has_a_tag_that_changes_with_it(client: Client, database: Database) -> None:
+    path = f"/documents/{(await stored(client, CAT))['id']}"
+    first = await client.get(path)
+    known = {"If-None-Match": first.headers["ETag"]}
+    again = await client.get(path, headers=known)
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    async with database.session() as session:
+        await session.execute("update documents set status = 'ready', width = 64, height = 48")
+    changed = await client.get(path, headers=known)
+    assert (changed.status_code, changed.json()["status"]) == (200, "ready")
+    assert changed.headers["ETag"] != first.headers["ETag"]
+
+
 async def test_what_is_read_is_a_file_to_save(client: Client) -> None:
     document = await stored(client, CAT)
     headers = (await content(client, document)).headers
@@ -71,6 +84,7 @@ async def test_what_is_read_is_a_file_to_save(client: Client) -> None:
     assert headers["ETag"] == f'"{document["sha256"]}"'
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Accept-Ranges"] == "bytes"
+    assert headers["Cache-Control"] == "private, no-cache"
     assert headers["Content-Disposition"] == "attachment; filename=\"cat.png\"; filename*=UTF-8''cat.png"
 
 

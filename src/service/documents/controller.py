@@ -21,7 +21,7 @@ from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, Un
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply
+from service.http.reply import Reply, tagged_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.settings import Settings
@@ -79,14 +79,18 @@ class DocumentController(Controller):
         documents = await store.list_documents(session, pager.after, pager.fetch_limit)
         return pager.page(documents, lambda document: document.id)
 
-    @get("/{document_id:str}", opt=operation(scope="documents:read", faults=[NotFound]))
+    @get("/{document_id:str}", opt=operation(scope="documents:read", conditional=True, faults=[NotFound]))
     async def get_document(
         self,
         session: NamedDependency[Session],
+        request: StrictRequest,
         document_id: FromPath[UUID],
-    ) -> Document:
-        """Read a document's metadata"""
-        return (await store.read(session, document_id)).document
+    ) -> Reply[Document]:
+        """Read a document's metadata
+
+        Supports `If-None-Match` (304).
+        """
+        return tagged_reply(request, (await store.read(session, document_id)).document)
 
     @get(
         "/{document_id:str}/content",

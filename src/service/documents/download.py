@@ -52,8 +52,12 @@ async def download_thumbnail(
 
 
 def _headers(etag: str, content_type: str) -> dict[str, str]:
-    """Set Content-Type as a header, because Litestar's `media_type` is the route's."""
-    return {"ETag": etag, "Content-Type": content_type}
+    """Return the headers of all downloads.
+
+    Content-Type is one of them because Litestar's `media_type` is the route's. A browser may store the
+    content, but must ask every time whether its key still lets it have it.
+    """
+    return {"ETag": etag, "Content-Type": content_type, "Cache-Control": "private, no-cache"}
 
 
 def _head_reply(headers: dict[str, str], status: int) -> Stream:

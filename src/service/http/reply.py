@@ -1,5 +1,6 @@
 """Replies: exact JSON, entity tags (RFC 9110 §8.8.3) and conditional requests (§13)."""
 
+import hashlib
 import re
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -73,6 +74,15 @@ def versioned_reply(request: StrictRequest, content: V, *, location: str | None 
     if is_not_modified(request, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(content, headers=headers)
+
+
+def tagged_reply(request: StrictRequest, content: T) -> Reply[T]:
+    """Return content without a version with an `ETag` of its bytes, or 304 if the client has the same."""
+    body: Any = encode_json(content)
+    headers = {"ETag": f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'}
+    if is_not_modified(request, headers["ETag"]):
+        return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
+    return Reply(body, headers=headers)
 
 
 def negotiate(request: StrictRequest, *offered: str) -> str:
