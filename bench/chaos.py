@@ -1,8 +1,8 @@
-"""Kill -9 for as long as you like: is an acknowledged change ever lost, or anything done twice?
+"""`make chaos`: kill processes at random under load and check that nothing is lost or done twice.
 
-`make chaos` (or `.venv/bin/python -m bench.chaos --rounds 20 --seed 42`). Everything is real and local: an
-embedded PostgreSQL in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver
-that verifies signatures. The exit status is the verdict. The short form is part of `make test`.
+Everything is real and local: embedded PostgreSQL in a temporary home, `depot serve`, `depot worker`, HTTP
+over loopback, and a webhook receiver that verifies signatures. Exits with 1 if a check fails. The test suite
+has the short form.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def prove(home: Path, server: Database, rounds: int, seed: int) -> list[str]:
-    """Both proofs, each on a database of its own."""
+    """Run both chaos tests, each on its own database."""
     url, key = prepared(server, "events")
     events = prove_events(url, home / "events", key, rounds=rounds, a_round=A_ROUND, seed=seed)
     wrong = told("orders and actions", asyncio.run(events))
@@ -58,7 +58,7 @@ def prove(home: Path, server: Database, rounds: int, seed: int) -> list[str]:
 
 
 def prepared(server: Database, name: str) -> tuple[str, str]:
-    """A migrated database of its own, and a key for it."""
+    """Create a migrated database and an API key for it."""
     url = server.create(name).url
     depot(url, "migrate")
     made = depot(url, "keys", "create", "--name", "chaos", "--scope", "admin", capture_output=True)

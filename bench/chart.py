@@ -1,4 +1,4 @@
-"""The figures as a picture: one group of bars a kind of request, each group to a scale of its own."""
+"""The results as a picture: one group of bars per kind of request, each on its own scale."""
 
 from bench.load import WORKS, Work
 from bench.measure import Row
@@ -12,7 +12,7 @@ text { font: 12px system-ui, sans-serif; fill: #334155 } .title { font-weight: 6
 
 
 def chart(rows: list[Row]) -> str:
-    """SVG of the CPU each peer takes for a request, with one process each."""
+    """Return an SVG of the CPU that each peer uses per request, with one process each."""
     measured = {(row.work, row.peer): row.service_cpu_us for row in rows if row.workers == 1}
     parts, y = [*_legend()], TOP
     for work in WORKS.values():

@@ -1,7 +1,7 @@
-"""Clients for `make overload`: each on a connection that it keeps, asking again as soon as it is answered.
+"""Clients of `make overload`, each on a persistent connection, which send a request after each reply.
 
-Those who are refused wait as long as `Retry-After` tells them, or do not. In a process of their own, on one
-event loop, so that they cost little beside what they measure.
+Rejected clients wait as long as `Retry-After` says, or do not wait. All run in one process on one event loop,
+so that they cost little compared with the service.
 """
 
 import argparse
@@ -17,7 +17,7 @@ SETTLING_SECONDS = 3.0
 
 
 class Client(Protocol):
-    """Notes the status and the milliseconds of every reply."""
+    """A connection that records the status and the milliseconds of every reply."""
 
     def __init__(self, request: bytes, *, patient: bool) -> None:
         self._request = request
@@ -58,7 +58,7 @@ def _number(head: bytes, name: bytes) -> int:
 
 
 async def asked(host: str, port: int, request: bytes, count: int, seconds: float, *, patient: bool) -> object:
-    """What they were answered once the first seconds are over, in which they find their places."""
+    """Return the replies that arrive after the warm-up."""
     loop = asyncio.get_running_loop()
     clients = [
         (await loop.create_connection(lambda: Client(request, patient=patient), host, port))[1]

@@ -1,4 +1,4 @@
-"""One embedded PostgreSQL with its default, durable settings, and on it a database for each peer."""
+"""An embedded PostgreSQL with its default, durable settings, and a database on it for each peer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from bench.errors import BenchError
 from service.database.embedded import postgres
 
 ITEMS = 1000
-"""Numbered from 1; number 0 is the hot one."""
+"""Items are numbered from 1; number 0 is the hot one."""
 STOCK = 10_000_000
-"""Of every item: no load that ends in time can sell it out."""
+"""The stock of every item, which no load that ends in time can sell."""
 QUERY_SECONDS, SETTLE_SECONDS, LOOK_SECONDS = 600.0, 10.0, 0.05
 CALM = 3
-"""How many looks in a row have to find the database idle."""
+"""The number of consecutive checks that must find the database idle."""
 
 SEED = """
 with seeded as (
@@ -40,16 +40,16 @@ POSTMASTER = "select split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int"
 
 
 class Database(Struct, frozen=True):
-    """A database of the bench's own server."""
+    """A database of the benchmark's server."""
 
     url: str
 
     def value(self, query: str, *arguments: object) -> Any:
-        """The first value of the first row, over a connection of its own."""
+        """Return the first value of the first row, on a new connection."""
         return asyncio.run(_fetchval(self.url, query, arguments))
 
     def create(self, name: str) -> "Database":
-        """Another database on the same server."""
+        """Create another database on the same server."""
         self.value(f"create database {name}")
         head, _, query = self.url.partition("?")
         return Database(f"{head.rpartition('/')[0]}/{name}?{query}")
@@ -62,19 +62,20 @@ class Database(Struct, frozen=True):
         return pid
 
     def tidy(self) -> None:
-        """What one load left to be written and cleaned must not be paid for by the next."""
+        """Write and clean up what a load left, so that the next load does not pay for it."""
         self.value("vacuum analyze")
         self.value("checkpoint")
 
     def settle(self) -> None:
-        """wrk hangs up on requests in flight, the service finishes them: wait, or they are not counted."""
+        """Wait for requests that the service still handles after wrk has closed its connections."""
         asyncio.run(_settle(self.url))
 
 
 @contextmanager
 def server(directory: Path) -> Iterator[Database]:
-    """PostgreSQL as `depot dev` starts it, below `directory`: the system's temporary folder may be in memory,
-    where making a commit durable costs nothing.
+    """Run PostgreSQL as `depot dev` starts it, below `directory`.
+
+    The system's temporary directory may be in memory, where a durable commit costs nothing.
     """
     with TemporaryDirectory(dir=directory, prefix="home-") as home, postgres(Path(home)) as url:
         yield Database(url)
@@ -93,7 +94,7 @@ async def _fetchval(url: str, query: str, arguments: tuple[object, ...]) -> Any:
 
 
 async def _settle(url: str) -> None:
-    """Over one connection: each new one would cost CPU that is counted as PostgreSQL's for the load."""
+    """Wait on one connection, because the CPU of new ones would count as PostgreSQL's."""
     connection = await asyncpg.connect(url, command_timeout=QUERY_SECONDS)
     try:
         async with asyncio.timeout(SETTLE_SECONDS):

@@ -1,5 +1,5 @@
-"""What ends a run."""
+"""The error that ends a run."""
 
 
 class BenchError(Exception):
-    """Why the figures cannot be had, or not be trusted; its text is for the person at the terminal."""
+    """A reason why there are no figures, or none to trust. Its text is for the operator."""

@@ -1,4 +1,4 @@
-"""The workloads, and wrk, which drives them."""
+"""The workloads, and wrk, which runs them."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from bench.peer import Running
 
 SCRIPTS = Path(__file__).with_name("wrk")
 TIMEOUT_SECONDS = 10
-"""After which wrk counts a request as broken."""
+"""The time after which wrk counts a request as broken."""
 GRACE_SECONDS = 30.0
 
 
 class Work(Struct, frozen=True):
-    """One kind of request; `effects` counts in the database how many of them have been done."""
+    """A kind of request. `effects` is a query that counts the completed ones."""
 
     name: str
     title: str
@@ -26,9 +26,9 @@ class Work(Struct, frozen=True):
     connections: int
     effects: str | None = None
     peers: tuple[str, ...] = ("fastapi", "bare", "fastify", "go", "depot")
-    """Who can do it."""
+    """The peers that support it."""
     megabytes: float | None = None
-    """What is sent with one request, if it is worth counting."""
+    """The size of a request's body in megabytes, if it matters."""
 
 
 ORDERS = "select count(*) from orders"
@@ -57,11 +57,11 @@ WORKS = {
         Work("hot", "hot-item order", "order_hot", 64, ORDERS),
     ]
 }
-"""Orders are quoted at 64 clients: a group commit needs a group. `order16` shows it with less company."""
+"""Orders are reported at 64 clients, because a group commit needs a group. `order16` has fewer."""
 
 
 class Figures(Struct, frozen=True):
-    """What wrk saw; `broken` counts connections that failed, and replies that did not come in time."""
+    """The results of wrk. `broken` counts failed connections and replies that came too late."""
 
     requests: int
     seconds: float
@@ -76,7 +76,9 @@ def wrk_is_missing() -> bool:
 
 
 def drive(peer: Running, work: Work, seconds: int, **environment: str) -> Figures:
-    """One thread of wrk; `environment` is for its script. Raises `BenchError` unless all replies are 2xx."""
+    """Run wrk with one thread; `environment` is for its script. Raises `BenchError` unless all replies are
+    2xx.
+    """
     done = subprocess.run(
         [*_command(work, seconds), "-H", f"Authorization: Bearer {peer.key}", peer.url],
         cwd=SCRIPTS,

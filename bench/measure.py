@@ -1,4 +1,4 @@
-"""One row of figures: a peer under a workload."""
+"""One row of results: a peer under a workload."""
 
 from msgspec import Struct
 
@@ -11,9 +11,9 @@ WARM_UP_SECONDS = 2
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """CPU is per request done, also of those wrk hung up on at the end; `peak_rss_mib` is since the start.
+    """A result. CPU is per completed request, including those that wrk aborted at its end.
 
-    With several workers, CPU and memory are those of all processes.
+    `peak_rss_mib` is since the start. With several workers, CPU and memory are those of all processes.
     """
 
     peer: str
@@ -36,17 +36,17 @@ class Reading(Struct, frozen=True):
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """How a peer begins, with a database that is there already."""
+    """The start of a peer on an existing database."""
 
     peer: str
     ready_ms: float
-    """From the start of its process to its first reply from the database."""
+    """The time from the start of its process to its first reply from the database."""
     rest_rss_mib: float
-    """What it held then."""
+    """Its memory at that time."""
 
 
 def measure(peer: Running, workers: int, work: Work, seconds: int) -> Row:
-    """Warm up, load, wait until all is done, and read off what it took."""
+    """Warm up, run the load, wait until all is done, and return the result."""
     postmaster = peer.database.postmaster()
     drive(peer, work, WARM_UP_SECONDS)
     peer.database.settle()
@@ -82,7 +82,9 @@ def _read(peer: Running, work: Work, postmaster: int) -> Reading:
 
 
 def _done(peer: Running, work: Work, figures: Figures, effects: int) -> int:
-    """How many requests were done: those answered, and those in flight when wrk hung up, one a connection."""
+    """Return the number of completed requests: those with a reply, and one per connection that wrk
+    aborted.
+    """
     if work.effects is None:
         return figures.requests
     if not figures.requests <= effects <= figures.requests + work.connections:

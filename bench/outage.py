@@ -1,8 +1,7 @@
-"""PostgreSQL goes away for as long as you like, in several ways: what do clients see, and is anything lost?
+"""`make outage SECONDS=60`: take PostgreSQL away in several ways and check what clients see.
 
-`make outage SECONDS=60` (or `.venv/bin/python -m bench.outage --seconds 60`). Everything is real and local:
-PostgreSQL servers in a temporary home, `depot serve`, `depot worker`, HTTP over loopback, a webhook receiver.
-The exit status is the verdict. The short form is part of `make test`.
+Everything is real and local: PostgreSQL servers in a temporary home, `depot serve`, `depot worker`, HTTP over
+loopback, and a webhook receiver. Exits with 1 if a check fails. The test suite has the short form.
 """
 
 import argparse
@@ -64,7 +63,7 @@ def table(verdicts: dict[str, OutageVerdict], seconds: float) -> Table:
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """Open to the user PostgreSQL runs as."""
+    """Yield a temporary directory that the server's user can enter."""
     with tempfile.TemporaryDirectory(prefix="depot-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)

@@ -1,4 +1,4 @@
-"""What the first and the last page of each list cost, and a report: over HTTP, one request at a time."""
+"""The cost of the first and the last page of each list, and of a report, one request at a time."""
 
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -20,14 +20,14 @@ LIMIT = 50
 
 
 class Listing(Struct, frozen=True):
-    """A list: its path with filters, and its rows as SQL, `id` being their position."""
+    """A list: its path with filters, and its rows as SQL, whose `id` is their position."""
 
     path: str
     rows: str
     descending: bool = True
 
     def position(self) -> str:
-        """Finds the row before the last full page."""
+        """A query for the row before the last full page."""
         back = "" if self.descending else " desc"
         return f"select id from ({self.rows}) r order by id{back} limit 1 offset {LIMIT}"
 
@@ -50,7 +50,7 @@ BUSIEST = "select item_id from movements where cause = 'adjust' group by 1 order
 
 
 class Cost(Struct, frozen=True):
-    """Milliseconds a page takes, the median of `TRIES` requests for each in turns."""
+    """The milliseconds per page, the median of `TRIES` alternating requests."""
 
     path: str
     first_ms: float
@@ -76,14 +76,14 @@ def page_costs(peer: Running) -> Iterator[Cost]:
 
 
 def report_times(peer: Running, count: int = REPORTS) -> Reports:
-    """Of the report a client gets that asks for no special days: the last 30, today among them."""
+    """Measure the report of the last 30 days, which is the default."""
     connection = HTTPConnection(HOST, peer.port, timeout=REPLY_SECONDS)
     times = sorted(_time(connection, peer, "/reports/financial") for _ in range(count))
     return Reports(round(median(times), 2), round(quantiles(times, n=100)[98], 2))
 
 
 def cursor(path: str, position: UUID | int) -> str:
-    """What the service gives as `next_cursor` when a page ends there."""
+    """Return the `next_cursor` of a page that ends at this position."""
     bare, _, query = path.partition("?")
     scope = {"type": "http", "path": bare, "query_string": query.encode(), "headers": []}
     pager = Pager[UUID | int](Request(scope), 1, None, type(position))  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def _cost(peer: Running, listing: Listing, position: UUID | int) -> Cost:
 
 
 def _time(connection: HTTPConnection, peer: Running, path: str) -> float:
-    """Milliseconds. Raises `BenchError` unless the reply is a success."""
+    """Return the milliseconds of a request. Raises `BenchError` unless the reply is a 2xx."""
     started = perf_counter()
     connection.request("GET", path, headers={"Authorization": f"Bearer {peer.key}"})
     reply = connection.getresponse()

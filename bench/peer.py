@@ -1,4 +1,4 @@
-"""The peers: how each is started on its own database, asked, and stopped."""
+"""The peers: how to start, call and stop each on its own database."""
 
 import os
 import signal
@@ -31,14 +31,14 @@ LOOK_SECONDS = 0.01
 
 
 class Peer(Struct, frozen=True):
-    """Something to measure; its command takes further options at its end."""
+    """A program to measure. Its command accepts further options at its end."""
 
     name: str
     command: tuple[str, ...]
 
 
 class Running(Struct, frozen=True):
-    """A peer that answers."""
+    """A running peer."""
 
     name: str
     port: int
@@ -46,24 +46,24 @@ class Running(Struct, frozen=True):
     database: Database
     pid: int
     ready_seconds: float
-    """From its start to its first reply."""
+    """The time from its start to its first reply."""
     rest_rss_mib: float
-    """What it held then."""
+    """Its memory at that time."""
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Status and decoded body of one request; what is no JSON stays text.
+        """Return the status and the decoded body of a reply. A body that is not JSON stays text.
 
-        Raises `OSError` or `HTTPException` when there is no reply.
+        Raises `OSError` or `HTTPException` if there is no reply.
         """
         return _ask(self.port, self.key, method, path, body)
 
 
 def _uvicorn(name: str) -> Peer:
-    """The server, event loop and parser Depot has, with as little of uvicorn's own work as there."""
+    """Return a peer with Depot's server, event loop and parser, and little of uvicorn's own work."""
     options = (
         "--loop uvloop --http httptools --ws none --no-access-log --log-level warning "
         f"--no-server-header --no-proxy-headers --host {HOST}"
@@ -83,7 +83,7 @@ PEERS = {
 
 @contextmanager
 def running(peer: Peer, server: Database, directory: Path, workers: int = 1) -> Iterator[Running]:
-    """Start the peer on a database of its own; once this ends it is stopped, and has finished."""
+    """Run the peer on a new database until the block ends."""
     with TemporaryDirectory(dir=directory, prefix=f"{peer.name}-") as home:
         database = server.create(f"bench_{peer.name}_{workers}")
         environment = environment_of(database.url, home)
@@ -97,7 +97,7 @@ def running(peer: Peer, server: Database, directory: Path, workers: int = 1) -> 
 def serving(
     peer: Peer, workers: int, database: Database, environment: dict[str, str], key: str, log: Path
 ) -> Iterator[Running]:
-    """Start the peer on this database; once this ends it is stopped, and has finished what it was asked."""
+    """Run the peer on this database until the block ends and its work is complete."""
     port = _free_port()
     command = [*peer.command, "--port", str(port), "--workers", str(workers)]
     begun = monotonic()
@@ -111,7 +111,7 @@ def serving(
 
 
 def migrated(environment: dict[str, str]) -> str:
-    """The same tables and constraints for all, and a key, which Depot asks for and the others ignore."""
+    """Create the tables and return a key, which only Depot requires."""
     depot(environment, "migrate")
     scopes = [word for scope in SCOPES for word in ("--scope", scope)]
     return depot(environment, "keys", "create", "--name", "bench", *scopes)
@@ -132,7 +132,7 @@ def depot(environment: dict[str, str], *arguments: str) -> str:
 
 
 def environment_of(url: str, home: str) -> dict[str, str]:
-    """Depot as shipped: no setting of whoever measures leaks in. The peers' pools are as large as Depot's."""
+    """Return Depot's default environment. The peers' pools are as large as Depot's."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -146,7 +146,7 @@ def environment_of(url: str, home: str) -> dict[str, str]:
 def _process(
     command: list[str], environment: dict[str, str], log: Path
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """In a session of its own, so that Ctrl-C reaches only the bench, which then stops it in order."""
+    """Start a process in a new session, so that Ctrl-C reaches only the benchmark."""
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
     try:
@@ -156,7 +156,7 @@ def _process(
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """SIGINT: end now, but answer what is in flight; after a SIGTERM Depot would drain for seconds."""
+    """Stop the process with SIGINT, after which it completes requests in flight but does not drain."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(STOP_SECONDS)

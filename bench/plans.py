@@ -1,4 +1,4 @@
-"""How PostgreSQL goes about the statements that have to be fast on a large database."""
+"""PostgreSQL's plans of the statements that must be fast on a large database."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
@@ -59,7 +59,7 @@ async def _statements(
 async def _plan(
     connection: "asyncpg.Connection[asyncpg.Record]", title: object, statement: str, *arguments: object
 ) -> str:
-    """The second run's: what is cold is not what is asked."""
+    """Return the plan of a second execution, with a warm cache."""
     for _ in range(2):
         rows = await connection.fetch(f"{OPTIONS} {statement}", *arguments)
     return f"== {title}\n\n" + "\n".join(str(row[0]) for row in rows) + "\n"

@@ -1,4 +1,4 @@
-"""What a process and the processes under it have used."""
+"""The CPU and memory of a process and its descendants."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time so far, that of ended and reaped children included."""
+    """Return user and system time, including that of reaped children."""
     top = psutil.Process(pid)
     total = top.cpu_times().children_user + top.cpu_times().children_system
     for process in _family(pid):
@@ -19,12 +19,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    """What they hold now. What processes share is counted for each."""
+    """Return the present memory. Shared pages count for each process."""
     return sum(_status_mib(process.pid, "VmRSS") for process in _family(pid))
 
 
 def peak_rss_mib(pid: int) -> float:
-    """The most each of them ever held, added up."""
+    """Return the sum of the processes' peak memory."""
     return sum(_status_mib(process.pid, "VmHWM") for process in _family(pid))
 
 

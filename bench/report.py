@@ -1,4 +1,4 @@
-"""The figures, for a person and for a file."""
+"""The results, for people and as a file."""
 
 import os
 import platform
@@ -29,14 +29,14 @@ NUMBERS = {
 
 
 class Ratio(Struct, frozen=True, kw_only=True):
-    """Depot beside a peer; above 1 Depot is ahead: less CPU for a request, more requests a second."""
+    """Depot compared with a peer. Above 1 Depot is better: less CPU per request, more requests per second."""
 
     work: str
     workers: int
     peer: str
     service_cpu: float
     all_cpu: float
-    """With PostgreSQL's: work that was only pushed there is no gain."""
+    """The ratio including PostgreSQL's CPU, to which work could have been moved."""
     throughput: float
 
 
@@ -114,7 +114,7 @@ def _comparison(compared: list[Ratio]) -> Table:
 
 
 def _per_megabyte(row: Row, megabytes: float) -> list[str]:
-    """Under the numbers they belong to: MB a second, and CPU."""
+    """Return MB per second and CPU per MB, for the columns of their numbers."""
     figures = {
         "req/s": row.requests_per_second * megabytes,
         "service\nCPU µs": row.service_cpu_us / megabytes,
@@ -128,7 +128,7 @@ def _label(work: Work) -> str:
 
 
 def _table(title: str, words: list[str], numbers: list[str]) -> Table:
-    """Narrow enough for 80 columns."""
+    """Return a label that fits into 80 columns."""
     table = Table(title=title, box=SIMPLE, padding=0)
     for name in ["work × clients", *words]:
         table.add_column(name, vertical="bottom", no_wrap=True)

@@ -1,8 +1,8 @@
-"""Restart both replicas behind HAProxy again and again under load: does any client notice?
+"""`make rolling ROUNDS=20`: restart both replicas behind HAProxy repeatedly under load.
 
-`make rolling ROUNDS=20` (needs HAProxy: apt-get install haproxy). Real and local: embedded PostgreSQL, two
-`depot serve` behind `deploy/haproxy.cfg`, clients that keep their connections. The exit status is the
-verdict; the short form is part of `make test`.
+It requires HAProxy (apt-get install haproxy). Everything is real and local: embedded PostgreSQL, two `depot
+serve` behind `deploy/haproxy.cfg`, and clients with persistent connections. Exits with 1 if a request fails.
+The test suite has the short form.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""`make bench`: Depot beside its peers, each in turn, on one machine, one PostgreSQL, under one load.
+"""`make bench`: compare Depot with its peers, one after the other, on one machine and one PostgreSQL.
 
-CPU of the service per request is the figure to look at: wrk, PostgreSQL and whatever else runs here share
-the cores with it, so requests a second say as much about them. PostgreSQL's own is shown beside it, since
-work can be pushed there.
+The main result is the service's CPU per request. Requests per second depend as much on wrk, PostgreSQL and
+other programs, which share the cores. PostgreSQL's CPU is shown too, because work can be moved there.
 """
 
 import argparse
@@ -67,7 +66,7 @@ def _is_ready(name: str, status: Status) -> bool:
 def _measured(
     peer: Peer, workers: int, works: list[Work], seconds: int, server: Database, status: Status
 ) -> Iterator[Start | Row]:
-    """A peer's figures. What it did is audited once it is stopped."""
+    """Yield the results of a peer, whose database is checked after it has stopped."""
     with running(peer, server, RESULTS, workers) as started:
         if workers == 1:  # of several, only the first would be known to be there
             ready_ms = round(started.ready_seconds * 1000)

@@ -1,8 +1,8 @@
-"""`make scale`: ten million transactions and a million items, and what reading and ordering cost there.
+"""`make scale`: measure reads and orders with ten million transactions and a million items.
 
-Builds the database with `depot demo` unless it is there, then takes: the first and the last page of every
-list, the report of 30 days, and orders beside a shop of a thousand items on the same server. `--explain`
-writes the plans of the statements behind it.
+It builds the database with `depot demo` unless it exists. Then it measures the first and the last page of
+every list, the report of 30 days, and orders compared with a shop of a thousand items on the same server.
+`--explain` writes the plans of the statements.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Placing(Struct, frozen=True):
 
 
 class Result(Struct, omit_defaults=True):
-    """What was asked for."""
+    """The requested size."""
 
     size: Size
     build_seconds: float
@@ -98,7 +98,9 @@ def measured(large: Warehouse, size: Size, parts: list[str], seconds: int) -> Re
 
 
 def reports(large: Warehouse) -> Iterator[tuple[str, Reports]]:
-    """As it is an hour after the other, and should the worker have been away for as long as a day or two."""
+    """Measure the report an hour after the books were closed, and after a worker was down for a day or
+    two.
+    """
     close(large)
     for name in ("closed by the hour", "today open", "yesterday too"):
         with served(large) as peer:
@@ -115,7 +117,7 @@ def served(shop: Warehouse) -> Iterator[Running]:
 
 
 def compared(shops: dict[int, Warehouse], seconds: int) -> list[Placing]:
-    """In turns, so that whatever else this machine does hits both."""
+    """Alternate between the shops, so that other load on the machine affects both."""
     rounds: dict[int, list[Placing]] = {items: [] for items in shops}
     for _ in range(ROUNDS):
         for items, shop in shops.items():
@@ -140,7 +142,7 @@ def placing(peer: Running, items: int, seconds: int) -> Placing:
 
 
 def _spent(peer: Running) -> tuple[float, float, int]:
-    """CPU seconds of the service and of PostgreSQL, and orders, so far."""
+    """Return the CPU seconds of the service and of PostgreSQL, and the number of orders."""
     postmaster = peer.database.postmaster()
     return (
         process_usage.cpu_seconds(peer.pid),

@@ -1,7 +1,8 @@
-"""Clients that send or read as slowly as they can: do the others notice?
+"""`make slow`: check that clients that send or read slowly do not slow down others.
 
-`make slow` (needs slowhttptest and h2load: apt-get install slowhttptest nghttp2-client). One `depot serve`
-with default limits; 16 clients read an item, first alone, then beside each of slowhttptest's three attacks.
+It requires slowhttptest and h2load (apt-get install slowhttptest nghttp2-client). One `depot serve` with
+default limits serves 16 clients that read an item, first alone, then during each of slowhttptest's three
+attacks.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from bench.overload import RESULTS, SECONDS_MAX, Load, drive
 from bench.peer import PEERS, Running, running
 
 ATTACKERS = 1000
-"""Connections; as many more are opened every second until so many are."""
+"""The number of connections, and how many are opened per second."""
 ATTACKS = {
     "slow headers": "-H -i 5 -p 3",
     "slow bodies": "-B -i 5 -s 8192 -p 3 -t POST",

@@ -1,8 +1,8 @@
-"""A storm of orders to watch: 64 buyers on 20 items while others change their names and prices.
+"""`make storm`: 64 buyers order 20 items while other clients change their names and prices.
 
-`make storm` (or `.venv/bin/python -m bench.storm --seconds 30`). Everything is real and local: embedded
-PostgreSQL in a temporary home, `depot items import` for 10,000 items, `depot serve`, HTTP over loopback.
-Afterwards stock, movements, orders, lines, ledger and events are compared; the exit status is the verdict.
+Everything is real and local: embedded PostgreSQL in a temporary home, `depot items import` for 10,000 items,
+`depot serve`, HTTP over loopback. Then stock, movements, orders, lines, ledger and events are compared. Exits
+with 1 if they disagree.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tests.support.order_load import OrderTally, check_results, depot, run_load,
 
 ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
 PIECES_PER_SECOND = 400
-"""Of the item with the largest stock; the smallest has a twentieth of it."""
+"""The stock per second of the item that has most; the least has a twentieth of it."""
 REFRESH_SECONDS = 0.25
 
 console = Console()
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 async def blow(home: Path, url: str, seconds: float) -> OrderTally:
-    """Prepare, and let it blow while the figures are on the screen."""
+    """Prepare the shop, run the load, and show its progress."""
     tally = OrderTally()
     catalogue = home / "catalogue.csv"
     skus = write_catalog(catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds))
@@ -81,7 +81,7 @@ async def watch(screen: Screen, tally: OrderTally, seconds: float) -> None:
 
 
 def figures(tally: OrderTally, passed: float, seconds: float, rate: float | None) -> Table:
-    """`rate` None: the average of the whole storm."""
+    """Return the table of results. Without a `rate` it shows the average of the whole run."""
     table = Table(
         title=f"{BUYERS} buyers, {WANTED} items: {passed:.0f} of {seconds:.0f} s", show_header=False
     )
@@ -98,7 +98,7 @@ def figures(tally: OrderTally, passed: float, seconds: float, rate: float | None
 
 @contextmanager
 def temporary_home() -> Iterator[Path]:
-    """Short, for a Unix socket's path, and open to the user embedded PostgreSQL runs as."""
+    """Yield a directory with a short path, for a Unix socket, that the server's user can enter."""
     with tempfile.TemporaryDirectory(prefix="depot-") as name:
         home = Path(name)
         home.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Speed counts only for work that is done: what each peer has to show before and after the load."""
+"""Checks that each peer does the work that is measured, before and after the load."""
 
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ from bench.peer import Running
 
 QUANTITIES = (2, 3)
 LINE_MAX = 1_000_000
-"""The most pieces one line may ask for."""
+"""The maximum quantity of a line."""
 
 AUDIT = """
 select jsonb_build_object(
@@ -28,7 +28,7 @@ select jsonb_build_object(
 
 
 def prove(peer: Running) -> None:
-    """One of each kind of request, looked at closely."""
+    """Check one request of each kind in detail."""
     _prove_list(peer)
     _prove_patch(peer)
     _prove_order(peer)
@@ -36,7 +36,7 @@ def prove(peer: Running) -> None:
 
 
 def audit(name: str, database: Database) -> None:
-    """The books after all the load, whoever kept them. Raises `BenchError` for the first that is off."""
+    """Check the stored data after all load. Raises `BenchError` for the first error."""
     findings = msgspec.json.decode(database.value(AUDIT, STOCK), type=dict[str, bool])
     for claim, holds in findings.items():
         if not holds:
@@ -49,7 +49,7 @@ def expect(what: str, got: object, wanted: object) -> None:
 
 
 def _prove_list(peer: Running) -> None:
-    """Newest first, page by page."""
+    """Check that the list has every item, newest first, page by page."""
     path, number = "/items?limit=50", ITEMS
     for _ in range(2):
         status, page = peer.ask("GET", path)
@@ -83,7 +83,7 @@ def _prove_order(peer: Running) -> None:
 
 
 def _prove_refusal(peer: Running) -> None:
-    """Enough of one item but not of the other: nothing of either is sold."""
+    """Check that an order is rejected as a whole if one of its items is short."""
     before = [_item(peer, number)[1] for number in (1, ITEMS)]
     too_much = [(ITEMS, LINE_MAX)] * (STOCK // LINE_MAX + 1)
     status, _ = peer.ask("POST", "/orders", _order([(1, 1), *too_much]))

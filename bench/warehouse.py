@@ -1,4 +1,4 @@
-"""A large database, made by `depot demo` on an embedded PostgreSQL of its own, and kept for the next time."""
+"""A large database, which `depot demo` builds on its own embedded PostgreSQL and later runs reuse."""
 
 import asyncio
 import shutil
@@ -26,7 +26,9 @@ OPTIONS = {
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
 }
-"""What anybody sets for a database of this size; the default is 128 MB of buffers, and disks that turn."""
+"""Options that a database of this size needs; the default is 128 MB of buffers and costs of spinning
+disks.
+"""
 CARELESS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -35,7 +37,7 @@ CARELESS = {
     "max_wal_senders": "0",
     "autovacuum": "off",
 }
-"""While it is built: what a crash would spoil is built again."""
+"""Options while it is built; after a crash it is built again."""
 
 
 class Size(Struct, frozen=True):
@@ -49,7 +51,7 @@ class Size(Struct, frozen=True):
 
 
 class Warehouse(Struct, frozen=True):
-    """A database that `depot demo` made, and how long that took."""
+    """A database that `depot demo` built, and the seconds that took."""
 
     database: Database
     home: Path
@@ -62,7 +64,7 @@ class Warehouse(Struct, frozen=True):
 
 @contextmanager
 def warehouse(directory: Path, size: Size) -> Iterator[Warehouse]:
-    """Built if it is not there, below `directory`. One that was not built to its end is thrown away."""
+    """Yield the warehouse below `directory`. Build it unless a complete one exists."""
     home = directory / size.name
     built = home / "built.json"
     if not built.exists():
@@ -76,7 +78,7 @@ def warehouse(directory: Path, size: Size) -> Iterator[Warehouse]:
 
 
 def stocked(warehouse: Warehouse, size: Size) -> Warehouse:
-    """Another database on the same server, thrown away if there was one of its name."""
+    """Create another database on the same server, and replace one of the same name."""
     name = f"small_{size.items}"
     warehouse.database.value(f"drop database if exists {name} with (force)")
     small = Warehouse(warehouse.database.create(name), warehouse.home, 0)
@@ -96,7 +98,7 @@ def close(shop: Warehouse) -> None:
 
 
 def _build(home: Path, size: Size) -> float:
-    """Returns the seconds it took."""
+    """Build the database and return the seconds it took."""
     with postgres(home, OPTIONS | CARELESS) as url:
         started = monotonic()
         _fill(Warehouse(Database(url), home, 0), size)

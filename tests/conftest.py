@@ -32,7 +32,7 @@ pytest_plugins = ["service.testing"]
 signature_cache.install()
 
 AS_OWNER = "set session_replication_role = replica"
-"""Past the triggers, as somebody could who owns the database."""
+"""A statement that disables triggers, as the owner of the database can."""
 
 Client = AsyncTestClient[Litestar]
 
@@ -106,7 +106,7 @@ def settings(depot_settings: Settings) -> Settings:
 
 @pytest.fixture
 def home(depot_scratch: Path) -> Iterator[Path]:
-    """A folder for a `DEPOT_HOME` with an embedded server of its own, which other users have to reach."""
+    """Yield a `DEPOT_HOME` for an embedded server, which other users can enter."""
     with tempfile.TemporaryDirectory(
         prefix="depot-home-", dir=depot_scratch, ignore_cleanup_errors=True
     ) as folder:
@@ -128,7 +128,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["file", "s3"])
 def both_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """A test that has this is done twice: with blobs in a local directory, and on S3. Its `blob_url`."""
+    """Run the test twice, with blobs in a directory and on S3. Return its `blob_url`."""
     if request.param == "file":
         return None
     for name, value in s3.account(request.getfixturevalue("s3_endpoint")).items():
@@ -144,7 +144,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def make_key(database: Database) -> Callable[..., Awaitable[str]]:
-    """Mint an API key with the scopes given."""
+    """Return a function that creates an API key with the given scopes."""
 
     async def make(*scopes: str) -> str:
         async with database.orm_session() as session:
@@ -161,7 +161,7 @@ def key(keyed_template: tuple[str, str], depot_database_url: str) -> str:
 
 @pytest.fixture
 async def client(settings: Settings, key: str) -> AsyncIterator[Client]:
-    """A client of the real application, with a key that may do everything."""
+    """Yield an authorized client of the real application."""
     async with AsyncTestClient(create_app(settings)) as client:
         client.headers["Authorization"] = f"Bearer {key}"
         yield client
@@ -169,7 +169,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def concurrent_client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Such a client whose requests overlap: AsyncTestClient waits for every reply before the next request."""
+    """Yield an authorized client whose requests overlap, unlike those of AsyncTestClient."""
     async with running(settings, key) as client:
         yield client
 

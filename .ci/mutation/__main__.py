@@ -1,7 +1,8 @@
-"""`make mutation`: break the modules that carry the promises, bit by bit, and see the tests go red.
+"""`make mutation`: change the modules that keep the promises, piece by piece, and expect tests to fail.
 
-cosmic-ray makes the mutants, each module's in a copy of the tree; a few modules are under test at once. What
-survives is printed as a diff. docs/mutation-testing.md has the last score and says of each why it may live.
+cosmic-ray makes the mutants, those of a module in a copy of the tree, for a few modules at the same time. The
+mutants that survive are printed as diffs. docs/mutation-testing.md has the last score and explains each
+survivor.
 """
 
 import argparse
@@ -64,7 +65,7 @@ class Score(NamedTuple):
     module: str
     killed: int
     survivors: list[str]
-    """Each as a diff."""
+    """One diff for each surviving mutant."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What tests of orders have in common: an application that serves requests at once, items, orders, locks."""
+"""Helpers of tests with orders: an application with concurrent requests, items, orders and locks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,10 +23,10 @@ MAX_WAIT_SECONDS = 10.0
 
 @asynccontextmanager
 async def running(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """The application in this event loop, and a client whose requests overlap.
+    """Run the application in this event loop, and yield a client whose requests overlap.
 
-    Litestar's AsyncTestClient waits for every reply before it sends the next request, so nothing that is
-    gathered with it ever meets.
+    Litestar's AsyncTestClient waits for every reply before it sends the next request, so requests that are
+    gathered with it never overlap.
     """
     app = create_app(settings)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # Litestar types scopes more narrowly
@@ -58,7 +58,7 @@ async def pooled_connection(database: Database) -> AsyncIterator[Connection]:
 
 
 async def item(client: httpx.AsyncClient, quantity: int = 0, **fields: object) -> Json:
-    """Create an item with a SKU of its own."""
+    """Create an item with a unique SKU."""
     content = {
         "sku": f"SKU-{uuid4().hex[:8]}",
         "name": "Bolt",
@@ -72,7 +72,7 @@ async def item(client: httpx.AsyncClient, quantity: int = 0, **fields: object) -
 
 
 async def order(client: httpx.AsyncClient, *lines: tuple[Json, int], **fields: object) -> httpx.Response:
-    """Order so many pieces of each item."""
+    """Order these quantities of these items."""
     named = [{"item_id": item["id"], "quantity": quantity} for item, quantity in lines]
     return await client.post("/orders", json={"customer_id": "c-1", "lines": named, **fields})
 
@@ -92,7 +92,7 @@ async def connected(database_url: str) -> "AsyncIterator[asyncpg.Connection[asyn
 
 @asynccontextmanager
 async def locked(database_url: str, item: Json) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    """Until the block ends nobody else can change the item: orders of it wait."""
+    """Lock the item until the block ends, so that orders of it wait."""
     async with connected(database_url) as connection, connection.transaction():
         await connection.execute("select 1 from items where id = $1 for update", item["id"])
         yield connection
@@ -108,7 +108,7 @@ where datname = current_database() and application_name = 'depot' and state <> '
 
 
 async def wait_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_many: int) -> None:
-    """Returns once that many connections of this database wait for a lock."""
+    """Return once that many connections of this database wait for a lock."""
 
     async def enough() -> bool:
         # within a transaction the statistics are a snapshot, unless it is dropped
@@ -119,7 +119,7 @@ async def wait_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_m
 
 
 async def wait_until_idle(database_url: str) -> None:
-    """Returns once PostgreSQL has ended, one way or the other, what a killed process had asked for."""
+    """Return once PostgreSQL has finished the statements of a killed process."""
     async with connected(database_url) as connection:
 
         async def idle() -> bool:

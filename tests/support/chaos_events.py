@@ -28,8 +28,10 @@ from tests.support.recording_receiver import RecordingReceiver, recording_receiv
 CLIENTS = 8
 KILLS_A_ROUND = 2
 FAILURE_RATE = 0.03
-"""The share of deliveries that the receiver answers with 500 when they come first: they have to come again.
-A third attempt would be minutes away, and in one of forty runs there would be need of one."""
+"""The share of deliveries whose first attempt gets a 500, so that they are retried.
+
+A third attempt would be minutes later, and one of forty runs would need one.
+"""
 EVENTS = ["order.placed", "user.action"]
 
 EVENTS_OF_CHANGES = """
@@ -42,7 +44,7 @@ UNDELIVERED = "select count(*) from deliveries where status <> 'delivered'"
 
 
 class Verdict(Struct):
-    """`wrong` is empty if nothing was lost and nothing happened twice."""
+    """The result. `wrong` is empty if nothing was lost and nothing happened twice."""
 
     kills: int
     acknowledged: int
@@ -137,7 +139,7 @@ async def judge_events(
 
 
 def _lost(done: Any, stored: Any, events: Any, receiver: RecordingReceiver) -> Iterator[str]:
-    """Acknowledged and not stored; stored and not told."""
+    """Yield changes that were acknowledged but not stored, and stored changes that were not delivered."""
     for kind, name, identity in done:
         if stored[kind].get(identity) != name:
             yield f"{kind} {name} was acknowledged as {identity}, and is not there"
@@ -147,7 +149,7 @@ def _lost(done: Any, stored: Any, events: Any, receiver: RecordingReceiver) -> I
 
 
 def _duplicated(done: Any, stored: Any, events: Any) -> Iterator[str]:
-    """One key, two effects; one effect, two events."""
+    """Yield keys with two effects, and effects with two events."""
     for kind, found in stored.items():
         for name, count in Counter(found.values()).items():
             if count > 1:
@@ -160,7 +162,7 @@ def _duplicated(done: Any, stored: Any, events: Any) -> Iterator[str]:
 
 
 def _unexpected(receiver: RecordingReceiver, stored: Any) -> Iterator[str]:
-    """Told, and not stored."""
+    """Yield deliveries of events that are not stored."""
     for webhook_id, event in receiver.received.items():
         identity = event["data"]["id"] if event["type"] == "order.placed" else webhook_id
         if identity not in stored[event["type"]]:

@@ -36,7 +36,7 @@ ALWAYS_FAILING = {"kind": "system.sleep", "payload": {"seconds": 0.01, "fail_tim
 
 
 def random_job(number: int, random: Random) -> dict[str, Any]:
-    """Of mixed kinds."""
+    """Return the body of a request for a job of a random kind."""
     sleep: dict[str, Any] = {"kind": "system.sleep"}
     return random.choice(
         [

@@ -1,4 +1,4 @@
-"""Do items, movements, orders, lines, ledger and events tell one story? The doctor says where they do not."""
+"""A check that items, movements, orders, lines, ledger and events agree, by the doctor's rules."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from service.cli.doctor.run import violations
 
 
 async def discrepancies(database_url: str, acknowledged: Mapping[str, str] | None = None) -> list[str]:
-    """Everything that does not agree, in words.
+    """Return a sentence for each disagreement.
 
-    `acknowledged` holds the totals of the orders that clients were told are placed, by order id.
+    `acknowledged` holds the totals of the acknowledged orders, by order id.
     """
     connection = await asyncpg.connect(database_url)
     try:

@@ -1,4 +1,4 @@
-"""The real thing for tests where sockets, signals or load matter: `depot` in a process of its own."""
+"""`depot` as a process, for tests where sockets, signals or load matter."""
 
 import json
 import os
@@ -16,7 +16,7 @@ START_SECONDS = 60.0
 
 
 class DepotProcess:
-    """A running `depot serve` or `depot worker`; `log` is its stderr, one JSON object a line."""
+    """A running `depot serve` or `depot worker`. `log` is its stderr, with one JSON object per line."""
 
     def __init__(self, process: Process, log: Path, url: str) -> None:
         self.process = process
@@ -27,12 +27,12 @@ class DepotProcess:
         return httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
     def events(self, name: str) -> list[dict[str, object]]:
-        """The log lines of one kind, such as `request` or `crash`."""
+        """Return the log lines of one event, such as `request`."""
         lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
         return [line for line in lines if line.get("event") == name]
 
     def wait_for(self, name: str, count: int) -> None:
-        """Until the log has that many lines of one kind, or will never have them."""
+        """Wait until the log has that many lines of one event. Fail if the process ends first."""
         deadline = time.monotonic() + START_SECONDS
         hopeless = False
         while len(self.events(name)) < count:
@@ -45,7 +45,7 @@ class DepotProcess:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM twice: at once, without draining. Returns the exit status."""
+        """Send SIGTERM twice, which stops the process without draining. Return its exit status."""
         for _ in range(2):
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)

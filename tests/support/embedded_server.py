@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, where its processes are stopped."""
+"""A PostgreSQL server for one test, which can be suspended and stopped."""
 
 import signal
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from service.database.embedded import EmbeddedServer
 
 
 class Server:
-    """An embedded PostgreSQL, and its processes."""
+    """An embedded PostgreSQL server and its processes."""
 
     def __init__(self, home: Path, url: str) -> None:
         self.home = home
@@ -19,7 +19,7 @@ class Server:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Neither answers nor closes a connection, as behind a broken network."""
+        """Suspend the server: it neither replies nor closes connections, as behind a broken network."""
         processes = self.processes()
         for process in processes:
             process.suspend()
@@ -31,7 +31,7 @@ class Server:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Shut down: connections are refused."""
+        """Stop the server: connections are refused."""
         postmaster, *_ = self.processes()
         postmaster.send_signal(signal.SIGINT)
         postmaster.wait(timeout=10)

@@ -1,7 +1,6 @@
-"""Processes of Depot that are killed with -9 and started again while clients insist.
+"""Processes of Depot that are killed and restarted while clients repeat their requests.
 
-For the proofs in `tests/test_chaos.py` and `make chaos`. All that is random comes from one seed; when a
-kill meets a request is the machine's choice.
+They serve the chaos tests. All random choices come from one seed, but which request a kill hits does not.
 """
 
 import asyncio
@@ -33,11 +32,11 @@ SHORT_TIMEOUTS = {
     "DEPOT_JOB_TEST_KINDS": "1",
     "DEPOT_DRAIN_SECONDS": "0",
 }
-"""Leases and heartbeats that lapse while a test waits."""
+"""Timeouts short enough to expire within a test."""
 
 
 class RestartableProcess:
-    """A `depot` command that is started again whenever it was killed."""
+    """A `depot` command that can be killed and restarted."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self._arguments = arguments
@@ -58,7 +57,7 @@ class RestartableProcess:
         self.start()
 
     def drain(self) -> None:
-        """An ordered stop, as a deployment makes it."""
+        """Stop the process with SIGTERM, as a deployment does."""
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(timeout=MAX_WAIT_SECONDS) == 0, self.log.read_text()[-3000:]
 
@@ -72,7 +71,7 @@ class RestartableProcess:
 def cluster(
     database_url: str, home: Path, *, services: int, workers: int
 ) -> Iterator[tuple[list[str], list[RestartableProcess]]]:
-    """So many services and workers on one database: the URLs of the services, and all processes."""
+    """Run services and workers on one database, and yield the URLs of the services and all processes."""
     home.mkdir(exist_ok=True)
     environment = {"DATABASE_URL": database_url, "DEPOT_HOME": str(home), **SHORT_TIMEOUTS}
     ports = [free_port() for _ in range(services)]
@@ -89,7 +88,7 @@ def cluster(
 async def post_until_acknowledged(
     client: httpx.AsyncClient, urls: Sequence[str], path: str, body: object, key: str
 ) -> dict[str, Any]:
-    """POST under an Idempotency-Key, at one service after the other, until it is acknowledged."""
+    """Send a POST with an idempotency key to the services in turn, until one acknowledges it."""
     async with asyncio.timeout(MAX_WAIT_SECONDS):
         for attempt in range(1_000_000):
             try:
@@ -109,7 +108,7 @@ async def post_until_acknowledged(
 async def kill_when_done(
     points: Sequence[int], done: list[Any], victims: Sequence[RestartableProcess], random: Random
 ) -> None:
-    """Kill one of them each time so many things are done."""
+    """Kill a random process whenever one of these numbers of items is done."""
     for point in sorted(points):
         await wait_until(partial(reached, done, point))
         random.choice(victims).kill_and_restart()
@@ -120,7 +119,7 @@ async def reached(done: list[Any], point: int) -> bool:
 
 
 async def wait_until_zero(database_url: str, count: str) -> None:
-    """Until that query counts nothing; what it still counts after `PATIENCE_SECONDS` the verdict will say."""
+    """Wait until the query counts nothing, for `MAX_WAIT_SECONDS` at most."""
     async with connected(database_url) as connection:
 
         async def nothing() -> bool:

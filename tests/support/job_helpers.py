@@ -17,7 +17,7 @@ SLEEP = "system.sleep"
 
 @asynccontextmanager
 async def running_worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    """One that follows no schedule, and waits for nothing at its end."""
+    """Run a worker without schedules and without a grace period."""
     worker = Worker(settings, database, build_registry(settings), schedules=(), grace_seconds=0)
     async with worker.open():
         yield worker

@@ -1,4 +1,4 @@
-"""Random ledgers for the tests of reports: written in SQL, added up by brute force."""
+"""Random ledgers for tests of reports, written in SQL and summed in Python."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ WIPE = f"""{AS_OWNER};
 truncate transactions, order_lines, orders, movements, items, daily_sales, daily_item_sales;
 update books set closed_until = '0001-01-01'"""
 DAYS = (datetime(2026, 2, 26, tzinfo=UTC), datetime(2026, 4, 2, tzinfo=UTC))
-"""Over the end of a February and the days on which clocks change."""
+"""A period with the end of a February and the days on which clocks change."""
 
 
 WRITE = """
@@ -51,7 +51,7 @@ Line = tuple[str, str, int, str, str, str]
 
 
 class Sale(NamedTuple):
-    """An order of one line, and when it was refunded, if it was."""
+    """An order of one line, and the time of its refund, if any."""
 
     at: datetime
     item: int
@@ -77,7 +77,7 @@ SALES = st.lists(
 
 
 async def write(database_url: str, sales: Sequence[Sale], closed_until: datetime | None = None) -> None:
-    """Instead of what is there; the books are closed until then."""
+    """Replace the stored ledger, and close the books until that time."""
     async with connected(database_url) as connection:
         await _write(connection, sales)
         if closed_until is not None:
@@ -92,7 +92,7 @@ async def _write(connection: "asyncpg.Connection[asyncpg.Record]", sales: Sequen
 
 
 def by_day(sales: Sequence[Sale], begin: date, end: date, currency: str | None) -> list[Line]:
-    """Date, currency, orders, sales, refunds and net of each day on which there was something."""
+    """Return date, currency, orders, sales, refunds and net of each day that has any."""
     sums: dict[tuple[date, str], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
     for sale in sales:
         amount = sale.price * sale.quantity
@@ -135,7 +135,7 @@ def top_items(
 
 
 async def backdate(database: Database, by: timedelta) -> None:
-    """Move all that was traded into the past, as if it had happened then."""
+    """Move all orders, transactions, events and movements into the past."""
     async with database.session() as session, session.transaction():
         await session.execute(AS_OWNER.replace("set ", "set local "))
         for table in ("orders", "transactions", "events", "movements"):

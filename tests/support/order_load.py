@@ -1,4 +1,4 @@
-"""Buyers who order at the same time, clerks who change names and prices meanwhile, and what they were told.
+"""Concurrent buyers, clerks who change names and prices meanwhile, and a tally of their replies.
 
 For the tests under load and for `make storm`.
 """
@@ -23,16 +23,16 @@ from tests.support.consistency import discrepancies
 from tests.support.depot_command import DEPOT
 
 BROKEN = (OSError, asyncio.IncompleteReadError)
-"""The connection ended before the reply did."""
+"""Errors of a connection that ended before the reply did."""
 
 NAME = "Item at {price}"
-"""A name tells the price it was set with: an order that has one of them without the other was torn."""
+"""A name contains the price it was set with, so a line that mixes two versions of an item shows."""
 
 INCONSISTENT_LINES = "select sku, name, unit_price from order_lines where name <> 'Item at ' || unit_price"
 
 
 class HttpConnection:
-    """Bare HTTP/1.1 on one connection: a real client would cost more CPU than the service it is to load."""
+    """HTTP/1.1 on one connection. A full client would use more CPU than the service under test."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, key: str) -> None:
         self._reader = reader
@@ -40,7 +40,7 @@ class HttpConnection:
         self._headers = f"Host: depot\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
 
     async def ask(self, method: str, path: str, content: object = None) -> tuple[int, Any]:
-        """The status and the JSON of the reply. Raises `BROKEN` when there is none."""
+        """Return the status and the JSON of the reply. Raises `BROKEN` if there is none."""
         body = b"" if content is None else json.dumps(content).encode()
         head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
@@ -62,7 +62,7 @@ async def http_connection(url: str, key: str) -> AsyncIterator[HttpConnection]:
 
 
 class OrderTally:
-    """What the clients were told, together."""
+    """The replies that all clients got."""
 
     def __init__(self) -> None:
         self.placed: dict[str, str] = {}
@@ -74,7 +74,7 @@ class OrderTally:
 
     @property
     def orders(self) -> int:
-        """Every try to place one."""
+        """The number of attempts to place an order."""
         return len(self.placed) + self.refused.total() + self.unanswered
 
     def add(self, status: int, content: Any) -> None:
@@ -89,7 +89,7 @@ class OrderTally:
 async def buy(
     url: str, key: str, skus: Sequence[str], tally: OrderTally, random: Random, over: Event
 ) -> None:
-    """Order one to three items again and again, until it is over or the connection breaks."""
+    """Order one to three items repeatedly, until the time is over or the connection breaks."""
     try:
         async with http_connection(url, key) as server:
             while not over.is_set():
@@ -103,7 +103,7 @@ async def buy(
 async def change(
     url: str, key: str, skus: Sequence[str], tally: OrderTally, random: Random, over: Event
 ) -> None:
-    """Give items new names and prices again and again."""
+    """Change names and prices of items repeatedly."""
     async with http_connection(url, key) as server:
         found = [await server.ask("GET", f"/items?sku={sku}") for sku in skus]
         paths = [f"/items/{page['data'][0]['id']}" for _, page in found]
@@ -118,7 +118,7 @@ async def change(
 async def run_load(
     url: str, key: str, skus: Sequence[str], tally: OrderTally, *, seconds: float, buyers: int, clerks: int
 ) -> None:
-    """All of them at once on these items, for so long."""
+    """Run all buyers and clerks concurrently on these items, for that time."""
     over = Event()
     asyncio.get_running_loop().call_later(seconds, over.set)
     async with asyncio.timeout(seconds + 30), asyncio.TaskGroup() as group:
@@ -129,7 +129,7 @@ async def run_load(
 
 
 async def check_results(database_url: str, tally: OrderTally) -> list[str]:
-    """Everything that is wrong after the storm."""
+    """Return a sentence for each error after the load."""
     found = await discrepancies(database_url, tally.placed)
     connection = await asyncpg.connect(database_url)
     try:
@@ -148,7 +148,7 @@ async def check_results(database_url: str, tally: OrderTally) -> list[str]:
 
 
 def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> list[str]:
-    """A CSV of so many items; returns the SKUs of those that everybody wants, each with its own stock."""
+    """Write a CSV of items, and return the SKUs of the wanted ones, whose stocks differ."""
     random = Random(items)
     skus = [f"ITEM-{number:05}" for number in range(items)]
     with file.open("w", newline="", encoding="utf-8") as text:
@@ -164,7 +164,7 @@ def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> li
 def depot(
     database_url: str, *arguments: str, capture_output: bool = False
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a `depot` command on that database. Unless captured, its output goes where ours goes."""
+    """Run a `depot` command on that database. Its output goes to the terminal unless it is captured."""
     environment = {**os.environ, "DATABASE_URL": database_url}
     command = [str(DEPOT), *arguments]
     return subprocess.run(command, env=environment, check=True, text=True, capture_output=capture_output)

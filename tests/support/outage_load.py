@@ -1,4 +1,4 @@
-"""The proof of contract §4, "Database away", under load on every kind of route (`make outage`)."""
+"""Load on every kind of route while the database is down, for contract §4 and `make outage`."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.support.recording_receiver import RecordingReceiver, recording_receiv
 ANSWER_SECONDS = 1.0
 RETURN_SECONDS = 2.0
 PACE_SECONDS = 0.4
-"""Between two requests of one client."""
+"""Pause between two requests of a client."""
 BEFORE_SECONDS = 1.5
 AFTER_SECONDS = RETURN_SECONDS + 0.5
 GROWTH_BYTES_MAX = 16 * 1024 * 1024
@@ -42,7 +42,7 @@ KEYED = {
     "POST /process",
 }
 CLIENTS = {"GET /items/{item}": 16, "PATCH /items/{item}": 4, "POST /orders": 8}
-"""How many there are for a kind of request, if it is not one. Together they are more than the pool has."""
+"""Clients per kind of request, if more than one. Together they exceed the pool."""
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a49444154789c636000000002000148afa4710000000049454e44ae426082"
@@ -62,7 +62,7 @@ STORED = {
 
 
 class Attempt(Struct):
-    """One request and what came of it; `code` of an error, or what was raised."""
+    """A request and its result. `code` is an error code or an exception."""
 
     kind: str
     started: float
@@ -77,17 +77,17 @@ class Attempt(Struct):
 
 
 class OutageVerdict(Struct):
-    """`wrong` is empty if the contract was kept."""
+    """The result. `wrong` is empty if the contract holds."""
 
     requests: int
     refused: int
-    """During the outage and until the service worked again."""
+    """Rejections during the outage and until the service recovered."""
     failed: int
-    """Neither a success nor a refusal the contract knows, or outside the outage."""
+    """Replies that are neither 2xx nor a rejection of the contract, or rejections outside the outage."""
     slowest_refusal_ms: int
-    """Since it was sent, or since the database went away if that was later."""
+    """The longest rejection, counted from the request or from the start of the outage."""
     recovered_ms: int
-    """From the return of the database to the last reply that was not a success."""
+    """The time from the return of the database to the last rejection."""
     rss_before_mib: float
     rss_most_mib: float
     rss_after_mib: float
@@ -96,12 +96,12 @@ class OutageVerdict(Struct):
 
 
 class Load:
-    """Clients of every kind of request; those that create insist under a key until they are acknowledged."""
+    """Clients of every kind of request. Those that create repeat a request until it is acknowledged."""
 
     def __init__(self, session: aiohttp.ClientSession, item: str) -> None:
         self.attempts: list[Attempt] = []
         self.acknowledged: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
-        """Of each kind that creates: the name, and what it was answered with."""
+        """The name and the id of each acknowledged creation, by kind."""
         self.over = Event()
         self._session = session
         self._item = item
@@ -109,7 +109,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Until the block ends, and what insists has got its answer."""
+        """Run the clients until the block ends and all repeated requests are acknowledged."""
         clients = [
             asyncio.create_task(self._be_client(kind)) for kind in KINDS for _ in range(CLIENTS.get(kind, 1))
         ]
@@ -187,7 +187,7 @@ KINDS: dict[str, Callable[[str, str], dict[str, Any]]] = {
 
 
 class Memory:
-    """What a process has in memory: before, at most, after."""
+    """The memory of a process before, during and after the block."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -217,9 +217,9 @@ async def prove_outage(
     judged_url: str,
     **settings: str,
 ) -> OutageVerdict:
-    """Load, an outage of so many seconds in the middle of it, and a comparison of what was said and is.
+    """Run load with an outage in the middle, and compare the replies with the stored data.
 
-    `judged_url` names the server that has the data in the end; `settings` are Depot's, of the environment.
+    `judged_url` names the server that has the data in the end; `settings` are Depot's environment.
     """
     with cluster(database_url, home, **settings) as (service, worker, key):
         async with recording_receiver() as receiver, client(service.url, key) as session:
@@ -246,7 +246,7 @@ async def prove_outage(
 def cluster(
     database_url: str, home: Path, **settings: str
 ) -> Iterator[tuple[DepotProcess, DepotProcess, str]]:
-    """A service, a worker and a key."""
+    """Run a service and a worker, and yield both with a key."""
     environment = {**ENVIRONMENT, **settings}
     depot(database_url, "migrate", **settings)
     key = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings).strip()
@@ -258,7 +258,7 @@ def cluster(
 
 
 def depot(database_url: str, *arguments: str, **settings: str) -> str:
-    """What a command prints."""
+    """Run a command and return its output."""
     environment = {**os.environ, "DATABASE_URL": database_url, **settings}
     return run_depot(arguments, env=environment, check=True).stdout
 
@@ -276,7 +276,7 @@ async def client(url: str, key: str) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def prepare(session: aiohttp.ClientSession, receiver: RecordingReceiver) -> str:
-    """A webhook and an item; returns its id."""
+    """Create a webhook and an item, and return the item's id."""
     webhook = {"url": receiver.url, "events": ["order.placed", "user.action"]}
     async with session.post("/webhooks", json=webhook) as reply:
         receiver.secret = (await reply.json())["secret"]
@@ -295,7 +295,7 @@ def unhealthy(service: DepotProcess, worker: DepotProcess, *, outages: int) -> I
 
 
 async def judge_books(url: str, receiver: RecordingReceiver, load: Load) -> list[str]:
-    """What is stored against what was acknowledged."""
+    """Compare the stored data with what was acknowledged."""
     done = [("order.placed", *made) for made in load.acknowledged["POST /orders"]]
     done += [("user.action", *made) for made in load.acknowledged["POST /users/ann/actions"]]
     wrong = await judge_events(url, receiver, done)
@@ -311,7 +311,7 @@ async def judge_books(url: str, receiver: RecordingReceiver, load: Load) -> list
 def judge(
     load: Load, memory: Memory, broken_at: float, down_at: float, restored_at: float, wrong: list[str]
 ) -> OutageVerdict:
-    """The clients' view: what they were told, and when."""
+    """Check the replies that the clients got, and their times."""
     refused = [attempt for attempt in load.attempts if not attempt.succeeded]
     odd = [attempt for attempt in refused if not _is_refusal(attempt)]
     early = [attempt for attempt in refused if attempt.ended < broken_at]

@@ -1,4 +1,4 @@
-"""The ways a database goes away, each with its proof: for the tests and `make outage`."""
+"""Ways in which a database becomes unreachable, each with its check: for tests and `make outage`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,7 @@ from tests.support.pgbouncer import pgbouncer, settings_behind
 from tests.support.postgres_nodes import Node, node, standby
 
 Prove = Callable[[Path, Path, float], Coroutine[Any, Any, OutageVerdict]]
-"""Takes a home for PostgreSQL, one for Depot, and for how many seconds it is away."""
+"""Its arguments: a home for PostgreSQL, one for Depot, and the seconds of the outage."""
 Act = Callable[[Node], None]
 
 
@@ -60,7 +60,7 @@ async def _is_replaced(break_database: Act, home: Path, depot_home: Path, second
 
 
 def _synchronize(primary: Node) -> None:
-    """From now on a commit is acknowledged once the standby has it."""
+    """Make commits wait for the standby."""
     execute(primary.url, "alter system set synchronous_standby_names = '*'")
     execute(primary.url, "select pg_reload_conf()")
 

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode: no client keeps its session from one transaction to the next."""
+"""PgBouncer in transaction mode, where no client keeps its session between transactions."""
 
 import shutil
 import subprocess
@@ -12,12 +12,12 @@ from tests.support.postgres_nodes import Node
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 SERVERS = 3
-"""Fewer than there are clients, so that they do share."""
+"""Server connections, fewer than there are clients, so that they share."""
 
 
 @contextmanager
 def pgbouncer(home: Path, node: Node) -> Iterator[str]:
-    """Until the block ends; gives the URL. As docs/database.md has it."""
+    """Run PgBouncer as docs/database.md describes it, and yield its URL."""
     port = free_port()
     configuration = home / "pgbouncer.ini"
     configuration.write_text(f"""
@@ -45,5 +45,5 @@ ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeo
 
 
 def settings_behind(node: Node) -> dict[str, str]:
-    """Of Depot, in its environment."""
+    """Return Depot's settings behind PgBouncer."""
     return {"DEPOT_DIRECT_DATABASE_URL": node.url, "DEPOT_STATEMENT_CACHE_SIZE": "0"}

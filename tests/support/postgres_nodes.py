@@ -1,4 +1,4 @@
-"""PostgreSQL servers of a test's own on loopback: stopped, killed, copied, promoted; never the shared one."""
+"""PostgreSQL servers on loopback for one test, which can be stopped, killed, copied and promoted."""
 
 import signal
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 class Node:
-    """One server, in `home/name`. One that root starts runs as another user, whom `home` has to let in."""
+    """A server with its data in `home/name`."""
 
     def __init__(self, home: Path, name: str) -> None:
         self.data = home / name
@@ -30,16 +30,16 @@ class Node:
         self.system_user = self._embedded.account
 
     def make(self, **settings: str) -> None:
-        """A new, empty one."""
+        """Create a new, empty server."""
         self._embedded.initialize({**SETTINGS, **settings})
 
     def copy(self, primary: "Node") -> None:
-        """A standby of another."""
+        """Create a standby of another server."""
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={self.data.name}"
         self._run("pg_basebackup", "-d", source, "-D", str(self.data), "-R", "-c", "fast", "--no-sync")
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Start the server. Return once it accepts connections."""
         log = str(self.data / "log")
         self._run("pg_ctl", "-w", "-D", str(self.data), "-l", log, "-o", f"-p {self.port}", "start")
 
@@ -47,14 +47,14 @@ class Node:
         self._run("pg_ctl", "-w", "-D", str(self.data), "promote")
 
     def suspend(self) -> None:
-        """From now on it neither answers nor closes a connection, as behind a broken network."""
+        """Suspend the server: it neither replies nor closes connections, as behind a broken network."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Returns when its processes are gone: until then it cannot be started again."""
+        """Kill the server. Return once its processes have ended, so that it can be started again."""
         psutil.wait_procs(self.end(), timeout=10)
 
     def end(self) -> list[psutil.Process]:
@@ -83,7 +83,7 @@ class Node:
 
 @contextmanager
 def node(home: Path, name: str = "one", **settings: str) -> Iterator[Node]:
-    """A server that runs until the block ends."""
+    """Run a server until the block ends."""
     made = Node(home, name)
     made.make(**settings)
     made.start()
@@ -95,7 +95,7 @@ def node(home: Path, name: str = "one", **settings: str) -> Iterator[Node]:
 
 @contextmanager
 def standby(home: Path, primary: Node) -> Iterator[Node]:
-    """A copy that follows it until it is promoted, or the block ends."""
+    """Run a standby, which follows the primary until it is promoted, until the block ends."""
     copied = Node(home, "two")
     copied.copy(primary)
     copied.start()

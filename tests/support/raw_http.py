@@ -1,4 +1,4 @@
-"""A live server as bytes on a socket show it."""
+"""A running server, its database, and a key."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ MAX_WAIT_SECONDS = 10.0
 
 
 class LiveServer:
-    """A live server, its database, and a key to it."""
+    """A running server, its database, and a key."""
 
     def __init__(self, server: DepotProcess, key: str, database_url: str = "") -> None:
         self.server = server
@@ -35,7 +35,7 @@ class LiveServer:
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
     def exchange(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Send bytes as they are; the reply up to its length, or to the end of the connection."""
+        """Send these bytes. Return the reply up to its length, or to the end of the connection."""
         with socket.create_connection(self.address, timeout=MAX_WAIT_SECONDS) as connection:
             connection.sendall(sent)
             received = b""
@@ -50,7 +50,7 @@ class LiveServer:
         return int(status.split()[1]), headers, body
 
     def logged(self, **wanted: object) -> dict[str, Any]:
-        """The line of the access log with these values, once it is there."""
+        """Wait for the line of the access log with these values, and return it."""
         deadline = monotonic() + MAX_WAIT_SECONDS
         while monotonic() < deadline:
             for event in self.server.events("request"):
@@ -72,7 +72,7 @@ def assert_error_contract(status: int, headers: dict[str, str], body: bytes) -> 
 
 @contextmanager
 def serving(server_url: str, template: str, home: Path, **environment: str) -> Iterator[LiveServer]:
-    """One server for many tests, on a database of its own."""
+    """Run one server for many tests, on its own database."""
     name = f"depot_test_{uuid4().hex[:12]}"
     execute(server_url, f"create database {name} template {template}")
     url = database_url_for(server_url, name)

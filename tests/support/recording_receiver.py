@@ -12,7 +12,7 @@ NEVER: Callable[[], bool] = lambda: False  # noqa: E731  # reads as the default 
 
 
 class RecordingReceiver:
-    """What came in. `fails`: whether what comes for the first time is refused; the second time it is not."""
+    """The received events. `fails` decides whether the first attempt of a delivery gets a 500."""
 
     def __init__(self, fails: Callable[[], bool] = NEVER) -> None:
         self.url = ""
@@ -20,7 +20,7 @@ class RecordingReceiver:
         self.received: dict[str, dict[str, Any]] = {}
         """The event of each `webhook-id` that got a 2xx."""
         self.times: Counter[str] = Counter()
-        """How often each `webhook-id` came."""
+        """The number of requests per `webhook-id`."""
         self.invalid_signatures: list[str] = []
         self.conflicting_bodies: list[str] = []
         self._fails = fails

@@ -1,4 +1,4 @@
-"""What every reply of the service has to look like, asserted in one place."""
+"""Assertions that hold for every reply of the service."""
 
 import re
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ JSON = {"Content-Type": "application/json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 LEAK = re.compile(r"(?i)traceback|asyncpg|sqlalchemy|postgres|litestar|select .* from|/src/|/tmp/|[.]py\b")
-"""What no client may ever see."""
+"""Text that no client may see."""
 
 
 def assert_refused(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Assert that the reply is this refusal, in the error contract; returns its facts."""
+    """Assert that the reply is this error, in the error contract, and return its fields."""
     assert (reply.status_code, reply.headers.get("X-Error-Code")) == (status, code), reply.text
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.json().keys() == {"error"}
@@ -30,7 +30,7 @@ def assert_refused(reply: httpx.Response, status: int, code: str) -> dict[str, A
 
 
 def wrong_fields(reply: httpx.Response, source: str = "body") -> set[str]:
-    """The JSON Pointers of a 422, all of which are about `source`."""
+    """Return the JSON Pointers of a 422 whose details all have this source."""
     details = assert_refused(reply, 422, "VALIDATION_FAILED")["details"]
     assert all(detail["message"] and detail["source"] == source for detail in details), details
     fields = [detail["field"] for detail in details]
@@ -39,7 +39,7 @@ def wrong_fields(reply: httpx.Response, source: str = "body") -> set[str]:
 
 
 async def pages(client: httpx.AsyncClient, path: str, **query: Any) -> AsyncIterator[list[dict[str, Any]]]:
-    """Every page of a list, following `next_cursor`."""
+    """Yield every page of a list, following `next_cursor`."""
     cursor: dict[str, str] = {}
     while True:
         page = (await client.get(path, params={**query, **cursor})).raise_for_status().json()

@@ -1,4 +1,4 @@
-"""Two replicas behind HAProxy are restarted one after the other while clients go on asking."""
+"""Restarts of two replicas behind HAProxy, one after the other, while clients send requests."""
 
 import asyncio
 import os
@@ -21,9 +21,9 @@ from tests.support.fault_injection import RestartableProcess, free_port, wait_un
 HAPROXY = shutil.which("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 CLIENTS = 30
-"""Each on a connection that it keeps."""
+"""The number of clients, each on a persistent connection."""
 DRAIN_SECONDS = 2
-"""Longer than HAProxy takes to see that a replica is not ready: two checks, half a second apart."""
+"""Longer than HAProxy needs to see that a replica is not ready: two checks, half a second apart."""
 
 
 class Verdict(Struct):
@@ -32,7 +32,7 @@ class Verdict(Struct):
     slowest_ms: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
-    """Requests that broke, or were answered with anything but a success."""
+    """Requests that broke or got anything but a 2xx."""
 
 
 async def prove_rolling(
@@ -65,7 +65,7 @@ async def prove_rolling(
 
 
 async def _asked(replica: RestartableProcess, begun_at: int = 0) -> None:
-    """Until the load balancer sends requests to it; its log begins at that byte."""
+    """Wait until the load balancer sends requests to the replica, after that position of its log."""
 
     async def asked() -> bool:
         return b'"route":"/items' in replica.log.read_bytes()[begun_at:]
@@ -94,7 +94,7 @@ async def _ask(
     verdict: Verdict,
     over: asyncio.Event,
 ) -> None:
-    """As one client that asks `rate` times a second, reading and writing by turns."""
+    """Run one client, which sends `rate` requests per second and alternates reads and writes."""
     begun = monotonic()
     for turn in count():
         due = begun + (turn + number / CLIENTS) / rate
@@ -139,7 +139,7 @@ async def _send(
 
 @contextmanager
 def balanced(database_url: str, home: Path) -> Iterator[tuple[str, list[RestartableProcess]]]:
-    """Two replicas behind HAProxy as `deploy/` configures it: its URL, and the replicas."""
+    """Run two replicas behind HAProxy as `deploy/` configures it. Yield its URL and the replicas."""
     home.mkdir(exist_ok=True)
     environment = {
         "DATABASE_URL": database_url,

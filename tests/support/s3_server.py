@@ -1,4 +1,4 @@
-"""A server that speaks S3, and refuses requests that are not signed with the secret."""
+"""An S3 server that rejects requests that are not signed with its secret."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ START_SECONDS = 20.0
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Until the block ends, at the address it is given; buckets are folders in the folder."""
+    """Run the server until the block ends, with buckets as directories, and yield its URL."""
     (folder / BUCKET).mkdir()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -33,7 +33,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def account(endpoint: str) -> dict[str, str]:
-    """The environment of who may use it."""
+    """Return the environment of an authorized client."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": ACCESS,
@@ -43,7 +43,7 @@ def account(endpoint: str) -> dict[str, str]:
 
 
 def new_url() -> str:
-    """For a store of one's own."""
+    """Return the URL of a new store."""
     return f"s3://{BUCKET}/{uuid4().hex}"
 
 

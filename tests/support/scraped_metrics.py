@@ -1,18 +1,18 @@
-"""What `GET /metrics` says, read with Prometheus' own parser."""
+"""The metrics of `GET /metrics`, parsed by Prometheus' own parser."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 
 class ScrapedMetrics:
-    """One scrape."""
+    """The samples of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
         self.samples = [sample for family in self.families.values() for sample in family.samples]
 
     def sum(self, name: str, **labels: str) -> float:
-        """Of all samples of that name with those labels; 0 if there are none."""
+        """Return the sum of all samples with that name and those labels, or 0."""
         return sum(
             sample.value
             for sample in self.samples
