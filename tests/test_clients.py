@@ -1,4 +1,4 @@
-"""Clients that others' tools generate from the OpenAPI document tell a short story: `make clients`."""
+"""Generate clients from the OpenAPI document and run a scenario with each (`make clients`)."""
 
 import os
 import shutil
@@ -31,9 +31,14 @@ async def test_a_client_in_python_is_generated_and_works(
 ) -> None:
     generated = tmp_path / "generated"
     generate = [PYTHON / "openapi-python-client", "generate", "--path", document, "--meta", "none"]
-    done(*generate, "--output-path", generated / "depot_client")
+    run(*generate, "--output-path", generated / "depot_client")
     with depot_serve(database_url, tmp_path / "home") as server:
-        done(PYTHON / "python", API / "story.py", PYTHONPATH=str(generated), **told(server, key, tmp_path))
+        run(
+            PYTHON / "python",
+            API / "story.py",
+            PYTHONPATH=str(generated),
+            **client_environment(server, key, tmp_path),
+        )
 
 
 @pytest.mark.skipif(not NODE.exists(), reason="`make clients` installs the generator")
@@ -45,20 +50,20 @@ async def test_a_client_in_typescript_is_generated_compiled_strictly_and_works(
     (tmp_path / "node_modules").symlink_to(NODE)
     tools = NODE / ".bin"
     generate = [tools / "openapi-typescript", document, "--default-non-nullable=false"]
-    done(*generate, "-o", tmp_path / "schema.d.ts")
-    done(tools / "tsc", "-p", tmp_path)
+    run(*generate, "-o", tmp_path / "schema.d.ts")
+    run(tools / "tsc", "-p", tmp_path)
     with depot_serve(database_url, tmp_path / "home") as server:
-        done("node", tmp_path / "story.js", **told(server, key, tmp_path))
+        run("node", tmp_path / "story.js", **client_environment(server, key, tmp_path))
 
 
-def told(server: DepotProcess, key: str, folder: Path) -> dict[str, str]:
+def client_environment(server: DepotProcess, key: str, folder: Path) -> dict[str, str]:
     cat = folder / "cat.png"
     Image.new("RGB", (64, 48)).save(cat)
     return {"DEPOT_URL": server.url, "DEPOT_KEY": key, "DEPOT_PICTURE": str(cat)}
 
 
-def done(*command: str | Path, **environment: str) -> None:
-    ended = subprocess.run(
+def run(*command: str | Path, **environment: str) -> None:
+    result = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert result.returncode == 0, result.stdout + result.stderr

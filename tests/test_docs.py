@@ -41,7 +41,7 @@ def operations(described: Json) -> Iterator[tuple[str, Json]]:
 
 
 def nodes(node: Any) -> Iterator[Json]:
-    """Every object of the document."""
+    """Yield every object of the document."""
     if isinstance(node, dict):
         yield node
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else []:
@@ -58,7 +58,7 @@ def resolve(described: Json, node: Json) -> Json:
 
 
 def variants(described: Json, node: Json) -> Iterator[Json]:
-    """A schema, or what it may be by `anyOf`."""
+    """Yield a schema, or its alternatives by `anyOf` or `oneOf`."""
     node = resolve(described, node)
     for option in node.get("anyOf") or node.get("oneOf") or [node]:
         yield resolve(described, option)
@@ -86,7 +86,7 @@ def test_every_operation_has_a_name_a_tag_and_a_summary(described: Json) -> None
         assert set(operation["tags"]) <= known, name
 
 
-def test_every_refusal_is_described_by_the_error_contract(described: Json) -> None:
+def test_every_error_reply_is_described_by_the_error_contract(described: Json) -> None:
     for name, operation in operations(described):
         refusals = {status: reply for status, reply in operation["responses"].items() if status[0] in "45"}
         assert "500" in refusals, name
@@ -101,7 +101,7 @@ def test_every_refusal_is_described_by_the_error_contract(described: Json) -> No
             assert reply["headers"]["X-Error-Code"]["schema"]["enum"], (name, status)
 
 
-def test_what_needs_a_key_says_so_with_its_scope(described: Json) -> None:
+def test_an_operation_states_the_scope_it_requires(described: Json) -> None:
     for name, operation in operations(described):
         if name.startswith("GET /health"):
             assert not operation.get("security")
@@ -113,7 +113,7 @@ def test_what_needs_a_key_says_so_with_its_scope(described: Json) -> None:
     assert described["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
 
 
-def test_request_bodies_take_no_unknown_field(described: Json) -> None:
+def test_request_bodies_reject_unknown_fields(described: Json) -> None:
     bodies = [
         operation["requestBody"] for _, operation in operations(described) if "requestBody" in operation
     ]
@@ -181,7 +181,7 @@ def test_every_reference_resolves(described: Json) -> None:
         assert resolve(described, node)
 
 
-def test_no_pattern_is_pythons_own_dialect(described: Json) -> None:
+def test_no_pattern_is_in_the_dialect_of_python(described: Json) -> None:
     patterns = [node["pattern"] for node in nodes(described) if isinstance(node.get("pattern"), str)]
     assert patterns
     assert not [pattern for pattern in patterns if r"\Z" in pattern or "(?P" in pattern]
@@ -294,7 +294,7 @@ def test_no_description_repeats_its_summary(described: Json) -> None:
 
 
 def test_every_bound_of_a_request_is_published(described: Json) -> None:
-    """And no other: what a reply holds is not bounded where nothing bounds it."""
+    """And no other bound is published: nothing limits most texts of a reply."""
     for name, operation in operations(described):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for node in [found for s in variants(described, content["schema"]) for found in nodes(s)]:
@@ -343,7 +343,7 @@ async def test_the_page_and_all_it_loads_come_from_here(client: Client) -> None:
     assert "//" not in page.text.replace("<!doctype html>", "")
 
 
-def test_fields_say_what_they_mean_and_replies_hold_all_of_theirs(described: Json) -> None:
+def test_fields_have_descriptions_and_replies_require_all_of_theirs(described: Json) -> None:
     schemas = described["components"]["schemas"]
     assert "`webhook-id`" in schemas["Delivery"]["properties"]["event_id"]["description"]
     assert schemas["ActionCompleted"]["required"] == ["id", "status"]

@@ -1,4 +1,4 @@
-"""What clients go by: the codes, and the status of each."""
+"""Error codes, their status, and how an error is rendered."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -45,22 +45,22 @@ def test_every_code_has_its_status() -> None:
     assert codes == {status: set(known.split()) for status, known in CONTRACT.items()}
 
 
-def test_what_is_to_be_tried_again_says_when() -> None:
+def test_temporary_errors_have_retry_after() -> None:
     for fault in faults(errors.Unavailable):
         assert fault.headers == {"Retry-After": "1"}
 
 
-def test_a_key_is_asked_for_as_rfc_9110_wants_it() -> None:
+def test_a_401_has_www_authenticate() -> None:
     assert errors.Unauthenticated().headers == {"WWW-Authenticate": "Bearer"}
 
 
-def test_headers_of_an_occasion_come_beside_those_of_its_kind() -> None:
+def test_headers_of_an_error_are_added_to_those_of_its_class() -> None:
     fault = errors.Unauthenticated(headers={"X-Mine": "1"})
     assert fault.headers == {"WWW-Authenticate": "Bearer", "X-Mine": "1"}
     assert errors.Unauthenticated.headers == {"WWW-Authenticate": "Bearer"}
 
 
-def test_a_stale_version_is_told_the_current_one() -> None:
+def test_a_412_has_the_current_etag() -> None:
     assert errors.PreconditionFailed(3).headers == {"ETag": '"3"'}
     assert errors.PreconditionFailed(None).headers == {}
 
@@ -73,7 +73,7 @@ def test_the_contract_has_details_only_where_there_are_any() -> None:
     assert (invalid["message"], invalid["details"]) == ("Request payload validation failed", wrong)
 
 
-def test_it_is_rendered_in_the_form_that_is_preferred() -> None:
+def test_an_error_is_rendered_in_the_preferred_format() -> None:
     plain = render(errors.NoFields(), path="/a", request_id="r", accept="application/json")
     assert (plain.status, plain.headers) == (
         400,

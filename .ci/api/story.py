@@ -1,4 +1,4 @@
-"""A short story told by the client that openapi-python-client generates."""
+"""A scenario with the client that openapi-python-client generates."""
 
 import os
 from io import BytesIO
@@ -69,4 +69,4 @@ assert isinstance(document, Document) and document.filename == "cat.png", docume
 
 report = get_financial_report.sync(client=client)
 assert isinstance(report, Financial) and report.report.top_items, report
-print("told")
+print("done")

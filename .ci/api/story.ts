@@ -55,4 +55,4 @@ assert.equal(stored.data?.filename, "cat.png");
 
 const report = await client.GET("/reports/financial");
 assert(typeof report.data === "object" && report.data.report.top_items.length > 0); // or it would be CSV
-console.log("told");
+console.log("done");

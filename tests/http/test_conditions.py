@@ -1,4 +1,4 @@
-"""Entity tags: change only what you have seen, fetch only what you have not."""
+"""Entity tags: conditional changes and conditional reads."""
 
 from time import monotonic
 
@@ -75,18 +75,18 @@ async def test_a_stock_change_may_be_conditional(client: Client) -> None:
 
 
 @pytest.mark.parametrize("tag", ['"2"', 'W/"2"', "*", '"1", "2"'])
-async def test_what_the_client_has_is_not_sent_again(client: Client, path: str, tag: str) -> None:
+async def test_a_current_version_is_not_sent_again(client: Client, path: str, tag: str) -> None:
     reply = await client.get(path, headers={"If-None-Match": tag})
     assert (reply.status_code, reply.content, reply.headers["ETag"]) == (304, b"", '"2"')
 
 
 @pytest.mark.parametrize("tag", ['"1"', 'W/"1"', "2", "garbage", ""])
-async def test_what_the_client_does_not_have_is_sent(client: Client, path: str, tag: str) -> None:
+async def test_another_version_is_sent(client: Client, path: str, tag: str) -> None:
     reply = await client.get(path, headers={"If-None-Match": tag})
     assert (reply.status_code, reply.json()["version"]) == (200, 2)
 
 
-async def test_a_list_may_come_in_several_lines(client: Client, path: str) -> None:
+async def test_a_header_list_may_span_several_lines(client: Client, path: str) -> None:
     for tags in (('"1"', '"2"'), ('"2"', '"1"')):
         known = await client.get(path, headers=[("If-None-Match", tag) for tag in tags])
         assert known.status_code == 304

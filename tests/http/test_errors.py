@@ -35,14 +35,14 @@ async def test_an_unknown_path_is_not_found(client: Client, path: str) -> None:
 @pytest.mark.parametrize(
     "path", [f"/items/{NOWHERE}", f"/items/{NOWHERE}/movements", f"/orders/{NOWHERE}", "/resources/x"]
 )
-async def test_what_is_missing_is_not_found(client: Client, path: str) -> None:
+async def test_a_missing_resource_is_not_found(client: Client, path: str) -> None:
     assert_refused(await client.get(path), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 @pytest.mark.parametrize("path", [f"/items/{NOWHERE}", "/resources/x"])
 @pytest.mark.parametrize("precondition", [{}, {"If-Match": '"1"'}, {"If-Match": "*"}])
-async def test_what_is_missing_cannot_be_changed(
+async def test_a_missing_resource_cannot_be_changed(
     client: Client, method: str, path: str, precondition: dict[str, str]
 ) -> None:
     body = {"json": {"name": "x"} if "items" in path else {"status": "x"}} if method == "PATCH" else {}
@@ -62,9 +62,7 @@ async def test_what_is_missing_cannot_be_changed(
         ("BREW", "/orders", "GET, HEAD, OPTIONS, POST"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(
-    client: Client, method: str, path: str, allow: str
-) -> None:
+async def test_a_405_lists_the_allowed_methods(client: Client, method: str, path: str, allow: str) -> None:
     reply = await client.request(method, path)
     assert (reply.status_code, reply.headers["Allow"]) == (405, allow)
     if method != "HEAD":
@@ -77,7 +75,7 @@ async def crash() -> None:
 
 
 @pytest.mark.parametrize("accept", ["*/*", PROBLEM])
-async def test_a_crash_tells_nothing_of_its_cause(
+async def test_a_crash_does_not_reveal_its_cause(
     settings: Settings, accept: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = create_app(settings)
@@ -91,7 +89,7 @@ async def test_a_crash_tells_nothing_of_its_cause(
         assert_refused(reply, 500, "INTERNAL_ERROR")
 
 
-async def test_a_problem_is_told_as_rfc_9457_to_who_prefers_it(client: Client) -> None:
+async def test_a_client_that_prefers_rfc_9457_gets_problem_details(client: Client) -> None:
     reply = await client.post("/items", json={}, headers={"Accept": PROBLEM})
     assert (reply.status_code, reply.headers["Content-Type"]) == (422, PROBLEM)
     details = reply.json().pop("details")
@@ -109,7 +107,7 @@ async def test_a_problem_is_told_as_rfc_9457_to_who_prefers_it(client: Client) -
 
 
 @pytest.mark.parametrize("path", ["/nope", "/items/x", "/orders?cursor=x"])
-async def test_every_layer_knows_problems(client: Client, path: str) -> None:
+async def test_every_layer_can_send_problem_details(client: Client, path: str) -> None:
     reply = await client.get(path, headers={"Accept": PROBLEM})
     assert reply.headers["Content-Type"] == PROBLEM
     assert reply.json()["code"] == reply.headers["X-Error-Code"]
@@ -128,7 +126,7 @@ async def test_every_layer_knows_problems(client: Client, path: str) -> None:
         "a/b," * 10_000 + PROBLEM,
     ],
 )
-async def test_who_does_not_prefer_problems_gets_the_contract(client: Client, accept: str) -> None:
+async def test_other_clients_get_the_error_contract(client: Client, accept: str) -> None:
     assert_refused(await client.get("/nope", headers={"Accept": accept}), 404, "NOT_FOUND")
 
 
@@ -139,7 +137,7 @@ async def test_accept_may_come_in_several_lines(client: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/health/live", "/nope", "/items?limit=0"])
 @pytest.mark.parametrize("identity", ["a", "A-z_0.9", "x" * 128])
-async def test_the_clients_own_request_id_is_kept(client: Client, path: str, identity: str) -> None:
+async def test_a_valid_request_id_of_the_client_is_used(client: Client, path: str, identity: str) -> None:
     reply = await client.get(path, headers={"X-Request-ID": identity})
     assert reply.headers.get_list("X-Request-ID") == [identity]
 

@@ -1,4 +1,4 @@
-"""A story over a real socket that asks every documented operation once, and succeeds each time."""
+"""Call every documented operation over a real socket, in a scenario where each succeeds."""
 
 from collections.abc import Awaitable, Callable
 from io import BytesIO
@@ -19,7 +19,7 @@ NUT = {"sku": "NUT-M8", "name": "Nut", "price": "0.10"}
 ORDER = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 2}]}
 
 
-async def test_every_documented_operation_answers_over_a_real_socket(
+async def test_every_documented_operation_works_over_a_real_socket(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
     with depot_serve(
@@ -40,7 +40,7 @@ async def test_every_documented_operation_answers_over_a_real_socket(
 
 
 async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
-    """Method and path template of what was asked."""
+    """Run the scenario; return the method and path template of each call."""
     asked: set[tuple[str, str]] = set()
 
     async def ask(method: str, path: str, status: int, body: object = None, **names: str) -> Any:
@@ -100,6 +100,7 @@ async def story_of_jobs(ask: Ask) -> None:
     sleep = {"kind": "system.sleep", "payload": {"seconds": 60}}
     job = {"job_id": (await ask("POST", "/process", 202, sleep))["id"]}
     assert (await ask("DELETE", "/jobs/{job_id}", 200, **job))["status"] == "cancelled"
+    assert (await ask("POST", "/jobs/{job_id}/cancel", 200, **job))["status"] == "cancelled"
     no_items = {"kind": "catalog.import", "payload": {"csv": "colour\nred\n"}}
     job = {"job_id": (await ask("POST", "/process", 202, no_items))["id"]}
     assert '"status":"failed"' in await ask("GET", "/jobs/{job_id}/events", 200, **job)

@@ -1,6 +1,6 @@
-"""The service and its OpenAPI document judge each other: schemathesis asks all it can think of.
+"""Test the service against its OpenAPI document with schemathesis.
 
-Bounded and the same each time, as a part of the suite; `make fuzz` goes on for as long as it is told.
+In the suite the run is bounded and deterministic; `make fuzz` runs for `SECONDS`.
 """
 
 import json
@@ -23,7 +23,7 @@ LONG = ["--max-time", str(SECONDS), "--max-examples", "200", "--phases"]
 
 
 @pytest.mark.parametrize("phases", ["examples,coverage,fuzzing,stateful"] if SECONDS else PHASES)
-async def test_every_reply_is_what_the_document_says(
+async def test_every_reply_agrees_with_the_document(
     database_url: str, key: str, tmp_path: Path, phases: str
 ) -> None:
     settings = {"DEPOT_WEBHOOK_ALLOW_PRIVATE": "0", "DEPOT_WEBHOOKS_MAX": "1000000"}
@@ -31,21 +31,21 @@ async def test_every_reply_is_what_the_document_says(
         depot_serve(database_url, tmp_path / "home", **settings) as server,
         depot_worker(database_url, tmp_path / "home", **settings) as worker,
     ):
-        said = await fuzzed(server.url, key, phases, tmp_path / "report.json")
+        output = await run_schemathesis(server.url, key, phases, tmp_path / "report.json")
         crashes = [*server.events("unhandled_error"), *worker.events("unhandled_error")]
     report = json.loads((tmp_path / "report.json").read_text())
-    print(said)  # `make fuzz` shows it
-    assert not report["failures"] and not report["errors"], said
+    print(output)  # `make fuzz` shows it
+    assert not report["failures"] and not report["errors"], output
     assert report["operations"]["total"] > 40
-    if "coverage" in phases:  # the others have nothing to ask where there is no example and no link
+    if "coverage" in phases:  # the other phases skip operations without an example or a link
         assert report["operations"]["tested"] == report["operations"]["total"]
     assert crashes == []
 
 
-async def fuzzed(url: str, key: str, phases: str, report: Path) -> str:
-    """What schemathesis has to say in the end."""
+async def run_schemathesis(url: str, key: str, phases: str, report: Path) -> str:
+    """Run schemathesis and return its output."""
     path = os.pathsep.join(str(HERE.parent / folder) for folder in ("..", "", "http", "documents"))
-    asked = await anyio.run_process(
+    result = await anyio.run_process(
         [
             *(
                 str(SCHEMATHESIS),
@@ -63,4 +63,4 @@ async def fuzzed(url: str, key: str, phases: str, report: Path) -> str:
         stderr=subprocess.STDOUT,
         check=False,
     )
-    return asked.stdout.decode()
+    return result.stdout.decode()

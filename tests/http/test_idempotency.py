@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: whatever a client repeats happens once, and is answered byte for byte."""
+"""A request repeated under one `Idempotency-Key` takes effect once and gets the first reply byte for byte."""
 
 import asyncio
 from typing import Any
@@ -65,7 +65,7 @@ async def test_another_body_under_the_key_is_a_mismatch(client: Client, bolt: ob
     assert_refused(await client.post(path, json=other, headers=once()), 422, "IDEMPOTENCY_MISMATCH")
 
 
-async def test_a_refusal_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
+async def test_a_rejection_is_not_stored(client: Client, bolt: dict[str, Any]) -> None:
     many = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 6}]}
     assert_refused(await client.post("/orders", json=many, headers=once()), 409, "INSUFFICIENT_STOCK")
     await client.post(f"/items/{bolt['id']}/stock", json={"delta": 1})
@@ -74,7 +74,7 @@ async def test_a_refusal_is_not_kept(client: Client, bolt: dict[str, Any]) -> No
     assert "Idempotent-Replayed" not in placed.headers
 
 
-async def test_a_refused_creation_is_not_kept(client: Client, bolt: dict[str, Any]) -> None:
+async def test_a_rejected_creation_is_not_stored(client: Client, bolt: dict[str, Any]) -> None:
     assert_refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
     await client.delete(f"/items/{bolt['id']}")
     assert (await client.post("/items", json=BOLT, headers=once())).status_code == 201
@@ -88,7 +88,7 @@ async def test_a_key_belongs_to_its_caller_and_path(client: Client, make_key: An
     assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 201
 
 
-async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database) -> None:
+async def test_a_key_expires_after_a_day(client: Client, database: Database) -> None:
     first = await client.post("/items", json=BOLT, headers=once())
     await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
     assert_refused(await client.post("/items", json=BOLT, headers=once()), 409, "DUPLICATE_SKU")
@@ -99,7 +99,7 @@ async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database
 
 
 @pytest.mark.parametrize("sent", ["", "x" * 256, "tab\there", "caf\u00e9".encode("latin-1")])
-async def test_a_key_has_to_be_printable_ascii(client: Client, sent: str | bytes) -> None:
+async def test_a_key_must_be_printable_ascii(client: Client, sent: str | bytes) -> None:
     value = sent if isinstance(sent, bytes) else sent.encode()
     reply = await client.post("/items", json=BOLT, headers={b"Idempotency-Key": value})  # type: ignore[dict-item]
     assert_refused(reply, 422, "VALIDATION_FAILED")
@@ -108,13 +108,13 @@ async def test_a_key_has_to_be_printable_ascii(client: Client, sent: str | bytes
 
 
 @pytest.mark.parametrize("sent", ["k", "x" * 255, "with space ~!"])
-async def test_any_printable_key_will_do(client: Client, sent: str) -> None:
+async def test_any_printable_key_is_valid(client: Client, sent: str) -> None:
     first = await client.post("/items", json=BOLT, headers=once(sent))
     assert_replayed(await client.post("/items", json=BOLT, headers=once(sent)), first)
 
 
 @pytest.mark.parametrize(("path", "body"), [("/items", {**BOLT, "sku": "NUT"}), ("/orders", ORDER)])
-async def test_twenty_repeats_at_two_replicas_at_once_happen_once(
+async def test_twenty_concurrent_repeats_at_two_replicas_take_effect_once(
     settings: Settings, client: Client, key: str, bolt: object, path: str, body: dict[str, Any]
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
@@ -128,7 +128,7 @@ async def test_twenty_repeats_at_two_replicas_at_once_happen_once(
     assert len((await client.get("/orders")).json()["data"]) == (path == "/orders")
 
 
-async def test_the_key_is_gone_if_its_effect_is(client: Client, bolt: object, database: Database) -> None:
+async def test_a_key_is_rolled_back_with_its_effect(client: Client, bolt: object, database: Database) -> None:
     await database.fetch("alter table orders add constraint no_c1 check (customer_id <> 'c-1')")
     assert (await client.post("/orders", json=ORDER, headers=once())).status_code == 500
     assert await database.fetchval("select count(*) from idempotency_keys") == 0
@@ -137,7 +137,7 @@ async def test_the_key_is_gone_if_its_effect_is(client: Client, bolt: object, da
 
 
 @pytest.mark.parametrize("constraint", ["a_first", "z_last"])
-async def test_what_is_unique_besides_the_key_is_no_repetition(
+async def test_another_unique_violation_is_not_a_replay(
     client: Client, bolt: dict[str, Any], database: Database, constraint: str
 ) -> None:
     await database.fetch(f"alter table movements add constraint {constraint} unique (reason)")
@@ -163,7 +163,7 @@ async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_rep
 STOCK = {"delta": -2, "reason": "damaged"}
 
 
-async def test_repeated_pieces_come_or_go_once(client: Client, bolt: dict[str, Any]) -> None:
+async def test_a_repeated_stock_change_takes_effect_once(client: Client, bolt: dict[str, Any]) -> None:
     path = f"/items/{bolt['id']}"
     first = await client.post(f"{path}/stock", json=STOCK, headers=once())
     again = await client.post(f"{path}/stock", json=STOCK, headers=once())
@@ -179,7 +179,7 @@ async def test_repeated_pieces_come_or_go_once(client: Client, bolt: dict[str, A
     )
 
 
-async def test_refused_pieces_are_not_kept_and_a_key_ends_after_a_day(
+async def test_a_rejected_stock_change_is_not_stored_and_a_key_expires_after_a_day(
     client: Client, bolt: dict[str, Any], database: Database
 ) -> None:
     path, many = f"/items/{bolt['id']}/stock", {"delta": -6}

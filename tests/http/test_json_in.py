@@ -35,13 +35,13 @@ async def test_malformed_json_is_refused(client: Client, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("headers", [JSON, {}], ids=["declared", "undeclared"])
-async def test_an_empty_body_is_said_to_be_empty(client: Client, headers: dict[str, str]) -> None:
+async def test_an_empty_body_is_reported_as_empty(client: Client, headers: dict[str, str]) -> None:
     error = assert_refused(await client.post("/items", headers=headers), 400, "MALFORMED_JSON")
     assert error["message"] == "The request body is empty"
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"text"', b"1", b"true"])
-async def test_json_that_is_no_object_is_a_wrong_body(client: Client, body: bytes) -> None:
+async def test_json_other_than_an_object_is_invalid(client: Client, body: bytes) -> None:
     assert wrong_fields(await client.post("/items", content=body, headers=JSON)) == {""}
 
 
@@ -96,7 +96,7 @@ async def test_a_number_no_double_could_hold_is_refused(client: Client, path: st
     assert {f"/{field.decode()}/a/1", "/nonsense"} <= wrong_fields(reply)
 
 
-async def test_the_largest_numbers_and_the_deepest_nesting_that_are_taken_can_be_read(client: Client) -> None:
+async def test_the_largest_accepted_numbers_and_the_deepest_nesting_can_be_read(client: Client) -> None:
     attributes = b'{"a": 1e308, "b": 1e-308, "c": %s, "d": %s}' % (b"9" * 308, b"[" * 126 + b"]" * 126)
     created = await client.post("/items", content=BOLT % (b', "attributes": ' + attributes), headers=JSON)
     assert created.status_code == 201, created.text
@@ -145,7 +145,7 @@ async def test_nul_is_refused_wherever_it_hides(client: Client, fields: bytes, p
     assert wrong_fields(reply) == {pointer, "/quantity"}
 
 
-async def test_an_escaped_backslash_before_u0000_is_no_nul(client: Client) -> None:
+async def test_an_escaped_backslash_before_u0000_is_not_nul(client: Client) -> None:
     reply = await client.post("/items", content=BOLT % b', "description": "\\\\u0000"', headers=JSON)
     assert reply.json()["description"] == "\\u0000"
 
@@ -174,7 +174,7 @@ async def test_a_byte_order_mark_in_front_is_ignored(client: Client) -> None:
     assert (reply.status_code, reply.json()["sku"]) == (201, "BOLT")
 
 
-async def test_of_a_name_given_twice_the_last_counts(client: Client) -> None:
+async def test_the_last_of_two_equal_names_counts(client: Client) -> None:
     reply = await client.post("/items", content=BOLT % b', "price": "2"', headers=JSON)
     assert (reply.status_code, reply.json()["price"]) == (201, "2.00")
 
@@ -187,7 +187,7 @@ async def test_another_charset_is_named(client: Client) -> None:
     assert error["message"] == "The charset of the request body must be UTF-8"
 
 
-async def test_a_patch_of_an_unknown_type_is_told_the_known_ones(client: Client) -> None:
+async def test_a_415_of_a_patch_lists_the_accepted_types(client: Client) -> None:
     item = (await client.post("/items", content=BOLT % b"", headers=JSON)).headers["Location"]
     headers = {"Content-Type": "application/json-patch+json"}
     reply = await client.patch(item, content=b"[]", headers=headers)
@@ -216,7 +216,7 @@ async def test_json_may_say_that_it_is_utf_8(client: Client, media_type: str) ->
     assert reply.status_code == 201
 
 
-async def test_a_body_is_taken_up_to_its_limit_and_not_a_byte_further(client: Client) -> None:
+async def test_a_body_is_accepted_up_to_its_limit_and_not_a_byte_more(client: Client) -> None:
     whole = BOLT % b""
     padded = whole + b" " * (Settings().body_bytes_max - len(whole))
     assert (await client.post("/items", content=padded, headers=JSON)).status_code == 201

@@ -1,4 +1,4 @@
-"""HEAD works where GET does; OPTIONS tells what works."""
+"""HEAD works where GET does; OPTIONS lists the methods of a path."""
 
 import pytest
 from litestar.routes import HTTPRoute
@@ -28,7 +28,7 @@ async def test_head_has_the_headers_of_get_and_no_body(client: Client, path: str
         assert head.headers[name] == got.headers[name]
 
 
-async def test_a_conditional_head_answers_as_the_get_would(client: Client) -> None:
+async def test_a_conditional_head_replies_like_get(client: Client) -> None:
     item = (await client.post("/items", json={"sku": "BOLT", "name": "Bolt", "price": "1"})).headers[
         "Location"
     ]
@@ -36,7 +36,7 @@ async def test_a_conditional_head_answers_as_the_get_would(client: Client) -> No
     assert (reply.status_code, reply.headers["ETag"], reply.content) == (304, '"1"', b"")
 
 
-async def test_options_tells_the_methods_of_every_path_without_a_key(
+async def test_options_lists_the_methods_of_every_path_without_a_key(
     client: Client, settings: Settings
 ) -> None:
     del client.headers["Authorization"]

@@ -35,7 +35,7 @@ async def test_every_row_is_on_exactly_one_page(client: Client, skus: list[str],
     assert 0 < len(listed[-1]) <= limit
 
 
-async def test_resources_are_walked_by_their_ids(client: Client, skus: list[str]) -> None:
+async def test_resources_are_listed_by_their_ids(client: Client, skus: list[str]) -> None:
     assert [row["id"] for row in await all_rows(client, "/resources", limit=2)] == sorted(skus)
 
 
@@ -43,7 +43,7 @@ async def test_an_empty_list_is_one_empty_page(client: Client) -> None:
     assert (await client.get("/items")).json() == {"data": [], "next_cursor": None}
 
 
-async def test_fifty_are_returned_unless_asked_otherwise(client: Client) -> None:
+async def test_the_default_limit_is_fifty(client: Client) -> None:
     for number in range(51):
         await client.put(f"/resources/r{number:02}", json={"status": "on"})
     page = (await client.get("/resources")).json()
@@ -79,7 +79,7 @@ async def test_a_cursor_changed_in_any_character_is_refused(
 
 
 @pytest.mark.parametrize("cursor", ["\0", "é", "%", "null", "W10", "A" * 10_000])
-async def test_garbage_is_no_cursor(client: Client, cursor: str) -> None:
+async def test_garbage_is_rejected_as_a_cursor(client: Client, cursor: str) -> None:
     assert_refused(await client.get("/items", params={"cursor": cursor}), 400, "INVALID_CURSOR")
 
 
@@ -101,7 +101,7 @@ async def test_the_limit_may_change_from_page_to_page(client: Client, skus: list
     assert [item["sku"] for item in rest["data"]] == skus[2:]
 
 
-async def test_a_forged_position_is_no_server_error(client: Client) -> None:
+async def test_a_forged_position_causes_no_server_error(client: Client) -> None:
     item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1"})).json()
     path = f"/items/{item['id']}/movements"
     digest = hashlib.blake2b(repr((path, [])).encode(), digest_size=32).digest()

@@ -1,4 +1,4 @@
-"""Below HTTP's semantics: whatever bytes come in, answers parse, keep their order, and nobody else notices.
+"""Send malformed streams: replies parse and keep their order, and other clients are not affected.
 
 Bounded as a part of the suite; `make fuzz` goes on for as long as it is told. With HAProxy, if there is one,
 between: no request may hide in another one, for whoever shares its connections.
@@ -52,13 +52,11 @@ backend back
 """
 
 
-async def test_whatever_bytes_come_in_the_service_keeps_its_head(
-    database_url: str, key: str, tmp_path: Path
-) -> None:
+async def test_the_service_survives_malformed_streams(database_url: str, key: str, tmp_path: Path) -> None:
     with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
-        await torment("warm", server.url, server.url, key, streams=50)  # caches fill, once
+        await send_streams("warm", server.url, server.url, key, streams=50)  # caches fill, once
         before = psutil.Process(server.process.pid).memory_info().rss
-        kinds = await torment(SEED, server.url, server.url, key, streams=STREAMS)
+        kinds = await send_streams(SEED, server.url, server.url, key, streams=STREAMS)
         grown = psutil.Process(server.process.pid).memory_info().rss - before
         assert len(kinds) == 9
         assert grown < RSS_GROWTH_MAX
@@ -67,15 +65,15 @@ async def test_whatever_bytes_come_in_the_service_keeps_its_head(
 
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed")
-async def test_behind_a_load_balancer_no_request_hides_in_another(
+async def test_no_request_is_smuggled_through_a_load_balancer(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
     with depot_serve(database_url, tmp_path / "home") as server, balancing(server, tmp_path) as url:
-        await torment(f"{SEED}-proxy", url, server.url, key, streams=STREAMS)
+        await send_streams(f"{SEED}-proxy", url, server.url, key, streams=STREAMS)
         assert server.events("unhandled_error") == []
 
 
-async def torment(seed: str, url: str, direct: str, key: str, *, streams: int) -> Counter[str]:
+async def send_streams(seed: str, url: str, direct: str, key: str, *, streams: int) -> Counter[str]:
     """Send streams, some at once, while an honest client goes on. How many of each kind there were."""
     kinds: Counter[str] = Counter()
     until = monotonic() + SECONDS
@@ -97,7 +95,7 @@ async def torment(seed: str, url: str, direct: str, key: str, *, streams: int) -
 
 @asynccontextmanager
 async def honest_client(url: str, key: str) -> AsyncIterator[None]:
-    """Somebody who asks, and gets, what they asked for, all the time."""
+    """Send valid requests all the time, and check their replies."""
 
     async def ask() -> None:
         async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
@@ -116,7 +114,7 @@ async def honest_client(url: str, key: str) -> AsyncIterator[None]:
 
 
 async def answers(url: str, stream: Stream, mangler: Mangler) -> list[HTTPResponse]:
-    """All that comes back until the server ends the connection, or waits for more."""
+    """Return all bytes until the server closes the connection or waits for more."""
     address, patience = urlsplit(url), HUNGRY_SECONDS if stream.kind in HUNGRY else PATIENCE_SECONDS
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     received, reset = b"", False
@@ -146,7 +144,7 @@ def pieces(sent: bytes, mangler: Mangler) -> Iterator[bytes]:
 
 
 def parsed(received: bytes, *, cut: bool) -> Iterator[HTTPResponse]:
-    """By the parser of Python's own client; what is no HTTP raises, unless it was `cut` off."""
+    """Parse replies with the parser of Python's client; raises for other bytes unless they were `cut` off."""
     file = Lasting(received)
     try:
         while file.tell() < len(received):
@@ -170,7 +168,7 @@ class Lasting(BytesIO):
 
 
 def check(stream: Stream, got: list[HTTPResponse], *, own: bool) -> None:
-    """Answers are HTTP, refusals the error contract, in the order of the requests, and none too many."""
+    """Check that replies are HTTP in the order of the requests, none too many, and errors in the contract."""
     context = (stream.kind, stream.sent[:600], [(r.status, r.headers.items()) for r in got])
     assert len(got) <= stream.requests, context
     mine = [response for response in got if own or "x-request-id" in response.headers]

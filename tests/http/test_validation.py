@@ -76,7 +76,7 @@ async def test_every_wrong_query_parameter_is_listed(client: Client) -> None:
     assert wrong_fields(reply, "query") == {"/limit", "/in_stock", "/q", "/sku"}
 
 
-async def test_what_is_wrong_in_the_path_and_the_headers_is_listed_beside_a_wrong_body(
+async def test_invalid_path_and_header_fields_are_listed_with_an_invalid_body(
     client: Client,
 ) -> None:
     bad_key = {"Idempotency-Key": "k" * 256}
@@ -96,7 +96,7 @@ async def test_what_is_wrong_in_the_path_and_the_headers_is_listed_beside_a_wron
         ("/orders?status=null&limit=1.0", {"/status", "/limit"}),
     ],
 )
-async def test_what_only_we_can_parse_is_listed_with_the_rest(
+async def test_dates_and_times_in_the_query_are_listed_with_the_rest(
     client: Client, path: str, fields: set[str]
 ) -> None:
     assert wrong_fields(await client.get(path), "query") == fields
@@ -108,12 +108,12 @@ async def test_a_limit_is_an_integer_from_1_to_200(client: Client, limit: str) -
 
 
 @pytest.mark.parametrize("identity", ["x", "9" * 40, "%00", "%FF", f"{{{NOWHERE}}}"])
-async def test_an_id_that_is_no_uuid_is_a_wrong_path(client: Client, identity: str) -> None:
+async def test_an_id_other_than_a_uuid_is_an_invalid_path(client: Client, identity: str) -> None:
     assert wrong_fields(await client.get(f"/items/{identity}"), "path") == {"/item_id"}
 
 
 @pytest.mark.parametrize("identity", ["x" * 65, "%00", "%FF", "a%0A", "a b"])
-async def test_a_resource_id_outside_its_alphabet_is_a_wrong_path(client: Client, identity: str) -> None:
+async def test_a_resource_id_outside_its_alphabet_is_an_invalid_path(client: Client, identity: str) -> None:
     assert wrong_fields(await client.get(f"/resources/{identity}"), "path") == {"/resource_id"}
 
 

@@ -249,7 +249,7 @@ async def test_repeats_at_once_at_two_replicas_happen_once(settings: Settings, k
         assert len((await one.get("/webhooks")).json()["data"]) == 1
 
 
-async def test_a_key_is_forgotten_after_a_day(client: Client, database: Database) -> None:
+async def test_a_key_expires_after_a_day(client: Client, database: Database) -> None:
     once = {"Idempotency-Key": "k"}
     first = await client.post("/webhooks", json=HOOK, headers=once)
     await database.fetch("update idempotency_keys set created_at = now() - interval '24 hours'")
