@@ -24,6 +24,7 @@ from service.database.database import (
     Database,
 )
 from service.documents.orphans import sweep_orphans
+from service.http.request import decode
 from service.job_kinds import build_registry
 from service.jobs import maintenance
 from service.jobs.driver import ReconnectingDriver
@@ -111,6 +112,7 @@ class Worker:
             open_blob_store(settings),
             kinds,
             attempts_max=settings.job_attempts_max,
+            decode=decode,
             on_job_end=on_job_end,
             metrics=metrics or Metrics(),
             tracer=tracer,

@@ -20,11 +20,10 @@ from service.database.database import Database
 from service.database.errors import DATABASE_DOWN_ERRORS, OUTAGE_ERRORS
 from service.database.orm import root_cause
 from service.errors import Fault, ValidationFailed
-from service.http.request import decode
 from service.jobs import statements
 from service.jobs.context import JobContext, JobFailed, JobSuperseded
 from service.jobs.driver import RETRY_DELAYS_SECONDS
-from service.jobs.kinds import KindRegistry
+from service.jobs.kinds import Kind, KindRegistry
 from service.observability.metrics import Metrics, Outcome
 from service.observability.tracing import NO_TRACER, Tracer
 
@@ -46,11 +45,15 @@ class Runner:
         kinds: KindRegistry,
         *,
         attempts_max: int,
+        decode: Callable[[bytes, Any], Any],
         on_job_end: Callable[[], None] = lambda: None,
         metrics: Metrics,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """`on_job_end` is called after every job, which may have recorded events."""
+        """`on_job_end` is called after every job, which may have recorded events.
+
+        `decode` decodes a payload as a type, or raises `ValidationFailed` with all errors.
+        """
         metrics.register_kinds(kind.name for kind in kinds)
         metrics.track(metrics.running, lambda: len(self))
         self._metrics = metrics
@@ -59,6 +62,7 @@ class Runner:
         self._blobs = blobs
         self._kinds = kinds
         self._attempts_max = attempts_max
+        self._decode = decode
         self._on_job_end = on_job_end
         self._running: set[CancelScope] = set()
         self._interrupted = False
@@ -123,7 +127,7 @@ class Runner:
                     f"The job was started {self._attempts_max} times, and its worker died each time"
                 )
             kind = self._kinds[name]
-            result = await kind.run(context, _decode_payload(payload, kind.payload))
+            result = await kind.run(context, self._decode_payload(payload, kind))
             ended = await _retry_write(lambda: self._end(context, "succeeded", result, None))
             if not ended and not context.succeeded:
                 raise JobSuperseded
@@ -165,6 +169,13 @@ class Runner:
         async with self._database.session() as session:
             return await context.end(session, status, result, error)
 
+    def _decode_payload(self, payload: bytes, kind: Kind) -> Any:
+        try:
+            return self._decode(payload, kind.payload)
+        except ValidationFailed as fault:  # the payload schema has changed since the job was accepted
+            errors = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)
+            raise JobFailed(f"The payload is no longer valid for this job kind: {errors}") from None
+
     async def _requeue(self, context: JobContext) -> float | None:
         if await _retry_write(lambda: self._database.fetchrow(statements.RELEASE, *context.identity)) is None:
             return None
@@ -179,14 +190,6 @@ async def _retry_write(write: Callable[[], Awaitable[T]]) -> T:
             return await write()
         except DATABASE_DOWN_ERRORS:
             await asyncio.sleep(next(delays))
-
-
-def _decode_payload(payload: bytes, kind: Any) -> Any:
-    try:
-        return decode(payload, kind)
-    except ValidationFailed as fault:  # the payload schema has changed since the job was accepted
-        errors = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)
-        raise JobFailed(f"The payload is no longer valid for this job kind: {errors}") from None
 
 
 def _client_message(error: Exception) -> str:
