@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import Fault
+from service.errors import Fault, ValidationFailed
 from service.http.request import decode
 from service.items.csv_rows import read_rows
 from service.items.schemas import ItemCreate, ItemPatch
@@ -74,6 +74,25 @@ def test_a_body_near_the_bound_of_its_objects_is_checked_quickly(unit: str, size
     with suppress(Fault):
         decode(body, ResourcePut)
     assert thread_time() - since < CPU_SECONDS_MAX
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["1e308"] * 40_000, "must be at most 262144 bytes of JSON"),
+        (['{"sku":"A","quantity":1}'] * 5000, "must have at most 100 entries"),
+    ],
+)
+def test_every_wrong_field_is_listed_once_though_one_is_too_large(lines: list[str], problem: str) -> None:
+    body = f'{{"customer_id":5,"more":1,"lines":[{",".join(lines)}]}}'.encode()
+    with pytest.raises(ValidationFailed) as error:
+        decode(body, OrderCreate)
+    assert {detail.field: detail.message for detail in error.value.details or []} == {
+        "/lines": problem,
+        "/customer_id": "must be a string, not a number",
+        "/more": "is not a known field",
+    }
+    assert len(error.value.details or []) == 3
 
 
 @pytest.mark.parametrize("start", [b'{"a":"', b"", b'["'], ids=["a string", "no JSON", "an array"])

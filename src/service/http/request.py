@@ -25,7 +25,8 @@ from service.events.journal import Author
 from service.http.middleware import MERGE_PATCH, PATCH_TYPES, Exchange
 from service.http.validation import (
     DETAILS_MAX,
-    bytes_max_by_field,
+    FieldBounds,
+    field_bounds,
     find_errors,
     find_unstorable,
     pointer_step,
@@ -35,16 +36,15 @@ from service.values import (
     DEPTH_MAX,
     NUMBER_DIGITS_MAX,
     decode_json,
+    encode_json,
     nesting,
     parse_client_number,
-    text_size_problem,
 )
 
 ESCAPED_NUL = b"\\u0000"
 SMALL_BODY_BYTES = 8192
 """A body up to this size is decoded in a few milliseconds, whatever it contains."""
-FIELD_BYTES_MAX = 262_144
-"""Maximum size of a field without a bound of its own, with all its numbers written out."""
+SMALL_FIELD_BYTES = SMALL_BODY_BYTES // 2
 LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % NUMBER_DIGITS_MAX)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """PowerShell 5 and other Windows programs write it in front of UTF-8; RFC 8259 §8.1 allows to ignore it."""
@@ -151,17 +151,21 @@ def decode(body: bytes, type_: Any) -> Any:
 
 
 def _find_oversized(body: bytes, type_: Any) -> list[Detail]:
-    """Return all errors of a body if an object without a schema is too large to decode, else nothing."""
+    """Return all errors of a body if one of its fields is too large to decode, else nothing."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:  # not an object, which the full check reports
         return []
-    bounds, details = bytes_max_by_field(type_), []
-    for name, raw in fields.items():
-        if problem := text_size_problem(bytes(raw), bounds.get(name, FIELD_BYTES_MAX)):
-            details.append(Detail(pointer_step(name), problem))
-            fields[name] = msgspec.Raw(b"{}")
-    return [*details, *_all_errors(msgspec.json.encode(fields), type_)] if details else []
+    bounds, oversized = field_bounds(type_), {}
+    large = {name: text for name, text in fields.items() if memoryview(text).nbytes > SMALL_FIELD_BYTES}
+    for name, text in large.items():
+        if problem := bounds.get(name, FieldBounds()).problem(bytes(text)):
+            oversized[pointer_step(name)] = problem
+    if not oversized:
+        return []
+    rest = {name: text for name, text in fields.items() if pointer_step(name) not in oversized}
+    others = [error for error in _all_errors(encode_json(rest), type_) if error.field not in oversized]
+    return [*(Detail(field, problem) for field, problem in oversized.items()), *others]
 
 
 def _all_errors(body: bytes, type_: Any) -> list[Detail]:

@@ -5,18 +5,21 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
 from itertools import islice
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT
+from msgspec import NODEFAULT, Meta
 from msgspec.structs import FieldInfo, fields
 
 from service.constraints import describe_error, find_extra, find_in_type, find_rule
 from service.errors import Detail
-from service.values import NUMBER_RANGE_MESSAGE, is_storable
+from service.values import NUMBER_RANGE_MESSAGE, is_storable, text_size_problem
 
 DETAILS_MAX = 1000
 """Maximum number of errors, so that a large invalid body does not block the event loop."""
+
+FIELD_BYTES_MAX = 262_144
+"""Maximum size of a field without a bound of its own, with all its numbers written out."""
 
 PATH = re.compile(r"`\$((?:[.]\w+|\[\d+\])*)")
 
@@ -38,13 +41,35 @@ def to_detail(error: msgspec.ValidationError) -> Detail:
     return Detail("".join(f"/{step}" for step in steps), describe_error(error, Any))
 
 
+class FieldBounds(NamedTuple):
+    """What can be checked of a field's JSON text before it is decoded."""
+
+    bytes_max: int = FIELD_BYTES_MAX
+    entries_max: int | None = None
+
+    def problem(self, text: bytes) -> str | None:
+        if problem := text_size_problem(text, self.bytes_max):
+            return problem
+        if self.entries_max is None or not text.startswith(b"["):
+            return None
+        count = len(msgspec.json.decode(text, type=list[msgspec.Raw]))
+        return f"must have at most {self.entries_max} entries" if count > self.entries_max else None
+
+
 @cache
-def bytes_max_by_field(type_: Any) -> dict[str, int]:
-    """Return the bounds of a Struct's objects without a schema: `Meta(extra={"bytes_max": …})`."""
+def field_bounds(type_: Any) -> dict[str, FieldBounds]:
+    """Return the bounds of a Struct's fields: `Meta(max_length=…)`, `Meta(extra={"bytes_max": …})`."""
     if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
         return {}
-    bounds = {field.encode_name: find_extra(field.type, "bytes_max") for field in fields(type_)}
-    return {name: bound for name, bound in bounds.items() if bound is not None}
+    return {field.encode_name: _bounds(field.type) for field in fields(type_)}
+
+
+def _bounds(type_: Any) -> FieldBounds:
+    bytes_max = find_extra(type_, "bytes_max") or FIELD_BYTES_MAX
+    if find_in_type(type_, lambda part: get_origin(part) is list) is None:
+        return FieldBounds(bytes_max)
+    bounded = find_in_type(type_, lambda part: isinstance(part, Meta) and part.max_length is not None)
+    return FieldBounds(bytes_max, bounded and bounded.max_length)
 
 
 def pointer_step(name: str) -> str:
