@@ -2,18 +2,23 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
 import httpx
 import psutil
+import uvloop
 
+from service.server.acceptor import Acceptor
 from tests.support.app_helpers import wait_for_locks
 from tests.support.depot_process import depot_serve
 from tests.support.reply_assertions import assert_refused
 
 Make = Callable[..., Awaitable[str]]
+CONNECTIONS = 200
 
 
 def test_it_serves_until_sigterm_and_exits_with_success(database_url: str, tmp_path: Path) -> None:
@@ -84,3 +89,28 @@ def test_a_reply_and_its_log_line_take_little_more_than_one_system_call(
             assert client.get("/nope").status_code == 404
         assert requests <= counters().write_count - before < 1.5 * requests
         server.wait_for("request", requests)
+
+
+def test_many_waiting_connections_are_accepted_in_a_few_turns_of_the_loop() -> None:
+    async def count_turns() -> int:
+        accepted: list[asyncio.BaseTransport] = []
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.append(transport)
+
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS) as listener, ExitStack() as clients:
+            server = await loop.create_server(Protocol, sock=listener, backlog=CONNECTIONS)
+            acceptor = Acceptor(listener, Protocol)
+            for _ in range(CONNECTIONS):
+                clients.enter_context(socket.create_connection(listener.getsockname()))
+            turns = 0
+            while len(accepted) < CONNECTIONS:
+                turns += 1
+                await asyncio.sleep(0)
+            acceptor.close()
+            server.close()
+        return turns
+
+    assert uvloop.run(count_turns()) < CONNECTIONS / 4

@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from service.app import components_of, create_app
 from service.observability.logs import configure_logs
 from service.observability.metrics import use_shared_directory
+from service.server.acceptor import Acceptor
 from service.server.connections import BACKLOG, ConnectionLimit, fit_connections
 from service.server.http_protocol import HttpProtocol
 from service.settings import Settings, StartupError
@@ -64,9 +65,11 @@ class Server(uvicorn.Server):
         self._probe = components_of(app).probe
         self._drain_seconds = settings.drain_seconds
         self._on_started = on_started
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._acceptors = [Acceptor(listener, self._create_protocol) for listener in sockets or []]
         # Collecting the objects made at startup blocked the loop for 100 ms every few seconds.
         gc.collect()
         gc.freeze()
@@ -75,6 +78,11 @@ class Server(uvicorn.Server):
         if self._on_started is not None:
             self._on_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         forced = self._probe.draining or sig == signal.SIGINT
         self._probe.draining = True
@@ -82,6 +90,10 @@ class Server(uvicorn.Server):
             self.should_exit = True
         else:
             asyncio.get_running_loop().call_later(self._drain_seconds, self._exit)
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _exit(self) -> None:
         self.should_exit = True
