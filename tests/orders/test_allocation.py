@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Fault
-from service.items.catalog import InsufficientStock
+from service.items.faults import InsufficientStock
 from service.orders.allocation import (
     Allocation,
     MixedCurrencies,

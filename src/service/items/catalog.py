@@ -25,6 +25,7 @@ from service.idempotency.replies import (
     reply_arguments,
 )
 from service.items import statements
+from service.items.faults import DuplicateSku, InsufficientStock
 from service.items.schemas import (
     ATTRIBUTES_BYTES_MAX,
     QUANTITY_MAX,
@@ -37,22 +38,6 @@ from service.items.schemas import (
 from service.values import encode_json, format_amount, price_problem, size_problem
 
 Change = TypeVar("Change", ItemPatch, StockChange)
-
-
-class DuplicateSku(Fault):
-    status, code, message = 409, "DUPLICATE_SKU", "Another item already has this SKU"
-
-
-class InsufficientStock(Fault):
-    status, code, message = 409, "INSUFFICIENT_STOCK", "Not enough stock"
-    example_details = (
-        {
-            "item_id": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
-            "sku": "BOLT-M8",
-            "requested": 4,
-            "available": 3,
-        },
-    )
 
 
 class ItemChange(Struct, Generic[Change], frozen=True):

@@ -17,8 +17,9 @@ from service.http.reply import Reply, attachment, if_match_versions, negotiate, 
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items import catalog
-from service.items.catalog import DuplicateSku, InsufficientStock, ItemChange
+from service.items.catalog import ItemChange
 from service.items.csv_rows import to_csv
+from service.items.faults import DuplicateSku, InsufficientStock
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
 from service.values import Version, reply_headers
 

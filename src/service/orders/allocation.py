@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from service.errors import Detail, Fault
-from service.items.catalog import InsufficientStock
+from service.items.faults import InsufficientStock
 from service.orders.schemas import OrderCreate, OrderLineCreate
 from service.values import Currency
 

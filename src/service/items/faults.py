@@ -1,0 +1,19 @@
+"""Errors of items, which pure rules return too."""
+
+from service.errors import Fault
+
+
+class DuplicateSku(Fault):
+    status, code, message = 409, "DUPLICATE_SKU", "Another item already has this SKU"
+
+
+class InsufficientStock(Fault):
+    status, code, message = 409, "INSUFFICIENT_STOCK", "Not enough stock"
+    example_details = (
+        {
+            "item_id": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
+            "sku": "BOLT-M8",
+            "requested": 4,
+            "available": 3,
+        },
+    )
