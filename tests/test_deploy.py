@@ -102,9 +102,9 @@ def test_a_draining_replica_gets_no_traffic_before_it_stops() -> None:
 @pytest.mark.parametrize("file", ["haproxy.cfg", "nginx.conf"])
 def test_the_balancer_closes_idle_connections_before_a_replica_does(file: str) -> None:
     text = (DEPLOY / file).read_text()
-    kept = [seconds(value) for value in re.findall(r"(?:http-keep-alive|keepalive_timeout) (\d+s)", text)]
-    assert kept
-    assert max(kept) < Settings().keepalive_seconds
+    timeouts = [seconds(value) for value in re.findall(r"(?:http-keep-alive|keepalive_timeout) (\d+s)", text)]
+    assert timeouts
+    assert max(timeouts) < Settings().keepalive_seconds
 
 
 def test_haproxy_retries_exactly_the_posts_that_accept_a_key() -> None:

@@ -75,8 +75,8 @@ def build_base() -> None:
     """Build an image of Debian and its Python, unless it exists."""
     if podman("images", "--quiet", BASE):
         return
-    with tempfile.TemporaryDirectory(dir=HOME) as folder:
-        archive = f"{folder}/base.tar"
+    with tempfile.TemporaryDirectory(dir=HOME) as directory:
+        archive = f"{directory}/base.tar"
         excluded = [
             f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale", "info")
         ]

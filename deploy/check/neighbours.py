@@ -17,11 +17,11 @@ LOGS = HOME / "logs"
 class Postgres:
     """A PostgreSQL server that can be stopped and restarted."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, directory: Path) -> None:
         self._hosts = stack.hosts
         self._environment = stack.environment("db")
-        self._folder = folder
-        self._data = f"--pgdata={folder}/data"
+        self._folder = directory
+        self._data = f"--pgdata={directory}/data"
         self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
     def create(self) -> None:
@@ -55,15 +55,15 @@ class Postgres:
 
 @contextmanager
 def postgres(stack: Stack) -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(dir=HOME, prefix="postgres-"))
-    database = Postgres(stack, folder)
+    directory = Path(tempfile.mkdtemp(dir=HOME, prefix="postgres-"))
+    database = Postgres(stack, directory)
     try:
-        folder.chmod(0o755)  # initdb, as another user, reads the password
+        directory.chmod(0o755)  # initdb, as another user, reads the password
         database.create()
         yield database
     finally:
         database.stop()
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _running(
 ) -> Iterator[None]:
     become = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
     with (LOGS / host).open("wb") as log:
-        shutil.chown(log.name, "nobody")  # nginx opens it again
+        shutil.chown(log.name, "nobody")  # nginx opens it itself
         process = subprocess.Popen(
             stack.hosts.inside(host, *become, *command),
             env={**os.environ, **(environment or {})},

@@ -191,17 +191,17 @@ async def test_a_live_server_logs_no_secret_during_errors_and_outages(
     url = with_password(settings)
     with depot_serve(url, tmp_path / "home", DEPOT_SECRET=SECRET) as server:
         async with server.client(key) as client:
-            made = await client.post(
+            created = await client.post(
                 "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
             )
-            assert made.status_code == 201, made.text
-            secrets = [made.json()["secret"], key, SECRET, PASSWORD]
+            assert created.status_code == 201, created.text
+            secrets = [created.json()["secret"], key, SECRET, PASSWORD]
             await database.fetch("alter table webhooks add constraint odd check (version < 1) not valid")
             crashed = await client.post(
                 "/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]}
             )
             assert crashed.status_code == 500
-            rotated = await client.post(f"/webhooks/{made.json()['id']}/secret")
+            rotated = await client.post(f"/webhooks/{created.json()['id']}/secret")
             assert rotated.status_code == 500
             await client.get(f"/items/{key}")
             await client.get("/items", headers={"Authorization": f"Bearer {key[:-1]}"})

@@ -30,8 +30,8 @@ def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple
         database_url, home / "home", "--workers", "2", TMPDIR=str(temporary), **environment
     ) as server:
         server.wait_for("listening", 2)
-        (folder,) = temporary.glob("depot-metrics-*")
-        yield server, folder
+        (directory,) = temporary.glob("depot-metrics-*")
+        yield server, directory
 
 
 def workers(server: DepotProcess) -> list[psutil.Process]:
@@ -48,8 +48,8 @@ def get(server: DepotProcess, path: str, key: str) -> httpx.Response:
 
 
 def item_requests(server: DepotProcess, key: str) -> float:
-    figures = ScrapedMetrics(get(server, "/metrics", key).text)
-    return figures.sum("http_requests_total", route="/items", status="200")
+    metrics = ScrapedMetrics(get(server, "/metrics", key).text)
+    return metrics.sum("http_requests_total", route="/items", status="200")
 
 
 def pool_max(server: DepotProcess, key: str) -> float:
@@ -59,7 +59,7 @@ def pool_max(server: DepotProcess, key: str) -> float:
 async def test_workers_are_summed_and_a_dead_one_loses_no_count(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
-    with serving(database_url, tmp_path, DEPOT_POOL_SIZE="5") as (server, folder):
+    with serving(database_url, tmp_path, DEPOT_POOL_SIZE="5") as (server, directory):
         await asyncio.gather(*(asyncio.to_thread(get, server, "/items", key) for _ in range(REQUESTS)))
         assert {item_requests(server, key) for _ in range(12)} == {REQUESTS}
         assert pool_max(server, key) == 10
@@ -76,18 +76,18 @@ async def test_workers_are_summed_and_a_dead_one_loses_no_count(
             return await asyncio.to_thread(pool_max, server, key) == 10
 
         await eventually(settled)
-        files = {path.name for path in folder.iterdir()}
+        files = {path.name for path in directory.iterdir()}
         assert files == {
             f"{kind}_{slot}.db" for kind in ("counter", "histogram", "gauge_livesum") for slot in (0, 1)
         }
-    assert not folder.exists()
+    assert not directory.exists()
 
 
 def test_gauges_of_a_dead_worker_are_removed_before_it_is_replaced(database_url: str, tmp_path: Path) -> None:
-    with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, folder):
-        assert len(list(folder.glob("gauge_livesum_*.db"))) == 2
+    with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, directory):
+        assert len(list(directory.glob("gauge_livesum_*.db"))) == 2
         workers(server)[0].kill()
-        while len(list(folder.glob("gauge_livesum_*.db"))) == 2:
+        while len(list(directory.glob("gauge_livesum_*.db"))) == 2:
             pass
         httpx.get(f"{server.url}/metrics").raise_for_status()
 
@@ -95,12 +95,12 @@ def test_gauges_of_a_dead_worker_are_removed_before_it_is_replaced(database_url:
 def test_the_metrics_directory_is_removed_when_the_parent_is_killed(
     database_url: str, tmp_path: Path
 ) -> None:
-    with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, folder):
+    with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, directory):
         children = workers(server)
         server.kill()
         psutil.wait_procs(children, timeout=20)
         assert not [child for child in children if child.is_running()]
-    assert not folder.exists()
+    assert not directory.exists()
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def port() -> Iterator[int]:
 async def test_a_worker_serves_its_metrics_on_the_configured_port(
     settings: Settings, database_url: str, tmp_path: Path, key: str, port: int
 ) -> None:
-    given = {"DEPOT_WORKER_METRICS_PORT": str(port), "DEPOT_JOB_ATTEMPTS_MAX": "1"}
-    with depot_worker(database_url, tmp_path / "home", **given) as worker:
+    environment = {"DEPOT_WORKER_METRICS_PORT": str(port), "DEPOT_JOB_ATTEMPTS_MAX": "1"}
+    with depot_worker(database_url, tmp_path / "home", **environment) as worker:
         async with running(
             Settings(database_url=database_url, home=tmp_path, job_test_kinds=True), key
         ) as client:

@@ -37,18 +37,18 @@ def panels() -> list[dict[str, Any]]:
 async def names(settings: Settings) -> set[str]:
     """Return all sample names, including those of metrics without samples."""
     async with AsyncTestClient(create_app(replace(settings, metrics="open"), worker=True)) as client:
-        figures = ScrapedMetrics("")
+        metrics = ScrapedMetrics("")
 
-        async def whole() -> bool:
-            nonlocal figures
-            figures = ScrapedMetrics((await client.get("/metrics")).text)
-            return "depot_webhook_lag_seconds" in figures.families
+        async def complete() -> bool:
+            nonlocal metrics
+            metrics = ScrapedMetrics((await client.get("/metrics")).text)
+            return "depot_webhook_lag_seconds" in metrics.families
 
-        await eventually(whole)  # a database that is slow to answer is left out
+        await eventually(complete)  # metrics of a slow database are left out
     ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     return {
-        f"{family.name}{end}" for family in figures.families.values() for end in ends.get(family.type, ("",))
-    } | {sample.name for sample in figures.samples}
+        f"{family.name}{end}" for family in metrics.families.values() for end in ends.get(family.type, ("",))
+    } | {sample.name for sample in metrics.samples}
 
 
 async def test_expressions_name_metrics_that_exist(names: set[str]) -> None:

@@ -144,8 +144,8 @@ async def test_new_traces_are_sampled_at_the_configured_ratio(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
     async with collecting() as collector:
-        given = {"DEPOT_TRACES_URL": collector.url, "DEPOT_TRACES_RATIO": "0"}
-        with depot_serve(database_url, tmp_path / "home", **given) as server:
+        environment = {"DEPOT_TRACES_URL": collector.url, "DEPOT_TRACES_RATIO": "0"}
+        with depot_serve(database_url, tmp_path / "home", **environment) as server:
             async with server.client(key) as client:
                 await client.get("/items")
                 await client.get("/resources", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
@@ -171,8 +171,8 @@ async def test_jobs_of_a_worker_are_spans(database_url: str, tmp_path: Path, key
 async def test_an_unreachable_collector_delays_neither_requests_nor_shutdown(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
-    given = {"DEPOT_TRACES_URL": "http://127.0.0.1:1/v1/traces", "DEPOT_DRAIN_SECONDS": "0"}
-    with depot_serve(database_url, tmp_path / "home", **given) as server:
+    environment = {"DEPOT_TRACES_URL": "http://127.0.0.1:1/v1/traces", "DEPOT_DRAIN_SECONDS": "0"}
+    with depot_serve(database_url, tmp_path / "home", **environment) as server:
         async with server.client(key) as client:
             for _ in range(20):
                 assert (await client.get("/items")).status_code == 200

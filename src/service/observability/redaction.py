@@ -10,7 +10,7 @@ SECRET = re.compile(
 )
 """An API key (its id may be shown), a webhook secret, or a password in a URL.
 
-The bounds keep its time linear in the length of a text that a client chose.
+The bounds keep its time linear in the length of a client's text.
 """
 PATH_LENGTH_MAX = 2048
 """A longer path is cut in the log."""

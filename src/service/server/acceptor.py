@@ -1,7 +1,7 @@
 """Acceptance of many connections per turn of the event loop.
 
-uvloop accepts one per turn. Under load a turn takes tens of milliseconds, so a thousand new connections kept
-the next one, of a health check for example, waiting for ten seconds and more.
+uvloop accepts one per turn. Under load a turn takes tens of milliseconds, so a thousand new connections
+delayed the next one, of a health check for example, by ten seconds and more.
 """
 
 import asyncio

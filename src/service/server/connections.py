@@ -27,7 +27,7 @@ class ConnectionLimit:
     """Bounds the open connections. When the bound is reached, the connection idle for longest makes room.
 
     A connection is idle while no request of it is complete up to its body. Without this, silent connections
-    could keep health checks out.
+    could block health checks.
     """
 
     def __init__(self, maximum: int) -> None:
