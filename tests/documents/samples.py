@@ -13,6 +13,8 @@ from PIL import Image
 
 FILES = Path(__file__).with_name("files")
 """Each named after the program that made it."""
+PROGRAMS = Path(__file__).with_name("programs")
+"""Small files of about seventy programs and their options, named after them."""
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".pdf": "application/pdf"}
 ARCHIVE_END = b"PK\5\6" + bytes(18)
 """An empty ZIP archive."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 from msgspec.structs import replace
-from samples import JPEG, PDF, PNG, TYPES, Sample, picture, png_of, sample, valid
+from samples import JPEG, PDF, PNG, PROGRAMS, TYPES, Sample, picture, png_of, sample, valid
 from upload_helpers import END, content, in_chunks, kept, part, post, send, stored
 
 from service.database.database import Database
@@ -62,6 +62,12 @@ async def test_what_is_stored_can_be_read_whoever_made_it(client: Client) -> Non
         reply = await content(client, await stored(client, sent))
         assert (reply.status_code, reply.content) == (200, sent.content), sent.name
         assert reply.headers["Content-Type"] == sent.content_type
+
+
+async def test_files_of_many_programs_are_stored(client: Client) -> None:
+    for path in PROGRAMS.iterdir():
+        document = await stored(client, sample(path.name, path.read_bytes()))
+        assert document["filename"] == path.name
 
 
 async def test_metadata_has_a_tag_that_changes_with_it(client: Client, database: Database) -> None:

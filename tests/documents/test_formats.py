@@ -9,13 +9,17 @@ from format_checks import problem
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pypdfium2 import PdfDocument
 from samples import (
     FILES,
     JPEG,
     OF_SIZE,
+    PDF,
     PNG,
+    PROGRAMS,
     TYPES,
     Sample,
+    archive,
     chunk,
     flips,
     header,
@@ -265,5 +269,23 @@ def test_a_file_made_to_keep_a_core_busy_is_given_up(suffix: str, content: bytes
 
 
 def test_the_stored_files_are_small() -> None:
-    assert all(path.stat().st_size < 20_000 for path in Path(FILES).iterdir())
+    assert all(path.stat().st_size < 20_000 for path in [*FILES.iterdir(), *PROGRAMS.iterdir()])
     assert len(png_of(20_000)) == len(jpeg_of(20_000)) == 20_000
+
+
+@pytest.mark.parametrize("path", sorted(PROGRAMS.iterdir()), ids=lambda path: path.name)
+def test_files_of_many_programs_pass_and_open(path: Path) -> None:
+    sent = sample(path.name, path.read_bytes())
+    if path.suffix == PDF:
+        assert len(PdfDocument(sent.content)) > 0
+    else:
+        with Image.open(BytesIO(sent.content)) as image:
+            image.load()
+    assert problem(sent) is None
+
+
+@pytest.mark.parametrize("path", sorted(PROGRAMS.iterdir()), ids=lambda path: path.name)
+def test_files_of_many_programs_do_not_pass_in_half_or_with_another_file(path: Path) -> None:
+    whole = path.read_bytes()
+    for other in (whole[: len(whole) // 3], whole + archive(), whole + b"<html><script>alert(1)</script>"):
+        assert problem(sample(path.name, other))
