@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from service.database import embedded
 from service.database.embedded import postgres
 
 NOBODY = 65534
@@ -43,6 +44,14 @@ def answer(home: Path) -> int:
 def test_a_directory_may_have_any_name(home: Path, name: str) -> None:
     (home / name).mkdir()
     assert answer(home / name) == 42
+
+
+def test_the_programs_may_be_in_a_directory_with_any_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = embedded.copy_programs(embedded._programs(), home / 'a "$HOME"')
+    monkeypatch.setattr(embedded, "_programs", lambda: programs)
+    assert answer(home) == 42
 
 
 def test_what_an_interrupted_start_left_is_made_again(home: Path) -> None:

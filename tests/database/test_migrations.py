@@ -1,6 +1,7 @@
 """The schema: built by migrations, reversible, and what the models say."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -90,6 +91,15 @@ def test_replicas_may_all_migrate_at_once(empty_database: Settings) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, range(3))) == [0, 0, 0]
     assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))
+
+
+def test_migrations_may_be_in_a_directory_with_any_name(
+    empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(migrate.migrations_dir(), tmp_path / 'Ann\'s & 100% "more"')
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: copy)
+    migrate.upgrade(empty)
+    assert migrate.current_revision(empty) == SCHEMA
 
 
 def test_the_wheel_brings_its_migrations(empty_database: Settings, tmp_path: Path) -> None:

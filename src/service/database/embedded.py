@@ -82,7 +82,9 @@ class EmbeddedServer:
         unfinished.mkdir(mode=0o700)
         if self.account is not None:
             shutil.chown(unfinished, self.account, _group(self.account))
-        self.run("initdb", "--auth=trust", "--username=postgres", "--encoding=utf8", PGDATA=str(unfinished))
+        with _shell_safe(_programs()) as programs:
+            options = ("--auth=trust", "--username=postgres", "--encoding=utf8")
+            self._run(programs / "initdb", *options, PGDATA=str(unfinished))
         unfinished.rename(self.data)
 
     def start(self) -> None:
@@ -107,12 +109,15 @@ class EmbeddedServer:
 
     def run(self, program: str, *arguments: str, **environment: str) -> None:
         """Run one of PostgreSQL's programs, as the server's user."""
-        command = [*self._as_account(), str(_programs() / program), *arguments]
+        self._run(_programs() / program, *arguments, **environment)
+
+    def _run(self, program: Path, *arguments: str, **environment: str) -> None:
+        command = [*self._as_account(), str(program), *arguments]
         environment = {**os.environ, **environment}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         if ended.returncode:
             problem = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
-            raise StartupError(f"embedded PostgreSQL: {program} failed: {problem}")
+            raise StartupError(f"embedded PostgreSQL: {program.name} failed: {problem}")
 
     def _spawn(self) -> int:
         """Start the server in a session of its own, which Ctrl-C does not reach."""
@@ -163,7 +168,12 @@ class EmbeddedServer:
             return ()
         command = ["setpriv", f"--reuid={self.account}", f"--regid={_group(self.account)}", "--init-groups"]
         if not (_is_reachable(self.data.parent) and _is_reachable(_programs() / "postgres")):
-            command += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+            # the last one lets access(2), by which PostgreSQL finds its programs, honor the capability
+            command += [
+                "--inh-caps=+dac_override",
+                "--ambient-caps=+dac_override",
+                "--securebits=+no_setuid_fixup",
+            ]
         return command
 
     def _last_log_line(self) -> str:
@@ -179,6 +189,30 @@ def _programs() -> Path:
             "DATABASE_URL is not set, and embedded PostgreSQL is not installed; run: pip install '.[local]'"
         )
     return Path(package.origin).parent / PROGRAMS
+
+
+@contextmanager
+def _shell_safe(programs: Path) -> Iterator[Path]:
+    """Yield the programs, or a copy of them if a shell would change their path.
+
+    initdb passes its path to a shell in double quotes.
+    """
+    if not re.search(r'["$`\\]', str(programs)):
+        yield programs
+        return
+    with tempfile.TemporaryDirectory(prefix="depot-") as directory:
+        Path(directory).chmod(0o755)
+        yield copy_programs(programs, Path(directory))
+
+
+def copy_programs(programs: Path, directory: Path) -> Path:
+    """Copy an installation and its libraries, which the wheel keeps beside the package."""
+    package = programs.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, directory / libraries.name, symlinks=True)
+    copy = directory / package.name / programs.parent.name
+    return shutil.copytree(programs.parent, copy, symlinks=True) / programs.name
 
 
 def _account(data: Path) -> str | None:

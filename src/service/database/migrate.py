@@ -23,7 +23,8 @@ def commands(settings: Settings) -> AlembicCommands:
     config = SQLAlchemyAsyncConfig(
         connection_string="postgresql+asyncpg://",
         alembic_config=AlembicAsyncConfig(
-            script_location=str(migrations_dir()), version_table_name=VERSION_TABLE
+            script_location=str(migrations_dir()).replace("%", "%%"),  # the configuration interpolates
+            version_table_name=VERSION_TABLE,
         ),
     )
     alembic = AlembicCommands(sqlalchemy_config=config)
