@@ -45,7 +45,7 @@ def listening(home: Path, *arguments: str, **environment: str) -> Iterator[Proce
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-async def test_it_prints_what_happens_and_leaves_nothing_behind(
+async def test_events_are_printed_and_the_webhook_is_deleted_at_the_end(
     server: DepotProcess, key: str, tmp_path: Path, end: signal.Signals
 ) -> None:
     async with server.client(key) as client:
@@ -88,7 +88,7 @@ async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
         (["--url", "{url}"], ["api-key", "--key"]),
     ],
 )
-async def test_what_stops_it_is_one_clear_line(
+async def test_an_error_is_one_clear_line(
     server: DepotProcess, key: str, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     ended = await listen(tmp_path, *(argument.format(url=server.url, key=key) for argument in arguments))

@@ -44,7 +44,7 @@ async def test_items_are_created_and_updated(concurrent_client: httpx.AsyncClien
     assert again["result"] == {"created": 0, "updated": 0, "unchanged": 2, "bad": 0, "bad_rows": []}
 
 
-async def test_the_journal_leads_from_the_item_to_the_job_and_who_asked_for_it(
+async def test_the_journal_leads_from_the_item_to_the_job_and_its_author(
     concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
     job = await done(concurrent_client, IMPORT, csv=GOOD)
@@ -54,7 +54,7 @@ async def test_the_journal_leads_from_the_item_to_the_job_and_who_asked_for_it(
     assert (asked[0], asked[1]) == ("job.queued", await database.fetchval("select id from api_keys"))
 
 
-async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_told(
+async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_reported(
     concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
     job = await until(concurrent_client, await process(concurrent_client, IMPORT, csv=BAD), "failed")
@@ -73,7 +73,7 @@ async def test_bad_rows_can_be_skipped(concurrent_client: httpx.AsyncClient, wor
     assert [row["line"] for row in job["result"]["bad_rows"]] == [3, 5]
 
 
-async def test_what_is_no_csv_of_items_fails_with_the_reason(
+async def test_a_file_that_is_no_csv_of_items_fails_with_the_reason(
     concurrent_client: httpx.AsyncClient, worker: Worker
 ) -> None:
     job = await until(
@@ -105,7 +105,7 @@ async def test_a_payload_that_cannot_work_is_refused_at_once(
     assert wrong_fields(reply) == {field}
 
 
-async def test_an_import_that_another_worker_takes_over_is_done_once(
+async def test_an_import_that_another_worker_takes_over_has_one_effect(
     concurrent_client: httpx.AsyncClient, settings: Settings, database: Database, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 5, sku="BOLT")

@@ -60,7 +60,9 @@ async def test_a_job_is_queued(client: Client) -> None:
     assert job["created_at"].endswith("Z")
 
 
-async def test_the_queue_has_what_pgqueuer_would_have_put_there(client: Client, database_url: str) -> None:
+async def test_the_queue_has_the_entry_that_pgqueuer_would_have_put_there(
+    client: Client, database_url: str
+) -> None:
     await process(client, seconds=0)
     async with connected(database_url) as connection:
         await queries(AsyncpgDriver(connection)).enqueue("job", b"x" * 16)
@@ -124,7 +126,7 @@ async def test_every_wrong_field_is_listed(
     assert await database.fetchval("select count(*) from jobs") == 0
 
 
-async def test_what_is_no_json_is_refused(client: Client) -> None:
+async def test_a_body_that_is_no_json_is_rejected(client: Client) -> None:
     assert_refused(await client.post("/process", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
     plain = {"Content-Type": "text/plain"}
     assert_refused(await client.post("/process", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
@@ -206,7 +208,7 @@ async def test_a_list_has_no_results_which_may_be_large(client: Client, database
     assert summary == job
 
 
-async def test_a_queued_job_is_cancelled_and_never_begun(client: Client, database: Database) -> None:
+async def test_a_queued_job_is_cancelled_and_never_starts(client: Client, database: Database) -> None:
     job_id = await process(client, seconds=0)
     reply = await client.delete(f"/jobs/{job_id}", headers={"X-Request-ID": "enough"})
     assert (reply.status_code, reply.json()["status"]) == (200, "cancelled")
@@ -232,7 +234,7 @@ async def test_a_running_job_is_cancelled_at_once_and_stops(
     assert await database.fetchval(ENTRIES) == 0
 
 
-async def test_what_has_ended_cannot_be_cancelled(client: Client, worker: Worker) -> None:
+async def test_a_finished_job_cannot_be_cancelled(client: Client, worker: Worker) -> None:
     job = await done(client, seconds=0)
     assert (
         "succeeded"
@@ -298,7 +300,7 @@ async def test_a_job_is_cancelled_by_post_too(client: Client, database: Database
     assert_refused(await client.post(f"/jobs/{NOBODY}/cancel"), 404, "NOT_FOUND")
 
 
-async def test_what_has_not_failed_is_not_tried_again(
+async def test_a_job_that_has_not_failed_cannot_be_retried(
     client: Client, database: Database, settings: Settings
 ) -> None:
     job_id = await process(client, seconds=0)
@@ -335,7 +337,7 @@ async def test_the_file_a_job_made_is_downloaded(
     assert_refused(await client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
 
 
-async def test_scopes_tell_looking_from_doing(client: Client, make_key: Any) -> None:
+async def test_reading_and_writing_need_different_scopes(client: Client, make_key: Any) -> None:
     job_id = await process(client, seconds=0)
     reader = {"Authorization": f"Bearer {await make_key('jobs:read')}"}
     writer = {"Authorization": f"Bearer {await make_key('jobs:write')}"}

@@ -104,7 +104,7 @@ async def fail(task: JobContext, _: Wish) -> None:
     raise RuntimeError("select * from secrets at /tmp/secret.py said asyncpg")
 
 
-async def test_what_it_returns_is_its_result(workshop: Workshop) -> None:
+async def test_the_return_value_is_the_result(workshop: Workshop) -> None:
     async def make(task: JobContext, wish: Wish) -> Wish:
         return wish
 
@@ -126,7 +126,7 @@ async def test_an_error_is_tried_again_and_in_the_end_the_job_has_failed(worksho
     assert isinstance(failed["exc_info"], RuntimeError)  # with its traceback
 
 
-async def test_what_clients_are_told_of_an_error_gives_nothing_away(workshop: Workshop) -> None:
+async def test_the_error_text_for_clients_reveals_nothing_internal(workshop: Workshop) -> None:
     job = await workshop.outcome(fail, job_attempts_max=1)
     assert job.error == "Unexpected RuntimeError"
     assert not LEAK.search(job.error)
@@ -160,7 +160,7 @@ async def test_a_job_may_say_that_it_has_failed_for_good(workshop: Workshop) -> 
     assert (job.status, job.attempts, job.error, job.result) == ("failed", 1, "Row 3 is bad", {"row": 3})
 
 
-async def test_a_fault_may_be_told_as_it_is(workshop: Workshop) -> None:
+async def test_the_text_of_a_fault_is_shown_to_clients(workshop: Workshop) -> None:
     async def miss(task: JobContext, _: Wish) -> None:
         raise NotFound("There is no such report")
 
@@ -175,7 +175,7 @@ async def test_a_result_that_cannot_be_stored_is_an_error_too(workshop: Workshop
     assert (job.status, job.error) == ("failed", "Unexpected DataError")
 
 
-async def test_a_payload_that_fits_no_more_fails_and_says_where(workshop: Workshop) -> None:
+async def test_a_payload_that_is_no_longer_valid_fails_with_every_error(workshop: Workshop) -> None:
     async with workshop.doing(fail):
         job = await workshop.until(await workshop.wish({"pieces": "many", "colour": "red"}), "failed")
     assert job.attempts == 1
@@ -184,7 +184,7 @@ async def test_a_payload_that_fits_no_more_fails_and_says_where(workshop: Worksh
         assert words in job.error
 
 
-async def test_a_kind_that_is_gone_fails_visibly(workshop: Workshop) -> None:
+async def test_a_job_of_an_unknown_kind_fails_visibly(workshop: Workshop) -> None:
     async with workshop.doing(fail, job_attempts_max=1):
         job = await workshop.until(await workshop.wish(kind="test.gone"), "failed")
     assert job.error == "Unknown job kind"
@@ -220,7 +220,7 @@ async def test_effect_and_end_commit_together(workshop: Workshop) -> None:
     assert await workshop.ends() == ["succeeded"]
 
 
-async def test_what_is_not_ours_any_more_changes_nothing(workshop: Workshop) -> None:
+async def test_a_superseded_run_changes_nothing(workshop: Workshop) -> None:
     taken, ours_over, kept = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work(task: JobContext, _: Wish) -> str:
@@ -267,7 +267,7 @@ async def have(found: list[Any], count: int) -> bool:
     return len(found) >= count
 
 
-async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
+async def test_a_cancelled_run_changes_nothing(workshop: Workshop) -> None:
     superseded = asyncio.Event()
 
     async def work(task: JobContext, _: Wish) -> None:
@@ -285,7 +285,7 @@ async def test_what_was_cancelled_changes_nothing(workshop: Workshop) -> None:
     assert await workshop.ends() == ["cancelled"]
 
 
-async def test_a_job_whose_workers_die_is_not_begun_for_ever(workshop: Workshop) -> None:
+async def test_a_job_whose_workers_die_is_not_restarted_forever(workshop: Workshop) -> None:
     job_id = await workshop.wish()
     await workshop.database.fetch("update jobs set status = 'running', attempts = 2")
     async with workshop.doing(fail, job_attempts_max=2):

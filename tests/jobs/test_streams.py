@@ -113,7 +113,7 @@ async def test_a_stream_is_a_reply_like_any_other(server: DepotProcess, socketed
     assert (logged["status"], logged["route"]) == (200, "/jobs/{job_id}/events")
 
 
-async def test_what_has_ended_is_told_once(socketed: httpx.AsyncClient) -> None:
+async def test_a_finished_job_is_sent_once(socketed: httpx.AsyncClient) -> None:
     job_id = await process(socketed, seconds=0)
     await socketed.delete(f"/jobs/{job_id}")
     reply = await socketed.get(f"/jobs/{job_id}/events")
@@ -163,7 +163,7 @@ async def test_streams_are_limited_per_key_and_in_total_and_a_closed_one_makes_r
         await eventually(nobody_listens)
 
 
-async def test_a_lost_connection_to_the_database_is_made_up_for(
+async def test_changes_arrive_after_the_database_connection_was_lost(
     socketed: httpx.AsyncClient, database_url: str
 ) -> None:
     job_id = await process(socketed, seconds=0)
@@ -230,7 +230,7 @@ async def test_a_stream_does_not_delay_a_shutdown(
     assert server.events("unhandled_error") == []
 
 
-async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
+async def test_a_stream_that_opens_while_the_server_drains_sends_the_job_once(
     server: DepotProcess, socketed: httpx.AsyncClient
 ) -> None:
     job_id = await process(socketed, seconds=0)
@@ -242,7 +242,7 @@ async def test_one_that_begins_while_the_server_drains_tells_how_things_are(
     assert reply.text.count('"status":"queued"') == 1
 
 
-async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_same(
+async def test_a_stream_that_opens_while_the_others_end_sends_the_job_once(
     database: Database, database_url: str, key: str
 ) -> None:
     draining = asyncio.Event()
@@ -265,7 +265,7 @@ async def test_one_that_is_looked_up_while_the_others_are_ended_begins_all_the_s
         assert [job async for job in second] == []
 
 
-async def test_silence_is_filled_with_comments(
+async def test_comments_keep_a_silent_stream_alive(
     database: Database, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)

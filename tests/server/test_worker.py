@@ -127,7 +127,7 @@ async def test_a_cancelled_burn_is_killed(
     assert (await read(client, job_id))["status"] == "cancelled"
 
 
-async def test_at_sigterm_what_runs_gets_to_its_end_and_nothing_is_begun(
+async def test_at_sigterm_running_jobs_finish_and_no_job_starts(
     client: httpx.AsyncClient, begin: Begin
 ) -> None:
     with begin() as worker:
@@ -141,7 +141,7 @@ async def test_at_sigterm_what_runs_gets_to_its_end_and_nothing_is_begun(
     assert (await read(client, late))["attempts"] == 0
 
 
-async def test_what_outlasts_the_shutdown_is_queued_again_at_once(
+async def test_a_job_that_outlasts_the_shutdown_is_requeued_immediately(
     client: httpx.AsyncClient, database: Database, begin: Begin
 ) -> None:
     with begin(DEPOT_SHUTDOWN_TIMEOUT_SECONDS="0.2") as worker:

@@ -31,13 +31,13 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", REFUSED)
-def test_what_is_not_public_is_refused(address: str) -> None:
+def test_an_address_that_is_not_public_is_rejected(address: str) -> None:
     assert not is_public(ip_address(address))
     assert is_certainly_private(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_what_is_public_is_not(address: str) -> None:
+def test_a_public_address_is_accepted(address: str) -> None:
     assert is_public(ip_address(address))
     assert not is_certainly_private(address)
 

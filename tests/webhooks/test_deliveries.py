@@ -58,7 +58,7 @@ async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[d
     return await all_rows(client, path)
 
 
-async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, local: Receiver) -> None:
+async def test_a_change_is_delivered_right_after_its_reply(shop: httpx.AsyncClient, local: Receiver) -> None:
     webhook = await register(shop, local)
     bolt = await item(shop, 3)
     for count in range(1, 4):
@@ -73,7 +73,7 @@ async def test_a_change_is_told_right_after_its_reply(shop: httpx.AsyncClient, l
     assert [delivery["event_id"] for delivery in events] == local.ids[::-1]
 
 
-async def test_what_is_refused_is_not_told(shop: httpx.AsyncClient, local: Receiver) -> None:
+async def test_a_rejected_change_is_not_delivered(shop: httpx.AsyncClient, local: Receiver) -> None:
     await register(shop, local)
     bolt = await item(shop, 3)
     stale = {"If-Match": '"7"'}
@@ -268,7 +268,7 @@ async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
     assert resent["subject"] == owed["id"]
 
 
-async def test_whoever_asks_in_vain_does_not_hold_up_the_dispatcher(
+async def test_a_rejected_resend_does_not_delay_the_dispatcher(
     shop: httpx.AsyncClient, database: Database
 ) -> None:
     webhook = await subscribe(database, "http://127.0.0.1:1/")
@@ -280,7 +280,7 @@ async def test_whoever_asks_in_vain_does_not_hold_up_the_dispatcher(
         assert len(await database.fetch("select from deliveries for update nowait")) == 1
 
 
-async def test_of_many_who_ask_at_once_one_is_heard_and_the_dispatcher_at_once(
+async def test_one_of_many_concurrent_resends_succeeds_and_delays_no_delivery(
     settings: Settings, key: str, shop: httpx.AsyncClient, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
@@ -296,7 +296,7 @@ async def test_of_many_who_ask_at_once_one_is_heard_and_the_dispatcher_at_once(
     assert set(local.ids) == {owed["event_id"]}
 
 
-async def test_a_disabled_webhook_is_neither_tested_nor_told_again(
+async def test_a_disabled_webhook_gets_neither_tests_nor_resent_deliveries(
     shop: httpx.AsyncClient, local: Receiver
 ) -> None:
     webhook = await register(shop, local)
@@ -336,7 +336,7 @@ async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(
     assert list(sent.values()) == [1]
 
 
-async def test_what_a_deleted_webhook_was_owed_is_not_sent(
+async def test_the_pending_deliveries_of_a_deleted_webhook_are_not_sent(
     shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
     webhook = await register(shop, local)

@@ -95,7 +95,7 @@ async def test_a_body_keeps_every_digit(database: Database, settings: Settings) 
     assert b"12345678901234567890.5" in request.body
 
 
-async def test_only_what_was_asked_for_arrives(database: Database, settings: Settings) -> None:
+async def test_only_subscribed_events_arrive(database: Database, settings: Settings) -> None:
     async with receiver() as items, receiver() as orders, delivering(database, settings):
         await subscribe(database, items.url, "item.updated", "item.low_stock")
         await subscribe(database, orders.url, "order.placed")
@@ -143,7 +143,7 @@ async def test_without_a_webhook_waking_does_nothing(database: Database, setting
         assert dispatcher._woken.is_set()
 
 
-async def test_one_waking_empties_a_queue_longer_than_the_lane(
+async def test_one_wake_empties_a_queue_longer_than_the_concurrency_limit(
     database: Database, settings: Settings
 ) -> None:
     never = {"webhook_poll_seconds": NEVER_SECONDS, "webhook_lane_max": 2}
@@ -156,7 +156,7 @@ async def test_one_waking_empties_a_queue_longer_than_the_lane(
     assert sorted(local.ids) == sorted(events)
 
 
-async def test_an_endpoint_that_hangs_does_not_slow_another(database: Database, settings: Settings) -> None:
+async def test_a_receiver_that_hangs_does_not_slow_another(database: Database, settings: Settings) -> None:
     async with receiver() as stuck, receiver() as quick:
         stuck.may_answer.clear()
         stuck_id, quick_id = await subscribe(database, stuck.url), await subscribe(database, quick.url)
@@ -190,7 +190,7 @@ async def test_a_failure_is_recorded_and_tried_again_later(database: Database, s
     assert local.received[0].body == local.received[1].body
 
 
-async def test_after_the_last_try_it_has_failed_and_says_so(database: Database, settings: Settings) -> None:
+async def test_after_the_last_attempt_the_delivery_has_failed(database: Database, settings: Settings) -> None:
     async with receiver(status=503) as local, delivering(database, settings, 0.01, 0.01):
         await subscribe(database, local.url)
         await record_event(database)
@@ -201,7 +201,7 @@ async def test_after_the_last_try_it_has_failed_and_says_so(database: Database, 
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_receiver_may_ask_to_be_left_alone(
+async def test_a_receiver_may_request_a_later_retry(
     database: Database, settings: Settings, status: int
 ) -> None:
     async with (
@@ -214,7 +214,7 @@ async def test_a_receiver_may_ask_to_be_left_alone(
     assert 3500 < (row["due_at"] - datetime.now(UTC)).total_seconds() <= 3600
 
 
-async def test_a_receiver_that_is_gone_is_not_asked_again(database: Database, settings: Settings) -> None:
+async def test_a_receiver_that_replies_410_gets_nothing_more(database: Database, settings: Settings) -> None:
     async with receiver(status=410) as local, receiver() as other:
         webhook_id = await subscribe(database, local.url)
         await subscribe(database, other.url)
@@ -267,9 +267,7 @@ async def test_a_large_backlog_delays_neither_disabling_nor_deleting(
     assert await sweep_deliveries(database, settings) == 7
 
 
-async def test_several_answers_that_it_is_gone_disable_it_once(
-    database: Database, settings: Settings
-) -> None:
+async def test_several_410_replies_disable_a_webhook_once(database: Database, settings: Settings) -> None:
     async with receiver(status=410) as local:
         local.may_answer.clear()
         await subscribe(database, local.url)
@@ -282,7 +280,7 @@ async def test_several_answers_that_it_is_gone_disable_it_once(
     assert await database.fetchval("select count(*) from events where type = 'webhook.disabled'") == 1
 
 
-async def test_a_disabled_webhook_is_told_nothing_until_it_is_enabled(
+async def test_a_disabled_webhook_gets_nothing_until_it_is_enabled(
     database: Database, settings: Settings
 ) -> None:
     async with receiver() as local:
@@ -339,7 +337,7 @@ async def test_two_processes_deliver_each_event_once(database: Database, setting
     assert {row["tries"] for row in rows} == {1}
 
 
-async def test_what_a_dead_process_had_claimed_is_delivered_when_its_lease_lapses(
+async def test_a_dead_process_s_claim_is_delivered_when_its_lease_expires(
     database: Database, settings: Settings
 ) -> None:
     async with receiver() as local:
@@ -351,7 +349,7 @@ async def test_what_a_dead_process_had_claimed_is_delivered_when_its_lease_lapse
     assert (local.ids, row["tries"], len(row["attempts"])) == ([event_id], 2, 1)
 
 
-async def test_whoever_lost_a_claim_records_nothing(database: Database, settings: Settings) -> None:
+async def test_a_process_that_lost_a_claim_records_nothing(database: Database, settings: Settings) -> None:
     async with receiver() as local, delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as c:
         local.may_answer.clear()
         await subscribe(database, local.url)
@@ -376,7 +374,7 @@ async def test_whoever_lost_a_claim_records_nothing(database: Database, settings
         ("https://127.0.0.1:{port}/", "The TLS connection failed"),
     ],
 )
-async def test_what_went_wrong_is_said_in_the_customers_words(
+async def test_a_failure_is_described_in_the_client_s_words(
     database: Database, settings: Settings, url: str, words: str
 ) -> None:
     async with receiver() as local, delivering(database, settings):
@@ -388,7 +386,9 @@ async def test_what_went_wrong_is_said_in_the_customers_words(
     assert (attempt["status_code"], attempt["error"]) == (None, words)
 
 
-async def test_who_does_not_answer_in_time_has_failed(database: Database, settings: Settings) -> None:
+async def test_a_receiver_that_does_not_reply_in_time_has_failed(
+    database: Database, settings: Settings
+) -> None:
     async with receiver() as local, delivering(database, settings, webhook_timeout_seconds=0.2):
         local.may_answer.clear()
         await subscribe(database, local.url)
@@ -399,7 +399,7 @@ async def test_who_does_not_answer_in_time_has_failed(database: Database, settin
     assert 150 < attempt["ms"] < 5000
 
 
-async def test_what_is_no_http_has_failed(database: Database, settings: Settings) -> None:
+async def test_a_reply_that_is_no_http_has_failed(database: Database, settings: Settings) -> None:
     async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello there\r\n\r\n")
         writer.close()
@@ -422,7 +422,7 @@ async def test_a_reply_without_end_is_delivered_by_its_status(database: Database
         await local.until(2)
 
 
-async def test_at_the_end_what_is_under_way_is_given_back(database: Database, settings: Settings) -> None:
+async def test_running_deliveries_are_released_at_shutdown(database: Database, settings: Settings) -> None:
     async with receiver() as local:
         local.may_answer.clear()
         await subscribe(database, local.url)
@@ -440,7 +440,7 @@ async def test_at_the_end_what_is_under_way_is_given_back(database: Database, se
         assert local.ids == [event_id] * 2
 
 
-async def test_at_the_end_what_is_under_way_may_end(database: Database, settings: Settings) -> None:
+async def test_running_deliveries_may_finish_at_shutdown(database: Database, settings: Settings) -> None:
     async with receiver() as local:
         local.may_answer.clear()
         await subscribe(database, local.url)

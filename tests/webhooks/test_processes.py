@@ -38,7 +38,7 @@ async def settled(database: Database) -> bool:
     return {row["status"] for row in await deliveries(database)} == {"delivered"}
 
 
-async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
+async def test_the_deliveries_of_a_killed_process_arrive_from_the_next(
     database: Database, database_url: str, key: str, tmp_path: Path
 ) -> None:
     async with receiver() as local:
@@ -63,7 +63,7 @@ async def test_what_a_killed_process_was_delivering_arrives_from_the_next(
     assert all(request.verifies(SECRET) for request in local.received)
 
 
-async def test_an_ended_process_leaves_what_it_was_delivering_to_the_next(
+async def test_a_stopped_process_leaves_its_deliveries_to_the_next(
     database: Database, database_url: str, key: str, tmp_path: Path
 ) -> None:
     async with receiver() as local:
@@ -153,7 +153,7 @@ async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Serv
         assert len([line for line in logs if line["event"] == WAITING]) == 1
 
 
-async def test_what_was_answered_while_the_database_was_away_is_not_sent_again(
+async def test_a_delivery_answered_while_the_database_was_down_is_not_sent_again(
     own_server: Server, tmp_path: Path
 ) -> None:
     async with receiver() as local, delivering(own_server, tmp_path, local.url) as (database, dispatcher):

@@ -10,13 +10,13 @@ import pytest
 from service.webhooks.resolver import Resolver
 
 
-async def test_a_name_is_looked_up() -> None:
+async def test_a_name_is_resolved() -> None:
     found = await Resolver().resolve("localhost", 80)
     assert {address[0] for *_, address in found} <= {"127.0.0.1", "::1"}
     assert {address[1] for *_, address in found} == {80}
 
 
-async def test_names_that_hang_hold_up_no_other() -> None:
+async def test_a_slow_lookup_delays_no_other() -> None:
     answer, looked_up = Event(), list[str]()
 
     def look_up(host: str, *rest: Any) -> list[Any]:
@@ -41,7 +41,7 @@ async def test_names_that_hang_hold_up_no_other() -> None:
     assert looked_up.count("slow0") == 1
 
 
-async def test_a_name_that_is_not_there_is_an_error_of_the_system() -> None:
+async def test_an_unknown_name_raises_an_os_error() -> None:
     def look_up(*_: Any) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 

@@ -119,7 +119,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("url", PRIVATE)
-async def test_what_is_certainly_private_is_refused_at_once(guarded: httpx.AsyncClient, url: str) -> None:
+async def test_a_certainly_private_url_is_rejected_immediately(guarded: httpx.AsyncClient, url: str) -> None:
     assert wrong_fields(await guarded.post("/webhooks", json={**HOOK, "url": url})) == {"/url"}
     path = f"/webhooks/{(await register(guarded, url='https://shop.example'))['id']}"
     assert wrong_fields(await guarded.patch(path, json={"url": url})) == {"/url"}
@@ -130,7 +130,7 @@ async def test_private_targets_may_be_allowed(client: Client) -> None:
         assert (await register(client, url=url))["url"] == url
 
 
-async def test_a_patch_changes_what_is_sent_and_nothing_else(client: Client) -> None:
+async def test_a_patch_changes_only_the_fields_that_are_sent(client: Client) -> None:
     before = await register(client)
     path = f"/webhooks/{before['id']}"
     del before["secret"]
@@ -168,7 +168,7 @@ async def test_a_stale_change_is_refused(client: Client, method: str) -> None:
     assert fresh.status_code in {200, 204}
 
 
-async def test_a_deleted_webhook_is_gone_and_so_is_what_was_pending(
+async def test_a_deleted_webhook_is_gone_with_its_pending_deliveries(
     client: Client, database: Database
 ) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
@@ -218,7 +218,7 @@ async def test_a_rotation_makes_another_secret(client: Client, database: Databas
 
 
 @pytest.mark.parametrize("at", ["", "/secret", "/test"])
-async def test_what_a_client_repeats_happens_once(client: Client, database: Database, at: str) -> None:
+async def test_a_repeated_request_takes_effect_once(client: Client, database: Database, at: str) -> None:
     path = f"/webhooks/{(await register(client))['id']}{at}" if at else "/webhooks"
     body: dict[str, Any] = {} if at else {"json": HOOK}
     before = await database.fetchval("select count(*) from events")
@@ -281,7 +281,7 @@ async def test_the_journal_tells_every_change_and_no_secret(client: Client, data
     assert rotated["secret"] not in events
 
 
-async def test_what_is_refused_tells_nothing(client: Client, database: Database) -> None:
+async def test_a_rejected_request_records_no_event(client: Client, database: Database) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
     before = await database.fetchval("select count(*) from events")
     await client.patch(path, json={"enabled": False}, headers={"If-Match": '"9"'})
