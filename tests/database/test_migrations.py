@@ -94,12 +94,12 @@ def test_replicas_may_all_migrate_at_once(empty_database: Settings) -> None:
 
 
 def test_migrations_may_be_in_a_directory_with_any_name(
-    empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = shutil.copytree(migrate.migrations_dir(), tmp_path / 'Ann\'s & 100% "more"')
     monkeypatch.setattr(migrate, "migrations_dir", lambda: copy)
-    migrate.upgrade(empty)
-    assert migrate.current_revision(empty) == SCHEMA
+    migrate.upgrade(empty_database)
+    assert migrate.current_revision(empty_database) == SCHEMA
 
 
 def test_the_wheel_brings_its_migrations(empty_database: Settings, tmp_path: Path) -> None:
