@@ -5,8 +5,6 @@ that nothing else handled. It is one layer, because each costs 20 to 50 µs per 
 """
 
 import asyncio
-import os
-import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from time import perf_counter
@@ -32,6 +30,7 @@ from service.errors import (
     render,
 )
 from service.http.admission import AdmissionControl
+from service.http.head import RequestHead
 from service.http.trust import TrustPolicy
 from service.observability.logs import REQUEST_CONTEXT, AccessLogEntry
 from service.observability.metrics import Metrics
@@ -39,8 +38,6 @@ from service.observability.redaction import redact_path
 from service.observability.tracing import Tracer
 
 log = structlog.get_logger()
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 SHEDDING_EXEMPT_PATHS = ("/health", "/metrics")
 """Paths exempt from shedding and host checks: monitoring needs a reply under overload, by any host name."""
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
@@ -53,41 +50,27 @@ PATCH_TYPES = [JSON, MERGE_PATCH]
 """Media types of the body of a PATCH, for `Accept-Patch` (RFC 5789 §3.1)."""
 
 
-class Exchange:
+class Exchange(RequestHead):
     """One request and its reply."""
 
     __slots__ = (
-        *(
-            "_admission",
-            "_close_connection",
-            "_send",
-            "accept",
-            "code",
-            "forwarded_for",
-            "timed_out",
-            "head",
-            "host",
-        ),
-        *("path", "request_id", "scope", "started", "status", "trace_id"),
+        *("_admission", "_close_connection", "_send", "code", "head"),
+        *("path", "scope", "started", "status", "timed_out"),
     )
 
     def __init__(self, scope: Any, send: Send, admission: AdmissionControl, *, closing: bool) -> None:
         """`closing`: send `Connection: close`, so that the next request opens a new connection."""
+        super().__init__(scope["headers"])
         self._send = send
         self._admission = admission
         self._close_connection = closing
         self.scope = scope
         self.path: str = scope["path"]
         self.head: bool = scope["method"] == "HEAD"
-        self.request_id = ""
-        self.trace_id: str | None = None
-        self.accept = ""
-        self.host = self.forwarded_for = b""
         self.status = 0
         self.code: str | None = None
         self.timed_out = False
         self.started = perf_counter()
-        self._read_headers(scope["headers"])
 
     @property
     def method(self) -> str:
@@ -146,21 +129,6 @@ class Exchange:
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._deliver({"type": "http.response.start", "status": status, "headers": raw})
         await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
-
-    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        for name, value in headers:
-            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-                self.request_id = value.decode()
-            elif name == b"traceparent" and (match := TRACEPARENT.fullmatch(value)):
-                self.trace_id = match[1].decode()
-            elif name == b"accept":
-                self.accept += ("," if self.accept else "") + value.decode("latin-1")
-            elif name == b"host":
-                self.host = value
-            elif name == b"x-forwarded-for":
-                self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
-        if not self.request_id:
-            self.request_id = os.urandom(16).hex()
 
 
 class RequestMiddleware:

@@ -4,7 +4,6 @@ It adds read and write timeouts, limits on request heads and connections, and er
 never reaches the application: malformed HTTP and shed requests.
 """
 
-import os
 import re
 from asyncio import Event, TimerHandle, Transport
 from typing import Any, cast
@@ -18,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.app import components_of
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
-from service.http.middleware import REQUEST_ID, SHEDDING_EXEMPT_PATHS
+from service.http.head import RequestHead
+from service.http.middleware import SHEDDING_EXEMPT_PATHS
 from service.server.buffered_transport import BufferedTransport
 from service.server.connections import ConnectionLimit
 
@@ -284,20 +284,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _write_error(self, fault: Fault, *, close: bool) -> None:
-        path, request_id, accept = unquote(self.url.partition(b"?")[0].decode("latin-1")), "", ""
-        path = path[:PATH_LENGTH_MAX]
-        for name, value in self.headers:
-            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-                request_id = value.decode()
-            elif name == b"accept":
-                accept += ("," if accept else "") + value.decode("latin-1")
-        request_id = request_id or os.urandom(16).hex()
+        path = unquote(self.url.partition(b"?")[0].decode("latin-1"))[:PATH_LENGTH_MAX]
+        request = RequestHead(self.headers)
         self._metrics.count_rejection(fault.code, fault.status)
-        rendered = render(fault, path=path, request_id=request_id, accept=accept)
+        rendered = render(fault, path=path, request_id=request.request_id, accept=request.accept)
         headers = {
             **rendered.headers,
             "Content-Length": str(len(rendered.body)),
-            "X-Request-ID": request_id,
+            "X-Request-ID": request.request_id,
             **({"Connection": "close"} if close else {}),
         }
         head = b"".join(
