@@ -82,9 +82,9 @@ async def test_orders_of_one_commit_keep_their_own_authors(
             for number in range(30)
         ]
     )
-    told = {reply.json()["id"]: reply.headers["X-Request-ID"] for reply in replies}
+    acknowledged = {reply.json()["id"]: reply.headers["X-Request-ID"] for reply in replies}
     rows = await database.fetch("select subject, request_id from events where type = 'order.placed'")
-    assert {row["subject"]: row["request_id"] for row in rows} == told
+    assert {row["subject"]: row["request_id"] for row in rows} == acknowledged
 
 
 async def test_a_resource_s_changes_are_told(client: Client, database: Database) -> None:
@@ -116,7 +116,7 @@ async def test_what_was_refused_is_no_event(client: Client, database: Database) 
 
 
 @pytest.mark.parametrize(
-    ("quantity", "steps", "told"),
+    ("quantity", "steps", "reported"),
     [
         (10, [-4], []),  # 6 are left
         (10, [-5], [5]),
@@ -129,7 +129,7 @@ async def test_what_was_refused_is_no_event(client: Client, database: Database) 
     ],
 )
 async def test_low_stock_is_told_when_it_gets_low_and_when_it_is_gone(
-    client: Client, database: Database, quantity: int, steps: list[int], told: list[int]
+    client: Client, database: Database, quantity: int, steps: list[int], reported: list[int]
 ) -> None:
     bolt = await item(client, quantity)
     for number, delta in enumerate(steps):
@@ -142,7 +142,7 @@ async def test_low_stock_is_told_when_it_gets_low_and_when_it_is_gone(
         else:
             await client.post(f"/items/{bolt['id']}/stock", json={"delta": delta})
     low = await events(database, "item.low_stock")
-    assert [payload["quantity"] for _, payload in low] == told
+    assert [payload["quantity"] for _, payload in low] == reported
     assert all(payload["sku"] == bolt["sku"] and payload["id"] == bolt["id"] for _, payload in low)
 
 

@@ -1,6 +1,6 @@
 """Sixteen clients order, cancel, fulfil and change stock at once; then stock, ledger and report are counted.
 
-The model is what the clients were told: sums of acknowledged replies, whatever raced what.
+The model adds up the acknowledged replies, whatever raced what.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ class Model(Struct):
 
     stock: Counter[str]
     orders: dict[str, Any] = field(default_factory=dict)
-    told: dict[str, set[str]] = field(default_factory=dict)
-    """What ended each order, as clients were told."""
+    final_statuses: dict[str, set[str]] = field(default_factory=dict)
+    """The statuses that clients received for an order that ended."""
 
     def placed(self, order: dict[str, Any]) -> None:
         self.orders[order["id"]] = order
@@ -39,12 +39,12 @@ class Model(Struct):
             self.stock[line["item_id"]] -= line["quantity"]
 
     def ended(self, order: dict[str, Any]) -> None:
-        """Whoever cancels what is cancelled is told the same once more."""
-        told = self.told.setdefault(order["id"], set())
-        if order["status"] == "cancelled" and "cancelled" not in told:
+        """Record the end of an order; cancelling it again returns the same."""
+        final_statuses = self.final_statuses.setdefault(order["id"], set())
+        if order["status"] == "cancelled" and "cancelled" not in final_statuses:
             for line in order["lines"]:
                 self.stock[line["item_id"]] += line["quantity"]
-        told.add(order["status"])
+        final_statuses.add(order["status"])
 
     def sums(self) -> dict[str, tuple[int, Decimal, Decimal]]:
         """Orders, sales and refunds by currency."""
@@ -52,7 +52,7 @@ class Model(Struct):
         for order in self.orders.values():
             count, sales, refunds = found.get(order["currency"], (0, Decimal(0), Decimal(0)))
             total = Decimal(order["total"])
-            back = total if "cancelled" in self.told.get(order["id"], ()) else Decimal(0)
+            back = total if "cancelled" in self.final_statuses.get(order["id"], ()) else Decimal(0)
             found[order["currency"]] = (count + 1, sales + total, refunds + back)
         return found
 
@@ -60,7 +60,7 @@ class Model(Struct):
         """Currency, item, pieces and amount of what sold best in each currency, net of cancellations."""
         sold: dict[tuple[str, str, str], tuple[int, Decimal]] = {}
         for order in self.orders.values():
-            if "cancelled" not in self.told.get(order["id"], ()):
+            if "cancelled" not in self.final_statuses.get(order["id"], ()):
                 for line in order["lines"]:
                     key = (order["currency"], line["sku"], line["item_id"])
                     pieces, amount = sold.get(key, (0, Decimal(0)))
@@ -102,23 +102,23 @@ def acknowledged(reply: httpx.Response, status: int, *refusals: str) -> bool:
 async def test_stock_ledger_and_report_are_what_the_replies_add_up_to(
     seed: int, concurrent_client: httpx.AsyncClient, database: Database, settings: Settings, database_url: str
 ) -> None:
-    catalogue = [
+    catalog = [
         await item(
             concurrent_client, 12, price=f"{number}.{number:02}", currency="EUR" if number > 9 else "USD"
         )
         for number in range(12)
     ]
-    model = Model(Counter({item["id"]: 12 for item in catalogue}))
-    items = [item["id"] for item in catalogue]
+    model = Model(Counter({item["id"]: 12 for item in catalog}))
+    items = [item["id"] for item in catalog]
     await asyncio.gather(
         *[act(concurrent_client, model, items, Random(seed * 100 + n)) for n in range(CLIENTS)]
     )
 
     stored = (await concurrent_client.get("/items")).json()["data"]
     assert {item["id"]: item["quantity"] for item in stored} == model.stock
-    assert all(len(ends) == 1 for ends in model.told.values())
+    assert all(len(ends) == 1 for ends in model.final_statuses.values())
     for order_id, order in model.orders.items():
-        (status,) = model.told.get(order_id, {order["status"]})
+        (status,) = model.final_statuses.get(order_id, {order["status"]})
         assert (await concurrent_client.get(f"/orders/{order_id}")).json()["status"] == status
     totals = {order_id: order["total"] for order_id, order in model.orders.items()}
     assert await discrepancies(database_url, totals) == []

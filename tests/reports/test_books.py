@@ -36,8 +36,8 @@ def sale(at: datetime, amount: str = "9.99", item: int = 1, refunded_at: datetim
     return Sale(at, item, 1, Decimal(amount), "USD", refunded_at)
 
 
-async def told(database: Database) -> list[tuple[str, str]]:
-    """Date and net of each day."""
+async def net_by_day(database: Database) -> list[tuple[str, str]]:
+    """Return the date and net of each day."""
     return [
         (str(day.date), day.net) for day in (await in_session(database, financial_report, *EVER, None)).daily
     ]
@@ -55,13 +55,16 @@ async def test_days_that_are_over_are_closed_and_read_from_their_sums(
     ago = [today - timedelta(days=days) for days in (40, 1, 0)]
     await write(database_url, [sale(ago[0], "1.00", refunded_at=ago[1]), sale(ago[2], "4.00")])
     expected = [(str(ago[0].date()), "1.00"), (str(ago[1].date()), "-1.00"), (str(ago[2].date()), "4.00")]
-    assert await told(database) == expected
+    assert await net_by_day(database) == expected
     assert await close_books(database, settings) >= 40
     assert today - timedelta(hours=1.2) < await closed(database) <= datetime.now(UTC)
-    assert await told(database) == expected
+    assert await net_by_day(database) == expected
     assert await close_books(database, settings) == 0
     await database.fetch("delete from daily_sales where refunds > 0")
-    assert await told(database) == [expected[0], expected[2]]  # nobody asks the ledger about closed days
+    assert await net_by_day(database) == [
+        expected[0],
+        expected[2],
+    ]  # nobody asks the ledger about closed days
 
 
 async def test_an_empty_ledger_has_nothing_to_close(database: Database, settings: Settings) -> None:
@@ -84,12 +87,12 @@ async def test_a_day_stays_open_while_something_that_began_on_it_may_still_commi
         await close_books(database, settings)
         assert await closed(database) < last_moment
         yesterday = str(last_moment.date())
-        assert await told(database) == [(yesterday, "1.00")]
+        assert await net_by_day(database) == [(yesterday, "1.00")]
         await transaction.commit()
-    assert await told(database) == [(yesterday, "3.00")]
+    assert await net_by_day(database) == [(yesterday, "3.00")]
     assert await close_books(database, settings) == 1
     assert await closed(database) == midnight
-    assert await told(database) == [(yesterday, "3.00")]
+    assert await net_by_day(database) == [(yesterday, "3.00")]
 
 
 async def test_processes_that_close_at_once_add_up_once(
@@ -101,7 +104,9 @@ async def test_processes_that_close_at_once_add_up_once(
     async with Database(settings).open() as one, Database(settings).open() as other:
         counts = await asyncio.gather(*[close_books(database, settings) for database in (one, other) * 3])
         assert sum(counts) == -((BEGIN - await closed(one)) // timedelta(days=1))
-        assert await told(one) == [(f"{BEGIN.date() + timedelta(days=n)}", f"{n}.00") for n in range(12)]
+        assert await net_by_day(one) == [
+            (f"{BEGIN.date() + timedelta(days=n)}", f"{n}.00") for n in range(12)
+        ]
 
 
 async def test_a_sale_that_was_booked_on_a_closed_day_reopens_it(
@@ -112,9 +117,9 @@ async def test_a_sale_that_was_booked_on_a_closed_day_reopens_it(
     assert await close_books(database, settings) >= 3
     async with connected(database_url) as connection:
         await connection.execute(BOOK, Decimal("2.00"), at)
-    assert await told(database) == [(str(at.date()), "1.00")]
+    assert await net_by_day(database) == [(str(at.date()), "1.00")]
     assert await close_books(database, settings) >= 3
-    assert await told(database) == [(str(at.date()), "3.00")]
+    assert await net_by_day(database) == [(str(at.date()), "3.00")]
     assert await database.fetch(ROLLUP_MISMATCHES, date(1, 1, 1)) == []
 
 
@@ -181,11 +186,11 @@ def many(random: Random, skew: float, ties: bool) -> list[Sale]:
 async def test_hours_of_a_day_are_added_to_it_once(database: Database, database_url: str) -> None:
     hours = [BEGIN + timedelta(hours=hour) for hour in range(30)]
     await write(database_url, [sale(at, "1.00", refunded_at=at + timedelta(hours=2)) for at in hours])
-    expected = await told(database)
+    expected = await net_by_day(database)
     async with connected(database_url) as connection:
         for hour in (1, 3, 3, 24, 25, 31, 40):
             await close_until(connection, BEGIN + timedelta(hours=hour))
-            assert await told(database) == expected
+            assert await net_by_day(database) == expected
             assert await database.fetch(ROLLUP_MISMATCHES, date(1, 1, 1)) == []
             assert await database.fetch(ITEM_ROLLUP_MISMATCHES) == []
 

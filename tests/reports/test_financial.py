@@ -36,27 +36,30 @@ async def report(client: Client, **query: Any) -> dict[str, Any]:
     return content
 
 
-async def test_a_report_tells_what_was_sold_and_refunded_today(client: Client) -> None:
+async def test_a_report_contains_what_was_sold_and_refunded_today(client: Client) -> None:
     bolt, nut = await item(client, 50), await item(client, 50, price="0.10")
     await order(client, (bolt, 2), (nut, 5))
     cancelled = (await order(client, (bolt, 1))).json()
     await client.post(f"/orders/{cancelled['id']}/cancel")
-    told = await report(client)
+    reported = await report(client)
     today = datetime.now(UTC).date()
-    assert told.keys() == {"from", "to", "generated_at", "totals", "daily", "top_items"}
-    assert (told["from"], told["to"]) == (str(today - timedelta(days=29)), str(today + timedelta(days=1)))
+    assert reported.keys() == {"from", "to", "generated_at", "totals", "daily", "top_items"}
+    assert (reported["from"], reported["to"]) == (
+        str(today - timedelta(days=29)),
+        str(today + timedelta(days=1)),
+    )
     sums = {"currency": "USD", "orders": 2, "sales": "30.47", "refunds": "9.99", "net": "20.48"}
-    assert told["totals"] == [sums]
-    assert told["daily"] == [{"date": str(today), **sums}]
-    assert told["top_items"] == [
+    assert reported["totals"] == [sums]
+    assert reported["daily"] == [{"date": str(today), **sums}]
+    assert reported["top_items"] == [
         {"currency": "USD", "item_id": bolt["id"], "sku": bolt["sku"], "quantity": 2, "amount": "19.98"},
         {"currency": "USD", "item_id": nut["id"], "sku": nut["sku"], "quantity": 5, "amount": "0.50"},
     ]
 
 
 async def test_an_empty_ledger_is_an_empty_report(client: Client) -> None:
-    told = await report(client)
-    assert (told["totals"], told["daily"], told["top_items"]) == ([], [], [])
+    reported = await report(client)
+    assert (reported["totals"], reported["daily"], reported["top_items"]) == ([], [], [])
 
 
 def test_a_report_is_what_brute_force_makes_of_the_ledger(
@@ -74,11 +77,13 @@ def test_a_report_is_what_brute_force_makes_of_the_ledger(
             end = data.draw(st.dates(begin + timedelta(days=1), APRIL + timedelta(days=1)))
             currency = data.draw(st.sampled_from([None, "USD", "EUR"]))
             query = {"from": str(begin), "to": str(end), **({"currency": currency} if currency else {})}
-            told = client.get(PATH, params=query).raise_for_status().json()["report"]
+            reported = client.get(PATH, params=query).raise_for_status().json()["report"]
             expected = by_day(sales, begin, end, currency)
-            assert [tuple(day.values()) for day in told["daily"]] == expected
-            assert told["totals"] == added_up(expected)
-            top = [(top["currency"], top["sku"], top["quantity"], top["amount"]) for top in told["top_items"]]
+            assert [tuple(day.values()) for day in reported["daily"]] == expected
+            assert reported["totals"] == added_up(expected)
+            top = [
+                (top["currency"], top["sku"], top["quantity"], top["amount"]) for top in reported["top_items"]
+            ]
             assert top == top_items(sales, begin, end, currency)
 
         agree()
