@@ -17,7 +17,7 @@ def project(tmp_path: Path) -> Path:
     """Return a directory with a virtual environment that is as `make` leaves it."""
     project = tmp_path / "Ann's shop & 100% more"
     project.mkdir()
-    # what `python -m venv` writes, without the time that pip takes
+    # What `python -m venv` writes, without the time that pip takes.
     venv.EnvBuilder(symlinks=True, with_pip=False).create(project / ".venv")
     config = project / ".venv" / "pyvenv.cfg"
     lines = [line for line in config.read_text().splitlines() if not line.startswith("command")]

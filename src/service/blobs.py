@@ -104,7 +104,7 @@ class BlobStore:
                 async for chunk in _single_chunk(chunks) if isinstance(chunks, bytes) else chunks:
                     size += await in_thread(writer.write, chunk)
             except BaseException as error:
-                # submitted directly, so that repeated cancellation cannot keep the cleanup from starting
+                # Submitted directly, so that repeated cancellation cannot keep the cleanup from starting.
                 cleanup = thread.submit(writer.__exit__, type(error), error, None)
                 await asyncio.shield(asyncio.wrap_future(cleanup))
                 raise

@@ -150,7 +150,7 @@ class DatabaseFactory:
 
     def _clone(self, template: str) -> str:
         name = f"depot_test_{uuid4().hex[:12]}"
-        # the strategy file_copy takes half as long as wal_log, and slows other connections less
+        # The strategy file_copy takes half as long as wal_log, and slows other connections less.
         self._execute(f"create database {name} template {template} strategy file_copy")
         return name
 

@@ -149,7 +149,7 @@ def text_size_problem(text: bytes, bytes_max: int) -> str | None:
 
 
 def _expansion(text: bytes) -> int:
-    """Return about how many digits the exponents in a JSON text add, those below 10 aside."""
+    """Return about how many digits the exponents in a JSON text add. Exponents below 10 do not count."""
     exponents = LARGE_EXPONENTS.findall(STRINGS.sub(b"", text))
     return sum(min(int(exponent), NUMBER_DIGITS_MAX) for exponent in exponents)
 

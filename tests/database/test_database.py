@@ -58,7 +58,7 @@ async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(setting
                 break
             await asyncio.wait({asking})
             in_use = [connection for connection in database._connections if not connection.is_closed()]
-            assert len(in_use) <= 2  # this one, and the pulse's
+            assert len(in_use) <= 2  # this one, and the monitor's
             assert database.pool.in_use == 1
         assert await asking == 1
 

@@ -1,4 +1,4 @@
-"""The pulse tells a silent database from one that is slow, busy, full, or cut one connection of ours."""
+"""The monitor tells a silent database from one that is slow, busy, full, or cut one connection."""
 
 import asyncio
 import time
@@ -81,7 +81,7 @@ def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
 
 
 async def beating(database: Database, other_than: int = 0) -> int:
-    """The backend of the pulse, once it has one."""
+    """Return the backend of the monitor's connection, once it has one."""
     connection: Any = None
 
     async def connected() -> bool:

@@ -48,7 +48,7 @@ async def given_back(client: httpx.AsyncClient, job_id: str) -> bool:
 
 
 READERS = 40
-"""More than any pool of threads has by default on a machine of the size of ours."""
+"""More than any pool of threads has by default on a machine of this size."""
 
 
 @asynccontextmanager

@@ -109,7 +109,7 @@ async def test_an_import_that_another_worker_takes_over_has_one_effect(
     concurrent_client: httpx.AsyncClient, settings: Settings, database: Database, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 5, sku="BOLT")
-    # the first one's only place is taken, so it cannot take the lapsed job over itself
+    # The first one's only place is taken, so it cannot take the lapsed job over itself.
     first = running_worker(replace(settings, worker_concurrency=1), database)
     async with first, locked(database_url, bolt) as holder:
         job_id = await process(concurrent_client, IMPORT, csv=GOOD)
@@ -180,7 +180,7 @@ async def turns() -> AsyncIterator[list[float]]:
             await asyncio.sleep(0)
             seconds.append(time.thread_time() - since)
 
-    gc.freeze()  # to look through all that pytest has loaded is no work of ours
+    gc.freeze()  # scanning what pytest has loaded is not the work of the import
     watching = asyncio.create_task(watch())
     try:
         yield seconds

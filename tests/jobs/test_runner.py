@@ -235,7 +235,7 @@ async def test_a_superseded_run_changes_nothing(workshop: Workshop) -> None:
         return "ours"
 
     async with AsyncExitStack() as first, asyncio.timeout(MAX_WAIT_SECONDS):
-        # its one place is taken, so it cannot take the lapsed job over itself
+        # Its one place is taken, so it cannot take the lapsed job over itself.
         await first.enter_async_context(workshop.doing(work, worker_concurrency=1))
         job_id = await workshop.wish()
         await workshop.until(job_id, "running")

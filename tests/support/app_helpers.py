@@ -111,7 +111,7 @@ async def wait_for_locks(connection: "asyncpg.Connection[asyncpg.Record]", how_m
     """Return once that many connections of this database wait for a lock."""
 
     async def enough() -> bool:
-        # within a transaction the statistics are a snapshot, unless it is dropped
+        # Within a transaction the statistics are a snapshot, unless it is dropped.
         await connection.execute("select pg_stat_clear_snapshot()")
         return bool(await connection.fetchval(WAITING) >= how_many)
 

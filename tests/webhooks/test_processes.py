@@ -123,7 +123,7 @@ async def attempted(database: Database) -> bool:
 async def delivering(
     own_server: Server, home: Path, inbox_url: str, **limits: float
 ) -> AsyncIterator[tuple[Database, WebhookDispatcher]]:
-    """A dispatcher on that server which looks for deliveries when it is woken, and the database it uses."""
+    """A dispatcher on that server which polls for deliveries when it is woken, and the database it uses."""
     settings = Settings(
         database_url=own_server.url, home=home, webhook_allow_private=True, webhook_poll_seconds=60
     )

@@ -168,7 +168,7 @@ class EmbeddedServer:
             return ()
         command = ["setpriv", f"--reuid={self.account}", f"--regid={_group(self.account)}", "--init-groups"]
         if not (_is_reachable(self.data.parent) and _is_reachable(_programs() / "postgres")):
-            # the last one lets access(2), by which PostgreSQL finds its programs, honor the capability
+            # The last one lets access(2), by which PostgreSQL finds its programs, honor the capability.
             command += [
                 "--inh-caps=+dac_override",
                 "--ambient-caps=+dac_override",

@@ -14,7 +14,7 @@ from service.documents.inspection_types import STARTED, DecodingLimits, Outcome
 from service.errors import Overloaded
 
 OUTPUT_BYTES_MAX = 2**20
-"""Many times the size of a thumbnail. A process that sends more is not ours any more."""
+"""Many times the size of a thumbnail. A process that sends more is compromised."""
 ENVIRONMENT = {"PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"}
 """The variables that a decoder needs, besides those of Python. All others may hold secrets."""
 

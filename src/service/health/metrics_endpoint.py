@@ -74,7 +74,7 @@ class ScrapeCache:
         async with self._lock:
             self._metrics.sample()
             collector = ProcessCollector(self._metrics, await self._database_metrics.collect())
-            # in a thread: encoding takes milliseconds and would block other requests
+            # In a thread: encoding takes milliseconds and would block other requests.
             return (await asyncio.to_thread(ENCODERS[media_type], collector)).decode()
 
 

@@ -83,7 +83,7 @@ class JobContext:
         async with to_process.current_default_process_limiter():
             limiter = CapacityLimiter(1)
             with _as_overloaded(BrokenWorkerProcess, OSError), CancelScope(shield=True):
-                # shielded: a process that is cancelled while it starts would leak
+                # Shielded: a process that is cancelled while it starts would leak.
                 await to_process.run_sync(os.getpid, limiter=limiter)
             with _as_overloaded(ConnectionError, ProcessLookupError):
                 return await to_process.run_sync(

@@ -36,7 +36,7 @@ class PrivateAddressError(OSError):
     """The address is not public."""
 
     def __init__(self) -> None:
-        # constant text: aiohappyeyeballs raises the first error if all have the same text
+        # Constant text: aiohappyeyeballs raises the first error if all have the same text.
         super().__init__(errno.EACCES, "The address is not public")
 
 

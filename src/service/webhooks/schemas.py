@@ -19,7 +19,7 @@ def events_problem(events: Sequence[str]) -> str | None:
 Url = Annotated[
     str,
     Meta(
-        # no user name, no fragment, and ASCII behind the host
+        # No user name, no fragment, and ASCII behind the host.
         pattern=r'^https?://[^\x00-,/;-@\\^`{-\x7f]+([/?][!-"$-~]*)?\Z',
         max_length=2000,
         examples=["https://shop.example/hooks"],
