@@ -222,7 +222,10 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
             components.dispatcher.wake()
 
     authenticator = KeyAuthenticator(
-        components.database, secret=settings.secret, cache_max=settings.key_cache_max
+        components.database,
+        secret=settings.secret,
+        cache_max=settings.key_cache_max,
+        unknown_lookups_max=max(1, settings.pool_size // 2),
     )
     rate_limiter = RateLimiter(settings.rate_limit) if settings.rate_limit else None
     metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])

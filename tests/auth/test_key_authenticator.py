@@ -15,7 +15,7 @@ from service.auth.keys import key_id, mint
 from service.auth.middleware import KeyAuthenticator
 from service.auth.store import create_key, revoke_key
 from service.database.database import Database
-from service.errors import Unauthenticated
+from service.errors import Overloaded, Unauthenticated
 from service.settings import Settings
 from tests.support.app_helpers import pooled_connection
 from tests.support.depot_process import depot_serve
@@ -57,6 +57,17 @@ async def test_many_requests_with_a_new_key_share_one_query(narrow: Database, ke
         connection.add_query_logger(lambda record: queries.append(record.query))
     await asyncio.gather(*(authenticator.authenticate(f"Bearer {key}") for _ in range(50)))
     assert len([query for query in queries if "api_keys" in query]) == 1
+
+
+async def test_lookups_of_unknown_keys_leave_connections_to_other_work(database: Database) -> None:
+    authenticator = KeyAuthenticator(database, secret=None, cache_max=10, unknown_lookups_max=2)
+    lookups = [asyncio.create_task(authenticator.authenticate(f"Bearer {mint()}")) for _ in range(100)]
+    used: set[int] = set()
+    while not all(lookup.done() for lookup in lookups):
+        used.add(max(database.pool.in_use, database.pool.waiters))
+        await asyncio.sleep(0)
+    assert max(used) == 2
+    assert {type(lookup.exception()) for lookup in lookups} <= {Unauthenticated, Overloaded}
 
 
 async def test_many_bad_keys_take_no_room(database: Database) -> None:

@@ -5,7 +5,8 @@ Access is denied by default: a route is open only with `public=True`, and otherw
 
 import asyncio
 import hmac
-from asyncio import Task
+from asyncio import Semaphore, Task
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -73,8 +74,15 @@ class CachedKey(Struct):
 class KeyAuthenticator:
     """Authenticates API keys through a bounded cache, so that a busy key costs no query."""
 
-    def __init__(self, database: Database, *, secret: str | None, cache_max: int) -> None:
+    def __init__(
+        self, database: Database, *, secret: str | None, cache_max: int, unknown_lookups_max: int = 1
+    ) -> None:
+        """`unknown_lookups_max`: how many keys outside the cache are looked up at the same time.
+
+        More wait, so that a flood of invented keys leaves connections to known ones.
+        """
         self._database = database
+        self._unknown_lookups = Semaphore(unknown_lookups_max)
         self._pepper = derive_pepper(secret)
         self._cache: dict[str, CachedKey] = {}
         self._cache_max = cache_max
@@ -145,9 +153,10 @@ class KeyAuthenticator:
         if id_ is None:
             raise Unauthenticated
         fetched_at = monotonic()
-        if self._pepper is None:
-            self._pepper = await self._database.fetchval(READ_PEPPER)
-        row = await self._database.fetchrow(FETCH_KEY, id_)
+        async with nullcontext() if token in self._cache else self._unknown_lookups:
+            if self._pepper is None:
+                self._pepper = await self._database.fetchval(READ_PEPPER)
+            row = await self._database.fetchrow(FETCH_KEY, id_)
         if row is None or not hmac.compare_digest(row["hash"], hash_key(token, self._pepper)):
             raise Unauthenticated
         return CachedKey(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], fetched_at)
