@@ -17,7 +17,7 @@ from tests.support.reply_assertions import assert_refused
 Mint = Callable[..., Awaitable[str]]
 NAMED = {"audit": "admin", "process": "jobs:write", "upload": "documents:write"}
 """The scopes of routes whose path does not name their area."""
-PUBLIC = {"/health", "/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/assets/{name}"}
+PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/assets/{name}"}
 
 
 def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
