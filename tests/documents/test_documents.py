@@ -181,7 +181,8 @@ async def test_twenty_repeats_at_two_replicas_at_once_store_once(
 async def test_a_png_is_uploaded(client: Client) -> None:
     reply = await send(client, CAT, "/upload")
     uploaded = reply.json()
-    assert (reply.status_code, uploaded) == (201, {"size": len(CAT.content), "id": uploaded["id"]})
+    size = len(CAT.content)
+    assert (reply.status_code, uploaded) == (201, {"size": size, "size_bytes": size, "id": uploaded["id"]})
     assert reply.headers["Location"] == f"/documents/{uploaded['id']}"
     document = (await client.get(reply.headers["Location"])).json()
     assert (document["filename"], document["size_bytes"]) == ("cat.png", len(CAT.content))

@@ -187,4 +187,4 @@ class UploadController(Controller):
 
 
 def upload_result(document: Document) -> Uploaded:
-    return Uploaded(document.size_bytes, document.id)
+    return Uploaded(document.size_bytes, document.size_bytes, document.id)

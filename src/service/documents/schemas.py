@@ -55,6 +55,8 @@ class Document(Struct):
 
 class Uploaded(Struct):
     size: Count
+    """The same as `size_bytes`."""
+    size_bytes: Count
     id: UUID
 
 
