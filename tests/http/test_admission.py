@@ -139,12 +139,20 @@ def test_clients_that_are_rejected_repeatedly_are_paused_and_resumed_in_turn(
     resumed: list[int] = []
     for number in range(REJECTIONS_PER_TICK + 1):
         admission.pause(partial(resumed.append, number))
-    admission.resume_some()
+    admission.resume_some(TICK_SECONDS)
     assert resumed == list(range(REJECTIONS_PER_TICK))
     assert admission.should_pause  # one is still paused
-    admission.resume_some()
+    admission.resume_some(TICK_SECONDS)
     assert resumed == list(range(REJECTIONS_PER_TICK + 1))
     assert not admission.should_pause
+
+
+def test_a_late_tick_resumes_more_clients(admission: AdmissionControl) -> None:
+    resumed: list[int] = []
+    for number in range(5 * REJECTIONS_PER_TICK):
+        admission.pause(partial(resumed.append, number))
+    admission.resume_some(3 * TICK_SECONDS)
+    assert resumed == list(range(3 * REJECTIONS_PER_TICK))
 
 
 def test_retry_after_grows_with_the_rejections_and_is_spread(

@@ -124,7 +124,7 @@ class AdmissionControl:
             now = perf_counter()
             self.adjust_limit(now - ticked, now)
             self._time_out_late_requests(now)
-            self.resume_some()
+            self.resume_some(now - ticked)
             ticked = now
             if now - reported_at >= 1:
                 self.adjust_retry_after((self.rejected - rejected) / (now - reported_at))
@@ -155,9 +155,11 @@ class AdmissionControl:
         ages = durations or [now - request.started for request in self._in_flight]
         return median_low(ages) if ages else 0.0
 
-    def resume_some(self) -> None:
+    def resume_some(self, seconds: float) -> None:
+        """Resume the clients paused first, as many as `seconds` allow: ticks are late under load."""
         self._rejected_before = self.rejected
-        for _ in range(min(REJECTIONS_PER_TICK, len(self._paused))):
+        allowed = ceil(REJECTIONS_PER_TICK * seconds / TICK_SECONDS)
+        for _ in range(min(allowed, len(self._paused))):
             self._paused.popleft()()
 
     def _time_out_late_requests(self, now: float) -> None:
