@@ -102,7 +102,9 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
     assert read.attributes["http.response.status_code"] == 200
     assert read.attributes["depot.request_id"] == "mine"
     assert logged["mine"] == TRACE
-    statements = [span for span in collector.spans if span.parent == read.id]
+    (batch,) = [span for span in collector.spans if span.parent == read.id]
+    assert batch.attributes["depot.batch_size"] == 1
+    statements = [span for span in collector.spans if span.parent == batch.id]
     (select,) = [span for span in statements if "from items" in span.attributes["db.query.text"]]
     assert (select.trace, select.kind, select.name) == (TRACE, CLIENT, "postgresql select")
     assert 0 < select.seconds <= read.seconds
@@ -113,12 +115,12 @@ async def test_requests_statements_and_commits_of_orders_are_spans(
     assert (lost.parent, lost.attributes["error.type"], lost.failed) == ("", "NOT_FOUND", False)
 
     placed, flushes = collector.named("POST /orders"), collector.named("place orders")
-    assert sum(flush.attributes["depot.orders"] for flush in flushes) == 5
+    assert sum(flush.attributes["depot.batch_size"] for flush in flushes) == 5
     by_id = {span.id: span for span in placed}
     for flush in flushes:
         assert flush.parent in by_id
         assert flush.links < by_id.keys()
-        assert len(flush.links) == flush.attributes["depot.orders"] - 1
+        assert len(flush.links) == flush.attributes["depot.batch_size"] - 1
         assert all(flush.id in by_id[other].links for other in flush.links)
         statements = [span.name for span in collector.spans if span.parent == flush.id]
         assert {"postgresql begin", "postgresql commit"} <= set(statements)
