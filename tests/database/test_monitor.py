@@ -108,6 +108,7 @@ async def narrow(server: Node, tmp_path: Path) -> AsyncIterator[Database]:
     settings = Settings(database_url=server.url, home=tmp_path, pool_size=1, records_pool_size=1)
     async with Database(settings).open() as database:
         await beating(database)
+        await database.fetchval("select 1")  # so that the pool has its connection
         yield database
 
 

@@ -115,9 +115,7 @@ class KeyAuthenticator:
         lookup continues for later callers.
         """
         try:
-            async with asyncio.timeout(
-                LOOKUP_TIMEOUT_SECONDS if last is None else SHORT_LOOKUP_TIMEOUT_SECONDS
-            ):
+            async with asyncio.timeout(self._lookup_timeout(has_fallback=last is not None)):
                 return await asyncio.shield(self._lookup(token))
         except DATABASE_ERRORS as error:
             if last is not None:
@@ -125,6 +123,10 @@ class KeyAuthenticator:
             if isinstance(error, TimeoutError):
                 raise Overloaded from None
             raise
+
+    def _lookup_timeout(self, *, has_fallback: bool) -> float:
+        seconds = SHORT_LOOKUP_TIMEOUT_SECONDS if has_fallback else LOOKUP_TIMEOUT_SECONDS
+        return max(seconds, 3 * self._database.monitor.login_seconds)
 
     def _lookup(self, token: str) -> "Task[CachedKey]":
         """Start a lookup, or join the one in progress."""

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
 from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
-from service.database.monitor import PROBE_TIMEOUT_SECONDS, DatabaseMonitor
+from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
 from service.database.session import Session
@@ -67,7 +67,7 @@ class Database:
         }
         self._connections: WeakSet[Connection] = WeakSet()
         self.monitor = DatabaseMonitor(
-            lambda: self._connect(self._servers, PROBE_TIMEOUT_SECONDS), self._terminate_connections
+            lambda: self._connect(self._servers, LOGIN_TIMEOUT_MAX_SECONDS), self._terminate_connections
         )
         self._engine = orm.create_engine(self._connect_for_records, self._count_response, settings)
         self._orm_sessions = async_sessionmaker(self._engine, expire_on_commit=False)

@@ -7,8 +7,10 @@ second, distinguishes silence from a slow statement. See docs/database.md.
 
 import asyncio
 from asyncio import Task, Timeout
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import asyncpg
 import structlog
@@ -27,7 +29,11 @@ MISSED_RESPONSES_MAX = 2
 be our own event loop's fault: after a busy moment a late timer fires before the response that has already
 arrived is read."""
 PROBE_TIMEOUT_SECONDS = 1.0
-"""Timeout of one probe; short, so that a new one starts soon after packet loss."""
+"""Timeout in seconds of a login or a statement; short, so that a new one starts soon after packet loss. Where
+they were seen to take longer, the timeout is a multiple of what was measured."""
+LOGIN_TIMEOUT_MAX_SECONDS = 10.0
+"""The timeout doubles with every login that takes longer, up to this."""
+ROUND_TRIPS_KEPT = 20
 
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -37,6 +43,10 @@ class DatabaseMonitor:
 
     def __init__(self, connect: Connect, on_down: Callable[[], None]) -> None:
         self.is_down = False
+        self.login_seconds = 0.0
+        """How long the last login took; 0 before the first one."""
+        self._login_timeout = PROBE_TIMEOUT_SECONDS
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
         self.responses = 0
         """Number of answered statements, incremented by all users. While it grows, the database is up."""
         self._pending_timeouts: set[Timeout] = set()
@@ -74,6 +84,11 @@ class DatabaseMonitor:
                 raise DatabaseUnavailable from None
             raise
 
+    @property
+    def round_trip_seconds(self) -> float:
+        """The shortest of the last round trips; 0 before the first one."""
+        return min(self._round_trips, default=0.0)
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)
@@ -90,7 +105,7 @@ class DatabaseMonitor:
         missed = 0
         while not probe.done():
             responses = self.responses
-            await asyncio.wait({probe}, timeout=RESPONSE_WAIT_SECONDS)
+            await asyncio.wait({probe}, timeout=self._response_wait())
             missed = 0 if self.responses > responses else missed + 1
             if missed >= MISSED_RESPONSES_MAX and not probe.done():
                 self._mark_down()
@@ -98,26 +113,45 @@ class DatabaseMonitor:
             self._mark_down()
         return probe.result()
 
+    def _response_wait(self) -> float:
+        if self._connection is None:
+            return self._login_timeout / MISSED_RESPONSES_MAX
+        return max(RESPONSE_WAIT_SECONDS, 2 * self.round_trip_seconds)
+
     async def _probe(self) -> bool:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                # A dropped connection does not mean that the next one fails.
-                return await self._ping() or await self._ping()
+            # A dropped connection does not mean that the next one fails.
+            return await self._ping() or await self._ping()
         except TimeoutError:
+            if self._connection is None:
+                self._login_timeout = min(2 * self._login_timeout, LOGIN_TIMEOUT_MAX_SECONDS)
             self._disconnect()
             return False
 
     async def _ping(self) -> bool:
         try:
             if self._connection is None:
-                self._connection = await self._connect()
-            await self._connection.execute("select 1")
+                self._connection = await self._log_in()
+            started = monotonic()
+            async with asyncio.timeout(max(PROBE_TIMEOUT_SECONDS, 4 * self.round_trip_seconds)):
+                await self._connection.execute("select 1")
+            self._round_trips.append(monotonic() - started)
+        except TimeoutError:
+            raise
         except CONNECTION_ERRORS:
             self._disconnect()
             return False
         except asyncpg.PostgresError:  # such as too many connections or a changed password: the server is up
             pass
         return True
+
+    async def _log_in(self) -> Connection:
+        started = monotonic()
+        async with asyncio.timeout(self._login_timeout):
+            connection = await self._connect()
+        self.login_seconds = monotonic() - started
+        self._login_timeout = max(PROBE_TIMEOUT_SECONDS, 2 * self.login_seconds)
+        return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:

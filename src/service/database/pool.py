@@ -78,7 +78,7 @@ class Pool:
             return await self._acquire()  # no timeout needed, which saves 20 µs
         self.waiters += 1
         try:
-            async with self.monitor.timeout(self._timeout_seconds):
+            async with self.monitor.timeout(max(self._timeout_seconds, 2 * self.monitor.login_seconds)):
                 return await self._acquire()
         except TimeoutError:
             raise errors.Overloaded if self.exhausted else errors.DatabaseUnavailable from None

@@ -1,5 +1,7 @@
 """The servers listed in `DATABASE_URL`: one, or several of which one accepts writes."""
 
+import asyncio
+from asyncio import Task
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -11,6 +13,9 @@ from service.database.url import split_parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+NEXT_SERVER_SECONDS = 0.25
+"""Seconds after which the next server is tried beside one that has not answered."""
+
 
 class ServerList:
     """Connects to the first suitable server, starting with the one that worked last."""
@@ -18,29 +23,58 @@ class ServerList:
     def __init__(self, url: str) -> None:
         url, self._options = split_parameters(url)
         self._urls = split_servers(url)
+        if len(self._urls) > 1 and "target_session_attrs" not in url:
+            self._options["target_session_attrs"] = "read-write"  # the first to answer may be a standby
+        self._late: set[Task[Connection]] = set()
+        """Attempts that nobody waits for any more."""
         names = parse_qs(urlsplit(url).query).get("application_name", ["depot"])
         self._server_settings = {"application_name": names[-1]}
 
     async def connect(
         self, timeout_seconds: float, *, server_settings: Mapping[str, str] | None = None, **options: Any
     ) -> Connection:
-        """Connect within `timeout_seconds`, divided evenly among the servers.
+        """Connect to the first suitable server within `timeout_seconds`.
 
-        So a silent server does not use up the time of the others. asyncpg, given several, would wait for the
-        first one with all of it.
+        A server that does not answer soon does not use up the time of the others: the next one is tried
+        beside it. asyncpg, given several, would wait for the first one with all of the time.
         """
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
-        share = timeout_seconds / len(self._urls)
+        if len(self._urls) == 1:
+            return await _connect(self._urls[0], timeout_seconds, options)
+        urls, attempts = list(self._urls), dict[Task[Connection], str]()
         failure: Exception | None = None
-        for url in tuple(self._urls):
-            try:
-                connection: Connection = await asyncpg.connect(url, timeout=share, **options)
-            except TRY_NEXT_SERVER_ERRORS as error:
-                failure = error
-            else:
-                self._urls.sort(key=url.__ne__)
-                return connection
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while urls or attempts:
+                    if urls:
+                        url = urls.pop(0)
+                        attempts[asyncio.create_task(_connect(url, timeout_seconds, options))] = url
+                    wait_seconds = NEXT_SERVER_SECONDS if urls else None
+                    await asyncio.wait(attempts, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
+                    for attempt in [attempt for attempt in attempts if attempt.done()]:
+                        url = attempts.pop(attempt)
+                        try:
+                            connection = attempt.result()
+                        except TRY_NEXT_SERVER_ERRORS as error:
+                            failure = error
+                        else:
+                            self._urls.sort(key=url.__ne__)
+                            return connection
+        finally:
+            for attempt in attempts:  # they end by their own timeout: asyncpg does not expect to be canceled
+                self._late.add(attempt)
+                attempt.add_done_callback(self._discard)
         raise failure or ValueError("no server is named")
+
+    def _discard(self, attempt: "Task[Connection]") -> None:
+        self._late.discard(attempt)
+        if not attempt.cancelled() and attempt.exception() is None:
+            attempt.result().terminate()
+
+
+async def _connect(url: str, timeout_seconds: float, options: dict[str, Any]) -> Connection:
+    connection: Connection = await asyncpg.connect(url, timeout=timeout_seconds, **options)
+    return connection
 
 
 def split_servers(url: str) -> list[str]:

@@ -15,8 +15,9 @@ from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.blobs import STORAGE_ERRORS, BlobStore
-from service.database.clock import READ_CLOCK, is_skewed, measure_clock_skew
-from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
+from service.database.background import BackgroundConnection
+from service.database.clock import is_skewed, measure_clock_skew
+from service.database.database import SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
 from service.http.middleware import Exchange
@@ -27,10 +28,13 @@ from service.values import Timestamp
 from service.version import VERSION
 
 log = structlog.get_logger()
+CHECK_TIMEOUT_SECONDS = 2.0
+"""Seconds after which a database check gives its connection up. Callers do not wait that long."""
 STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 
 SCHEMA_OUTDATED = "The database schema is behind: run `depot migrate`"
+READ_SCHEMA_AND_CLOCK = "select version_num, clock_timestamp() from schema_version"  # in one round trip
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
   and execute_after < now() - interval '60 seconds')"""
@@ -90,14 +94,16 @@ class DatabaseStatus(Struct, frozen=True):
         return (self.schema or "") >= SCHEMA
 
 
+UNREACHABLE = DatabaseStatus(False, None, False, 0.0, 0.0)
+
+
 class Probe:
     """Health probe on a dedicated connection, so that an exhausted pool does not look like an outage."""
 
     def __init__(self, database: Database, blobs: BlobStore, *, timeout_seconds: float) -> None:
-        self._database = database
         self._blobs = blobs
         self._timeout_seconds = timeout_seconds
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection = BackgroundConnection(database.connect)
         self._database_check: Task[DatabaseStatus] | None = None
         self._status: DatabaseStatus | None = None
         self._storage_check: Task[bool] | None = None
@@ -107,7 +113,8 @@ class Probe:
     async def database_status(self) -> DatabaseStatus:
         """Return a status at most `STATUS_TTL_SECONDS` old, within the timeout even if the database hangs.
 
-        Concurrent callers share one check.
+        Concurrent callers share one check. One that is late goes on: far away, the login and the first
+        statements take longer than later ones.
         """
         if (
             self._status is not None
@@ -117,7 +124,8 @@ class Probe:
             return self._status
         if self._database_check is None or self._database_check.done():
             self._database_check = asyncio.create_task(self._check_database())
-        return await asyncio.shield(self._database_check)
+        done, _ = await asyncio.wait({self._database_check}, timeout=self._timeout_seconds)
+        return self._database_check.result() if done else UNREACHABLE
 
     async def storage_available(self) -> bool:
         """Return whether the blob store works, at most a second out of date.
@@ -142,10 +150,11 @@ class Probe:
             yield
         finally:
             if self._database_check is not None:
-                await self._database_check
+                self._database_check.cancel()
+                await asyncio.wait({self._database_check})
             if self._storage_check is not None:
                 self._storage_check.cancel()
-            self._disconnect()
+            await self._connection.finish()
 
     async def _check_storage(self) -> bool:
         try:
@@ -157,30 +166,27 @@ class Probe:
         return True
 
     async def _check_database(self) -> DatabaseStatus:
-        reachable, schema, delayed, skew = True, None, False, 0.0
+        reachable, delayed, skew = True, False, 0.0
+        schema: str | None = None
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                connection = await self._get_connection()
-                skew = await measure_clock_skew(lambda: connection.fetchval(READ_CLOCK))
-                schema = await connection.fetchval(READ_SCHEMA_VERSION)
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                connection = await self._connection.get()
+
+                async def read_clock() -> datetime:
+                    nonlocal schema
+                    row = await connection.fetchrow(READ_SCHEMA_AND_CLOCK)
+                    schema, now = row or (None, datetime.now(UTC))
+                    return now
+
+                skew = await measure_clock_skew(read_clock)
                 delayed = (schema or "") >= SCHEMA and await connection.fetchval(HAS_OVERDUE_ENTRIES)
         except asyncpg.UndefinedTableError:
             pass
         except DATABASE_ERRORS:
             reachable = False
-            self._disconnect()
+            self._connection.close()
         self._status = DatabaseStatus(reachable, schema, delayed, skew, monotonic())
         return self._status
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-        self._connection = None
-
-    async def _get_connection(self) -> "asyncpg.Connection[asyncpg.Record]":
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
-        return self._connection
 
 
 class HealthController(Controller):

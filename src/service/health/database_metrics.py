@@ -1,7 +1,9 @@
 """Metrics read from the database, the same for all processes (decision 0010)."""
 
 import asyncio
+from asyncio import Task
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from time import monotonic
 
 import asyncpg
@@ -9,6 +11,7 @@ from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
+from service.database.background import BackgroundConnection
 from service.database.database import Database
 from service.database.errors import DATABASE_ERRORS
 from service.database.servers import Connection
@@ -18,6 +21,8 @@ SNAPSHOT_TTL_SECONDS = 1.0
 """Seconds for which a result is reused."""
 TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of all queries; with the key lookup, a scrape must finish within a second."""
+READ_TIMEOUT_SECONDS = 2.0
+"""Seconds after which the queries give their connection up. A scrape does not wait that long."""
 QUERY_TIMEOUT = "100ms"
 """Timeout of one query. One that takes longer lacks its metrics, and the others are published."""
 JOBS_MAX = 10_000
@@ -69,43 +74,47 @@ class DatabaseMetrics:
     def __init__(self, database: Database, kinds: KindRegistry) -> None:
         self._database = database
         self._kinds = kinds
-        self._connection: Connection | None = None
+        self._connection = BackgroundConnection(self._connect)
         self._snapshot = DatabaseSnapshot(-SNAPSHOT_TTL_SECONDS)
+        self._reading: Task[None] | None = None
 
     async def collect(self) -> list[Metric]:
-        """Return the metrics within `TIMEOUT_SECONDS` even if the database hangs.
+        """Return the metrics read within the timeout, even if the database hangs.
 
-        Not safe for concurrent calls.
+        Not safe for concurrent calls. A query that is late goes on: far away, the login and the first
+        statements take longer than later ones.
         """
-        if monotonic() - self._snapshot.taken_at >= SNAPSHOT_TTL_SECONDS:
-            self._snapshot = await self._read()
+        is_over = self._reading is None or self._reading.done()
+        if is_over and monotonic() - self._snapshot.taken_at >= SNAPSHOT_TTL_SECONDS:
+            self._snapshot = DatabaseSnapshot(monotonic())
+            self._reading = asyncio.create_task(self._read(self._snapshot))
+        if self._reading is not None:
+            timeout_seconds = max(TIMEOUT_SECONDS, len(QUERIES) * self._database.monitor.round_trip_seconds)
+            await asyncio.wait({self._reading}, timeout=timeout_seconds)
         return list(self._families(self._snapshot))
 
-    def disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-        self._connection = None
+    async def finish(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        await self._connection.finish()
 
-    async def _read(self) -> DatabaseSnapshot:
-        snapshot = DatabaseSnapshot(monotonic())
+    async def _read(self, snapshot: DatabaseSnapshot) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                connection = await self._get_connection()
-                await connection.execute(f"set statement_timeout = '{QUERY_TIMEOUT}'")
-                snapshot.reachable = True
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                connection = await self._connection.get()
                 for query in QUERIES:
-                    try:
+                    # What is too slow, or has no table yet, is left out: the other metrics are published.
+                    with suppress(asyncpg.QueryCanceledError, asyncpg.SyntaxOrAccessError):
                         snapshot.rows[query] = await connection.fetch(query)
-                    except (asyncpg.QueryCanceledError, asyncpg.SyntaxOrAccessError):
-                        continue  # too slow, or there is no schema yet: the other metrics are published
+                    snapshot.reachable = True
         except DATABASE_ERRORS:
-            self.disconnect()
-        return snapshot
+            self._connection.close()
 
-    async def _get_connection(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
-        return self._connection
+    async def _connect(self) -> Connection:
+        connection = await self._database.connect()
+        await connection.execute(f"set statement_timeout = '{QUERY_TIMEOUT}'")
+        return connection
 
     def _families(self, snapshot: DatabaseSnapshot) -> Iterator[Metric]:
         yield GaugeMetricFamily(

@@ -61,7 +61,7 @@ class ScrapeCache:
         finally:
             if self._rendering:
                 await asyncio.wait(self._rendering.values())
-            self._database_metrics.disconnect()
+            await self._database_metrics.finish()
 
     async def text(self, media_type: str) -> str:
         task = self._rendering.get(media_type)
