@@ -21,7 +21,7 @@ from upload_helpers import Json, stored
 
 from tests.support.depot_process import depot_serve, depot_worker
 
-PATIENCE_SECONDS = 90.0
+MAX_WAIT_SECONDS = 90.0
 
 BOMBS = {
     "pixels.png": bomb_of_pixels,  # more than the limit
@@ -43,18 +43,20 @@ async def test_bombs_are_rejected_and_the_worker_lives(database_url: str, key: s
     ):
         async with server.client(key) as client:
             documents = [await stored(client, sample(name, bomb())) for name, bomb in BOMBS.items()]
-            assert [await verdict(client, document) for document in documents] == ["rejected"] * len(BOMBS)
+            assert [await final_status(client, document) for document in documents] == ["rejected"] * len(
+                BOMBS
+            )
             cat = await stored(client, sample("cat.png", picture(PNG)))
-            assert await verdict(client, cat) == "ready"
+            assert await final_status(client, cat) == "ready"
         assert worker.process.poll() is None
         assert len(worker.events("worker_started")) == 1
         assert psutil.Process(worker.process.pid).memory_info().rss < 300_000_000
     assert list(temporary.iterdir()) == []
 
 
-async def verdict(client: httpx.AsyncClient, document: Json) -> str:
+async def final_status(client: httpx.AsyncClient, document: Json) -> str:
     """Once there is one: a process that uses up its time does so with little of the machine, and twice."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(MAX_WAIT_SECONDS):
         while document["status"] == "stored":
             await asyncio.sleep(0.1)
             document = (await client.get(f"/documents/{document['id']}")).json()

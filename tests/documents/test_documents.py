@@ -11,7 +11,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from samples import JPEG, PDF, PNG, PROGRAMS, TYPES, Sample, picture, png_of, sample, valid
-from upload_helpers import END, content, in_chunks, kept, part, post, send, stored
+from upload_helpers import END, content, in_chunks, part, post, send, stored, stored_keys
 
 from service.database.database import Database
 from service.settings import Settings
@@ -105,11 +105,11 @@ async def test_a_document_and_its_job_are_there_together(client: Client, databas
 async def test_the_journal_tells_of_it(client: Client, database: Database) -> None:
     document = (await send(client, CAT, X_Request_ID="asked")).json()
     await client.delete(f"/documents/{document['id']}", headers={"X-Request-ID": "regretted"})
-    told = "select type, actor, request_id, payload from events where subject = $1 order by id"
+    query = "select type, actor, request_id, payload from events where subject = $1 order by id"
     names = ("id", "filename", "content_type", "size_bytes", "sha256")
     facts = {name: document[name] for name in names}
     actor = client.headers["Authorization"].split("_")[1]
-    assert [tuple(row) for row in await database.fetch(told, document["id"])] == [
+    assert [tuple(row) for row in await database.fetch(query, document["id"])] == [
         ("document.stored", actor, "asked", facts),
         ("document.deleted", actor, "regretted", facts),
     ]
@@ -141,7 +141,7 @@ async def test_a_repeated_upload_is_stored_once(
     assert await database.fetchval("select count(*) from documents") == 1
     assert await database.fetchval("select count(*) from jobs") == 1
     assert await database.fetchval("select uses from contents") == 1
-    assert await kept(settings) == {f"documents/{first.json()['id']}"}
+    assert await stored_keys(settings) == {f"documents/{first.json()['id']}"}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_another_upload_under_the_key_is_refused(
 ) -> None:
     await send(client, CAT, Idempotency_Key="k-1")
     assert_refused(await send(client, other, Idempotency_Key="k-1"), 422, "IDEMPOTENCY_MISMATCH")
-    assert len(await kept(settings)) == 1
+    assert len(await stored_keys(settings)) == 1
 
 
 async def test_a_refused_upload_may_be_repeated(client: Client) -> None:
@@ -172,7 +172,7 @@ async def test_twenty_repeats_at_two_replicas_at_once_store_once(
     assert {reply.status_code for reply in replies} <= {201, 409}
     assert len({reply.content for reply in replies if reply.status_code == 201}) == 1
     assert await database.fetchval("select count(*) from documents") == 1
-    assert len(await kept(settings)) == 1
+    assert len(await stored_keys(settings)) == 1
 
 
 # POST /upload
@@ -216,7 +216,7 @@ async def test_an_upload_is_repeated_too(client: Client, settings: Settings) -> 
     again = await send(client, CAT, "/upload", Idempotency_Key="k-1")
     assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
     assert (await send(client, CAT, Idempotency_Key="k-1")).status_code == 201  # another path
-    assert len(await kept(settings)) == 1
+    assert len(await stored_keys(settings)) == 1
 
 
 # Reading
@@ -288,7 +288,7 @@ async def test_a_deleted_document_is_gone(client: Client, settings: Settings) ->
         assert_refused(await client.get(gone), 404, "NOT_FOUND")
     assert_refused(await client.delete(path), 404, "NOT_FOUND")
     assert (await client.get("/documents")).json()["data"] == []
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 async def test_the_same_bytes_are_kept_once_and_as_long_as_any_document_has_them(
@@ -297,12 +297,12 @@ async def test_the_same_bytes_are_kept_once_and_as_long_as_any_document_has_them
     first, second = await stored(client, CAT), await stored(client, CAT._replace(name="tom.png"))
     assert first["id"] != second["id"]
     assert (first["sha256"], first["status"]) == (second["sha256"], second["status"])
-    assert await kept(settings) == {f"documents/{first['id']}"}
+    assert await stored_keys(settings) == {f"documents/{first['id']}"}
     await client.delete(f"/documents/{first['id']}")
     assert (await content(client, second)).content == CAT.content
     assert await database.fetchval("select uses from contents") == 1
     await client.delete(f"/documents/{second['id']}")
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
     assert await database.fetchval("select count(*) from contents") == 0
 
 
@@ -324,9 +324,9 @@ async def test_storing_and_deleting_the_same_bytes_at_once_loses_none(
         for document in left:
             assert (await content(one, document)).content == CAT.content
         assert await database.fetchval("select uses from contents") == len(left) == 6
-        assert len(await kept(settings)) == 1
+        assert len(await stored_keys(settings)) == 1
         await asyncio.gather(*(one.delete(f"/documents/{document['id']}") for document in left))
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
     assert await database.fetchval("select count(*) from contents") == 0
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from samples import OF_SIZE, PNG, TYPES, Sample, chunk, picture, png_of, sample, truncations
-from upload_helpers import BOUNDARY, END, content, in_chunks, kept, part, post, send, stored
+from upload_helpers import BOUNDARY, END, content, in_chunks, part, post, send, stored, stored_keys
 
 from service.app import create_app
 from service.database.database import Database
@@ -19,7 +19,7 @@ from tests.support.reply_assertions import assert_refused, wrong_fields
 Client = httpx.AsyncClient
 Json = dict[str, Any]
 MIB_5 = 5 * 1024 * 1024
-PATIENCE_SECONDS = 10.0
+MAX_WAIT_SECONDS = 10.0
 CAT = sample("cat.png", picture(PNG))
 EXTENDED = "filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.png"
 suffixes = pytest.mark.parametrize("suffix", TYPES)
@@ -65,7 +65,7 @@ async def test_half_a_file_is_refused_and_nothing_is_kept(
 ) -> None:
     for half in truncations(picture(suffix), step=150):
         assert_refused(await send(client, sample(f"x{suffix}", half)), 400, "INVALID_TYPE")
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
     assert await database.fetchval("select count(*) from contents") == 0
 
 
@@ -79,12 +79,12 @@ async def test_a_file_may_have_5_mib(client: Client, suffix: str) -> None:
 
 
 @suffixes
-@pytest.mark.parametrize("told", [True, False])
-async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: str, told: bool) -> None:
+@pytest.mark.parametrize("declared", [True, False])
+async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: str, declared: bool) -> None:
     body = part(sample(f"x{suffix}", OF_SIZE[suffix](MIB_5 + 1))) + END
-    reply = await post(client, body if told else in_chunks(body))
+    reply = await post(client, body if declared else in_chunks(body))
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 @suffixes
@@ -141,7 +141,7 @@ async def test_names_are_data(client: Client, settings: Settings, sent: str, sho
     assert reply.json()["filename"] == shown
     document = reply.json()
     assert "filename*=UTF-8''" in (await content(client, document)).headers["Content-Disposition"]
-    assert await kept(settings) == {f"documents/{document['id']}"}
+    assert await stored_keys(settings) == {f"documents/{document['id']}"}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ async def test_the_part_file_and_nothing_else_is_taken(
     client: Client, settings: Settings, why: str, body: bytes, fields: set[str]
 ) -> None:
     assert wrong_fields(await post(client, body)) == fields
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 40, 1000])
@@ -315,7 +315,7 @@ async def unread(settings: Settings, path: str, authorization: str, length: int)
 
 
 class SlowUploads:
-    """Uploads that stay in progress until they are told to go on."""
+    """Uploads that stay in progress until `finish` lets them go on."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -330,7 +330,7 @@ class SlowUploads:
         for _ in range(count):
             upload = self._client.post("/documents", content=self._body(), headers=headers)
             self._uploads.append(asyncio.create_task(upload))
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(MAX_WAIT_SECONDS):
             for _ in range(count):
                 await self._started.acquire()
 

@@ -26,14 +26,14 @@ from samples import (
     valid,
 )
 from structlog.testing import capture_logs
-from upload_helpers import Json, content, kept, stored
+from upload_helpers import Json, content, stored, stored_keys
 
 from service.database.database import Database
 from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import eventually, running
-from tests.support.job_helpers import process, until
+from tests.support.job_helpers import process, read, until
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
 CAT = sample("cat.png", picture(PNG, 640, 480))
@@ -118,12 +118,13 @@ async def test_the_journal_and_the_job_tell_of_it(
 ) -> None:
     document = await inspected(client, CAT)
     (job,) = (await client.get("/jobs")).json()["data"]
+    job = await read(client, job["id"])
     assert (job["status"], job["result"]) == (
         "succeeded",
         {"document_id": document["id"], "status": "ready", "reason": None},
     )
-    told = "select actor, request_id, payload from events where subject = $1 and type = 'document.ready'"
-    assert tuple(*await database.fetch(told, document["id"])) == (
+    query = "select actor, request_id, payload from events where subject = $1 and type = 'document.ready'"
+    assert tuple(*await database.fetch(query, document["id"])) == (
         "worker",
         job["id"],
         {
@@ -189,13 +190,13 @@ async def test_another_look_replaces_what_was_seen(
     client: httpx.AsyncClient, worker: Worker, settings: Settings, database: Database
 ) -> None:
     document = await inspected(client, CAT)
-    before = await kept(settings)
+    before = await stored_keys(settings)
     job = await process(client, "document.inspect", document_id=document["id"])
     await until(client, job, "succeeded")
     again = (await client.get(f"/documents/{document['id']}")).json()
     assert again == document
     assert (await thumbnail(client, document)).status_code == 200
-    assert len(await kept(settings)) == len(before) + 1 == 3  # the old thumbnail is swept
+    assert len(await stored_keys(settings)) == len(before) + 1 == 3  # the old thumbnail is swept
 
 
 async def test_what_is_not_there_cannot_be_looked_at(client: httpx.AsyncClient, worker: Worker) -> None:
@@ -209,10 +210,10 @@ async def test_with_a_document_its_thumbnail_is_deleted(
     client: httpx.AsyncClient, worker: Worker, settings: Settings
 ) -> None:
     document = await inspected(client, CAT)
-    assert len(await kept(settings)) == 2
+    assert len(await stored_keys(settings)) == 2
     await client.delete(f"/documents/{document['id']}")
     assert_refused(await thumbnail(client, document), 404, "NOT_FOUND")
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
@@ -226,7 +227,9 @@ async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
     failed = await until(client, job["id"], "failed", DECODING_SECONDS)
     assert failed["error"] == "The document does not exist"
     assert await database.fetchval("select count(*) from documents") == 0
-    assert {key.split("/")[0] for key in await kept(settings)} <= {"thumbnails"}  # and that one is swept
+    assert {key.split("/")[0] for key in await stored_keys(settings)} <= {
+        "thumbnails"
+    }  # and that one is swept
 
 
 async def test_a_decoder_that_was_killed_is_not_held_against_the_document(

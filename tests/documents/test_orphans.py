@@ -8,7 +8,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 from samples import PNG, picture, png_of, sample
-from upload_helpers import kept, send, stored
+from upload_helpers import send, stored, stored_keys
 
 from service.blobs import open_blob_store
 from service.database.database import Database
@@ -41,9 +41,9 @@ async def test_what_nothing_names_is_swept_once_it_is_old(
     for key in keys:
         await open_blob_store(settings).put(key, b"x")
     assert await sweep_orphans(database, settings) == 0
-    assert await kept(settings) == keys
+    assert await stored_keys(settings) == keys
     assert await sweep_orphans(database, at_once) == 3
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 async def test_what_is_named_stays(
@@ -57,7 +57,7 @@ async def test_what_is_named_stays(
     for path in ("thumbnails/x", "thumbnails/y", "exports/z"):
         await open_blob_store(settings).put(path, b"x")
     assert await sweep_orphans(database, at_once) == 1
-    assert await kept(settings) == {
+    assert await stored_keys(settings) == {
         f"documents/{document['id']}",
         f"documents/{other['id']}",
         "thumbnails/x",
@@ -75,9 +75,9 @@ async def test_an_upload_that_failed_after_its_blob_was_put_leaves_no_row_and_is
         assert (await client.get("/documents")).json()["data"] == []
     for table in ("contents", "jobs", "queue.pgqueuer", "idempotency_keys"):
         assert await database.fetchval(f"select count(*) from {table}") == 0
-    assert len(await kept(settings)) == 1
+    assert len(await stored_keys(settings)) == 1
     assert await sweep_orphans(database, at_once) == 1
-    assert await kept(settings) == set()
+    assert await stored_keys(settings) == set()
 
 
 async def test_there_may_be_nothing_to_sweep(at_once: Settings, database: Database) -> None:
@@ -103,7 +103,7 @@ async def test_half_files_of_killed_processes_are_swept(tmp_path: Path, database
     died = await anyio.run_process([sys.executable, "-c", DIES, directory.as_uri()], check=False)
     assert died.returncode == 9
     (half,) = (path for path in files(directory) if path.name != "a")
-    assert await kept(settings) == {"exports/a"}
+    assert await stored_keys(settings) == {"exports/a"}
     other = half.with_name("b#c")
     other.write_bytes(b"no half file")
     os.utime(other, (0, 0))

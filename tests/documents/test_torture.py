@@ -29,7 +29,7 @@ from samples import (
     truncations,
     valid,
 )
-from upload_helpers import BOUNDARY, END, content, kept, part, stored
+from upload_helpers import BOUNDARY, END, content, part, stored, stored_keys
 
 from service.database.database import Database
 from service.settings import Settings
@@ -39,7 +39,7 @@ MIB_5 = 5 * 1024 * 1024
 AT_ONCE = 4
 RSS_GROWTH_MIB_MAX = 20
 CROWD_RSS_GROWTH_MIB_MAX = 60
-PATIENCE_SECONDS = 90.0
+MAX_WAIT_SECONDS = 90.0
 SMALL = [sample(name, (FILES / name).read_bytes().rstrip()) for name in ("netpbm.png", "pypdf.pdf")]
 
 
@@ -157,14 +157,14 @@ async def test_torture(
                 async with slots:
                     return await answered(client, case)
 
-            wrong = [told for told in await asyncio.gather(*map(tried, all_cases)) if told]
+            wrong = [error for error in await asyncio.gather(*map(tried, all_cases)) if error]
             grown = rss_mib(server) - before
         assert wrong == []
         assert server.events("unhandled_error") == []
         assert grown < RSS_GROWTH_MIB_MAX
     assert list((tmp_path / "tmp").iterdir()) == []
     keys = {row["key"] for row in await database.fetch("select key from contents")}
-    assert await kept(Settings(blob_url=account["DEPOT_BLOB_URL"])) == keys
+    assert await stored_keys(Settings(blob_url=account["DEPOT_BLOB_URL"])) == keys
     assert not [path for path in (tmp_path / "blobs").rglob("*#*") if path.is_file()]
 
 
@@ -198,7 +198,7 @@ async def test_a_client_that_breaks_off_leaves_nothing(
         assert [event["status"] for event in server.events("request")] == [499] * 6
         assert server.events("unhandled_error") == []
     assert await database.fetchval("select count(*) from documents") == 0
-    assert await kept(Settings(blob_url=account["DEPOT_BLOB_URL"])) == set()
+    assert await stored_keys(Settings(blob_url=account["DEPOT_BLOB_URL"])) == set()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

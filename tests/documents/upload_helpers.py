@@ -59,7 +59,7 @@ def in_chunks(body: bytes, length: int = 65_536) -> Iterable[bytes]:
     return [body[position : position + length] for position in range(0, len(body), length)]
 
 
-async def kept(settings: Settings) -> set[str]:
+async def stored_keys(settings: Settings) -> set[str]:
     """The keys of all blobs there are."""
     tomorrow, store = datetime.now(UTC) + timedelta(days=1), open_blob_store(settings)
     return {key async for keys in store.keys("", tomorrow) for key in keys}
