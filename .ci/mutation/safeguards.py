@@ -225,9 +225,10 @@ def passes(tree: Path, tests: str, database_url: str) -> bool:
         "TEST_DATABASE_URL": database_url,
     }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    return (
-        subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False).returncode == 0
-    )
+    ended = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode not in {0, 1}:  # neither passed nor failed, such as an import that is missing
+        sys.exit(ended.stdout + ended.stderr)
+    return ended.returncode == 0
 
 
 if __name__ == "__main__":
