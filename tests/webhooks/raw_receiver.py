@@ -1,7 +1,7 @@
 """A receiver on a raw socket: it sends exactly the bytes that a test gives it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 
@@ -32,8 +32,6 @@ class RawReceiver:
                 served += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the sender has closed the connection
-        finally:
-            writer.close()
 
 
 @asynccontextmanager
@@ -43,7 +41,29 @@ async def raw_receiver(*replies: bytes, close_after: int | None = None) -> Async
     A connection is closed without notice after `close_after` requests.
     """
     receiver = RawReceiver(replies, close_after=close_after)
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
-    receiver.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
+    async with serving(receiver.serve) as receiver.base_url:
         yield receiver
+
+
+@asynccontextmanager
+async def serving(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Run a server on a free port and yield its URL; at the end, close its connections."""
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())  # type: ignore[arg-type]  # this code runs in a task
+        try:
+            await handle(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the test is over
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(run, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for handler in handlers:
+        handler.cancel()
+    await asyncio.gather(*handlers, return_exceptions=True)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from msgspec.structs import replace
-from raw_receiver import raw_receiver
+from raw_receiver import raw_receiver, serving
 from receiver import SECRET
 
 from service.settings import Settings
@@ -136,12 +136,11 @@ async def test_a_kept_connection_that_is_closed_on_the_next_request_costs_one_ne
         await reader.read(1)
         writer.transport.abort()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with Sender(replace(settings, webhook_allow_private=True)).open() as sender:
-            for _ in range(3):
-                result = await sender.send(delivery_to(url))
-                assert result.delivered, result.attempt.error
+    allowing = replace(settings, webhook_allow_private=True)
+    async with serving(serve) as url, Sender(allowing).open() as sender:
+        for _ in range(3):
+            result = await sender.send(delivery_to(url))
+            assert result.delivered, result.attempt.error
     assert requests == 3
 
 
