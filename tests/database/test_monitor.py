@@ -39,20 +39,20 @@ async def test_slow_statements_on_every_connection_are_no_outage(
     assert logs == []
 
 
-async def test_a_pulse_whose_connection_is_cut_is_no_outage(database: Database) -> None:
-    first = await beating(database)
+async def test_a_monitor_whose_connection_is_closed_is_no_outage(database: Database) -> None:
+    first = await monitor_backend(database)
     with capture_logs() as logs:
         slow = asyncio.create_task(database.fetchval("select pg_sleep($1)", SOME_BEATS))
         assert await database.fetchval(CUT, first)
-        assert await beating(database, other_than=first)
+        assert await monitor_backend(database, other_than=first)
         await slow
     assert logs == []
 
 
-async def test_a_database_that_takes_no_more_connections_is_not_away(
+async def test_a_database_that_accepts_no_more_connections_is_not_down(
     database: Database, server_url: str
 ) -> None:
-    first = await beating(database)
+    first = await monitor_backend(database)
     name = await database.fetchval("select current_database()")
     async with connected(server_url) as admin:
         with capture_logs() as logs:
@@ -69,7 +69,7 @@ def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
 
     async def be_busy() -> None:
         async with Database(settings).open() as database:
-            await beating(database)
+            await monitor_backend(database)
             until = monotonic() + SOME_BEATS
             while monotonic() < until:
                 time.sleep(2 * MISSED_RESPONSES_MAX * RESPONSE_WAIT_SECONDS)  # noqa: ASYNC251  # that is the point
@@ -80,7 +80,7 @@ def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
     assert logs == []
 
 
-async def beating(database: Database, other_than: int = 0) -> int:
+async def monitor_backend(database: Database, other_than: int = 0) -> int:
     """Return the backend of the monitor's connection, once it has one."""
     connection: Any = None
 
@@ -107,7 +107,7 @@ async def narrow(server: Node, tmp_path: Path) -> AsyncIterator[Database]:
     """A database of one connection in each pool."""
     settings = Settings(database_url=server.url, home=tmp_path, pool_size=1, records_pool_size=1)
     async with Database(settings).open() as database:
-        await beating(database)
+        await monitor_backend(database)
         await database.fetchval("select 1")  # so that the pool has its connection
         yield database
 
@@ -132,9 +132,9 @@ async def test_silence_ends_what_is_in_a_statement_and_what_waits_for_a_connecti
     await use_a_session()
 
 
-async def test_while_it_is_away_everything_is_refused_at_once(server: Node, narrow: Database) -> None:
+async def test_while_it_is_down_everything_is_rejected_immediately(server: Node, narrow: Database) -> None:
     server.suspend()
-    await eventually(lambda: away(narrow))
+    await eventually(lambda: is_down(narrow))
     started = monotonic()
     for _ in range(100):
         for use in (narrow.fetchval("select 1"), narrow.connect()):
@@ -145,17 +145,17 @@ async def test_while_it_is_away_everything_is_refused_at_once(server: Node, narr
     await eventually(lambda: back(narrow))
 
 
-async def test_its_coming_and_going_are_told_once(server: Node, narrow: Database) -> None:
+async def test_going_down_and_coming_up_are_logged_once_each(server: Node, narrow: Database) -> None:
     with capture_logs() as logs:
         server.kill()
-        await eventually(lambda: away(narrow))
+        await eventually(lambda: is_down(narrow))
         await asyncio.sleep(PROBE_TIMEOUT_SECONDS)
         server.start()
         await eventually(lambda: back(narrow))
     assert [line["event"] for line in logs] == ["database_down", "database_up"]
 
 
-async def away(database: Database) -> bool:
+async def is_down(database: Database) -> bool:
     return database.monitor.is_down
 
 

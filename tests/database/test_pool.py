@@ -1,4 +1,4 @@
-"""The pool: who gets which connection, and which are never lent again."""
+"""The pool: which connection is acquired, and which are never reused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,20 +20,20 @@ select pg_terminate_backend(pid, 5000) from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid()"""
 
 
-async def test_the_connection_that_was_used_last_is_lent_first(database: Database) -> None:
+async def test_the_connection_that_was_used_last_is_reused_first(database: Database) -> None:
     async with pooled_connection(database) as first, pooled_connection(database) as second:
         pass  # the second is given back first
     async with pooled_connection(database) as next_one:
         assert next_one is first is not second
 
 
-async def test_no_more_are_opened_than_there_may_be(database: Database, settings: Settings) -> None:
+async def test_no_more_connections_are_opened_than_allowed(database: Database, settings: Settings) -> None:
     await asyncio.gather(*(database.fetchval("select pg_sleep(0.01)") for _ in range(5 * settings.pool_size)))
     assert database.pool.in_use == 0
     assert database.pool.idle == settings.pool_size
 
 
-async def test_a_connection_that_was_cut_is_not_lent_again(database: Database, database_url: str) -> None:
+async def test_a_connection_that_was_cut_is_not_reused(database: Database, database_url: str) -> None:
     before = await database.fetchval(PID)
     async with connected(database_url) as admin:
         await admin.fetch(END_OTHERS)
@@ -45,7 +45,7 @@ async def test_a_connection_that_was_cut_is_not_lent_again(database: Database, d
     assert await database.fetchval(PID) != before
 
 
-async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_lent_again(
+async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_reused(
     database: Database,
 ) -> None:
     before = await database.fetchval(PID)
@@ -64,7 +64,7 @@ async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_lent_
     await eventually(ended)
 
 
-async def test_a_connection_that_is_in_a_transaction_is_not_lent_again(database: Database) -> None:
+async def test_a_connection_that_is_in_a_transaction_is_not_reused(database: Database) -> None:
     async with pooled_connection(database) as connection:
         await connection.execute("begin")
     async with pooled_connection(database) as next_one:
@@ -72,7 +72,7 @@ async def test_a_connection_that_is_in_a_transaction_is_not_lent_again(database:
     await eventually(partial(is_closed, connection))
 
 
-async def test_one_that_lay_idle_for_long_is_not_lent_again(
+async def test_one_that_lay_idle_for_long_is_not_reused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pooled_connection(database) as first:
@@ -94,7 +94,7 @@ async def test_those_that_are_too_many_are_closed_in_time(
     assert not busy.is_closed()
 
 
-async def test_who_cannot_connect_gives_its_turn_back(database: Database) -> None:
+async def test_a_failed_connect_returns_its_slot(database: Database) -> None:
     failures = iter([OSError("no route"), asyncio.CancelledError()])
 
     async def connect() -> Connection:
@@ -110,7 +110,7 @@ async def test_who_cannot_connect_gives_its_turn_back(database: Database) -> Non
     await pool.close()
 
 
-async def test_closing_waits_for_those_who_are_at_work(database: Database) -> None:
+async def test_closing_waits_for_connections_in_use(database: Database) -> None:
     pool = pool_of_one(database, database.connect)
     connection = await pool.acquire()
     closing = asyncio.create_task(pool.close())
