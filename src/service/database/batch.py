@@ -1,7 +1,7 @@
 """Batches: requests that arrive together share one statement, one round trip and one commit.
 
 While a batch is running, new requests queue; the next batch takes them all. There is no timer, so a request
-on an idle service runs immediately. docs/decisions/0017-batches.md has the rules, the reasons and the
+on an idle service runs immediately. docs/decisions/0018-batches.md has the rules, the reasons and the
 measurements.
 """
 
