@@ -146,7 +146,7 @@ def test_a_patch_describes_its_bounds_and_what_may_be_null(described: Json) -> N
     assert "pattern" in facets("price")
     assert "EUR" in facets("currency")["enum"]
     nullable = {n for n in fields if any(o.get("type") == "null" for o in variants(described, fields[n]))}
-    assert nullable == {"description", "attributes"}
+    assert nullable == {"description", "attributes", "low_stock_at"}
 
 
 def test_a_patch_may_be_a_merge_patch(described: Json) -> None:
@@ -159,7 +159,7 @@ def test_a_patch_may_be_a_merge_patch(described: Json) -> None:
 
 def test_query_parameters_describe_their_bounds(described: Json) -> None:
     parameters = {p["name"]: p for p in described["paths"]["/items"]["get"]["parameters"]}
-    assert parameters.keys() == {"sku", "q", "in_stock", "limit", "cursor"}
+    assert parameters.keys() == {"sku", "q", "in_stock", "low_stock", "archived", "limit", "cursor"}
     limit = parameters["limit"]["schema"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 200, 50)
     assert not any(parameter.get("required") for parameter in parameters.values())
@@ -310,7 +310,8 @@ async def test_the_payload_of_every_event_is_described(
 ) -> None:
     assert described["webhooks"].keys() == set(get_args(EventType))
     item = (await client.post("/items", json={"sku": "A", "name": "A", "price": "1", "quantity": 9})).json()
-    await client.patch(f"/items/{item['id']}", json={"name": "B"})
+    await client.patch(f"/items/{item['id']}", json={"name": "B", "quantity": 0})
+    await client.patch(f"/items/{item['id']}", json={"quantity": 9})
     orders = [
         (
             await client.post("/orders", json={"customer_id": "c", "lines": [{"sku": "A", "quantity": 4}]})

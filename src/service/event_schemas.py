@@ -26,7 +26,7 @@ class ItemUpdatedEvent(Struct):
     changes: Annotated[dict[str, Any], Meta(description='Each changed field, as `{"from": …, "to": …}`.')]
 
 
-class ItemLowStockEvent(Struct):
+class ItemStockEvent(Struct):
     id: UUID
     sku: Sku
     quantity: Quantity
@@ -59,7 +59,8 @@ EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
     "order.cancelled": ("An order was cancelled", OrderChangedEvent),
     "order.fulfilled": ("An order was fulfilled", OrderChangedEvent),
     "item.updated": ("A field or the stock of an item changed, except by an order", ItemUpdatedEvent),
-    "item.low_stock": ("The stock of an item fell to its threshold or to 0", ItemLowStockEvent),
+    "item.low_stock": ("The stock of an item fell to its threshold or to 0", ItemStockEvent),
+    "item.back_in_stock": ("The stock of an item rose from 0", ItemStockEvent),
     "document.stored": ("A document was uploaded", DocumentStoredEvent),
     "user.action": ("An action of a user was recorded", UserActionEvent),
     "job.finished": ("A job succeeded, failed or was cancelled", JobFinishedEvent),

@@ -146,6 +146,40 @@ async def test_low_stock_is_told_when_it_gets_low_and_when_it_is_gone(
     assert all(payload["sku"] == bolt["sku"] and payload["id"] == bolt["id"] for _, payload in low)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "reported"), [(None, []), (0, [0]), (2, [2, 0]), (7, [7, 0]), (2_147_483_647, [0])]
+)
+async def test_low_stock_is_told_at_the_threshold_of_the_item(
+    client: Client, database: Database, threshold: int | None, reported: list[int]
+) -> None:
+    bolt = await item(client, 9, low_stock_at=8)
+    path = f"/items/{bolt['id']}"
+    assert (await client.patch(path, json={"low_stock_at": threshold})).json()["low_stock_at"] == threshold
+    await client.post(f"{path}/stock", json={"delta": -2})
+    await order(client, (bolt, 5))
+    await client.patch(path, json={"quantity": 0})
+    low = await events(database, "item.low_stock")
+    assert [payload["quantity"] for _, payload in low] == reported
+
+
+async def test_back_in_stock_is_told_when_the_quantity_rises_from_zero(
+    client: Client, database: Database
+) -> None:
+    bolt = await item(client, 3)
+    path = f"/items/{bolt['id']}"
+    await client.post(f"{path}/stock", json={"delta": 1})  # not from 0
+    placed = await order(client, (bolt, 4))
+    await client.post(f"/orders/{placed.json()['id']}/cancel")
+    await client.patch(path, json={"quantity": 0})
+    await client.patch(path, json={"quantity": 7})
+    await client.post(f"{path}/stock", json={"delta": -7})
+    await client.post(f"{path}/stock", json={"delta": 2})
+    told = await events(database, "item.back_in_stock")
+    assert [payload for _, payload in told] == [
+        {"id": bolt["id"], "sku": bolt["sku"], "quantity": quantity} for quantity in (4, 7, 2)
+    ]
+
+
 @pytest.mark.parametrize("table", ["events", "seals"])
 @pytest.mark.parametrize("statement", ["update {} set {}", "delete from {}", "truncate {}"])
 async def test_nothing_is_ever_changed_or_deleted(database: Database, table: str, statement: str) -> None:

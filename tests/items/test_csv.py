@@ -24,7 +24,7 @@ from tests.support.job_helpers import process, until
 from tests.support.reply_assertions import JSON
 
 CSV = {"Accept": "text/csv"}
-COLUMNS = ["sku", "name", "price", "description", "currency", "quantity", "attributes"]
+COLUMNS = ["sku", "name", "price", "description", "currency", "quantity", "attributes", "low_stock_at"]
 
 
 def rows(reply: httpx.Response) -> list[list[str]]:
@@ -35,7 +35,7 @@ def rows(reply: httpx.Response) -> list[list[str]]:
 async def test_a_page_of_items_is_a_file(client: Client) -> None:
     await item(client, 3, sku="A-1", name='Bolt, "M8"\nlong', attributes={"size": 1.10})
     reply = await client.get("/items", headers=CSV)
-    assert rows(reply) == [COLUMNS, ["A-1", 'Bolt, "M8"\nlong', "9.99", "", "USD", "3", '{"size":1.1}']]
+    assert rows(reply) == [COLUMNS, ["A-1", 'Bolt, "M8"\nlong', "9.99", "", "USD", "3", '{"size":1.1}', "5"]]
     assert reply.headers["Content-Disposition"] == (
         "attachment; filename=\"items.csv\"; filename*=UTF-8''items.csv"
     )

@@ -31,7 +31,8 @@ async def test_a_field_that_is_not_sent_has_its_default(client: Client) -> None:
     item = await create(client)
     assert UUID(item.pop("id")).version == 7
     assert item.pop("created_at") == item.pop("updated_at")
-    assert item == {**BOLT, "description": None, "currency": "USD", "attributes": None, "version": 1}
+    known = {"description": None, "currency": "USD", "attributes": None, "archived": False, "low_stock_at": 5}
+    assert item == {**BOLT, **known, "version": 1}
 
 
 async def test_times_are_utc_with_a_z(client: Client) -> None:
@@ -80,6 +81,9 @@ async def test_text_is_counted_in_characters(client: Client) -> None:
         ({"in_stock": "true"}, ["under_score", "100%"]),
         ({"in_stock": "false"}, ["back\\slash", "NUT"]),
         ({"in_stock": "true", "q": "0"}, ["100%"]),
+        ({"low_stock": "true"}, ["under_score", "100%", "NUT"]),
+        ({"low_stock": "false"}, ["back\\slash"]),
+        ({"low_stock": "true", "in_stock": "true"}, ["under_score", "100%"]),
         ({"sku": "NUT", "in_stock": "true"}, []),
     ],
 )
@@ -88,7 +92,7 @@ async def test_filters_of_a_list_are_matched_literally(
 ) -> None:
     for number, name in enumerate(["NUT", "100%", "back\\slash", "under_score"]):
         sku = name if name == "NUT" else f"A-{number}"
-        await create(client, sku=sku, name=name, quantity=number % 2)
+        await create(client, sku=sku, name=name, quantity=number % 2, low_stock_at=None if number == 2 else 1)
     assert [item["name"] for item in await all_rows(client, "/items", **query)] == skus
 
 

@@ -12,6 +12,7 @@ EventType = Literal[
     "order.fulfilled",
     "item.updated",
     "item.low_stock",
+    "item.back_in_stock",
     "document.stored",
     "user.action",
     "job.finished",

@@ -178,6 +178,8 @@ def _item(new: ItemCreate) -> Item:
         currency=new.currency,
         quantity=new.quantity,
         attributes=new.attributes,
+        archived=False,
+        low_stock_at=new.low_stock_at,
         version=1,
         created_at=now,
         updated_at=now,

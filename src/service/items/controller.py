@@ -62,6 +62,12 @@ class ItemController(Controller):
             ),
         ] = None,
         in_stock: Annotated[bool | None, QueryParameter(description="Whether the item is in stock.")] = None,
+        low_stock: Annotated[
+            bool | None, QueryParameter(description="Whether the stock is at `low_stock_at` or below.")
+        ] = None,
+        archived: Annotated[
+            bool, QueryParameter(description="List the archived items instead of the others.")
+        ] = False,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Reply[Page[Item]]:
@@ -71,7 +77,14 @@ class ItemController(Controller):
         the next page.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        filters = {"sku": sku, **catalog.search_filter(q), "in_stock": in_stock, "after": pager.after}
+        filters = {
+            "sku": sku,
+            **catalog.search_filter(q),
+            "in_stock": in_stock,
+            "low_stock": low_stock,
+            "archived": archived,
+            "after": pager.after,
+        }
         items = await catalog.list_items(session, filters, pager.fetch_limit)
         page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:

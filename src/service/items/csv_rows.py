@@ -27,8 +27,8 @@ from service.values import (
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
 REQUIRED = ("sku", "name", "price")
-OPTIONAL = ("description", "currency", "quantity", "attributes")
-NULLABLE = ("description", "attributes")
+OPTIONAL = ("description", "currency", "quantity", "attributes", "low_stock_at")
+NULLABLE = ("description", "attributes", "low_stock_at")
 TEXTS = ("sku", "name", "description")
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """Cells that spreadsheets run as formulas, and cells that are already escaped. See OWASP, "CSV Injection"."""
@@ -159,7 +159,7 @@ def _decode_cell(name: str, cell: str) -> Any:
         return _unescape_formula(cell)
     if name == "attributes":
         return _attributes(cell)
-    if name == "quantity":  # in msgspec's lax mode 5.0 and 1e3 are whole numbers as well
+    if name in {"quantity", "low_stock_at"}:  # in msgspec's lax mode 5.0 and 1e3 are whole numbers as well
         if not INTEGER.fullmatch(cell):
             raise InvalidCell("must be a whole number")
         return int(cell[:INTEGER_LENGTH_MAX])
@@ -188,7 +188,8 @@ def to_csv(items: Iterable[Item]) -> str:
 def _cells(item: Item) -> tuple[object, ...]:
     sku, name, description = map(_escape_formula, (item.sku, item.name, item.description or ""))
     attributes = "" if item.attributes is None else encode_json(item.attributes).decode()
-    return sku, name, item.price, description, item.currency, item.quantity, attributes
+    low_stock_at = "" if item.low_stock_at is None else item.low_stock_at
+    return sku, name, item.price, description, item.currency, item.quantity, attributes, low_stock_at
 
 
 def _escape_formula(text: str) -> str:

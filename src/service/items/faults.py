@@ -7,6 +7,11 @@ class DuplicateSku(Fault):
     status, code, message = 409, "DUPLICATE_SKU", "Another item already has this SKU"
 
 
+class ItemArchived(Fault):
+    status, code, message = 409, "ITEM_ARCHIVED", "The order names items that are archived"
+    example_details = ({"item_id": "01a221da-02e2-72d1-9bdd-dcc49716d1b3", "sku": "BOLT-M8", "lines": [0]},)
+
+
 class InsufficientStock(Fault):
     status, code, message = 409, "INSUFFICIENT_STOCK", "Not enough stock"
     example_details = (

@@ -23,7 +23,7 @@ class CatalogImport(Struct, forbid_unknown_fields=True):
         Csv,
         Meta(
             description="CSV text. The header must have `sku`, `name` and `price`, and may have "
-            "`description`, `currency`, `quantity` and `attributes`."
+            "`description`, `currency`, `quantity`, `attributes` and `low_stock_at`."
         ),
     ]
     skip_bad: Annotated[bool, Meta(description="Import the valid rows and skip the invalid ones.")] = False

@@ -28,7 +28,7 @@ STATEMENT_TIMEOUT_SECONDS = 3600.0
 
 CREATE_STAGING_TABLE = """
 create temporary table staged (line int, id uuid, sku text, name text, price text, description text,
-  currency text, quantity int, attributes text) on commit drop"""
+  currency text, quantity int, attributes text, low_stock_at int) on commit drop"""
 
 DELETE_DUPLICATES = """
 with duplicates as (
@@ -49,8 +49,9 @@ select line, currency, price, count(*) over () from unfit order by line limit $1
 
 INSERT_NEW = f"""
 with created as (
-  insert into items (id, sku, name, price, description, currency, quantity, attributes, version)
-  select id, sku, name, price::numeric, description, currency, quantity, attributes::jsonb, 1
+  insert into items (id, sku, name, price, description, currency, quantity, attributes,
+    low_stock_at, version)
+  select id, sku, name, price::numeric, description, currency, quantity, attributes::jsonb, low_stock_at, 1
   from staged order by sku on conflict (sku) do nothing returning *
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity)
@@ -155,7 +156,7 @@ async def _records(
         if isinstance(item, ItemCreate):
             attributes = None if item.attributes is None else encode_json(item.attributes).decode()
             yield (line, uuid7(), item.sku, item.name, item.price, item.description, item.currency,
-                   item.quantity, attributes)  # fmt: skip
+                   item.quantity, attributes, item.low_stock_at)  # fmt: skip
         elif isinstance(item, InvalidRow):
             _add(report, item)
     await on_progress(text.buffer.tell())

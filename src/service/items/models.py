@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Numeric,
     Text,
     UniqueConstraint,
+    false,
     func,
     text,
 )
@@ -36,7 +38,9 @@ class Item(Base):
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
         CheckConstraint("quantity >= 0", name="quantity"),
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes"),
+        CheckConstraint("low_stock_at >= 0", name="low_stock_at"),
         CheckConstraint("version >= 1", name="version"),
+        Index("ix_items_archived_id", "archived", "id"),
         # No index on columns that orders change: each order would write an entry into every index.
         Index(
             "ix_items_parts",
@@ -56,6 +60,8 @@ class Item(Base):
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+    archived: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    low_stock_at: Mapped[int | None] = mapped_column(Integer, server_default=text("5"))
 
 
 class Movement(Base):

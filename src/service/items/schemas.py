@@ -10,8 +10,8 @@ from service.values import Currency, Money, Timestamp, Version
 
 ATTRIBUTES_BYTES_MAX = 16_384
 QUANTITY_MAX = 2_147_483_647
-LOW_STOCK = 5
-"""Threshold of `item.low_stock`: sent when stock falls to it or below from above, and when it falls to 0."""
+LOW_STOCK_AT = 5
+"""Default of `low_stock_at`."""
 
 Sku = Annotated[
     str,
@@ -24,6 +24,17 @@ Sku = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["Bolt M8 × 40"])]
 Description = Annotated[str, Meta(max_length=4000)]
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
+LowStockAt = Annotated[
+    Annotated[int, Meta(ge=0, le=QUANTITY_MAX)] | None,
+    Meta(
+        description="`item.low_stock` is sent when the stock falls to this number or below it from above, "
+        "and when it falls to 0; null: never."
+    ),
+]
+Archived = Annotated[
+    bool,
+    Meta(description="Whether the item is withdrawn from sale: no new order can name it, and lists omit it."),
+]
 
 
 def delta_problem(delta: object) -> str | None:
@@ -52,6 +63,7 @@ class ItemCreate(Body):
     currency: Currency = "USD"
     quantity: Quantity = 0
     attributes: Attributes | None = None
+    low_stock_at: LowStockAt = LOW_STOCK_AT
 
 
 class ItemPatch(Body):
@@ -66,6 +78,8 @@ class ItemPatch(Body):
     currency: Currency | UnsetType = UNSET
     quantity: Quantity | UnsetType = UNSET
     attributes: Attributes | None | UnsetType = UNSET
+    archived: Archived | UnsetType = UNSET
+    low_stock_at: LowStockAt | UnsetType = UNSET
 
 
 class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows convert by position
@@ -77,6 +91,8 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
     currency: Currency
     quantity: Quantity
     attributes: Attributes | None
+    archived: Archived
+    low_stock_at: LowStockAt
     version: Version
     created_at: Timestamp
     updated_at: Timestamp

@@ -3,10 +3,10 @@
 from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES, store_computed_reply_sql
-from service.items.schemas import LOW_STOCK, QUANTITY_MAX
+from service.items.schemas import QUANTITY_MAX
 
 COLUMNS = """id, sku, name, description, amount_text(price, currency), currency, quantity, attributes,
-  version, created_at, updated_at"""
+  archived, low_stock_at, version, created_at, updated_at"""
 
 READ = f"select {COLUMNS} from items where id = any($1::uuid[])"
 
@@ -15,7 +15,7 @@ READ_STATE = "select id, version, sku, quantity, price, currency from items wher
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
     'price', amount_text({0}.price, {0}.currency), 'currency', {0}.currency, 'quantity', {0}.quantity,
-    'attributes', {0}.attributes)"""
+    'attributes', {0}.attributes, 'archived', {0}.archived, 'low_stock_at', {0}.low_stock_at)"""
 """The fields the journal compares, as JSON."""
 
 CREATED_FIELDS = (
@@ -27,15 +27,16 @@ CREATED_FIELDS = (
     "currency",
     "quantity",
     "attributes",
+    "low_stock_at",
     "created_at",
 )
 CREATE = NamedSql(f"""
 with stored_replies as ({STORE_REPLIES}
 ), created as (
-  insert into items (id, sku, name, description, price, currency, quantity, attributes, version,
-    created_at, updated_at)
-  select :id, :sku, :name, :description, :price::text::numeric, :currency, :quantity, :attributes::jsonb, 1,
-    :created_at::timestamptz, :created_at
+  insert into items (id, sku, name, description, price, currency, quantity, attributes,
+    low_stock_at, version, created_at, updated_at)
+  select :id, :sku, :name, :description, :price::text::numeric, :currency, :quantity, :attributes::jsonb,
+    :low_stock_at, 1, :created_at::timestamptz, :created_at
   where {ALL_REPLIES_STORED}
   returning *
 ), movement_rows as (
@@ -51,8 +52,17 @@ select count(*) from created""")
 
 def low_stock_condition(quantity: str) -> str:
     """Return an SQL condition for `item.low_stock`, given the quantity after the change `delta`."""
-    return f"delta < 0 and ({quantity} = 0 or {quantity} <= {LOW_STOCK} and {quantity} - delta > {LOW_STOCK})"
+    return (
+        f"delta < 0 and low_stock_at is not null "
+        f"and ({quantity} = 0 or {quantity} <= low_stock_at and {quantity} - delta > low_stock_at)"
+    )
 
+
+BACK_IN_STOCK_EVENTS = """
+  select 'item.back_in_stock', id::text, actor, request_id,
+    jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
+  from changed where not archived and delta > 0 and quantity = delta"""
+"""Selects the events of items whose stock rose from 0, as `RECORD_ITEM_EVENTS` does."""
 
 RECORD_ITEM_EVENTS = f"""
   insert into events (type, subject, actor, request_id, payload)
@@ -61,7 +71,8 @@ RECORD_ITEM_EVENTS = f"""
   union all
   select 'item.low_stock', id::text, actor, request_id,
     jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
-  from changed where {low_stock_condition("quantity")}"""
+  from changed where not archived and {low_stock_condition("quantity")}
+  union all {BACK_IN_STOCK_EVENTS}"""
 """Records the events of `changed`: item rows with `delta`, `changes`, `actor` and `request_id`."""
 
 PRICE_FITS = """(not r.patch ?| '{price,currency}' or
@@ -80,8 +91,9 @@ with requested as (
   select * from items where id = any(:item_ids) order by id for no key update
 ), changed as (
   update items i set
-    (sku, name, description, price, currency, quantity, attributes) = (
-      select p.sku, p.name, p.description, p.price, p.currency, p.quantity, p.attributes
+    (sku, name, description, price, currency, quantity, attributes, archived, low_stock_at) = (
+      select p.sku, p.name, p.description, p.price, p.currency, p.quantity, p.attributes, p.archived,
+        p.low_stock_at
       from jsonb_populate_record(i, r.patch) p),
     version = i.version + 1, updated_at = now()
   from before join requested r on r.item_id = before.id
@@ -124,7 +136,7 @@ ADJUST = NamedSql(f"{_ADJUST} select {COLUMNS} from changed")
 
 ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
     'price', amount_text(price, currency), 'currency', currency, 'quantity', quantity,
-    'attributes', attributes, 'version', version,
+    'attributes', attributes, 'archived', archived, 'low_stock_at', low_stock_at, 'version', version,
     'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
 """An item as the API returns it."""
@@ -159,6 +171,8 @@ FILTERS = {
     "q_single_letter": "(strpos(lower(normalize(name)), lower(${q_single_letter})) > 0 "
     "or strpos(lower(sku), lower(${q_single_letter})) > 0)",
     "in_stock": "(quantity > 0) = ${in_stock}",
+    "low_stock": "coalesce(quantity <= low_stock_at, false) = ${low_stock}",
+    "archived": "archived = ${archived}",
     "after": "id < ${after}",
 }
 LIST = ListQuery(f"select {COLUMNS} from items", FILTERS, "id desc")

@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from service.errors import Detail, Fault
-from service.items.faults import InsufficientStock
+from service.items.faults import InsufficientStock, ItemArchived
 from service.orders.schemas import OrderCreate, OrderLineCreate
 from service.values import Currency
 
@@ -30,6 +30,8 @@ class Stock(Struct):
     currency: Currency
     quantity: int
     version: int
+    archived: bool = False
+    low_stock_at: int | None = None
 
 
 class AllocatedLine(Struct, frozen=True):
@@ -85,8 +87,20 @@ def _allocate_one(stock: StockIndex, order: OrderCreate) -> Allocation | Fault:
             requested[entry.item_id] = requested.get(entry.item_id, 0) + line.quantity
     if unknown:
         return UnknownItem(details=unknown)
+    if archived := _archived(stock, order):
+        return ItemArchived(details=archived)
     entries = [(stock[item_id], quantity) for item_id, quantity in requested.items()]
     return _rejection(entries) or _allocate_lines(entries)
+
+
+def _archived(stock: StockIndex, order: OrderCreate) -> list[dict[str, object]]:
+    """Return the archived items of an order, each with the lines that name it."""
+    lines: dict[UUID, list[int]] = {}
+    for index, line in enumerate(order.lines):
+        entry = stock[item_reference(line)]
+        if entry.archived:
+            lines.setdefault(entry.item_id, []).append(index)
+    return [{"item_id": id_, "sku": stock[id_].sku, "lines": indexes} for id_, indexes in lines.items()]
 
 
 def item_reference(line: OrderLineCreate) -> UUID | str:

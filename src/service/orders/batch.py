@@ -83,6 +83,7 @@ class OrderBatch:
             "line_amounts": [line.amount for _, _, line in lines],
             "line_stock_quantities": [line.remaining for line in allocated],
             "line_stock_versions": [line.version for line in allocated],
+            "line_low_stock_ats": [line.stock.low_stock_at for line in allocated],
         }
 
 

@@ -16,7 +16,7 @@ from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
-from service.items.faults import InsufficientStock
+from service.items.faults import InsufficientStock, ItemArchived
 from service.orders import lifecycle, queries
 from service.orders.allocation import MixedCurrencies, UnknownItem
 from service.orders.batch import location
@@ -31,7 +31,7 @@ class OrderController(Controller):
     @post(
         opt=operation(
             scope="orders:write",
-            faults=[InsufficientStock, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS],
+            faults=[InsufficientStock, ItemArchived, UnknownItem, MixedCurrencies, *IDEMPOTENCY_FAULTS],
         )
     )
     async def place_order(

@@ -3,13 +3,14 @@
 from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import STORE_REPLIES
-from service.items.statements import low_stock_condition
+from service.items.statements import BACK_IN_STOCK_EVENTS, low_stock_condition
 
 # Locks in id order, so that no two flushes deadlock; NO KEY, so that foreign keys do not wait. The statement
 # sets its own lock timeout until the transaction ends, which saves a round trip.
 LOCK_STOCK = """
 with lock_timeout as materialized (select set_config('lock_timeout', $3, true))
-select id, sku, name, price, currency, quantity, version, clock_timestamp() as locked_at
+select id, sku, name, price, currency, quantity, version, archived, low_stock_at,
+  clock_timestamp() as locked_at
 from lock_timeout, items
 where id = any($1::uuid[]) or sku = any($2::text[])
 order by id for no key update of items"""
@@ -46,8 +47,9 @@ with stored_replies as ({STORE_REPLIES}
   select *, -quantity as delta
   from unnest(:line_order_ids::uuid[], :line_nos::int[], :line_item_ids::uuid[], :line_skus::text[],
       :line_names::text[], :line_quantities::int[], :line_unit_prices::text[], :line_amounts::text[],
-      :line_stock_quantities::int[], :line_stock_versions::int[])
-    as t (order_id, line_no, item_id, sku, name, quantity, unit_price, amount, remaining, version)
+      :line_stock_quantities::int[], :line_stock_versions::int[], :line_low_stock_ats::int[])
+    as t (order_id, line_no, item_id, sku, name, quantity, unit_price, amount, remaining, version,
+      low_stock_at)
 ), inserted_events as (
   insert into events (type, subject, actor, request_id, payload, created_at)
   select 'order.placed', order_id::text, actor, request_id, payload, :placed_at from authors
@@ -98,14 +100,16 @@ with {transition_sql("cancelled")}, locked_items as (
   select i.id from items i
   where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
   order by i.id for no key update
-), updated_items as (
+), changed as (
   update items i set quantity = i.quantity + l.quantity, version = i.version + 1, updated_at = now()
   from locked_items join order_lines l on l.item_id = locked_items.id
   where i.id = locked_items.id and l.order_id = $1
-  returning i.id, i.version, i.quantity, l.quantity as delta
+  returning i.*, l.quantity as delta, $3::text as actor, $4::text as request_id
 ), movement_rows as (
   insert into movements (item_id, version, cause, delta, resulting_quantity, order_id)
-  select id, version, 'cancel', delta, quantity, $1 from updated_items
+  select id, version, 'cancel', delta, quantity, $1 from changed
+), item_events as (
+  insert into events (type, subject, actor, request_id, payload) {BACK_IN_STOCK_EVENTS}
 ), refund_rows as (
   insert into transactions (id, order_id, kind, amount, currency)
   select uuidv7(), id, 'refund', total, currency from o

@@ -33,7 +33,7 @@ Events = Annotated[
     list[EventType],
     Meta(
         min_length=1,
-        max_length=8,
+        max_length=9,
         examples=[["order.placed", "item.low_stock"]],
         extra={"rule": events_problem},
         extra_json_schema={"uniqueItems": True},

@@ -35,7 +35,8 @@ with inserted_items as (
 insert into events (type, subject, actor, payload, created_at)
 select 'item.created', id::text, 'cli', {ITEM_JSON}::jsonb, created_at
 from (select item_no, id, sku, name, null as description, price, currency, opening as quantity,
-  jsonb_build_object('material', material) as attributes, 1 as version, created_at, created_at as updated_at
+  jsonb_build_object('material', material) as attributes, false as archived, 5 as low_stock_at,
+  1 as version, created_at, created_at as updated_at
   from demo_items) item order by item_no"""
 
 _TIME = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
