@@ -55,7 +55,7 @@ SAFEGUARDS = [
         "documents/formats.py",
         "        self.structure(data)\n",
         "",
-        "documents/test_formats.py documents/test_forms.py",
+        "documents/test_formats.py documents/test_upload.py",
     ),
     Safeguard(
         "CPU in the background: a job that burns a core does so in another process",

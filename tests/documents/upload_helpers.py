@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from samples import Sample
+from samples import PNG, Sample, picture, sample
 
 from service.blobs import BlobStore, open_blob_store
 from service.settings import Settings
 
 Json = dict[str, Any]
+CAT = sample("cat.png", picture(PNG))
 BOUNDARY = "------------------------boundary"
 
 
@@ -39,6 +40,7 @@ def part(sent: Sample, name: str = "file") -> bytes:
     return "\r\n".join(lines).encode() + sent.content + b"\r\n"
 
 
+FORM = part(CAT)
 END = f"--{BOUNDARY}--\r\n".encode()
 
 
