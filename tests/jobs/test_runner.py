@@ -1,98 +1,26 @@
 """Whatever happens while a job runs: it ends once, and what went wrong is seen."""
 
 import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import psutil
 import pytest
 from anyio import CancelScope
-from msgspec import Struct
-from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from service.database.database import Database
 from service.errors import NotFound
 from service.events.journal import CLI
 from service.jobs.context import PROGRESS_SECONDS, JobContext, JobFailed, JobSuperseded
-from service.jobs.kinds import Kind, KindRegistry
-from service.jobs.operations import cancel, read_job, submit
-from service.jobs.process import NICENESS
+from service.jobs.operations import cancel, read_job
 from service.jobs.queue import enqueue
 from service.jobs.runner import _backoff_seconds
-from service.jobs.schemas import Job, JobCreate
 from service.settings import Settings
-from service.worker import Worker
 from tests.support.app_helpers import MAX_WAIT_SECONDS, eventually, in_session
 from tests.support.reply_assertions import LEAK
-
-ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
-ENTRIES = "select count(*) from queue.pgqueuer"
-
-
-class Wish(Struct, forbid_unknown_fields=True):
-    pieces: int = 1
-
-
-Run = Callable[[JobContext, Wish], Awaitable[Any]]
-
-
-class Workshop:
-    """A worker that knows one kind of job: what the test says."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self.settings = settings
-        self.database = database
-
-    @asynccontextmanager
-    async def doing(self, run: Run, **settings: Any) -> AsyncIterator[Worker]:
-        kinds = KindRegistry([Kind("test.wish", Wish, run)])
-        worker = Worker(
-            replace(self.settings, **settings), self.database, kinds, schedules=(), grace_seconds=0
-        )
-        async with worker.open():
-            yield worker
-
-    async def wish(self, payload: object = None, kind: str = "test.wish") -> UUID:
-        return (await in_session(self.database, submit, JobCreate(kind, payload or {}), CLI, None)).id
-
-    async def until(self, job_id: UUID, *statuses: str) -> Job:
-        job = await in_session(self.database, read_job, job_id)
-
-        async def there() -> bool:
-            nonlocal job
-            job = await in_session(self.database, read_job, job_id)
-            return job.status in statuses
-
-        await eventually(there)
-        return job
-
-    async def outcome(self, run: Run, **settings: Any) -> Job:
-        """Return the job once all that follows its end is done, the log line last."""
-        async with self.doing(run, **settings) as worker:
-            job = await self.until(await self.wish(), "succeeded", "failed")
-
-            async def done() -> bool:
-                return len(worker._runner) == 0 and await self.entries() == 0
-
-            await eventually(done)
-            return job
-
-    async def ends(self) -> list[str]:
-        """What the journal has of the ends of jobs."""
-        return [row[0] for row in await self.database.fetch(ENDS)]
-
-    async def all_taken(self) -> bool:
-        return await self.entries() == 0
-
-    async def entries(self) -> int:
-        count: int = await self.database.fetchval(ENTRIES)
-        return count
+from tests.support.workshop import Wish, Workshop
 
 
 @pytest.fixture
@@ -334,7 +262,7 @@ async def test_a_bug_of_ours_does_not_lose_the_job(workshop: Workshop) -> None:
 
 
 async def test_an_outage_is_no_try(workshop: Workshop) -> None:
-    """Here only as the driver tells of it; a real one is in tests/test_worker.py."""
+    """Here only as the driver tells of it; a real one is in tests/server/test_worker_process.py."""
     begun: list[int] = []
 
     async def work(task: JobContext, _: Wish) -> None:
@@ -344,42 +272,3 @@ async def test_an_outage_is_no_try(workshop: Workshop) -> None:
 
     job = await workshop.outcome(work, job_attempts_max=1)
     assert (job.status, job.attempts, begun) == ("succeeded", 1, [1, 1, 1, 1])
-
-
-async def test_a_core_is_kept_busy_elsewhere(workshop: Workshop) -> None:
-    async def work(task: JobContext, _: Wish) -> list[int]:
-        return [
-            await task.run_in_process(os.getpid),
-            await task.run_in_process(os.getpriority, os.PRIO_PROCESS, 0),
-        ]
-
-    (process, niceness) = (await workshop.outcome(work)).result
-    assert process != os.getpid()
-    assert niceness >= NICENESS
-
-
-async def test_as_many_cores_are_kept_busy_as_there_are(workshop: Workshop) -> None:
-    async def work(task: JobContext, _: Wish) -> None:
-        await asyncio.gather(*(task.run_in_process(time.sleep, 0.05) for _ in range(10)))
-
-    assert (await workshop.outcome(work)).status == "succeeded"
-    assert 1 <= len(pool()) <= (os.cpu_count() or 1)
-
-
-def pool() -> list[psutil.Process]:
-    """The processes of this one's pool."""
-    return [child for child in psutil.Process().children() if "to_process" in " ".join(child.cmdline())]
-
-
-async def test_a_process_that_was_cancelled_while_it_started_is_not_left_behind(workshop: Workshop) -> None:
-    async def work(task: JobContext, _: Wish) -> None:
-        for seconds in (0.01, 0.02, 0.04, 0.08):
-            with CancelScope() as scope:
-                asyncio.get_running_loop().call_later(seconds, scope.cancel)
-                await task.run_in_process(time.sleep, 3600)
-            assert scope.cancelled_caught
-        assert await task.run_in_process(os.getpid) in {process.pid for process in pool()}
-
-    before = len(pool())
-    assert (await workshop.outcome(work, job_attempts_max=1)).status == "succeeded"
-    assert len(pool()) <= before + 1
