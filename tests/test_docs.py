@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, get_args
+from uuid import UUID
 
 import anyio
 import msgspec
@@ -17,6 +18,7 @@ from service.app import create_app
 from service.auth.keys import SCOPES
 from service.database.database import Database
 from service.docs import build_document
+from service.documents.statements import RECORD_INSPECTION
 from service.event_schemas import EVENTS
 from service.events.journal import EventType
 from service.http.error_responses import Error, Problem
@@ -305,6 +307,12 @@ def test_every_bound_of_a_request_is_published(described: Json) -> None:
     assert "maxLength" not in described["components"]["schemas"]["ErrorBody"]["properties"]["message"]
 
 
+async def record_inspections(database: Database, ready: UUID, rejected: UUID) -> None:
+    await database.fetch(RECORD_INSPECTION, ready, "ready", 8, 8, None, None, None, "worker", None)
+    damaged = (None, None, None, None, "The file is damaged")
+    await database.fetch(RECORD_INSPECTION, rejected, "rejected", *damaged, "worker", None)
+
+
 async def test_the_payload_of_every_event_is_described(
     client: Client, database: Database, described: Json
 ) -> None:
@@ -323,9 +331,15 @@ async def test_the_payload_of_every_event_is_described(
     await client.post("/users/ann/actions", json={"action": "login"})
     job = await client.post("/process", json={"kind": "report.export", "payload": {}})
     await client.delete(job.headers["Location"])
+    unsold = (await client.post("/items", json={"sku": "B", "name": "B", "price": "1"})).json()
+    await client.delete(f"/items/{unsold['id']}")
     picture = BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
-    await client.post("/documents", files={"file": ("a.png", picture.getvalue(), "image/png")})
+    uploaded = [
+        (await client.post("/documents", files={"file": (name, picture.getvalue(), "image/png")})).json()
+        for name in ("a.png", "b.png")
+    ]
+    await record_inspections(database, *(UUID(document["id"]) for document in uploaded))
     rows = await database.fetch("select type, payload from events where type = any($1)", list(EVENTS))
     assert {row["type"] for row in rows} == EVENTS.keys()
     for row in rows:

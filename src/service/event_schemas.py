@@ -3,15 +3,24 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.events.journal import EventType
 from service.http.json_schema import REF, Json, schema_name
-from service.items.schemas import Quantity, Sku
+from service.items.schemas import (
+    Archived,
+    Attributes,
+    Description,
+    Item,
+    LowStockAt,
+    Name,
+    Quantity,
+    Sku,
+)
 from service.jobs.schemas import KindName
 from service.orders.schemas import Order
 from service.users.schemas import ActionName, Metadata
-from service.values import Count, Version
+from service.values import Count, Currency, Money, Version
 
 Changes = Annotated[dict[str, Any], Meta(description='Each changed field, as `{"from": …, "to": …}`.')]
 
@@ -23,7 +32,22 @@ class OrderChangedEvent(Order):
 class ItemUpdatedEvent(Struct):
     id: UUID
     version: Version
-    changes: Annotated[dict[str, Any], Meta(description='Each changed field, as `{"from": …, "to": …}`.')]
+    changes: Changes
+
+
+class ItemDeletedEvent(Struct):
+    """The last state of the item."""
+
+    id: UUID
+    sku: Sku
+    name: Name
+    description: Description | None
+    price: Money
+    currency: Currency
+    quantity: Quantity
+    attributes: Attributes | None
+    archived: Archived
+    low_stock_at: LowStockAt
 
 
 class ItemStockEvent(Struct):
@@ -38,6 +62,20 @@ class DocumentStoredEvent(Struct):
     content_type: str
     size_bytes: Count
     sha256: str
+
+
+class DocumentReadyEvent(Struct):
+    id: UUID
+    changes: Changes
+    width: Annotated[Count | UnsetType, Meta(description="Width in pixels; only of an image.")] = UNSET
+    height: Annotated[Count | UnsetType, Meta(description="Height in pixels; only of an image.")] = UNSET
+    pages: Annotated[Count | UnsetType, Meta(description="Number of pages; only of a PDF.")] = UNSET
+
+
+class DocumentRejectedEvent(Struct):
+    id: UUID
+    reason: Annotated[str, Meta(description="Why the file was rejected.")]
+    changes: Changes
 
 
 class UserActionEvent(Struct):
@@ -58,10 +96,14 @@ EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
     "order.placed": ("An order was placed", Order),
     "order.cancelled": ("An order was cancelled", OrderChangedEvent),
     "order.fulfilled": ("An order was fulfilled", OrderChangedEvent),
+    "item.created": ("An item was created", Item),
     "item.updated": ("A field or the stock of an item changed, except by an order", ItemUpdatedEvent),
+    "item.deleted": ("An item was deleted", ItemDeletedEvent),
     "item.low_stock": ("The stock of an item fell to its threshold or to 0", ItemStockEvent),
     "item.back_in_stock": ("The stock of an item rose from 0", ItemStockEvent),
     "document.stored": ("A document was uploaded", DocumentStoredEvent),
+    "document.ready": ("A document was inspected and can be used", DocumentReadyEvent),
+    "document.rejected": ("A document turned out to be damaged", DocumentRejectedEvent),
     "user.action": ("An action of a user was recorded", UserActionEvent),
     "job.finished": ("A job succeeded, failed or was cancelled", JobFinishedEvent),
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from conftest import Client
 from service.database.database import Database
+from service.events.journal import CLI, INSERT_EVENT, EventType, event_arguments
 from service.jobs.maintenance import sweep_deliveries
 from service.settings import Settings
 from tests.support.app_helpers import running
@@ -63,6 +64,17 @@ async def test_every_wrong_field_is_listed(client: Client) -> None:
     assert wrong_fields(await client.post("/webhooks", json={})) == {"/url", "/events"}
     wrong = {"url": "ftp://x", "events": ["order.placed", "order.eaten"], "secret": "mine"}
     assert wrong_fields(await client.post("/webhooks", json=wrong)) == {"/url", "/events/1", "/secret"}
+
+
+async def test_an_asterisk_stands_for_all_types_of_events_and_for_no_others(
+    client: Client, database: Database
+) -> None:
+    webhook = await register(client, events=["*"])
+    assert webhook["events"] == ["*"]
+    for type_ in [*get_args(EventType), "webhook.test", "key.created", "job.queued"]:
+        await database.fetch(INSERT_EVENT, *event_arguments(type_, "1", CLI, {}))
+    rows = await database.fetch("select type from deliveries d join events e on e.id = d.event_id")
+    assert sorted(row["type"] for row in rows) == sorted(get_args(EventType))
 
 
 @pytest.mark.parametrize("events", [[], ["item.updated"] * 2, None, "item.updated", ["webhook.test"]])

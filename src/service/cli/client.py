@@ -34,11 +34,9 @@ def listen(url: str | None, key: str | None, events: tuple[str, ...]) -> None:
 
     The service must allow private webhook targets, as `depot dev` does.
     """
-    from typing import get_args
-
     from service.cli.dev import key_file
     from service.cli.listen import listen as run_listener
-    from service.events.journal import EventType
+    from service.events.journal import ALL_EVENTS
 
     settings = settings_from_environment("console")
     if key is None and not key_file(settings).exists():
@@ -46,7 +44,7 @@ def listen(url: str | None, key: str | None, events: tuple[str, ...]) -> None:
     work = run_listener(
         url or f"http://{settings.host}:{settings.port}",
         key or key_file(settings).read_text().strip(),
-        events or get_args(EventType),
+        events or [ALL_EVENTS],
         click.echo,
     )
     asyncio.run(work)

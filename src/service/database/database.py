@@ -25,7 +25,7 @@ from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0012"
+SCHEMA = "0013"
 """The newest revision in migrations/versions (a test compares)."""
 READ_SCHEMA_VERSION = "select version_num from schema_version"
 

@@ -10,14 +10,23 @@ EventType = Literal[
     "order.placed",
     "order.cancelled",
     "order.fulfilled",
+    "item.created",
     "item.updated",
+    "item.deleted",
     "item.low_stock",
     "item.back_in_stock",
     "document.stored",
+    "document.ready",
+    "document.rejected",
     "user.action",
     "job.finished",
 ]
-"""Event types available to webhooks. The journal has more: it records every change."""
+"""Event types available to webhooks. The journal has more: it records every change.
+
+A migration has to add a new type to the function `owe_deliveries`, which expands `ALL_EVENTS`.
+"""
+ALL_EVENTS = "*"
+"""Stands for every event type available to webhooks, now and later."""
 
 
 class Author(Struct, frozen=True):

@@ -30,10 +30,11 @@ Url = Annotated[
     ),
 ]
 Events = Annotated[
-    list[EventType],
+    list[EventType | Literal["*"]],
     Meta(
         min_length=1,
-        max_length=9,
+        max_length=14,
+        description="Event types; `*` is all of them, also those added later.",
         examples=[["order.placed", "item.low_stock"]],
         extra={"rule": events_problem},
         extra_json_schema={"uniqueItems": True},
