@@ -7,7 +7,7 @@ import string
 import pytest
 
 from conftest import Client
-from service.http.pagination import PAGE_BYTES_MAX, _count_within
+from service.http.pagination import PAGE_BYTES_MAX, _fit
 from tests.support.reply_assertions import all_rows, assert_refused, pages
 
 
@@ -130,6 +130,4 @@ async def test_a_page_of_large_rows_ends_early_and_no_row_is_lost(client: Client
 
 def test_a_row_larger_than_a_page_is_a_page_by_itself() -> None:
     large = "x" * PAGE_BYTES_MAX
-    assert [_count_within(PAGE_BYTES_MAX, rows) for rows in ([large], [large, "a"], ["a", large], [])] == [
-        *(1, 1, 1, 0)
-    ]
+    assert [len(_fit(rows)[0]) for rows in ([large], [large, "a"], ["a", large], [])] == [*(1, 1, 1, 0)]

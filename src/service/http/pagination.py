@@ -7,7 +7,8 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from itertools import accumulate
+from typing import Annotated, Any, Generic, TypeVar, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -70,9 +71,18 @@ class Pager(Generic[P]):
         return self.limit + 1
 
     def page(self, rows: Sequence[T], position: Callable[[T], P]) -> Page[T]:
-        data = list(rows[: _count_within(PAGE_BYTES_MAX, rows[: self.limit])])
+        """Return the page as it is sent: its entries are encoded once, to measure them and for the reply."""
+        data, encoded = _fit(rows[: self.limit])
+        return Page(cast("list[T]", msgspec.Raw(encoded)), self._next_cursor(rows, data, position))
+
+    def entries(self, rows: Sequence[T], position: Callable[[T], P]) -> tuple[Sequence[T], str | None]:
+        """Return the page's entries and the next cursor, for a reply that is not JSON."""
+        data, _ = _fit(rows[: self.limit])
+        return data, self._next_cursor(rows, data, position)
+
+    def _next_cursor(self, rows: Sequence[T], data: Sequence[T], position: Callable[[T], P]) -> str | None:
         more = len(rows) > len(data)
-        return Page(data, self._encode(msgspec.json.encode(position(data[-1]))) if more else None)
+        return self._encode(msgspec.json.encode(position(data[-1]))) if more else None
 
     def next_url(self, cursor: str) -> str:
         """Return the next page's URL for a `Link` header (RFC 8288): a CSV file cannot carry a cursor."""
@@ -102,11 +112,11 @@ class Pager(Generic[P]):
         return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()
 
 
-def _count_within(bytes_max: int, rows: Sequence[object]) -> int:
-    """Return how many of the first rows fit into `bytes_max` bytes of JSON, and at least one."""
-    size_bytes = 0
-    for count, row in enumerate(rows):
-        size_bytes += len(encode_json(row)) + 1
-        if size_bytes > bytes_max:
-            return max(1, count)
-    return len(rows)
+def _fit(rows: Sequence[T]) -> tuple[Sequence[T], bytes]:
+    """Return the first rows that fit into a page, and at least one, with their JSON."""
+    encoded = encode_json(rows)
+    if len(encoded) <= PAGE_BYTES_MAX:
+        return rows, encoded
+    sizes = accumulate(len(encode_json(row)) + 1 for row in rows)
+    count = max(1, sum(size <= PAGE_BYTES_MAX for size in sizes))
+    return rows[:count], encode_json(rows[:count])

@@ -86,13 +86,13 @@ class ItemController(Controller):
             "after": pager.after,
         }
         items = await catalog.list_items(session, filters, pager.fetch_limit)
-        page = pager.page(items, lambda item: item.id)
         if negotiate(request, JSON, CSV) == JSON:
-            return Reply(page, headers={"Vary": "Accept"})
+            return Reply(pager.page(items, lambda item: item.id), headers={"Vary": "Accept"})
+        entries, next_cursor = pager.entries(items, lambda item: item.id)
         headers = {"Vary": "Accept", "Content-Disposition": attachment("items.csv")}
-        if page.next_cursor:
-            headers["Link"] = f'<{pager.next_url(page.next_cursor)}>; rel="next"'
-        return Response(to_csv(page.data), media_type=CSV, headers=headers)  # type: ignore[return-value]
+        if next_cursor:
+            headers["Link"] = f'<{pager.next_url(next_cursor)}>; rel="next"'
+        return Response(to_csv(entries), media_type=CSV, headers=headers)  # type: ignore[return-value]
 
     @get("/{item_id:str}", opt=operation(scope="items:read", faults=[NotFound]))
     async def get_item(
