@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +18,19 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Query, Request, UploadFil
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ForeignKey, Numeric, Text, select
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from fastapi_schemas import (
+    ActionCreate,
+    ActionOut,
+    DocumentOut,
+    ItemOut,
+    ItemPage,
+    ItemPatch,
+    OrderCreate,
+    OrderOut,
+)
+from fastapi_tables import Content, Document, Event, Item, Movement, Order, OrderLine, Transaction
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
 
 engine = create_async_engine(
@@ -37,207 +44,6 @@ FOLDER = Path(os.environ["DEPOT_HOME"])
 ALLOWED_MIMES = {"image/png", "image/jpeg", "application/pdf"}
 MAX_FILE_SIZE = 5 * 1024 * 1024
 app = FastAPI(title="Inventory", telemetry={"tracing": False, "metrics": False, "logs": False})
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-# --- Models: Depot's own migrated tables
-
-
-class Base(DeclarativeBase):
-    type_annotation_map = {
-        str: Text,
-        Decimal: Numeric(12, 2),
-        datetime: TIMESTAMP(timezone=True),
-        dict[str, Any]: JSONB,
-    }
-
-
-class Item(Base):
-    __tablename__ = "items"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    sku: Mapped[str]
-    name: Mapped[str]
-    description: Mapped[str | None]
-    price: Mapped[Decimal]
-    currency: Mapped[str] = mapped_column(default="USD")
-    quantity: Mapped[int] = mapped_column(default=0)
-    attributes: Mapped[dict[str, Any] | None]
-    version: Mapped[int] = mapped_column(default=1)
-    created_at: Mapped[datetime] = mapped_column(default=now)
-    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
-
-
-class Movement(Base):
-    __tablename__ = "movements"
-
-    item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    cause: Mapped[str]
-    delta: Mapped[int]
-    resulting_quantity: Mapped[int]
-    order_id: Mapped[UUID | None]
-    created_at: Mapped[datetime] = mapped_column(default=now)
-
-
-class Order(Base):
-    __tablename__ = "orders"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    status: Mapped[str] = mapped_column(default="placed")
-    customer_id: Mapped[str]
-    reference: Mapped[str | None]
-    currency: Mapped[str]
-    total: Mapped[Decimal]
-    version: Mapped[int] = mapped_column(default=1)
-    created_at: Mapped[datetime] = mapped_column(default=now)
-    lines: Mapped[list["OrderLine"]] = relationship()
-    transactions: Mapped[list["Transaction"]] = relationship()
-
-
-class OrderLine(Base):
-    __tablename__ = "order_lines"
-
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
-    line_no: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"))
-    sku: Mapped[str]
-    name: Mapped[str]
-    quantity: Mapped[int]
-    unit_price: Mapped[Decimal]
-    amount: Mapped[Decimal]
-
-
-class Transaction(Base):
-    __tablename__ = "transactions"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
-    kind: Mapped[str]
-    amount: Mapped[Decimal]
-    currency: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(default=now)
-
-
-class Content(Base):
-    __tablename__ = "contents"
-
-    sha256: Mapped[bytes] = mapped_column(primary_key=True)
-    key: Mapped[str]
-    uses: Mapped[int] = mapped_column(default=1)
-
-
-class Document(Base):
-    __tablename__ = "documents"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    filename: Mapped[str]
-    content_type: Mapped[str]
-    size_bytes: Mapped[int]
-    sha256: Mapped[bytes] = mapped_column(ForeignKey("contents.sha256"))
-    status: Mapped[str] = mapped_column(default="stored")
-    created_at: Mapped[datetime] = mapped_column(default=now)
-
-
-class Event(Base):
-    __tablename__ = "events"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    type: Mapped[str]
-    subject: Mapped[str]
-    actor: Mapped[str]
-    payload: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(default=now)
-
-
-# --- Schemas
-
-Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
-
-
-class ItemPatch(BaseModel):
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    description: Annotated[str, Field(max_length=4000)] | None = None
-    price: Price | None = None
-    attributes: dict[str, Any] | None = None
-
-
-class ItemOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    sku: str
-    name: str
-    description: str | None
-    price: Decimal
-    currency: str
-    quantity: int
-    attributes: dict[str, Any] | None
-    version: int
-    created_at: datetime
-    updated_at: datetime
-
-
-class ItemPage(BaseModel):
-    data: list[ItemOut]
-    next_cursor: UUID | None
-
-
-class LineCreate(BaseModel):
-    item_id: UUID
-    quantity: Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class OrderCreate(BaseModel):
-    customer_id: Annotated[str, Field(min_length=1, max_length=128)]
-    reference: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    lines: Annotated[list[LineCreate], Field(min_length=1, max_length=100)]
-
-
-class LineOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    item_id: UUID
-    sku: str
-    name: str
-    quantity: int
-    unit_price: Decimal
-    amount: Decimal
-
-
-class OrderOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    status: str
-    customer_id: str
-    reference: str | None
-    currency: str
-    total: Decimal
-    lines: list[LineOut]
-    version: int
-    created_at: datetime
-
-
-class ActionCreate(BaseModel):
-    action: Annotated[str, Field(min_length=1, max_length=100)]
-    metadata: dict[str, Any] | None = None
-
-
-class DocumentOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    filename: str
-    size_bytes: int
-
-
-class ActionOut(BaseModel):
-    status: str
-    id: UUID
 
 
 # --- Dependencies
