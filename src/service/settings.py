@@ -114,13 +114,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     uses connections that are already closed."""
 
     in_flight_max: Count = 1024
-    """Requests at once in one process; fewer under a load that lasts (`overload_delay_seconds`)."""
+    """Maximum requests in flight per process; lower under sustained load (`overload_delay_seconds`)."""
     in_flight_min: Count = 256
-    """So many are let in however long they take."""
+    """The limit never falls below this, however long requests take."""
     overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.25
-    """Once the typical request takes longer, no more are let in than can be served in this time."""
+    """Latency target: if the median request takes longer, only as many as meet it are admitted."""
     request_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 15.0
-    """Request deadline, then 503. Uploads and streams have deadlines of their own."""
+    """Request deadline, then 504. Uploads and streams have deadlines of their own."""
     read_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 20.0
     """Time for a complete request to arrive, counted from its first byte."""
     write_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0

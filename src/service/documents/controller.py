@@ -135,8 +135,8 @@ class DocumentController(Controller):
     ) -> Stream:
         """Download a thumbnail
 
-        WebP, at most 256 pixels on the longer side; 404 until a worker has made it. Supports `If-None-Match`
-        (304).
+        The thumbnail is WebP, with at most 256 pixels on its longer side. The reply is 404 until a worker has
+        made it. Supports `If-None-Match` (304).
         """
         stored = await store.read(session, document_id)
         return await download_thumbnail(document_store, request, stored)
@@ -175,7 +175,7 @@ class UploadController(Controller):
     ) -> Reply[Uploaded]:
         """Upload a PNG
 
-        Send the file as the form part `file`. It becomes a regular document.
+        Send the file as the form part `file`. It is stored as a regular document.
         """
         limit = settings.upload_bytes_max
         rules = UploadRules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")

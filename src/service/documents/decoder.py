@@ -1,4 +1,4 @@
-"""Decoder processes: a new one for each file, without secrets, which the file may crash."""
+"""Decoder processes. Each file gets a new one, which has no secrets and which a malicious file may crash."""
 
 import asyncio
 import os

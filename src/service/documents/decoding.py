@@ -16,19 +16,19 @@ from service.documents.inspection_types import STARTED, DecodingLimits, Inspecti
 from service.jobs.process import run_at_low_priority
 
 THUMBNAIL_PIXELS = 256
-"""Length of the longer side."""
+"""Maximum length of the longer side."""
 QUALITY = 80
 DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 
 
 GRAY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 257}
-"""Factors from gray samples of a PNG to 8 bits, which Pillow does not apply to 16 bits or to transparency."""
-TURNED = {5, 6, 7, 8}
+"""Factors that scale gray samples of a PNG to 8 bits. Pillow scales neither 16 bits nor transparency."""
+SIDEWAYS = {5, 6, 7, 8}
 """The EXIF orientations that exchange width and height."""
 
 
 class DocumentRejected(Exception):
-    """A rejected file."""
+    """The file is rejected. `problem` is shown to clients; `cause` is the decoder's message."""
 
     def __init__(self, problem: str, cause: str = "") -> None:
         super().__init__(problem, cause)
@@ -36,7 +36,7 @@ class DocumentRejected(Exception):
 
 
 def main() -> None:
-    """Decode the file of the command line, and write the outcome to the standard output.
+    """Decode the file named on the command line, and write the outcome to the standard output.
 
     Excessive CPU time or a decoder crash ends the process.
     """
@@ -67,8 +67,8 @@ def _image(path: str, content_type: str, pixels_max: int) -> InspectionResult:
         if width * height > pixels_max:
             raise DocumentRejected(f"the image has more than {pixels_max} pixels")
         image.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))  # a JPEG can be decoded smaller
-        thumbnail = _thumbnail(_averageable(image))
-        if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+        thumbnail = _thumbnail(_with_8_bit_channels(image))
+        if image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
             width, height = height, width
         return InspectionResult(thumbnail, width=width, height=height)
 
@@ -101,10 +101,10 @@ def _thumbnail(small: Image.Image) -> bytes:
     return webp.getvalue()
 
 
-def _averageable(image: ImageFile.ImageFile) -> Image.Image:
+def _with_8_bit_channels(image: ImageFile.ImageFile) -> Image.Image:
     """Return the image with 8 bits per channel, and without a palette or a transparent color.
 
-    Other images are not copied, since they may be large.
+    Only then can its pixels be averaged. An image that needs no change is not copied, since it may be large.
     """
     scale = GRAY_SCALES.get(str(image.tile[0].args), 1.0)
     is_16_bits = image.mode.startswith("I")

@@ -39,7 +39,7 @@ async def download(document_store: DocumentStore, request: StrictRequest, stored
 async def download_thumbnail(
     document_store: DocumentStore, request: StrictRequest, stored: StoredDocument
 ) -> Stream:
-    """Reply with a thumbnail. Raises `NotFound` until there is one, or `StorageUnavailable`."""
+    """Reply with a thumbnail. Raises `NotFound` if there is none yet, or `StorageUnavailable`."""
     if stored.thumbnail is None:
         raise NotFound("The document has no thumbnail")
     etag = f'"{stored.thumbnail.rpartition("/")[-1]}"'
@@ -54,8 +54,8 @@ async def download_thumbnail(
 def _headers(etag: str, content_type: str) -> dict[str, str]:
     """Return the headers of all downloads.
 
-    Content-Type is one of them because Litestar's `media_type` is the route's. A browser may store the
-    content, but must ask every time whether its key still lets it have it.
+    `Content-Type` is set here, because Litestar's `media_type` is the same for all replies of a route. A
+    browser may cache the content, but must revalidate it each time, so that a revoked key cannot read it.
     """
     return {"ETag": etag, "Content-Type": content_type, "Cache-Control": "private, no-cache"}
 

@@ -16,10 +16,10 @@ JOINERS = frozenset("\u200c\u200d")
 
 
 def clean(name: str, suffixes: Sequence[str]) -> str:
-    """Return the last path component, without invisible characters, at most 255 characters.
+    """Return the last path component without invisible characters, cut to 255 characters.
 
-    Programs go by the suffix, so a name without one of the type's gets the first of them:
-    `invoice.hta` becomes `invoice.hta.pdf`.
+    Programs choose how to open a file by its suffix. A name that ends in none of `suffixes` therefore gets
+    the first of them: `invoice.hta` becomes `invoice.hta.pdf`.
     """
     name = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1])
     name = (

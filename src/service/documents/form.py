@@ -17,7 +17,7 @@ from service.http.validation import pointer_step
 MULTIPART = "multipart/form-data"
 PART = "file"
 BOUNDARY_LENGTH_MAX = 70
-"""RFC 2046 §5.1.1."""
+"""Maximum length of a boundary (RFC 2046 §5.1.1)."""
 PART_HEADERS_MAX = 8
 PART_HEADER_BYTES_MAX = 4096
 
@@ -93,7 +93,7 @@ async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
 def _filename(segment: MultipartSegment) -> str | None:
     """Return the part's file name.
 
-    `filename*` (RFC 8187) wins over `filename`: .NET sends both, and some clients only the former.
+    `filename*` (RFC 8187) takes precedence over `filename`: .NET sends both, some clients only the former.
     """
     header = Message()
     header["Content-Disposition"] = segment["Content-Disposition"]
@@ -104,7 +104,7 @@ def _filename(segment: MultipartSegment) -> str | None:
 
 
 def _decode_words(name: str) -> str:
-    """Decode a name sent as encoded words (RFC 2047), as old mail libraries do."""
+    """Decode a name that an old mail library sent as encoded words (RFC 2047)."""
     if not (name.startswith("=?") and name.endswith("?=")):
         return name
     try:

@@ -14,7 +14,7 @@ ContentType = Literal["image/png", "image/jpeg", "application/pdf"]
 
 
 class Format(Struct, frozen=True):
-    """A file format. `may_start` judges the first bytes that arrive, `structure` the complete file."""
+    """A file format. `may_start` checks the first bytes that arrive, `structure` the complete file."""
 
     name: str
     content_type: ContentType

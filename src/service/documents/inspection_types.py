@@ -1,4 +1,4 @@
-"""What the worker and a decoder process exchange. The decoders themselves are imported by the latter only."""
+"""Types that the worker and a decoder process exchange. Only the decoder process imports the decoders."""
 
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ class InspectionResult(Struct, frozen=True, tag=True):
 
 
 class Rejection(Struct, frozen=True, tag=True):
-    """Why a file is rejected. `problem` is shown to clients; `cause` is the decoder's message."""
+    """The reason for a rejection. `problem` is shown to clients; `cause` is the decoder's message."""
 
     problem: str
     cause: str = ""

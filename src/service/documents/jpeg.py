@@ -25,16 +25,16 @@ LENGTH_BYTES = 2
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""SOF: how the frame was encoded, its height and width."""
+"""Markers of a frame header (SOF), which has the frame's encoding, height and width."""
 BARE = {0x01, *range(0xD0, 0xD8)}
-"""Markers without a length: TEM, and restarts (RST), which decoders skip outside a scan."""
+"""Markers of segments without a length: TEM, and restarts (RST), which decoders skip outside a scan."""
 
 MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
-"""Decoders skip bytes before a marker."""
+"""The next marker. Decoders skip the bytes before it."""
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """Any marker except a restart; 0xFF 0x00 is an escaped data byte."""
 PADDING = re.compile(rb"\0*")
-"""What may lie between two images."""
+"""Bytes that may be between two images."""
 
 
 def may_start_jpeg(start: bytes) -> bool:
@@ -42,7 +42,7 @@ def may_start_jpeg(start: bytes) -> bool:
 
 
 def check_jpeg(data: Data) -> None:
-    """Check all images, and what follows the last one. Raises `MalformedFile`."""
+    """Check all images, and the bytes after the last one. Raises `MalformedFile`."""
     require(data[: len(START)] == START, "the file has no JPEG signature")
     parts = iter(range(PARTS_MAX))
     end = next_start = 0
@@ -53,7 +53,7 @@ def check_jpeg(data: Data) -> None:
 
 
 def _check_image(data: Data, position: int, parts: Iterator[int]) -> int:
-    """Return the position behind the image whose first segment is at a position."""
+    """Check the image whose first segment is at `position`, and return the position after the image."""
     has_frame = has_scan = False
     for _ in parts:
         position = _search_end(MARKER, data, position)
@@ -83,7 +83,7 @@ def _skip_padding(data: Data, position: int) -> int:
 
 
 def _search_end(pattern: re.Pattern[bytes], data: Data, position: int) -> int:
-    """Return the end of the first match."""
+    """Return the end of the first match at or after `position`."""
     match = pattern.search(data, position)
     if match is None:
         raise MalformedFile(TRUNCATED)
@@ -91,7 +91,7 @@ def _search_end(pattern: re.Pattern[bytes], data: Data, position: int) -> int:
 
 
 def _read_segment(data: Data, position: int) -> bytes:
-    """Return the segment behind a marker. Its length, which includes itself, comes first."""
+    """Return the segment after a marker. It starts with its length, which includes these two bytes."""
     length = int.from_bytes(data[position : position + LENGTH_BYTES])
     require(position + max(length, LENGTH_BYTES) <= len(data), TRUNCATED)
     require(length >= LENGTH_BYTES, "a JPEG segment has an invalid length")

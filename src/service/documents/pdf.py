@@ -1,4 +1,4 @@
-"""PDF (ISO 32000-1 §7.5): a header within the first bytes, and an end marker behind the last trailer.
+"""PDF (ISO 32000-1 §7.5): a header within the first bytes, and an end marker after the last trailer.
 
 Offsets are not checked, because programs that read PDFs repair wrong ones.
 """
@@ -14,7 +14,7 @@ END = b"%%EOF"
 BLANK = b"\xef\xbb\xbf\xff\xfe" + PADDING
 """White space (§7.2.2) and the bytes of a byte order mark."""
 COMMENT = re.compile(rb"%[^\r\n<]*")
-"""A comment (§7.2.3). One with markup counts as text."""
+"""A comment (§7.2.3) without markup. A comment with markup is treated as text."""
 PRINTER_COMMAND = b"\x1b%-12345X"
 """Printer drivers wrap a PDF in commands that start like this."""
 LINEARIZED = re.compile(rb"/Linearized\b[^>]*/L\s+([0-9]{1,10})\b|/L\s+([0-9]{1,10})\b[^>]*/Linearized\b")
@@ -28,7 +28,7 @@ def may_start_pdf(start: bytes) -> bool:
 
 
 def check_pdf(data: Data) -> None:
-    """Check the start and the end, and what lies outside of them. Raises `MalformedFile`."""
+    """Check the start and the end, and the bytes before and after them. Raises `MalformedFile`."""
     start = data.find(HEADER, 0, HEADER_OFFSET_MAX + len(HEADER))
     require(start >= 0, "the file has no PDF signature")
     before = data[:start].lstrip(BLANK)

@@ -29,7 +29,7 @@ def may_start_png(start: bytes) -> bool:
 
 
 def check_png(data: Data) -> None:
-    """Check all chunks, and what follows the last one. Raises `MalformedFile`."""
+    """Check all chunks, and the bytes after the last one. Raises `MalformedFile`."""
     require(data[: len(SIGNATURE)] == SIGNATURE, "the file has no PNG signature")
     position, kinds = len(SIGNATURE), set[bytes]()
     with memoryview(data) as view:
@@ -42,7 +42,7 @@ def check_png(data: Data) -> None:
 
 
 def _check_chunk(view: memoryview, position: int, kinds: set[bytes]) -> tuple[bytes, int]:
-    """Return the kind of the chunk at a position, and the position behind it."""
+    """Check the chunk at `position`. Return its kind and the position after it."""
     start = position + CHUNK.size
     require(start <= len(view), TRUNCATED)
     length, kind = CHUNK.unpack_from(view, position)

@@ -11,7 +11,7 @@ from service.errors import Fault
 
 RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.ASCII | re.IGNORECASE)
 DIGITS_MAX = 19
-"""The digits read of an offset. No file is larger, and a header may have thirty thousand of them."""
+"""Digits of an offset that are read. No file is that large, and a header has room for 30,000 digits."""
 
 
 class RangeNotSatisfiable(Fault):

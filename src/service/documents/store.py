@@ -133,7 +133,7 @@ class DocumentStore:
     async def _delete_blob(self, key: str) -> None:
         try:
             await self._blobs.delete(key)
-        except STORAGE_ERRORS as error:  # unreferenced now; the sweep deletes it
+        except STORAGE_ERRORS as error:  # no row references it; the sweep deletes it
             log.warning("orphan_blob_left", key=key, cause=repr(error))
 
 

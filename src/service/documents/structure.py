@@ -1,6 +1,6 @@
-"""What the structure checks of all formats share.
+"""Helpers shared by the structure checks of all formats.
 
-A check is a plain function over a complete file. It returns where the file ends and raises `MalformedFile`.
+A check is a function that gets a complete file and raises `MalformedFile`.
 """
 
 import re
@@ -41,10 +41,10 @@ def require(condition: object, problem: str) -> None:
 
 
 def check_trailer(trailer: bytes) -> None:
-    """Check the bytes behind the end of a file.
+    """Check the bytes after the end of a file.
 
-    Cameras append padding, previews, videos and notes of their own there, and decoders ignore them. Text,
-    markup, programs and other files make the file a disguise.
+    Cameras append padding, previews, videos and notes there, which decoders ignore. Text, markup, programs
+    and other files are rejected, because the image would disguise them.
     """
     content = trailer.strip(PADDING)
     require(not TEXT.fullmatch(content), "there is text after the end of the file")
@@ -56,8 +56,8 @@ def check_trailer(trailer: bytes) -> None:
 def check_archive(data: Data) -> None:
     """Reject a file that is also a ZIP archive.
 
-    The end record's four bytes alone turn up in one honest file of 65,000, so an entry of the archive must
-    exist too, unless the record says that there is none.
+    The four bytes of the end record occur by chance in one of 65,000 legitimate files. An entry of the
+    archive must therefore exist too, unless the record states that there is none.
     """
     entries = ZIP_END_RECORD.findall(data, max(0, len(data) - ZIP_END_BYTES_MAX))
     archive = bytes(4) in entries or (entries and data.find(ZIP_ENTRY) >= 0)

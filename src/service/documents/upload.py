@@ -27,9 +27,9 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 
 BATCH_BYTES = 262_144
-"""Bytes passed to a thread at a time. A smaller file takes one hop to a thread."""
+"""Bytes passed to a thread at a time. A smaller file is passed to a thread only once."""
 CHECKS_MAX = 2
-"""Files that are checked at the same time. Each is mapped into memory meanwhile."""
+"""Files that are checked at the same time. Each is mapped into memory during the check."""
 FORM_BYTES_MAX = 16_384
 """Bytes allowed besides the file: boundaries and part headers."""
 
@@ -43,7 +43,7 @@ class StorageUnavailable(Unavailable):
 
 
 class UploadRules(Struct, frozen=True):
-    """What an endpoint accepts, and its error messages."""
+    """The files that an endpoint accepts, and its error messages."""
 
     formats: Sequence[Format]
     bytes_max: int
@@ -124,14 +124,14 @@ class UploadReceiver:
             raise StorageUnavailable from error
 
     async def _read_form(self, request: StrictRequest, rules: UploadRules, file: BinaryIO) -> ReceivedFile:
-        form, left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
-        if (request.content_length or 0) > left:
+        form, bytes_left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
+        if (request.content_length or 0) > bytes_left:
             raise TooLarge(rules.too_large)
-        fits = (request.content_length or left) <= rules.bytes_max
+        fits = (request.content_length or bytes_left) <= rules.bytes_max
         buffer = UploadBuffer(file, rules, known_to_fit=fits)
         async for chunk in chunks(request):
-            left -= len(chunk)
-            if left < 0:
+            bytes_left -= len(chunk)
+            if bytes_left < 0:
                 raise TooLarge(rules.too_large)
             for event in form.feed(chunk):
                 if isinstance(event, FilePart):

@@ -28,10 +28,7 @@ PROGRESS_SECONDS = 0.25
 
 
 class JobFailed(Exception):
-    """Fails a job permanently, without retries. `result` may add details.
-
-    Clients see its text.
-    """
+    """Fails the job permanently, without retries. Clients see the message; `result` may add details."""
 
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
@@ -74,7 +71,7 @@ class JobContext:
             raise JobSuperseded
 
     async def run_in_process(self, function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
-        """Run a CPU-bound function in a process of the pool, which has as many processes as there are cores.
+        """Run a CPU-bound function in a pool of processes, which has one process per core.
 
         The function must be importable, and its arguments and its result picklable. The process is killed
         when the job is cancelled. Raises `BrokenWorkerProcess` if the process dies during the call, and

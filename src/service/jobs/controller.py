@@ -34,7 +34,7 @@ class KindOnly(Struct):
 
 
 class ProcessRequest(StrictRequest):
-    """Decodes the body with the schema of its job kind, so that all errors are found at once."""
+    """Decodes the body with the schema of its job kind, so that one reply lists all errors."""
 
     async def json(self) -> JobCreate:
         body = await self.body()

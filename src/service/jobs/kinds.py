@@ -19,8 +19,8 @@ class UnknownJobKind(Fault):
 class Kind(Struct, frozen=True):
     """A job kind. `run` receives the context and the decoded `payload`, and returns the job's result (JSON).
 
-    It may run again after a crash or an error, so it must be idempotent: it either makes one transaction that
-    includes `JobContext.succeed`, or writes only what a second run repeats exactly.
+    It may run again after a crash or an error, so it must be idempotent: either it has one transaction,
+    which includes `JobContext.succeed`, or a second run writes exactly the same.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Kind(Struct, frozen=True):
 
     @property
     def request(self) -> type[Struct]:
-        """Return the Struct of the request body, whose decoding finds all errors at once."""
+        """Return the Struct of the request body, so that one decoding reports all errors."""
         return _request(self.payload)
 
 

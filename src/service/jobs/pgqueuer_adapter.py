@@ -1,4 +1,4 @@
-"""The setup of PgQueuer: which worker starts which entry, and when. The jobs are in Depot's table."""
+"""The setup of PgQueuer, which decides when a worker starts an entry. The jobs are in Depot's table."""
 
 from asyncio import Event
 from collections.abc import AsyncGenerator, Awaitable, Callable

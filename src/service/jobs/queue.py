@@ -1,7 +1,7 @@
 """Queue operations of API processes.
 
-PgQueuer is imported on first use (130 ms, 6 MiB), in a thread: an event loop that is blocked for that long
-might take the database for down (see `service.database.monitor`).
+PgQueuer is imported on first use (130 ms, 6 MiB), in a thread: if the event loop were blocked for so long,
+the monitor could report the database as down (see `service.database.monitor`).
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
 CHANNEL = "depot_jobs"
 NOTIFY = f"pg_notify('{CHANNEL}', id::text)"
-"""Goes into a `returning` or `select` list: PostgreSQL does not run an unreferenced select CTE."""
+"""Part of a `returning` or `select` list, because PostgreSQL does not run an unreferenced select CTE."""
 
 COLUMNS = "id, kind, status, attempts, progress, result, error, created_at, started_at, finished_at"
 SUMMARY_COLUMNS = COLUMNS.replace("result, ", "")

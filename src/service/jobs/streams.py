@@ -39,7 +39,7 @@ SHARE_PER_KEY = 0.75
 
 
 class Subscriber:
-    """One stream; a slow client skips states."""
+    """One open stream. A slow client gets only the latest state."""
 
     def __init__(self, key_id: str) -> None:
         self.key_id = key_id
@@ -105,7 +105,7 @@ class JobStreams:
         if len(self) >= self._streams_max:
             raise Overloaded("Too many event streams are open")
         if sum(subscriber.key_id == key_id for subscriber in self) >= self._streams_per_key_max:
-            raise Overloaded("This API key has as many event streams open as one key may have")
+            raise Overloaded("Too many event streams of this API key are open; close one first")
         subscriber = Subscriber(key_id)
         self._subscribers.setdefault(job_id, set()).add(subscriber)
         try:

@@ -1,4 +1,4 @@
-"""Simple records under client-chosen ids."""
+"""Tables of resources: simple records whose ids the client chooses."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Resources, the reference example of advanced-alchemy's repository and service in one session."""
+"""Operations on resources. They show how to use advanced-alchemy's repository and service in one session."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -54,7 +54,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         must_exist: bool,
         must_not_exist: bool,
     ) -> tuple[Resource, bool]:
-        """Create or replace a resource; return it and whether it is new."""
+        """Create or replace a resource. Return it, and whether it is new."""
         while True:
             if not must_exist and (created := await self._insert(resource_id, data)):
                 self._record("resource.created", resource_id, author, event_payload(created))
@@ -94,7 +94,7 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         resource = await self.get_for_update(resource_id, versions)
         self._record("resource.deleted", resource_id, author, event_payload(resource))
         await self.delete(resource_id)
-        await self._bury(resource)
+        await self._store_tombstone(resource)
 
     async def page(self, after: str | None, limit: int) -> list[Resource]:
         following = [] if after is None else [Resource.id > after]
@@ -115,14 +115,14 @@ class ResourceService(SQLAlchemyAsyncRepositoryService[Resource, ResourceReposit
         statement = insert(Resource).values(new).on_conflict_do_nothing().returning(Resource)
         created: Resource | None = await self.repository.session.scalar(statement)
         if created is not None:
-            # A statement of its own: the insert may have waited for a deletion, whose version it cannot see.
+            # A separate statement: the insert may have waited for a deletion whose tombstone it cannot see.
             last_version = await self.repository.session.scalar(
                 select(Tombstone.version).where(Tombstone.id == resource_id)
             )
             created.version += last_version or 0
         return created
 
-    async def _bury(self, resource: Resource) -> None:
+    async def _store_tombstone(self, resource: Resource) -> None:
         new = insert(Tombstone).values(id=resource.id, version=resource.version)
         statement = new.on_conflict_do_update(index_elements=["id"], set_={"version": new.excluded.version})
         await self.repository.session.execute(statement)
