@@ -155,7 +155,7 @@ async def test_streams_are_limited_per_key_and_in_total_and_a_closed_one_makes_r
                 await eventually(one_listens)
                 async with asyncio.timeout(SOON_SECONDS):
                     refused = assert_refused(await socketed.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
-                assert "one key" in refused["message"]
+                assert "of this API key" in refused["message"]
                 async with stream(other, job_id):  # one key cannot hold all streams
                     refused = assert_refused(await other.get(f"/jobs/{job_id}/events"), 503, "OVERLOADED")
                     assert refused["message"] == "Too many event streams are open"
