@@ -223,6 +223,7 @@ EXECUTED = {
     "POST /items": 201,
     "PATCH /items/{item_id}": 200,
     "POST /items/{item_id}/stock": 200,
+    "POST /stock": 200,
     "POST /orders": 201,
     "PUT /resources/{resource_id}": 201,
     "PATCH /resources/{resource_id}": 200,

@@ -45,8 +45,9 @@ from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.http.trust import TrustPolicy
 from service.idempotency.replies import Replay
-from service.items import catalog
+from service.items import catalog, stock
 from service.items.controller import ItemController
+from service.items.stock_controller import StockController
 from service.job_kinds import build_registry
 from service.jobs.controller import JobController, ProcessController
 from service.jobs.streams import JobStreams
@@ -84,6 +85,7 @@ CONTROLLERS = [
     HealthController,
     DocsController,
     ItemController,
+    StockController,
     OrderController,
     ReportController,
     DocumentController,
@@ -140,7 +142,7 @@ class Components:
         )
         self.placement = PlacementQueue(self.database, settings, metrics=self.metrics, tracer=self.tracer)
         self.database.add_batch(PLACE_ORDER, self.placement)
-        self.database.add_batches([*catalog.BATCHES, *queries.BATCHES, *actions.BATCHES])
+        self.database.add_batches([*catalog.BATCHES, *stock.BATCHES, *queries.BATCHES, *actions.BATCHES])
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)

@@ -19,7 +19,12 @@ RULES = (
     *("must be at most", "must have a valid host", "must be a valid URL"),
     *("must not contain NUL characters", "must not have NUL characters", "numbers must be between"),
     *("must be before `to`", "`from` must be before `to`", "is outside the calendar"),
-    *("would raise the quantity above", "must have no decimals", "does not fit the price"),
+    *(
+        "would raise the quantity above",
+        "names the same item as",
+        "must have no decimals",
+        "does not fit the price",
+    ),
 )
 """Beginnings of messages about rules that JSON Schema cannot express, or only unportably."""
 NOT_WHOLE = "must be a whole number"

@@ -57,6 +57,8 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     assert (await ask("PATCH", "/items/{item_id}", 200, {"name": "M8"}, item_id=bolt["id"]))["version"] == 2
     stocked = await ask("POST", "/items/{item_id}/stock", 200, {"delta": 3}, item_id=bolt["id"])
     assert stocked["quantity"] == 8
+    restocked = await ask("POST", "/stock", 200, {"changes": [{"sku": NUT["sku"], "delta": 1}]})
+    assert restocked["data"][0]["version"] == 2
     order = await ask("POST", "/orders", 201, ORDER)
     assert order["total"] == "19.98"
     assert await ask("GET", "/orders/{order_id}", 200, order_id=order["id"]) == order

@@ -1,14 +1,14 @@
 """Item operations. Each takes one round trip, and one more to explain a rejection."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 from unicodedata import normalize
 from uuid import UUID
 
 import asyncpg
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import asdict, astuple, replace
 from uuid_utils.compat import uuid7
 
@@ -20,34 +20,20 @@ from service.http.merge import merge_patch
 from service.idempotency.replies import (
     Claim,
     creation_reply,
-    execute_once,
     raise_claim_conflict,
     reply_arguments,
 )
 from service.items import statements
-from service.items.faults import DuplicateSku, InsufficientStock
+from service.items.changes import ItemChange, change_columns, outcomes
+from service.items.faults import DuplicateSku
 from service.items.schemas import (
     ATTRIBUTES_BYTES_MAX,
-    QUANTITY_MAX,
     Item,
     ItemCreate,
     ItemPatch,
     Movement,
-    StockChange,
 )
-from service.values import encode_json, format_amount, price_problem, size_problem
-
-Change = TypeVar("Change", ItemPatch, StockChange)
-
-
-class ItemChange(Struct, Generic[Change], frozen=True):
-    """A change of one item; `versions` are those of `If-Match`, or None without that header."""
-
-    item_id: UUID
-    change: Change
-    author: Author
-    versions: list[int] | None = None
-
+from service.values import format_amount, price_problem, size_problem
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 """Errors by the name of the violated constraint."""
@@ -73,15 +59,15 @@ def location(item: Item) -> str:
 
 async def read_items(session: Session, item_ids: Sequence[UUID]) -> list[Item | Exception]:
     """Return each item, or `NotFound` in its place."""
-    items = {item.id: item for item in _items(await session.fetch(statements.READ, item_ids))}
+    items = {row["id"]: Item(*row) for row in await session.fetch(statements.READ, item_ids)}
     return [items.get(item_id) or NotFound() for item_id in item_ids]
 
 
 async def patch_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
     """Set the fields that were sent, of each item alone."""
     patches = {"patches": [change.change for change in changes]}
-    rows = await session.fetch(*statements.PATCH(**patches, **_columns(changes)))
-    return await _outcomes(session, changes, _items(rows))
+    rows = await session.fetch(*statements.PATCH(**patches, **change_columns(changes)))
+    return await outcomes(session, changes, rows, _patch_rejection)
 
 
 async def merge_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
@@ -91,27 +77,17 @@ async def merge_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]
         stored = {row["id"]: row["attributes"] for row in rows}
         merged = [_merged(stored.get(change.item_id), change) for change in changes]
         valid = [change for change in merged if isinstance(change, ItemChange)]
-        outcomes = iter(await patch_items(session, valid))
-    return [change if isinstance(change, Fault) else next(outcomes) for change in merged]
-
-
-async def adjust_stocks(
-    session: Session, changes: Sequence[ItemChange[StockChange]]
-) -> list[Item | Exception]:
-    """Add or remove pieces, of each item alone."""
-    rows = await session.fetch(*statements.ADJUST(**_adjustments(changes)))
-    return await _outcomes(session, changes, _items(rows))
+        patched = iter(await patch_items(session, valid))
+    return [change if isinstance(change, Fault) else next(patched) for change in merged]
 
 
 READ_ITEM: BatchKey[UUID, Item] = BatchKey("read items")
 PATCH_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("patch items")
 MERGE_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("merge items")
-ADJUST_STOCK: BatchKey[ItemChange[StockChange], Item] = BatchKey("adjust stock")
 BATCHES: list[BatchKind[Any, Any]] = [
     BatchKind(READ_ITEM, read_items),
     BatchKind(PATCH_ITEM, patch_items, conflict_key=lambda change: change.item_id),
     BatchKind(MERGE_ITEM, merge_items, conflict_key=lambda change: change.item_id),
-    BatchKind(ADJUST_STOCK, adjust_stocks, conflict_key=lambda change: change.item_id),
 ]
 
 
@@ -121,20 +97,6 @@ async def patch_item(session: Session, change: ItemChange[ItemPatch], *, merge: 
         raise NoFields
     merges_attributes = merge and isinstance(change.change.attributes, dict)
     return await session.join(MERGE_ITEM if merges_attributes else PATCH_ITEM, change)
-
-
-async def adjust_stock_idempotently(
-    session: Session, change: ItemChange[StockChange], claim: Claim
-) -> tuple[int, bytes]:
-    """Return the item's version and the reply's body.
-
-    Raises `Replay` if the claim already has a stored reply.
-    """
-    row = await execute_once(session, claim, statements.ADJUST_IDEMPOTENTLY, **_adjustments([change]))
-    if row is None:
-        (rejection,) = await _outcomes(session, [change], [])
-        raise cast("Exception", rejection)
-    return row["version"], row["body"]
 
 
 async def delete_item(session: Session, item_id: UUID, author: Author, *, versions: list[int] | None) -> None:
@@ -193,61 +155,10 @@ def _merged(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch]
     return replace(change, change=replace(change.change, attributes=attributes))
 
 
-def _items(rows: Iterable[asyncpg.Record]) -> list[Item]:
-    return [Item(*row) for row in rows]
-
-
-def _columns(changes: Sequence[ItemChange[Any]]) -> dict[str, list[Any]]:
-    return {
-        "item_ids": [change.item_id for change in changes],
-        # As text, because asyncpg would take a list of lists for an array of two dimensions.
-        "versions": [
-            None if change.versions is None else encode_json(change.versions).decode() for change in changes
-        ],
-        "actors": [change.author.actor for change in changes],
-        "request_ids": [change.author.request_id for change in changes],
-    }
-
-
-def _adjustments(changes: Sequence[ItemChange[StockChange]]) -> dict[str, list[Any]]:
-    deltas = [change.change.delta for change in changes]
-    return {**_columns(changes), "deltas": deltas, "reasons": [change.change.reason for change in changes]}
-
-
-async def _outcomes(
-    session: Session, changes: Sequence[ItemChange[Any]], changed: Iterable[Item]
-) -> list[Item | Exception]:
-    """Return the changed items, and the reason in the place of each item that did not change."""
-    items = {item.id: item for item in changed}
-    unchanged = [change.item_id for change in changes if change.item_id not in items]
-    rows = await session.fetch(statements.READ_STATE, unchanged) if unchanged else []
-    states = {row["id"]: row for row in rows}
-    return [items.get(change.item_id) or _rejection(change, states.get(change.item_id)) for change in changes]
-
-
-def _rejection(change: ItemChange[Any], state: asyncpg.Record | None) -> Fault:
-    """Return the error that explains, from the current row, why a guarded statement changed nothing."""
-    if state is None:
-        return NotFound()
-    stale = change.versions is not None and state["version"] not in change.versions
-    if stale:
-        return PreconditionFailed(state["version"])
-    if isinstance(change.change, ItemPatch):
-        detail = _price_detail(change.change, state["price"], state["currency"])
-        return ValidationFailed([detail]) if detail else PreconditionFailed(state["version"])
-    delta = change.change.delta
-    if state["quantity"] + delta > QUANTITY_MAX:
-        return ValidationFailed([Detail("/delta", f"would raise the quantity above {QUANTITY_MAX}")])
-    return InsufficientStock(
-        details=[
-            {
-                "item_id": change.item_id,
-                "sku": state["sku"],
-                "requested": -delta,
-                "available": state["quantity"],
-            }
-        ]
-    )
+def _patch_rejection(patch: ItemPatch, state: asyncpg.Record) -> Fault:
+    """Return why a current item did not take a patch."""
+    detail = _price_detail(patch, state["price"], state["currency"])
+    return ValidationFailed([detail]) if detail else PreconditionFailed(state["version"])
 
 
 def _price_detail(patch: ItemPatch, stored_price: Decimal, stored_currency: str) -> Detail | None:

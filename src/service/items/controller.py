@@ -16,10 +16,10 @@ from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, attachment, if_match_versions, negotiate, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
-from service.items import catalog
-from service.items.catalog import ItemChange
+from service.items import catalog, stock
+from service.items.changes import ItemChange
 from service.items.csv_rows import to_csv
-from service.items.faults import DuplicateSku, InsufficientStock
+from service.items.faults import DuplicateSku, InsufficientStock, QuantityChanged
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
 from service.values import Version, reply_headers
 
@@ -135,7 +135,8 @@ class ItemController(Controller):
         "/{item_id:str}/stock",
         status_code=200,
         opt=operation(
-            scope="items:write", faults=[NotFound, InsufficientStock, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+            scope="items:write",
+            faults=[NotFound, InsufficientStock, QuantityChanged, PreconditionFailed, *IDEMPOTENCY_FAULTS],
         ),
     )
     async def adjust_stock(
@@ -147,13 +148,14 @@ class ItemController(Controller):
     ) -> Reply[Item]:
         """Adjust an item's stock
 
-        Adds or removes pieces; the stock cannot fall below zero.
+        Adds or removes pieces (`delta`); the stock cannot fall below zero. Or sets a count (`quantity`)
+        if the stock is still the `expected` one, so that a count made while selling overwrites no sale.
         """
         change = ItemChange(item_id, data, request.author, if_match_versions(request))
         async with hold_claim(request) as claim:
             if claim is None:
-                return versioned_reply(request, await session.join(catalog.ADJUST_STOCK, change))
-            version, body = await catalog.adjust_stock_idempotently(session, change, claim)
+                return versioned_reply(request, await session.join(stock.ADJUST_STOCK, change))
+            version, body = await stock.adjust_stock_idempotently(session, change, claim)
         return Reply(body, headers=reply_headers(version))  # type: ignore[arg-type]  # the stored reply
 
     @get("/{item_id:str}/movements", opt=operation(scope="items:read", faults=[NotFound, InvalidCursor]))

@@ -1,5 +1,6 @@
 """API schemas of items. Money is a string, so that no float rounds it."""
 
+from collections.abc import Container
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
@@ -98,9 +99,83 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
     updated_at: Timestamp
 
 
+Reason = Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])]
+Pieces = Annotated[Delta, Meta(description="Pieces to add (positive) or remove (negative); not zero.")]
+Counted = Annotated[Quantity, Meta(description="The counted stock, set if the stock is still `expected`.")]
+Expected = Annotated[Quantity, Meta(description="The stock as it was known when it was counted.")]
+STOCK_CHANGES_MAX = 200
+ITEM_REFERENCE_MESSAGE = "must have either item_id or sku"
+STOCK_CHANGE_MESSAGE = "must have either delta, or quantity and expected"
+STOCK_CHANGE_SCHEMA = {
+    "if": {"required": ["delta"]},
+    "then": {"not": {"anyOf": [{"required": ["quantity"]}, {"required": ["expected"]}]}},
+    "else": {"required": ["quantity", "expected"]},
+}
+ITEM_REFERENCE_SCHEMA = {
+    "if": {"required": ["item_id"]},
+    "then": {"not": {"required": ["sku"]}},
+    "else": {"required": ["sku"]},
+}
+
+
+def stock_change_problem(provided: Container[str]) -> str | None:
+    """Return what is wrong with a change of these fields: it has a difference, or else a count."""
+    count = ["quantity" in provided, "expected" in provided]
+    valid = not any(count) if "delta" in provided else all(count)
+    return None if valid else STOCK_CHANGE_MESSAGE
+
+
 class StockChange(Body):
-    delta: Annotated[Delta, Meta(description="Pieces to add (positive) or remove (negative); not zero.")]
-    reason: Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])] | None = None
+    json_schema: ClassVar = {**STOCK_CHANGE_SCHEMA, "examples": [{"delta": -3, "reason": "damaged"}]}
+
+    delta: Pieces | UnsetType = UNSET
+    quantity: Counted | UnsetType = UNSET
+    expected: Expected | UnsetType = UNSET
+    reason: Reason | None = None
+
+    @staticmethod
+    def fields_problem(provided: Container[str]) -> str | None:
+        return stock_change_problem(provided)
+
+
+class ItemStockChange(Body):
+    """A change of the stock of one item, named by either `item_id` or `sku`."""
+
+    json_schema: ClassVar = {
+        "allOf": [ITEM_REFERENCE_SCHEMA, STOCK_CHANGE_SCHEMA],
+        "examples": [{"sku": "BOLT-M8", "delta": -3}],
+    }
+
+    item_id: UUID | UnsetType = UNSET
+    sku: Sku | UnsetType = UNSET
+    delta: Pieces | UnsetType = UNSET
+    quantity: Counted | UnsetType = UNSET
+    expected: Expected | UnsetType = UNSET
+
+    @staticmethod
+    def fields_problem(provided: Container[str]) -> str | None:
+        if ("item_id" in provided) == ("sku" in provided):
+            return ITEM_REFERENCE_MESSAGE
+        return stock_change_problem(provided)
+
+
+class StockChanges(Body):
+    changes: Annotated[
+        list[ItemStockChange],
+        Meta(min_length=1, max_length=STOCK_CHANGES_MAX, description="Each names another item."),
+    ]
+    reason: Reason | None = None
+
+
+class ItemStock(Struct):
+    item_id: UUID
+    sku: Sku
+    quantity: Quantity
+    version: Version
+
+
+class ItemStocks(Struct):
+    data: Annotated[list[ItemStock], Meta(max_length=STOCK_CHANGES_MAX)]
 
 
 class Movement(Struct):

@@ -2,8 +2,7 @@
 
 from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
-from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES, store_computed_reply_sql
-from service.items.schemas import QUANTITY_MAX
+from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
 COLUMNS = """id, sku, name, description, amount_text(price, currency), currency, quantity, attributes,
   archived, low_stock_at, version, created_at, updated_at"""
@@ -112,41 +111,12 @@ select {COLUMNS} from changed""")
 LOCK_ATTRIBUTES = """
 select id, attributes from items where id = any($1::uuid[]) order by id for no key update"""
 
-_ADJUST = f"""
-with requested as (
-  select * from unnest(:item_ids::uuid[], :deltas::int[], :reasons::text[], :versions::text[],
-      :actors::text[], :request_ids::text[])
-    as t (item_id, delta, reason, versions, actor, request_id)
-), before as (
-  select id, quantity, version from items where id = any(:item_ids) order by id for no key update
-), changed as (
-  update items i set quantity = i.quantity + r.delta, version = i.version + 1, updated_at = now()
-  from before join requested r on r.item_id = before.id
-  where i.id = before.id and before.quantity + r.delta::bigint between 0 and {QUANTITY_MAX}
-    and (r.versions is null or r.versions::jsonb @> to_jsonb(before.version))
-  returning i.*, r.delta, r.reason, r.actor, r.request_id, jsonb_build_object('quantity',
-    jsonb_build_object('from', before.quantity, 'to', i.quantity)) as changes
-), movement_rows as (
-  insert into movements (item_id, version, cause, delta, resulting_quantity, reason)
-  select id, version, 'adjust', delta, quantity, reason from changed
-), recorded as ({RECORD_ITEM_EVENTS}
-)"""
-
-ADJUST = NamedSql(f"{_ADJUST} select {COLUMNS} from changed")
-
 ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
     'price', amount_text(price, currency), 'currency', currency, 'quantity', quantity,
     'attributes', attributes, 'archived', archived, 'low_stock_at', low_stock_at, 'version', version,
     'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))"""
 """An item as the API returns it."""
-
-# This reply is not known before the statement runs, so the statement stores it.
-ADJUST_IDEMPOTENTLY = NamedSql(f"""{_ADJUST}, stored_reply as (
-  {store_computed_reply_sql(ITEM_JSON)} from changed returning body
-)
-select version, body from changed, stored_reply""")
-"""Violates `PRIMARY_KEY` if the claim already has a reply."""
 
 DELETE = f"""
 with deleted as (

@@ -7,13 +7,9 @@ from uuid import UUID
 from msgspec import Struct
 
 from service.errors import Detail, Fault
-from service.items.faults import InsufficientStock, ItemArchived
+from service.items.faults import InsufficientStock, ItemArchived, UnknownItem
 from service.orders.schemas import OrderCreate, OrderLineCreate
 from service.values import Currency
-
-
-class UnknownItem(Fault):
-    status, code, message = 422, "UNKNOWN_ITEM", "The order names items that do not exist"
 
 
 class MixedCurrencies(Fault):

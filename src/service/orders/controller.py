@@ -16,9 +16,9 @@ from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
-from service.items.faults import InsufficientStock, ItemArchived
+from service.items.faults import InsufficientStock, ItemArchived, UnknownItem
 from service.orders import lifecycle, queries
-from service.orders.allocation import MixedCurrencies, UnknownItem
+from service.orders.allocation import MixedCurrencies
 from service.orders.batch import location
 from service.orders.pending import PLACE_ORDER, PendingOrder
 from service.orders.schemas import Order, OrderCreate, Status

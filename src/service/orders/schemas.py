@@ -7,11 +7,10 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.constraints import Body
-from service.items.schemas import Name, Sku
+from service.items.schemas import ITEM_REFERENCE_MESSAGE, Name, Sku
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
-ITEM_REFERENCE_MESSAGE = "must have either item_id or sku"
 
 Status = Literal["placed", "fulfilled", "cancelled"]
 CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])]
