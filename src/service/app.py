@@ -264,6 +264,7 @@ def _wrap_asgi_handler(app: Litestar, components: Components) -> ASGIApp:
         components.admission,
         TrustPolicy(settings.allowed_hosts, settings.trusted_proxies),
         draining=components.draining,
+        confirm_commits=components.database.commits.join,
         log_access=access_log(settings.log),
         metrics=components.metrics,
         tracer=components.tracer,

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
 from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
+from service.database.commits import CONFIRM_COMMITS, CommitMonitor
 from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
@@ -73,6 +74,8 @@ class Database:
         self._orm_sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         self._batches: dict[BatchKey[Any, Any], Batch[Any, Any]] = {}
         self._batchers: list[Batcher[Any, Any]] = []
+        self.commits = CommitMonitor(lambda: self._connect(self._servers), self.monitor)
+        self.add_batch(CONFIRM_COMMITS, self.commits)
         if metrics is not None:
             self._register_gauges(metrics)
 
@@ -85,7 +88,7 @@ class Database:
             size_max=self._settings.pool_size,
             timeout_seconds=self._settings.pool_wait_seconds,
         )
-        async with self.monitor.open():
+        async with self.monitor.open(), self.commits.open():
             try:
                 yield self
             finally:

@@ -5,8 +5,9 @@ that nothing else handled. It is one layer, because each costs 20 to 50 µs per 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from litestar.utils import normalize_path
 from service.errors import (
     JSON,
     BadRequest,
+    DatabaseUnavailable,
     Draining,
     Fault,
     InternalError,
@@ -45,6 +47,12 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
 NO_STORE = (b"cache-control", b"no-store")
 """For every reply to an authenticated request that has no rule of its own (RFC 9111 §5.2.2.5)."""
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+REPORTING_CODES = {
+    *(b"ALREADY_EXISTS", b"DUPLICATE_SKU", b"INVALID_STATE", b"NOT_FOUND"),
+    *(b"PRECONDITION_FAILED", b"QUANTITY_CHANGED"),
+}
+"""Codes by which a client can learn that its own earlier request, whose reply was lost, took effect."""
 MERGE_PATCH = "application/merge-patch+json"
 PATCH_TYPES = [JSON, MERGE_PATCH]
 """Media types of the body of a PATCH, for `Accept-Patch` (RFC 5789 §3.1)."""
@@ -94,9 +102,13 @@ class Exchange(RequestHead):
 
     async def time_out(self) -> None:
         """Reply in place of the handler, which is not cancelled and may still commit."""
+        await self.replace_reply(TimedOut())
+
+    async def replace_reply(self, fault: Fault) -> None:
+        """Reply in place of the handler, if it has not replied."""
         if not self.status:
             self.timed_out = True
-            await self.send_error(TimedOut())
+            await self.send_error(fault)
 
     async def send(self, message: Message) -> None:
         """Forward a message of the application, unless the request timed out."""
@@ -141,6 +153,7 @@ class RequestMiddleware:
         trust: TrustPolicy,
         *,
         draining: Callable[[], bool],
+        confirm_commits: Callable[[], Awaitable[None]],
         log_access: Callable[[AccessLogEntry], None],
         metrics: Metrics,
         tracer: Tracer,
@@ -151,6 +164,7 @@ class RequestMiddleware:
         self._admission = admission
         self._trust = trust
         self._draining = draining
+        self._confirm_commits = confirm_commits
         self._log_access = log_access
         self._metrics = metrics
         self._tracer = tracer
@@ -206,7 +220,17 @@ class RequestMiddleware:
             return await self._options(exchange)
         if exchange.head:  # in a copy: uvicorn must still see HEAD to omit the body
             exchange.scope = {**scope, "method": "GET"}
-        return await self._inner(exchange.scope, receive, exchange.send)
+        send = exchange.send if scope["method"] in SAFE_METHODS else partial(self._send_confirmed, exchange)
+        return await self._inner(exchange.scope, receive, send)
+
+    async def _send_confirmed(self, exchange: Exchange, message: Message) -> None:
+        """Send a reply; one that reports an earlier commit only once that commit has been replicated."""
+        if message["type"] == "http.response.start" and _reports_earlier_commit(exchange, message["headers"]):
+            try:
+                await self._confirm_commits()
+            except DatabaseUnavailable as fault:
+                return await exchange.replace_reply(fault)
+        return await exchange.send(message)
 
     async def _options(self, exchange: Exchange) -> None:
         try:
@@ -269,6 +293,14 @@ class RequestMiddleware:
         self._tracer.end_request_span(
             span, name, attributes, failed=status >= 500 or exchange.code == InternalError.code
         )
+
+
+def _reports_earlier_commit(exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a reply states what an earlier request did: a replay, or an error such as a conflict."""
+    return "user" in exchange.scope and any(
+        name == b"idempotent-replayed" or (name == b"x-error-code" and value in REPORTING_CODES)
+        for name, value in headers
+    )
 
 
 def allow_header(methods: Iterable[str]) -> str:

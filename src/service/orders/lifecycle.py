@@ -5,6 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
+from service.database.commits import CONFIRM_COMMITS
 from service.database.session import Session
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
@@ -27,6 +28,7 @@ async def cancel_order(session: Session, order_id: UUID, author: Author, version
         return order_from_row(row)
     order = await read_order(session, order_id)
     if order.status == "cancelled" and (versions is None or order.version in versions):
+        await session.join(CONFIRM_COMMITS, None)  # the commit that cancelled it may have been interrupted
         return order
     raise _rejection(order, versions)
 
