@@ -36,7 +36,8 @@ TESTS = {
     "events/journal": "tests/events/test_journal.py",
     "webhooks/dispatcher": "tests/webhooks/test_dispatcher.py tests/webhooks/test_attempt.py "
     "tests/webhooks/test_processes.py tests/health/test_metrics_endpoint.py",
-    "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_webhooks.py",
+    "webhooks/deliveries": "tests/webhooks/test_deliveries.py tests/webhooks/test_resend.py "
+    "tests/webhooks/test_webhooks.py",
     "errors": "tests/test_error_codes.py tests/http/test_errors.py",
 }
 AT_ONCE = os.cpu_count() or 1

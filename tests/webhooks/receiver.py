@@ -1,4 +1,4 @@
-"""Configurable webhook receivers for tests: real local HTTP servers."""
+"""Configurable webhook receivers for tests, which are real local HTTP servers, and webhooks for them."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import httpx
 from aiohttp import web
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -14,6 +15,8 @@ from uuid_utils.compat import uuid7
 
 from service.database.database import Database
 from service.events.journal import CLI, INSERT_EVENT, event_arguments
+from tests.support.app_helpers import eventually
+from tests.support.reply_assertions import all_rows
 
 TIMEOUT_SECONDS = 15.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -112,3 +115,25 @@ async def record_event(database: Database, **payload: object) -> str:
 async def deliveries(database: Database) -> list[Any]:
     """Return all deliveries, oldest first."""
     return await database.fetch("select * from deliveries order by id")
+
+
+async def register(client: httpx.AsyncClient, local: Receiver, *events: str) -> dict[str, Any]:
+    """Register a webhook over HTTP."""
+    content = {"url": local.url, "events": list(events) or ["item.updated"]}
+    webhook: dict[str, Any] = (await client.post("/webhooks", json=content)).raise_for_status().json()
+    return webhook
+
+
+async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the deliveries, newest first, once none is pending."""
+    path = f"/webhooks/{webhook['id']}/deliveries"
+
+    async def done() -> bool:
+        return not (await client.get(path, params={"status": "pending"})).json()["data"]
+
+    await eventually(done)
+    return await all_rows(client, path)
+
+
+async def attempted(database: Database, times: int) -> bool:
+    return bool(len((await deliveries(database))[0]["attempts"]) == times)

@@ -1,27 +1,21 @@
-"""Deliveries over HTTP: their list, their attempts, and sending them again."""
+"""Deliveries over HTTP: changes and tests are sent, signed with every valid secret, and listed."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
 from msgspec.structs import replace
-from receiver import Receiver, deliveries, receiver, record_event, subscribe
+from receiver import Receiver, attempted, deliveries, finished, receiver, record_event, register, subscribe
 
 from service.database.database import Database
-from service.errors import InvalidState
-from service.events.journal import CLI
 from service.jobs.maintenance import sweep_deliveries
 from service.settings import Settings
-from service.webhooks.deliveries import resend
 from service.webhooks.service import OLDER_SECRETS_MAX
 from tests.support.app_helpers import eventually, item, running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 ONCE = {"Idempotency-Key": "once"}
-NOWHERE = "00000000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
@@ -39,23 +33,6 @@ async def shop(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]
 async def local() -> AsyncIterator[Receiver]:
     async with receiver() as local:
         yield local
-
-
-async def register(client: httpx.AsyncClient, local: Receiver, *events: str) -> dict[str, Any]:
-    content = {"url": local.url, "events": list(events) or ["item.updated"]}
-    webhook: dict[str, Any] = (await client.post("/webhooks", json=content)).raise_for_status().json()
-    return webhook
-
-
-async def finished(client: httpx.AsyncClient, webhook: dict[str, Any]) -> list[dict[str, Any]]:
-    """The deliveries, newest first, once none is pending."""
-    path = f"/webhooks/{webhook['id']}/deliveries"
-
-    async def done() -> bool:
-        return not (await client.get(path, params={"status": "pending"})).json()["data"]
-
-    await eventually(done)
-    return await all_rows(client, path)
 
 
 async def test_a_change_is_delivered_right_after_its_reply(shop: httpx.AsyncClient, local: Receiver) -> None:
@@ -156,27 +133,6 @@ async def test_a_webhook_has_a_limited_number_of_earlier_secrets(
     assert_refused(await shop.post(path), 409, "LIMIT_REACHED")
 
 
-async def test_a_repeated_resend_under_one_key_sends_once(
-    shop: httpx.AsyncClient, database: Database, local: Receiver
-) -> None:
-    webhook = await register(shop, local)
-    delivery = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
-    await finished(shop, webhook)
-    path = f"/webhooks/{webhook['id']}/deliveries/{delivery['id']}/resend"
-    local.may_answer.clear()
-    first = await shop.post(path, headers=ONCE)
-    while_pending = await shop.post(path, headers=ONCE)
-    local.may_answer.set()
-    await finished(shop, webhook)
-    when_finished = await shop.post(path, headers=ONCE)
-    await shop.delete(f"/webhooks/{webhook['id']}")
-    when_deleted = await shop.post(path, headers=ONCE)
-    for reply in (while_pending, when_finished, when_deleted):
-        assert (reply.status_code, reply.content) == (202, first.content)
-        assert reply.headers["Idempotent-Replayed"] == "true"
-    assert len(local.received) == 2
-
-
 async def test_a_repeated_test_under_one_key_sends_once(
     shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
@@ -225,117 +181,6 @@ async def test_deliveries_are_listed_newest_first_and_by_their_state(
         assert_refused(await shop.get(path, params={"cursor": "x"}), 400, "INVALID_CURSOR")
 
 
-async def test_a_dead_delivery_is_visible_and_can_be_sent_again(
-    shop: httpx.AsyncClient, database: Database, local: Receiver
-) -> None:
-    webhook = await register(shop, local)
-    local.status = 500
-    path = f"/webhooks/{webhook['id']}/deliveries"
-    await shop.post(f"/webhooks/{webhook['id']}/test")
-    for count in range(1, 13):
-        await local.until(count)
-        await eventually(partial(attempted, database, count))
-        await database.fetch("update deliveries set due_at = now() where status = 'pending'")
-        await shop.patch(f"/webhooks/{webhook['id']}", json={"enabled": True})  # any change wakes
-    (dead,) = (await shop.get(path, params={"status": "failed"})).json()["data"]
-    assert len(dead["attempts"]) == 12
-    assert {attempt["status_code"] for attempt in dead["attempts"]} == {500}
-    local.status = 200
-    again = await shop.post(f"{path}/{dead['id']}/resend")
-    assert (again.status_code, again.json()["status"], again.json()["finished_at"]) == (202, "pending", None)
-    assert again.json()["due_at"]
-    await local.until(13)
-    (events,) = await finished(shop, webhook)
-    assert (events["id"], events["status"], len(events["attempts"])) == (dead["id"], "delivered", 13)
-    assert len(set(local.ids)) == 1
-
-
-async def test_a_delivered_one_can_be_sent_again_and_a_pending_one_not(
-    shop: httpx.AsyncClient, database: Database, local: Receiver
-) -> None:
-    webhook = await register(shop, local)
-    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
-    path = f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend"
-    await finished(shop, webhook)
-    local.may_answer.clear()
-    assert (await shop.post(path)).status_code == 202
-    assert_refused(await shop.post(path), 409, "INVALID_STATE")
-    local.may_answer.set()
-    await finished(shop, webhook)
-    assert local.ids == [owed["event_id"]] * 2
-    resent = await database.fetchrow("select * from events where type = 'delivery.resent'")
-    assert resent
-    assert resent["subject"] == owed["id"]
-
-
-async def test_a_rejected_resend_does_not_delay_the_dispatcher(
-    shop: httpx.AsyncClient, database: Database
-) -> None:
-    webhook = await subscribe(database, "http://127.0.0.1:1/")
-    await record_event(database)
-    (owed,) = await deliveries(database)
-    async with database.orm_session() as session:
-        with pytest.raises(InvalidState):
-            await resend(session, webhook, owed["id"], CLI)
-        assert len(await database.fetch("select from deliveries for update nowait")) == 1
-
-
-async def test_one_of_many_concurrent_resends_succeeds_and_delays_no_delivery(
-    settings: Settings, key: str, shop: httpx.AsyncClient, local: Receiver
-) -> None:
-    webhook = await register(shop, local)
-    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
-    await finished(shop, webhook)
-    path = f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend"
-    async with running(settings, key) as replica:
-        for round_ in range(2, 7):
-            replies = await asyncio.gather(*(client.post(path) for client in [shop, replica] * 4))
-            assert {reply.status_code for reply in replies} <= {202, 409}
-            assert len(await local.until(round_)) >= round_
-            await finished(shop, webhook)
-    assert set(local.ids) == {owed["event_id"]}
-
-
-async def test_a_disabled_webhook_gets_neither_tests_nor_resent_deliveries(
-    shop: httpx.AsyncClient, local: Receiver
-) -> None:
-    webhook = await register(shop, local)
-    path = f"/webhooks/{webhook['id']}"
-    owed = (await shop.post(f"{path}/test")).json()
-    await finished(shop, webhook)
-    await shop.patch(path, json={"enabled": False})
-    assert_refused(await shop.post(f"{path}/test"), 409, "INVALID_STATE")
-    assert_refused(await shop.post(f"{path}/deliveries/{owed['id']}/resend"), 409, "INVALID_STATE")
-    await shop.patch(path, json={"enabled": True})
-    assert (await shop.post(f"{path}/test")).status_code == 202
-    await local.until(2)
-
-
-async def test_a_delivery_belongs_to_its_webhook(shop: httpx.AsyncClient, local: Receiver) -> None:
-    webhook, other = await register(shop, local), await register(shop, local)
-    owed = (await shop.post(f"/webhooks/{webhook['id']}/test")).json()
-    await finished(shop, webhook)
-    for path in (
-        f"/webhooks/{other['id']}/deliveries/{owed['id']}",
-        f"/webhooks/{webhook['id']}/deliveries/{NOWHERE}",
-    ):
-        assert_refused(await shop.post(f"{path}/resend"), 404, "NOT_FOUND")
-
-
-async def test_of_several_deliveries_to_several_webhooks_one_is_sent_again(
-    shop: httpx.AsyncClient, local: Receiver
-) -> None:
-    webhook, other = await register(shop, local), await register(shop, local)
-    for owner in (webhook, other, webhook):
-        owed = (await shop.post(f"/webhooks/{owner['id']}/test")).json()
-    assert len(await finished(shop, other)) == 1
-    assert len(await finished(shop, webhook)) == 2
-    await shop.post(f"/webhooks/{webhook['id']}/deliveries/{owed['id']}/resend")
-    sent = {delivery["id"]: len(delivery["attempts"]) for delivery in await finished(shop, webhook)}
-    assert sent.pop(owed["id"]) == 2
-    assert list(sent.values()) == [1]
-
-
 async def test_the_pending_deliveries_of_a_deleted_webhook_are_not_sent(
     shop: httpx.AsyncClient, database: Database, local: Receiver
 ) -> None:
@@ -350,7 +195,3 @@ async def test_the_pending_deliveries_of_a_deleted_webhook_are_not_sent(
     await local.until(2)
     assert [request.event["data"]["id"] for request in local.received] == [webhook["id"], other["id"]]
     assert await sweep_deliveries(database, Settings()) == 1
-
-
-async def attempted(database: Database, times: int) -> bool:
-    return bool(len((await deliveries(database))[0]["attempts"]) == times)
