@@ -67,6 +67,8 @@ EXECUTED = {
     "POST /items/{item_id}/stock": 200,
     "POST /stock": 200,
     "POST /orders": 201,
+    "PATCH /orders/{order_id}": 200,
+    "POST /orders/{order_id}/cancel": 200,
     "PUT /resources/{resource_id}": 201,
     "PATCH /resources/{resource_id}": 200,
     "POST /users/{user_id}/actions": 201,

@@ -95,6 +95,11 @@ class InUse(Fault):
 class InvalidState(Fault):
     status, code = 409, "INVALID_STATE"
     message = "The resource's current state does not allow this"
+    example_details = ({"status": "fulfilled"},)
+
+    def __init__(self, message: str, status: str) -> None:
+        """`status` is the resource's current status."""
+        super().__init__(message, details=[{"status": status}])
 
 
 class PreconditionFailed(Fault):

@@ -16,9 +16,10 @@ from service.items.schemas import (
     Name,
     Quantity,
     Sku,
+    StockLevel,
 )
 from service.jobs.schemas import KindName
-from service.orders.schemas import Order
+from service.orders.schemas import Order, OrderPlacedEvent
 from service.users.schemas import ActionName, Metadata
 from service.values import Count, Currency, Money, Version
 
@@ -27,6 +28,10 @@ Changes = Annotated[dict[str, Any], Meta(description='Each changed field, as `{"
 
 class OrderChangedEvent(Order):
     changes: Changes
+
+
+class OrderCancelledEvent(OrderChangedEvent):
+    stock: Annotated[list[StockLevel], Meta(description="The stock of each item after the cancellation.")]
 
 
 class ItemUpdatedEvent(Struct):
@@ -93,8 +98,8 @@ class JobFinishedEvent(Struct):
 
 
 EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
-    "order.placed": ("An order was placed", Order),
-    "order.cancelled": ("An order was cancelled", OrderChangedEvent),
+    "order.placed": ("An order was placed", OrderPlacedEvent),
+    "order.cancelled": ("An order was cancelled", OrderCancelledEvent),
     "order.fulfilled": ("An order was fulfilled", OrderChangedEvent),
     "item.created": ("An item was created", Item),
     "item.updated": ("A field or the stock of an item changed, except by an order", ItemUpdatedEvent),

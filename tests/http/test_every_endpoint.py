@@ -73,6 +73,12 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     assert (await ask("POST", "/orders/{order_id}/fulfil", 200, order_id=order["id"]))[
         "status"
     ] == "fulfilled"
+    third = await ask("POST", "/orders", 201, ORDER)
+    fulfilled = await ask("POST", "/orders/{order_id}/fulfill", 200, order_id=third["id"])
+    assert fulfilled["status"] == "fulfilled"
+    change = {"reference": "PO-3", "metadata": {"gift": True}}
+    patched = await ask("PATCH", "/orders/{order_id}", 200, change, order_id=third["id"])
+    assert {name: patched[name] for name in change} == change
     await ask("DELETE", "/items/{item_id}", 204, item_id=nut["id"])
     await ask("POST", "/users/{user_id}/actions", 201, {"action": "login"}, user_id="ann")
     assert len((await ask("GET", "/users/{user_id}/actions", 200, user_id="ann"))["data"]) == 1

@@ -73,7 +73,7 @@ def test_lines_of_one_item_are_short_together() -> None:
     refusal = place([entry(1, quantity=4)], by_sku(1, 2), by_id(1, 3))
     assert isinstance(refusal, InsufficientStock)
     assert refusal.details == [
-        {"item_id": UUID(int=1), "sku": "SKU-1", "requested": 5, "available": 4},
+        {"item_id": UUID(int=1), "sku": "SKU-1", "lines": [0, 1], "requested": 5, "available": 4},
     ]
 
 

@@ -30,12 +30,20 @@ async def placed(client: Client, bolt: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def ended(placed: dict[str, Any], reply: httpx.Response, status: str, **fields: object) -> dict[str, Any]:
+    """Return the placed order as it is after this reply."""
+    changed_at = reply.json()["updated_at"]
+    assert changed_at > placed["created_at"]
+    times = {"updated_at": changed_at, f"{status}_at": changed_at}
+    return {**placed, **times, "status": status, "version": 2, **fields}
+
+
 async def test_cancelling_gives_the_pieces_back_and_books_the_refund(
     client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str, database: Database
 ) -> None:
     reply = await client.post(f"/orders/{placed['id']}/cancel")
     assert reply.status_code == 200
-    assert reply.json() == {**placed, "status": "cancelled", "version": 2}
+    assert reply.json() == ended(placed, reply, "cancelled")
     assert reply.headers["ETag"] == '"2"'
     assert (await client.get(f"/orders/{placed['id']}")).json() == reply.json()
     assert await stock(client, bolt) == 10
@@ -58,16 +66,72 @@ async def test_cancelling_again_changes_nothing(
 
 async def test_fulfilling_ends_an_order(client: Client, bolt: dict[str, Any], placed: dict[str, Any]) -> None:
     reply = await client.post(f"/orders/{placed['id']}/fulfil")
-    assert (reply.status_code, reply.json()) == (200, {**placed, "status": "fulfilled", "version": 2})
+    assert (reply.status_code, reply.json()) == (200, ended(placed, reply, "fulfilled"))
     assert await stock(client, bolt) == 6
     refusal = assert_refused(await client.post(f"/orders/{placed['id']}/cancel"), 409, "INVALID_STATE")
     assert "fulfilled" in refusal["message"]
+    assert refusal["details"] == [{"status": "fulfilled"}]
     assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
 
 
 async def test_a_cancelled_order_cannot_be_fulfilled(client: Client, placed: dict[str, Any]) -> None:
     await client.post(f"/orders/{placed['id']}/cancel")
+    refusal = assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+    assert refusal["details"] == [{"status": "cancelled"}]
+
+
+async def test_fulfill_in_us_spelling_is_the_same(client: Client, placed: dict[str, Any]) -> None:
+    first = await client.post(f"/orders/{placed['id']}/fulfill", headers=ONCE)
+    assert (first.status_code, first.json()) == (200, ended(placed, first, "fulfilled"))
+    again = await client.post(f"/orders/{placed['id']}/fulfill", headers=ONCE)
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
     assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
+
+
+async def test_a_reason_of_a_cancellation_is_kept_as_first_given(
+    client: Client, placed: dict[str, Any], database: Database
+) -> None:
+    path = f"/orders/{placed['id']}/cancel"
+    reply = await client.post(path, json={"reason": "ordered twice"})
+    assert reply.json() == ended(placed, reply, "cancelled", cancel_reason="ordered twice")
+    again = await client.post(path, json={"reason": "too late"})
+    assert (again.status_code, again.json()) == (200, reply.json())
+    event = await database.fetchval("select payload from events where type = 'order.cancelled'")
+    assert event["cancel_reason"] == "ordered twice"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"json": {}},
+        {"json": {"reason": None}},
+        {"content": b"", "headers": {"Content-Type": "application/json"}},
+        {"content": b"", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+    ],
+    ids=["no body", "{}", "null", "an empty JSON body", "curl -d ''"],
+)
+async def test_cancelling_needs_no_body(
+    client: Client, placed: dict[str, Any], request_: dict[str, Any]
+) -> None:
+    reply = await client.post(f"/orders/{placed['id']}/cancel", **request_)
+    assert (reply.status_code, reply.json()["cancel_reason"]) == (200, None), reply.text
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 201, 7, "\x00"])
+async def test_a_wrong_reason_cancels_nothing(client: Client, placed: dict[str, Any], reason: object) -> None:
+    reply = await client.post(f"/orders/{placed['id']}/cancel", json={"reason": reason})
+    assert reply.json()["error"]["details"][0]["field"] == "/reason"
+    assert_refused(reply, 422, "VALIDATION_FAILED")
+    assert (await client.get(f"/orders/{placed['id']}")).json() == placed
+
+
+async def test_another_body_under_one_key_is_refused(client: Client, placed: dict[str, Any]) -> None:
+    path = f"/orders/{placed['id']}/cancel"
+    first = await client.post(path, headers=ONCE)
+    assert (await client.post(path, headers=ONCE)).content == first.content
+    other = await client.post(path, json={"reason": "ordered twice"}, headers=ONCE)
+    assert_refused(other, 422, "IDEMPOTENCY_MISMATCH")
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
@@ -88,15 +152,18 @@ async def test_an_order_has_to_exist(client: Client, step: str) -> None:
 
 
 @pytest.mark.parametrize(("step", "status"), [("cancel", "cancelled"), ("fulfil", "fulfilled")])
-async def test_the_event_tells_the_order_as_the_reply_did(
+async def test_the_event_has_the_order_as_replied(
     client: Client, placed: dict[str, Any], database: Database, step: str, status: str
 ) -> None:
     reply = await client.post(f"/orders/{placed['id']}/{step}", headers={"X-Request-ID": "r-1"})
     event = await database.fetchrow("select * from events where type = $1", f"order.{status}")
     assert event is not None
-    changes = event["payload"].pop("changes")
+    changes, levels = event["payload"].pop("changes"), event["payload"].pop("stock", None)
     assert event["payload"] == reply.json()
     assert changes == {"status": {"from": "placed", "to": status}}
+    assert (levels and [(level["quantity"], level["version"]) for level in levels]) == (
+        [(10, 3), (5, 3)] if step == "cancel" else None
+    )
     assert (event["subject"], event["request_id"]) == (placed["id"], "r-1")
 
 

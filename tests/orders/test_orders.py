@@ -1,9 +1,11 @@
 """Orders over HTTP: what clients rely on."""
 
-from datetime import datetime
+import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 
 from conftest import Client
@@ -24,15 +26,19 @@ def wrong_fields(response: Any) -> set[str]:
 
 async def test_a_placed_order_says_what_was_sold_at_what_price(client: Client) -> None:
     bolt, nut = await item(client, 10), await item(client, 10, name="Nut", price="0.05")
-    placed = await order(client, (bolt, 2), (nut, 3), customer_id="c-7", reference="PO-17")
+    placed = await order(
+        client, (bolt, 2), (nut, 3), customer_id="c-7", reference="PO-17", metadata={"channel": "web"}
+    )
     assert placed.status_code == 201, placed.text
     content = placed.json()
     assert UUID(content.pop("id")).version == 7
-    assert datetime.fromisoformat(content.pop("created_at")).utcoffset() is not None
+    created_at = content.pop("created_at")
+    assert datetime.fromisoformat(created_at).utcoffset() is not None
     assert content == {
         "status": "placed",
         "customer_id": "c-7",
         "reference": "PO-17",
+        "metadata": {"channel": "web"},
         "currency": "USD",
         "total": "20.13",
         "lines": [
@@ -42,6 +48,10 @@ async def test_a_placed_order_says_what_was_sold_at_what_price(client: Client) -
              "unit_price": "0.05", "amount": "0.15"},
         ],
         "version": 1,
+        "updated_at": created_at,
+        "fulfilled_at": None,
+        "cancelled_at": None,
+        "cancel_reason": None,
     }  # fmt: skip
 
 
@@ -95,8 +105,8 @@ async def test_an_order_of_too_many_pieces_sells_nothing_and_names_every_short_l
     assert error(refused) == (409, "INSUFFICIENT_STOCK")
     assert refused.headers["X-Error-Code"] == "INSUFFICIENT_STOCK"
     assert refused.json()["error"]["details"] == [
-        {"item_id": short["id"], "sku": short["sku"], "requested": 3, "available": 2},
-        {"item_id": empty["id"], "sku": empty["sku"], "requested": 1, "available": 0},
+        {"item_id": short["id"], "sku": short["sku"], "lines": [1], "requested": 3, "available": 2},
+        {"item_id": empty["id"], "sku": empty["sku"], "lines": [2], "requested": 1, "available": 0},
     ]
     assert [await stock(client, each) for each in (plenty, short, empty)] == [9, 2, 0]
     assert (await client.get("/orders")).json()["data"] == []
@@ -218,9 +228,35 @@ async def test_an_order_books_sale_movement_and_event_with_it(client: Client, da
     assert await discrepancies(database_url, {placed["id"]: placed["total"]}) == []
 
 
-async def test_the_event_tells_the_order_as_the_reply_did(client: Client, database: Any) -> None:
-    placed = (await order(client, (await item(client, 5), 2))).json()
-    assert await database.fetchval("select payload from events where subject = $1", placed["id"]) == placed
+async def test_the_event_has_the_order_as_replied_and_the_stock_it_left(
+    client: Client, database: Any
+) -> None:
+    bolt, nut = await item(client, 5), await item(client, 9)
+    placed = (await order(client, (bolt, 2), (nut, 1), metadata={"channel": "web"})).json()
+    payload = await database.fetchval("select payload from events where subject = $1", placed["id"])
+    assert payload.pop("stock") == [
+        {"item_id": bolt["id"], "sku": bolt["sku"], "quantity": 3, "version": 2},
+        {"item_id": nut["id"], "sku": nut["sku"], "quantity": 8, "version": 2},
+    ]
+    assert payload == placed
+
+
+async def test_orders_of_one_batch_each_have_the_stock_they_left(
+    concurrent_client: httpx.AsyncClient, database: Any
+) -> None:
+    bolt = await item(concurrent_client, 40)
+    await asyncio.gather(*[order(concurrent_client, (bolt, 1)) for _ in range(40)])
+    rows = await database.fetch("select payload->'stock'->0 as level from events where type = 'order.placed'")
+    levels = sorted((row["level"]["version"], row["level"]["quantity"]) for row in rows)
+    assert levels == [(version, 41 - version) for version in range(2, 42)]
+
+
+async def test_a_short_item_has_the_numbers_of_all_its_lines(client: Client) -> None:
+    short, plenty = await item(client, 2), await item(client, 9)
+    refused = await order(client, (short, 1), (plenty, 1), (short, 2))
+    assert refused.json()["error"]["details"] == [
+        {"item_id": short["id"], "sku": short["sku"], "lines": [0, 2], "requested": 3, "available": 2}
+    ]
 
 
 async def test_an_order_is_a_movement_of_its_items(client: Client) -> None:
@@ -270,6 +306,47 @@ async def test_orders_are_listed_by_customer_and_by_status(client: Client) -> No
     assert len(await found(status="placed")) == 3
 
 
+async def test_orders_are_found_by_reference(client: Client) -> None:
+    bolt = await item(client, 10)
+    one = (await order(client, (bolt, 1), reference="PO-1")).json()
+    await order(client, (bolt, 1), reference="PO-2")
+    await order(client, (bolt, 1))
+    assert (await client.get("/orders?reference=PO-1")).json()["data"] == [one]
+    assert (await client.get("/orders?reference=PO-3")).json()["data"] == []
+
+
+async def test_orders_are_found_by_the_time_of_placing_without_its_end(client: Client) -> None:
+    bolt = await item(client, 10)
+    first, second, third = [(await order(client, (bolt, 1))).json() for _ in range(3)]
+
+    async def found(**period: str) -> list[str]:
+        reply = await client.get("/orders", params=period)
+        assert reply.status_code == 200, reply.text
+        return [each["id"] for each in reply.json()["data"]]
+
+    begin, end = second["created_at"], third["created_at"]
+    assert await found(**{"from": begin}) == [third["id"], second["id"]]
+    assert await found(to=end) == [second["id"], first["id"]]
+    assert await found(**{"from": begin, "to": end, "status": "placed"}) == [second["id"]]
+    assert await found(**{"from": end, "to": begin}) == []
+    assert await found(to="2026-01-01") == []
+    assert len(await found(**{"from": "0001-01-01", "to": "9999-12-31T23:59:59Z"})) == 3
+
+
+@pytest.mark.parametrize("skew", ["4 minutes", "-4 minutes"])
+async def test_a_period_is_that_of_the_database_whatever_the_clock_of_the_process(
+    client: Client, database: Any, skew: str
+) -> None:
+    placed = (await order(client, (await item(client, 1), 1))).json()
+    shift = f"update orders set created_at = created_at - interval '{skew}' returning created_at"
+    placed_at = (await database.fetchval(shift)).isoformat()
+    listed = await client.get("/orders", params={"from": placed_at})
+    assert [each["id"] for each in listed.json()["data"]] == [placed["id"]]
+    later = (datetime.fromisoformat(placed_at) + timedelta(microseconds=1)).isoformat()
+    assert len((await client.get("/orders", params={"to": later})).json()["data"]) == 1
+    assert (await client.get("/orders", params={"to": placed_at})).json()["data"] == []
+
+
 async def test_a_page_of_a_customers_orders_continues_with_the_same_customer(client: Client) -> None:
     bolt = await item(client, 10)
     for customer in ("me", "you", "me", "you"):
@@ -285,6 +362,8 @@ async def test_a_filter_that_cannot_be_is_refused(client: Client) -> None:
     assert wrong_fields(await client.get("/orders?status=lost")) == {"/status"}
     assert wrong_fields(await client.get("/orders?customer_id=%00")) == {"/customer_id"}
     assert wrong_fields(await client.get("/orders?limit=0")) == {"/limit"}
+    assert wrong_fields(await client.get("/orders?from=yesterday&to=7")) == {"/from", "/to"}
+    assert wrong_fields(await client.get(f"/orders?reference={'x' * 201}")) == {"/reference"}
     assert error(await client.get("/orders?cursor=forged")) == (400, "INVALID_CURSOR")
 
 

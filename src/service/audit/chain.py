@@ -21,11 +21,11 @@ from service.audit.state import (
     read_head,
     write_state,
 )
-from service.audit.trail import lowest_uuid7
 from service.auth.keys import derive_pepper
 from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
 from service.database.servers import Connection
 from service.settings import Settings
+from service.times import lowest_uuid7
 
 log = structlog.get_logger()
 

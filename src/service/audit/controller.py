@@ -1,6 +1,5 @@
 """HTTP endpoint of the audit trail."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,7 +7,7 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from service.audit.trail import Entry, entity_filters, list_entries, lowest_uuid7
+from service.audit.trail import Entry, entity_filters, list_entries
 from service.constraints import NO_NUL_PATTERN
 from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
@@ -16,21 +15,7 @@ from service.errors import InvalidCursor
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.request import StrictRequest
-
-TIME_SCHEMA = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
-TIME_FORMAT = "RFC 3339, such as 2026-11-23T12:00:00Z. A date means 00:00 UTC."
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""No entry is older, and arithmetic near `datetime.min` would overflow."""
-
-
-def parse_time(text: str) -> datetime:
-    """Parse a time or date; without an offset it is UTC. Raises `ValueError` with a message for clients."""
-    try:
-        time = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
-        utc = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise ValueError("must be an RFC 3339 time or date, such as 2026-11-23T12:00:00Z") from None
-    return max(utc, EARLIEST)
+from service.times import TIME_FORMAT, TIME_SCHEMA, lowest_uuid7, parse_time
 
 
 class AuditController(Controller):

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from service.audit.trail import lowest_uuid7
 from service.database.servers import Connection
+from service.times import lowest_uuid7
 
 WATERMARK = "greatest(settled_at, '0001-01-01 00:00+00')"  # asyncpg returns -infinity without a time zone
 READ_STATE = f"select {WATERMARK}, mac from sealing"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -77,8 +76,3 @@ def entity_filters(entity: str | None) -> dict[str, str]:
     if typed := ENTITY_WITH_ID.fullmatch(entity):
         return {"entity": typed[1], "entity_id": typed[2]}
     return {"entity_id": entity}
-
-
-def lowest_uuid7(time: datetime) -> UUID:
-    """Return the lowest UUIDv7 of a time (RFC 9562 §5.7: the first 48 bits are Unix milliseconds)."""
-    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)

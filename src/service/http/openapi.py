@@ -120,6 +120,8 @@ def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler)
     operation["summary"] = summary.rstrip(".")
     operation["description"] = "\n\n".join(filter(None, details))
     operation["security"] = [{"apiKey": [scope]}] if scope else []
+    if "requestBody" in operation:
+        operation["requestBody"]["required"] = not handler.opt.get("optional_body")
     if method == "patch":
         content = operation["requestBody"]["content"]
         reference = content[errors.JSON]["schema"]["$ref"]

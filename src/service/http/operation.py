@@ -14,14 +14,16 @@ def operation(
     parsers: Mapping[str, Callable[[str], object]] | None = None,
     conditional: bool = False,
     has_location: bool = False,
+    optional_body: bool = False,
 ) -> dict[str, Any]:
     """Return the `opt` of a handler. Litestar's own keywords would accept any name and any type.
 
     `scope` is required of the API key, or checked by an outer layer if it is None. `faults` are the errors
     beyond those of every operation. `media` are the types of its replies besides JSON. `parsers` parse query
     parameters; they raise `ValueError` with a message for clients. `conditional` says that it heeds
-    `If-None-Match` although its reply has no version, `has_location` that it sends `Location`.
+    `If-None-Match` although its reply has no version, `has_location` that it sends `Location`,
+    `optional_body` that a request without a body means `{}`.
     """
     declared = {"faults": faults, "media": media, "parsers": parsers or {}, "conditional": conditional}
     scoped = {} if scope is None else {"scope": scope}
-    return {**declared, **scoped, "has_location": has_location}
+    return {**declared, **scoped, "has_location": has_location, "optional_body": optional_body}

@@ -59,19 +59,31 @@ class StrictRequest(Request[Key, None, State]):
     async def body(self) -> bytes:
         """Return the body. Raises `UnsupportedMediaType` before reading, `MalformedJson` if it is empty."""
         if self._body is Empty:
-            declared = self.header(b"content-type")
-            if declared is not None and declared != "application/json":
-                self._check_media_type()
-            self.reject_content_encoding()
-            body = (await self._read_body()).removeprefix(BYTE_ORDER_MARK)
-            if not body:
-                raise MalformedJson("The request body is empty")
-            if declared is None:
-                raise UnsupportedMediaType(
-                    "The request has a body but no Content-Type; send application/json"
-                )
-            self._body = self._connection_state.body = body
+            self._body = self._connection_state.body = await self._checked_body()
         return self._body
+
+    async def _checked_body(self) -> bytes:
+        optional = self.route_handler.opt.get("optional_body")
+        if optional and not self._announces_body:
+            return b"{}"
+        declared = self.header(b"content-type")
+        if declared is not None and declared != "application/json":
+            self._check_media_type()
+        self.reject_content_encoding()
+        body = (await self._read_body()).removeprefix(BYTE_ORDER_MARK)
+        if not body:
+            if optional:
+                return b"{}"
+            raise MalformedJson("The request body is empty")
+        if declared is None:
+            raise UnsupportedMediaType("The request has a body but no Content-Type; send application/json")
+        return body
+
+    @property
+    def _announces_body(self) -> bool:
+        """Whether the headers announce a body (RFC 9112 §6.3)."""
+        length = self.header(b"content-length")
+        return self.header(b"transfer-encoding") is not None or length not in {None, "0"}
 
     def header(self, name: bytes) -> str | None:
         """Return a header with all its lines joined (RFC 9110 §5.3).

@@ -28,6 +28,7 @@ class InsufficientStock(Fault):
         {
             "item_id": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
             "sku": "BOLT-M8",
+            "lines": [0, 3],
             "requested": 4,
             "available": 3,
         },

@@ -178,6 +178,15 @@ class ItemStocks(Struct):
     data: Annotated[list[ItemStock], Meta(max_length=STOCK_CHANGES_MAX)]
 
 
+class StockLevel(Struct):
+    """An item's stock and version after a change."""
+
+    item_id: UUID
+    sku: Sku
+    quantity: Quantity
+    version: Version
+
+
 class Movement(Struct):
     version: Annotated[Version, Meta(description="The item version this movement produced.")]
     cause: Literal["order", "cancel", "adjust", "set", "import"]

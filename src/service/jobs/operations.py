@@ -60,7 +60,7 @@ async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | 
         if row is not None:
             await notify_cancellation(session, row["queue_id"])
         elif job.status != "cancelled":
-            raise InvalidState(f"The job has already {job.status}")
+            raise InvalidState(f"The job has already {job.status}", job.status)
         if claim is not None:
             await store_reply(session, StoredReply(claim, 200, {}, encode_json(job)))
     return job
@@ -74,7 +74,7 @@ async def retry(session: Session, job_id: UUID, author: Author, claim: Claim | N
         retried = await session.fetchrow(statements.RETRY, *row)
         job = await read_job(session, job_id)
         if retried is None:
-            raise InvalidState(f"Only failed jobs can be retried; this one is {job.status}")
+            raise InvalidState(f"Only failed jobs can be retried; this one is {job.status}", job.status)
         if claim is not None:
             await store_reply(session, StoredReply(claim, 202, {}, encode_json(job)))
     return job

@@ -86,7 +86,7 @@ def _allocate_one(stock: StockIndex, order: OrderCreate) -> Allocation | Fault:
     if archived := _archived(stock, order):
         return ItemArchived(details=archived)
     entries = [(stock[item_id], quantity) for item_id, quantity in requested.items()]
-    return _rejection(entries) or _allocate_lines(entries)
+    return _rejection(stock, order, entries) or _allocate_lines(entries)
 
 
 def _archived(stock: StockIndex, order: OrderCreate) -> list[dict[str, object]]:
@@ -104,18 +104,19 @@ def item_reference(line: OrderLineCreate) -> UUID | str:
     return line.item_id if isinstance(line.item_id, UUID) else str(line.sku)
 
 
-def _rejection(entries: list[tuple[Stock, int]]) -> Fault | None:
-    if len({stock.currency for stock, _ in entries}) > 1:
+def _rejection(stock: StockIndex, order: OrderCreate, entries: list[tuple[Stock, int]]) -> Fault | None:
+    if len({entry.currency for entry, _ in entries}) > 1:
         return MixedCurrencies()
     short = [
         {
-            "item_id": stock.item_id,
-            "sku": stock.sku,
+            "item_id": entry.item_id,
+            "sku": entry.sku,
+            "lines": [no for no, line in enumerate(order.lines) if stock[item_reference(line)] is entry],
             "requested": quantity,
-            "available": stock.quantity,
+            "available": entry.quantity,
         }
-        for stock, quantity in entries
-        if stock.quantity < quantity
+        for entry, quantity in entries
+        if entry.quantity < quantity
     ]
     return InsufficientStock("Cannot fulfill order", details=short) if short else None
 

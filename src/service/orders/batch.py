@@ -2,14 +2,16 @@
 
 from datetime import datetime
 
+from msgspec.structs import astuple
 from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.events.journal import Author
 from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creation_reply, reply_arguments
+from service.items.schemas import StockLevel
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
-from service.orders.schemas import Line, Order, OrderCreate
+from service.orders.schemas import Line, Order, OrderCreate, OrderPlacedEvent
 from service.values import format_amount
 
 
@@ -19,6 +21,7 @@ class OrderBatch:
     def __init__(self, placed_at: datetime) -> None:
         self.placed_at = placed_at
         self._orders: list[Order] = []
+        self._events: list[OrderPlacedEvent] = []
         self._authors: list[Author] = []
         self._replies: list[StoredReply] = []
         self._allocated: list[AllocatedLine] = []
@@ -30,13 +33,20 @@ class OrderBatch:
             status="placed",
             customer_id=new.customer_id,
             reference=new.reference,
+            metadata=new.metadata,
             currency=allocation.currency,
             total=format_amount(allocation.total, allocation.currency),
             lines=[_line(allocated) for allocated in allocation.lines],
             version=1,
             created_at=self.placed_at,
+            updated_at=self.placed_at,
+            fulfilled_at=None,
+            cancelled_at=None,
+            cancel_reason=None,
         )
         self._orders.append(order)
+        event_fields = (*astuple(order), [_level(line) for line in allocation.lines])
+        self._events.append(OrderPlacedEvent(*event_fields))
         self._authors.append(author)
         self._allocated += allocation.lines
         if claim is not None:
@@ -65,10 +75,11 @@ class OrderBatch:
             "stock_item_ids": [item.item_id for item in stock],
             "stock_quantities": [item.quantity for item in stock],
             "stock_versions": [item.version for item in stock],
-            "orders": orders,
+            "placed_events": self._events,
             "order_ids": [order.id for order in orders],
             "customer_ids": [order.customer_id for order in orders],
             "references": [order.reference for order in orders],
+            "metadata": [order.metadata for order in orders],
             "currencies": [order.currency for order in orders],
             "totals": [order.total for order in orders],
             "actors": [author.actor for author in self._authors],
@@ -89,6 +100,11 @@ class OrderBatch:
 
 def location(order: Order) -> str:
     return f"/orders/{order.id}"
+
+
+def _level(allocated: AllocatedLine) -> StockLevel:
+    stock = allocated.stock
+    return StockLevel(stock.item_id, stock.sku, allocated.remaining, allocated.version)
 
 
 def _line(allocated: AllocatedLine) -> Line:

@@ -1,15 +1,17 @@
 """HTTP endpoints of orders."""
 
+from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from litestar import Controller, get, post
+from litestar import Controller, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
-from service.errors import InvalidCursor, InvalidState, NotFound, PreconditionFailed
+from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, PreconditionFailed
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -17,11 +19,14 @@ from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.items.faults import InsufficientStock, ItemArchived, UnknownItem
-from service.orders import lifecycle, queries
+from service.orders import changes, lifecycle, queries
 from service.orders.allocation import MixedCurrencies
 from service.orders.batch import location
 from service.orders.pending import PLACE_ORDER, PendingOrder
-from service.orders.schemas import Order, OrderCreate, Status
+from service.orders.schemas import Order, OrderCancel, OrderCreate, OrderPatch, Status
+from service.times import TIME_FORMAT, TIME_SCHEMA, parse_time
+
+TRANSITION_FAULTS = [NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
 
 
 class OrderController(Controller):
@@ -48,33 +53,52 @@ class OrderController(Controller):
             order = await session.join(PLACE_ORDER, PendingOrder(data, claim, request.author))
         return versioned_reply(request, order, location=location(order))
 
+    @patch(
+        "/{order_id:str}",
+        opt=operation(scope="orders:write", faults=[NoFields, NotFound, PreconditionFailed]),
+    )
+    async def update_order(
+        self,
+        session: NamedDependency[Session],
+        request: StrictRequest,
+        order_id: FromPath[UUID],
+        data: JSONBody[OrderPatch],
+    ) -> Reply[Order]:
+        """Update an order's reference and metadata
+
+        Only the fields that are sent change; null clears one. With `application/merge-patch+json`,
+        `metadata` is merged (RFC 7396). Nothing else of an order can be changed.
+        """
+        versions = if_match_versions(request)
+        order = await changes.patch_order(
+            session, order_id, data, request.author, versions, merge=request.is_merge_patch
+        )
+        return versioned_reply(request, order)
+
     @post(
         "/{order_id:str}/cancel",
         status_code=200,
-        opt=operation(
-            scope="orders:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
-        ),
+        opt=operation(scope="orders:write", faults=TRANSITION_FAULTS, optional_body=True),
     )
     async def cancel_order(
-        self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
+        self,
+        session: NamedDependency[Session],
+        request: StrictRequest,
+        order_id: FromPath[UUID],
+        data: JSONBody[OrderCancel],
     ) -> Reply[Order]:
         """Cancel an order
 
-        Returns its pieces to stock and records a refund. Cancelling a cancelled order has no effect.
+        Returns its pieces to stock and records a refund. The body can be omitted. Cancelling a cancelled
+        order has no effect.
         """
-        versions = if_match_versions(request)
-        async with hold_claim(request) as claim:
-            order = await lifecycle.apply_once(
-                lifecycle.cancel_order, session, order_id, request.author, versions, claim
-            )
-        return versioned_reply(request, order)
+        cancel = partial(lifecycle.cancel_order, reason=data.reason)
+        return await _apply(cancel, session, request, order_id)
 
     @post(
         "/{order_id:str}/fulfil",
         status_code=200,
-        opt=operation(
-            scope="orders:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
-        ),
+        opt=operation(scope="orders:write", faults=TRANSITION_FAULTS),
     )
     async def fulfil_order(
         self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
@@ -83,12 +107,21 @@ class OrderController(Controller):
 
         It can no longer be cancelled.
         """
-        versions = if_match_versions(request)
-        async with hold_claim(request) as claim:
-            order = await lifecycle.apply_once(
-                lifecycle.fulfil_order, session, order_id, request.author, versions, claim
-            )
-        return versioned_reply(request, order)
+        return await _apply(lifecycle.fulfil_order, session, request, order_id)
+
+    @post(
+        "/{order_id:str}/fulfill",
+        status_code=200,
+        opt=operation(scope="orders:write", faults=TRANSITION_FAULTS),
+    )
+    async def fulfill_order(
+        self, session: NamedDependency[Session], request: StrictRequest, order_id: FromPath[UUID]
+    ) -> Reply[Order]:
+        """Mark an order as fulfilled (US spelling)
+
+        The same as `POST /orders/{order_id}/fulfil`.
+        """
+        return await _apply(lifecycle.fulfil_order, session, request, order_id)
 
     @get("/{order_id:str}", opt=operation(scope="orders:read", faults=[NotFound]))
     async def get_order(
@@ -97,7 +130,11 @@ class OrderController(Controller):
         """Get an order"""
         return versioned_reply(request, await session.join(queries.READ_ORDER, order_id))
 
-    @get(opt=operation(scope="orders:read", faults=[InvalidCursor]))
+    @get(
+        opt=operation(
+            scope="orders:read", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time}
+        )
+    )
     async def list_orders(
         self,
         session: NamedDependency[Session],
@@ -108,12 +145,53 @@ class OrderController(Controller):
                 pattern=NO_NUL_PATTERN, max_length=128, description="Only orders of this customer."
             ),
         ] = None,
+        reference: Annotated[
+            str | None,
+            QueryParameter(
+                pattern=NO_NUL_PATTERN, max_length=200, description="Only orders with this reference."
+            ),
+        ] = None,
         status: Annotated[Status | None, QueryParameter(description="Only orders with this status.")] = None,
+        since: Annotated[
+            str | None,
+            QueryParameter(
+                name="from",
+                schema_extra=TIME_SCHEMA,
+                description=f"Only orders placed at or after this time. {TIME_FORMAT}",
+            ),
+        ] = None,
+        until: Annotated[
+            str | None,
+            QueryParameter(
+                name="to",
+                schema_extra=TIME_SCHEMA,
+                description=f"Only orders placed before this time. {TIME_FORMAT}",
+            ),
+        ] = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Order]:
         """List orders, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        filters = {"customer_id": customer_id, "status": status, "after": pager.after}
+        filters = {
+            "customer_id": customer_id,
+            "reference": reference,
+            "status": status,
+            **queries.period_filters(_time(since), _time(until)),
+            "after": pager.after,
+        }
         orders = await queries.list_orders(session, filters, pager.fetch_limit)
         return pager.page(orders, lambda order: order.id)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else parse_time(text)
+
+
+async def _apply(
+    transition: lifecycle.Transition, session: Session, request: StrictRequest, order_id: UUID
+) -> Reply[Order]:
+    versions = if_match_versions(request)
+    async with hold_claim(request) as claim:
+        order = await lifecycle.apply_once(transition, session, order_id, request.author, versions, claim)
+    return versioned_reply(request, order)

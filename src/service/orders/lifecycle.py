@@ -15,15 +15,25 @@ from service.orders.queries import order_from_row, read_order
 from service.orders.schemas import Order
 from service.values import encode_json, reply_headers
 
+RESTOCK_EXCEEDS_MAX = "The order cannot be cancelled: an item's stock would exceed 2147483647"
+
 Transition = Callable[[Session, UUID, Author, list[int] | None], Awaitable[Order]]
 
 
-async def cancel_order(session: Session, order_id: UUID, author: Author, versions: list[int] | None) -> Order:
+async def cancel_order(
+    session: Session,
+    order_id: UUID,
+    author: Author,
+    versions: list[int] | None,
+    *,
+    reason: str | None = None,
+) -> Order:
     """Restock the order's items and record the refund. A cancelled order is returned unchanged."""
+    arguments = (order_id, versions, author.actor, author.request_id, reason)
     try:
-        row = await session.fetchrow(statements.CANCEL, order_id, versions, author.actor, author.request_id)
+        row = await session.fetchrow(statements.CANCEL, *arguments)
     except asyncpg.NumericValueOutOfRangeError:
-        raise InvalidState("The order cannot be cancelled: an item's stock would exceed 2147483647") from None
+        raise InvalidState(RESTOCK_EXCEEDS_MAX, "placed") from None
     if row is not None:
         return order_from_row(row)
     order = await read_order(session, order_id)
@@ -66,4 +76,4 @@ async def apply_once(
 def _rejection(order: Order, versions: list[int] | None) -> Fault:
     if versions is not None and order.version not in versions:
         return PreconditionFailed(order.version)
-    return InvalidState(f"The order is {order.status}")
+    return InvalidState(f"The order is {order.status}", order.status)

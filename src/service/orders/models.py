@@ -2,10 +2,21 @@
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, Numeric, Text, UniqueConstraint, func
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,6 +37,7 @@ class Order(Base):
         CheckConstraint("version >= 1", name="version"),
         Index("ix_orders_customer_id_id", "customer_id", "id"),
         Index("ix_orders_status_id", "status", "id"),
+        Index("ix_orders_reference_id", "reference", "id", postgresql_where=text("reference is not null")),
     )
 
     id: Mapped[UUID] = mapped_column(PGUUID, primary_key=True)
@@ -36,6 +48,12 @@ class Order(Base):
     total: Mapped[Decimal] = mapped_column(MONEY)
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSONB)
+    updated_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    """Null until the first change, so that placing an order does not write it."""
+    fulfilled_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    cancelled_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    cancel_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class OrderLine(Base):

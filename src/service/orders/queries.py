@@ -1,6 +1,7 @@
 """Order queries."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,10 +9,12 @@ import asyncpg
 import msgspec
 
 from service.database.batch import BatchKey, BatchKind
+from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import NotFound
 from service.orders import statements
 from service.orders.schemas import Line, Order
+from service.times import lowest_uuid7
 
 
 async def read_orders(session: Session, order_ids: Sequence[UUID]) -> list[Order | Exception]:
@@ -36,6 +39,19 @@ async def read_order(session: Session, order_id: UUID) -> Order:
 async def list_orders(session: Session, filters: Mapping[str, Any], limit: int) -> list[Order]:
     """Return the orders, newest first. A filter that is None is ignored."""
     return [order_from_row(row) for row in await statements.LIST.fetch(session, filters, limit)]
+
+
+def period_filters(since: datetime | None, until: datetime | None) -> dict[str, Any]:
+    """Return the filters of a period; `until` is exclusive.
+
+    Ids are UUIDv7 of the process's clock, so bounds on them let a list start and end at the period.
+    """
+    return {
+        "since": since,
+        "since_id": since and lowest_uuid7(since - MAX_CLOCK_SKEW),
+        "until": until,
+        "until_id": until and lowest_uuid7(until + MAX_CLOCK_SKEW),
+    }
 
 
 def order_from_row(row: asyncpg.Record) -> Order:

@@ -1,20 +1,24 @@
 """API schemas of orders."""
 
 from collections.abc import Container
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.constraints import Body
-from service.items.schemas import ITEM_REFERENCE_MESSAGE, Name, Sku
+from service.constraints import Body, json_object
+from service.items.schemas import ITEM_REFERENCE_MESSAGE, Name, Sku, StockLevel
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
+METADATA_BYTES_MAX = 16_384
 
 Status = Literal["placed", "fulfilled", "cancelled"]
 CustomerId = Annotated[str, Meta(min_length=1, max_length=128, examples=["c-1"])]
 Reference = Annotated[str, Meta(min_length=1, max_length=200, examples=["PO-2026-17"])]
+Metadata = Annotated[dict[str, Any], json_object(METADATA_BYTES_MAX)]
+"""A JSON object of at most 16 KiB; numbers keep all digits."""
+CancelReason = Annotated[str, Meta(min_length=1, max_length=200, examples=["ordered twice"])]
 
 
 class OrderLineCreate(Body):
@@ -39,6 +43,20 @@ class OrderCreate(Body):
         Meta(min_length=1, max_length=LINES_MAX, description="Several lines for one item are added up."),
     ]
     reference: Reference | None = None
+    metadata: Metadata | None = None
+
+
+class OrderPatch(Body):
+    """Fields to change. An omitted field keeps its value; null clears it."""
+
+    json_schema: ClassVar = {"minProperties": 1}
+
+    reference: Reference | None | UnsetType = UNSET
+    metadata: Metadata | None | UnsetType = UNSET
+
+
+class OrderCancel(Body):
+    reason: CancelReason | None = None
 
 
 class Line(Struct):
@@ -50,13 +68,22 @@ class Line(Struct):
     amount: Total
 
 
-class Order(Struct):
+class Order(Struct):  # in the order of `statements.COLUMNS`
     id: UUID
     status: Status
     customer_id: CustomerId
     reference: Reference | None
+    metadata: Metadata | None
     currency: Currency
     total: Total
     lines: list[Line]
     version: Version
     created_at: Timestamp
+    updated_at: Timestamp
+    fulfilled_at: Timestamp | None
+    cancelled_at: Timestamp | None
+    cancel_reason: CancelReason | None
+
+
+class OrderPlacedEvent(Order):
+    stock: Annotated[list[StockLevel], Meta(description="The stock of each item after this order.")]

@@ -31,17 +31,17 @@ with stored_replies as ({STORE_REPLIES}
   update items i set quantity = sold.quantity, version = sold.version, updated_at = :placed_at
   from sold where i.id = sold.item_id
 ), inserted_orders as (
-  insert into orders (id, status, customer_id, reference, currency, total, version, created_at)
-  select id, 'placed', customer_id, reference, currency, total::numeric, 1, :placed_at
-  from unnest(:order_ids::uuid[], :customer_ids::text[], :references::text[], :currencies::text[],
-      :totals::text[])
-    as t (id, customer_id, reference, currency, total)
+  insert into orders (id, status, customer_id, reference, metadata, currency, total, version, created_at)
+  select id, 'placed', customer_id, reference, metadata, currency, total::numeric, 1, :placed_at
+  from unnest(:order_ids::uuid[], :customer_ids::text[], :references::text[], :metadata::jsonb[],
+      :currencies::text[], :totals::text[])
+    as t (id, customer_id, reference, metadata, currency, total)
 ), ledger_rows as (
   insert into transactions (id, order_id, kind, amount, currency, created_at)
   select uuidv7(), order_id, 'sale', total::numeric, currency, :placed_at
   from unnest(:order_ids::uuid[], :totals::text[], :currencies::text[]) as t (order_id, total, currency)
 ), authors as (
-  select * from unnest(:order_ids::uuid[], :actors::text[], :request_ids::text[], :orders::jsonb[])
+  select * from unnest(:order_ids::uuid[], :actors::text[], :request_ids::text[], :placed_events::jsonb[])
     as t (order_id, actor, request_id, payload)
 ), lines as (
   select *, -quantity as delta
@@ -68,22 +68,9 @@ select count(*) from stored_replies""")
 """Returns the number of stored replies; if it is lower than passed, a claim is taken."""
 
 
-def transition_sql(status: str) -> str:
-    """Return SQL that changes the status of a placed order, aliased `o`, and records the event."""
-    return f"""
-o as (
-  update orders set status = '{status}', version = version + 1
-  where id = $1 and status = 'placed' and ($2::int[] is null or version = any($2))
-  returning *
-), inserted_events as (
-  insert into events (type, subject, actor, request_id, payload)
-  select 'order.{status}', id::text, $3, $4, jsonb_build_object(
-    'id', id, 'status', status, 'customer_id', customer_id, 'reference', reference, 'currency', currency,
-    'total', amount_text(total, currency), 'lines', {LINES}, 'version', version,
-    'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    'changes', jsonb_build_object('status', jsonb_build_object('from', 'placed', 'to', status)))
-  from o
-)"""
+def _time(column: str) -> str:
+    """Return SQL of a time as the API returns it."""
+    return f"""to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
 LINES = """(select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name,
@@ -91,12 +78,49 @@ LINES = """(select jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 
     'amount', amount_text(amount, o.currency)) order by line_no)
   from order_lines l where l.order_id = o.id)"""
 
-COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.currency, amount_text(o.total, o.currency),
-  {LINES}, o.version, o.created_at"""
+UPDATED_AT = "coalesce(o.updated_at, o.created_at)"
+
+COLUMNS = f"""o.id, o.status, o.customer_id, o.reference, o.metadata, o.currency,
+  amount_text(o.total, o.currency), {LINES}, o.version, o.created_at, {UPDATED_AT}, o.fulfilled_at,
+  o.cancelled_at, o.cancel_reason"""
+
+ORDER_JSON = f"""jsonb_build_object('id', id, 'status', status, 'customer_id', customer_id,
+    'reference', reference, 'metadata', metadata, 'currency', currency,
+    'total', amount_text(total, currency), 'lines', {LINES}, 'version', version,
+    'created_at', {_time("created_at")}, 'updated_at', {_time(UPDATED_AT)},
+    'fulfilled_at', {_time("fulfilled_at")}, 'cancelled_at', {_time("cancelled_at")},
+    'cancel_reason', cancel_reason)"""
+"""An order `o` as the API returns it."""
+
+
+def transition_sql(status: str, assignments: str = "") -> str:
+    """Return SQL that changes the status of a placed order, aliased `o`; `assignments` sets more columns."""
+    return f"""
+o as (
+  update orders set status = '{status}', version = version + 1, updated_at = now(), {status}_at = now()
+    {assignments}
+  where id = $1 and status = 'placed' and ($2::int[] is null or version = any($2))
+  returning *
+)"""
+
+
+def transition_event_sql(status: str, facts: str = "'{}'") -> str:
+    """Return SQL that records the event of a transition; `facts` is a JSON expression of more fields."""
+    return f"""
+inserted_events as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'order.{status}', id::text, $3, $4, {ORDER_JSON} || {facts} || jsonb_build_object(
+    'changes', jsonb_build_object('status', jsonb_build_object('from', 'placed', 'to', status)))
+  from o
+)"""
+
+
+STOCK_AFTER_CANCEL = """jsonb_build_object('stock', (select jsonb_agg(jsonb_build_object(
+    'item_id', id, 'sku', sku, 'quantity', quantity, 'version', version) order by id) from changed))"""
 
 # Locks the order first, which serializes concurrent changes, then the items in id order as LOCK_STOCK does.
 CANCEL = f"""
-with {transition_sql("cancelled")}, locked_items as (
+with {transition_sql("cancelled", ", cancel_reason = $5::text")}, locked_items as (
   select i.id from items i
   where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
   order by i.id for no key update
@@ -113,16 +137,44 @@ with {transition_sql("cancelled")}, locked_items as (
 ), refund_rows as (
   insert into transactions (id, order_id, kind, amount, currency)
   select uuidv7(), id, 'refund', total, currency from o
+), {transition_event_sql("cancelled", STOCK_AFTER_CANCEL)}
+select {COLUMNS} from o"""
+
+FULFIL = f"""
+with {transition_sql("fulfilled")}, {transition_event_sql("fulfilled")}
+select {COLUMNS} from o"""
+
+PATCH = f"""
+with before as (
+  select * from orders where id = $1 for no key update
+), o as (
+  update orders o set
+    (reference, metadata) = (
+      select p.reference, p.metadata from jsonb_populate_record(o, $2::jsonb) p),
+    version = o.version + 1, updated_at = now()
+  from before where o.id = before.id and ($3::int[] is null or before.version = any($3))
+  returning o.*, changes(jsonb_build_object('reference', before.reference, 'metadata', before.metadata),
+    jsonb_build_object('reference', o.reference, 'metadata', o.metadata)) as changes
+), inserted_events as (
+  insert into events (type, subject, actor, request_id, payload)
+  select 'order.updated', id::text, $4, $5,
+    jsonb_build_object('id', id, 'version', version, 'changes', changes)
+  from o
 )
 select {COLUMNS} from o"""
 
-FULFIL = f"with {transition_sql('fulfilled')} select {COLUMNS} from o"
+LOCK_METADATA = "select metadata from orders where id = $1 for no key update"
 
 READ = f"select {COLUMNS} from orders o where o.id = any($1::uuid[])"
 
 FILTERS = {
     "customer_id": "o.customer_id = ${customer_id}",
+    "reference": "o.reference = ${reference}",
     "status": "o.status = ${status}",
+    "since": "o.created_at >= ${since}",
+    "since_id": "o.id >= ${since_id}",
+    "until": "o.created_at < ${until}",
+    "until_id": "o.id < ${until_id}",
     "after": "o.id < ${after}",
 }
 LIST = ListQuery(f"select {COLUMNS} from orders o", FILTERS, "o.id desc")

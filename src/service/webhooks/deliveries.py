@@ -55,7 +55,7 @@ async def resend(
     row = (await session.execute(finished)).one_or_none()
     if row is None:
         pending = (await session.execute(query)).one_or_none()
-        raise InvalidState("The delivery is already pending") if pending else NotFound
+        raise InvalidState("The delivery is already pending", "pending") if pending else NotFound
     delivery, event = row
     delivery.status, delivery.due_at, delivery.finished_at = "pending", func.now(), None
     resent = {"id": delivery.id, "webhook_id": webhook_id, "event_id": delivery.event_id}
@@ -81,5 +81,5 @@ async def _lock_enabled(session: AsyncSession, webhook_id: UUID) -> Webhook:
     """
     webhook = await WebhookService(session).get_for_update(webhook_id)
     if not webhook.enabled:
-        raise InvalidState("The webhook is disabled")
+        raise InvalidState("The webhook is disabled", "disabled")
     return webhook

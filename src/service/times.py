@@ -1,0 +1,25 @@
+"""Times that clients send, and how they order UUIDv7 ids."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+TIME_SCHEMA = {"anyOf": [{"type": "string", "format": kind} for kind in ("date-time", "date")]}
+TIME_FORMAT = "RFC 3339, such as 2026-11-23T12:00:00Z. A date means 00:00 UTC."
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nothing stored is older, and arithmetic near `datetime.min` would overflow."""
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def parse_time(text: str) -> datetime:
+    """Parse a time or date; without an offset it is UTC. Raises `ValueError` with a message for clients."""
+    try:
+        time = datetime.fromisoformat(text.upper().replace(" ", "+"))  # a + in a query means a space
+        utc = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be an RFC 3339 time or date, such as 2026-11-23T12:00:00Z") from None
+    return min(max(utc, EARLIEST), LATEST)
+
+
+def lowest_uuid7(time: datetime) -> UUID:
+    """Return the lowest UUIDv7 of a time (RFC 9562 §5.7: the first 48 bits are Unix milliseconds)."""
+    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)
