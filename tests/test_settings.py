@@ -61,6 +61,7 @@ def test_an_empty_value_is_no_value() -> None:
         ("DEPOT_DRAIN_SECONDS", "nan"),
         ("DEPOT_LOG", "xml"),
         ("DEPOT_SECRET", "short"),
+        ("DEPOT_SECRET_PREVIOUS", "short"),
         ("DATABASE_URL", "postgresql://u:p#w@db/depot"),
         ("DATABASE_URL", "postgresql://u:p@[db/depot"),
         ("DATABASE_URL", "postgresql://u:p@db:one/depot"),
@@ -101,7 +102,7 @@ def test_the_message_names_what_is_allowed(name: str, value: str, message: str) 
     assert str(rejection.value) == message
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET"])
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS"])
 def test_a_bad_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         load_settings({name: "hunter2"})

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.audit.controller import AuditController
+from service.auth.last_use import LastUseRecorder
 from service.auth.middleware import AuthMiddleware, KeyAuthenticator
 from service.auth.rate_limit import RateLimiter
 from service.blobs import open_blob_store
@@ -51,6 +52,7 @@ from service.items.stock_controller import StockController
 from service.job_kinds import build_registry
 from service.jobs.controller import JobController, ProcessController
 from service.jobs.streams import JobStreams
+from service.keys.controller import KeyController
 from service.observability.logs import access_log
 from service.observability.metrics import Metrics
 from service.observability.tracer_factory import create_tracer
@@ -92,6 +94,7 @@ CONTROLLERS = [
     UploadController,
     UserController,
     AuditController,
+    KeyController,
     ProcessController,
     JobController,
 ]
@@ -146,6 +149,7 @@ class Components:
         self.upload_receiver = UploadReceiver(self.blobs, settings, self.metrics)
         self.document_store = DocumentStore(self.blobs)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)
+        self.last_use = LastUseRecorder(self.database)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
 
@@ -164,6 +168,7 @@ class Components:
             self.placement.open(),
             self.dispatcher.open(),
             self.streams.open(),
+            self.last_use.open(),
         ):
             yield
 
@@ -226,10 +231,12 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     authenticator = KeyAuthenticator(
         components.database,
         secret=settings.secret,
+        previous_secret=settings.secret_previous,
         cache_max=settings.key_cache_max,
         unknown_lookups_max=max(1, settings.pool_size // 2),
+        default_rate_limit=settings.rate_limit,
+        on_use_due=components.last_use.record,
     )
-    rate_limiter = RateLimiter(settings.rate_limit) if settings.rate_limit else None
     metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])
     records = Router(
         "/",
@@ -239,7 +246,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app = Litestar(
         route_handlers=[*CONTROLLERS, records, metrics],
         dependencies=components.dependencies(),
-        middleware=[AuthMiddleware(authenticator, rate_limiter)],
+        middleware=[AuthMiddleware(authenticator, RateLimiter())],
         before_request=validate_query,
         exception_handlers=EXCEPTION_HANDLERS,
         after_response=wake_dispatcher,

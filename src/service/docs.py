@@ -92,6 +92,7 @@ def openapi_config() -> OpenAPIConfig:
             Tag("Jobs", "Long-running work: start a job, follow its progress, fetch its result."),
             Tag("Users", "User actions."),
             Tag("Reports", "Financial reports computed from the ledger."),
+            Tag("Keys", "API keys. `depot keys` creates, rotates and revokes them."),
             Tag("Audit", "The audit trail: who changed what, and when."),
             Tag("Webhooks", "Webhook subscriptions and their deliveries."),
             Tag("Health", "Health checks for load balancers and operators; metrics."),

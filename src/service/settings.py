@@ -22,7 +22,7 @@ DatabaseUrl = Annotated[
     ),
 ]
 DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
-SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET"}
+SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORD_PATTERNS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """Patterns for the password in a URL, which may be malformed: a special character is not percent-encoded."""
@@ -53,6 +53,13 @@ Origins = tuple[
 ]
 Networks = tuple[Annotated[str, Meta(description="An address or a network")], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Rate = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)\Z",
+        extra={"expected": "a rate such as 600/minute"},
+    ),
+]
 
 
 class StartupError(Exception):
@@ -94,6 +101,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Sampling ratio of traces that start here; a caller's sampling decision is honored."""
     secret: Annotated[str, Meta(min_length=32)] | None = None
     """Secret that keys the hashes of API keys and the audit chain; unset uses a random stored one."""
+    secret_previous: Annotated[str, Meta(min_length=32)] | None = None
+    """Former `DEPOT_SECRET`, under which keys and seals stay valid while it is changed."""
 
     statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100
     """Prepared statements per connection; 0 behind a PgBouncer that does not support them (before 1.21)."""
@@ -129,17 +138,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Maximum open connections per process."""
     head_bytes_max: Annotated[int, Meta(ge=1024, le=2**30)] = 32_768
     """Maximum size of a request's target and headers; twice what load balancers allow."""
-    rate_limit: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$",
-                extra={"expected": "a rate such as 600/minute"},
-            ),
-        ]
-        | None
-    ) = None
-    """Requests that an API key may make to one process, such as `600/minute`; unset means no limit."""
+    rate_limit: Rate | None = None
+    """Requests that an API key without a limit of its own may make to one process, such as `600/minute`;
+    unset means no limit."""
     body_bytes_max: Bytes = 262_144
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
@@ -201,7 +202,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     def secrets(self) -> set[str]:
         """Return the values to redact from logs, in plain and URL-decoded form."""
         urls = [url for url in (self.database_url, self.direct_database_url) if url]
-        secrets = {self.secret or ""}.union(
+        secrets = {self.secret or "", self.secret_previous or ""}.union(
             *(re.findall(pattern, url) for pattern in PASSWORD_PATTERNS for url in urls)
         )
         return (secrets | {unquote(text) for text in secrets}) - {""}

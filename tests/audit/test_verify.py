@@ -25,6 +25,7 @@ from tests.support.depot_command import NEW_INTERPRETER, run_depot
 
 PLAIN = Settings()
 """Without a secret: the key is the database's own."""
+FORMER_SECRET = "the former secret, of 32 characters at least"
 OTHER_SECRET = "another secret, of 32 characters at least"
 
 FILL = """
@@ -149,6 +150,40 @@ async def test_a_chain_written_anew_is_found_without_the_secret(
     async with Database(settings).open() as other_process:
         assert await seal(other_process, replace(PLAIN, secret=OTHER_SECRET)) >= 20
     assert len(await findings(sealed)) >= 20
+
+
+async def test_while_the_secret_is_changed_the_former_seals_stay_valid_and_new_ones_follow(
+    database: Database,
+) -> None:
+    former = replace(PLAIN, secret=FORMER_SECRET)
+    changing = replace(PLAIN, secret=OTHER_SECRET, secret_previous=FORMER_SECRET)
+    await database.fetchval(FILL, 3)
+    assert await seal(database, former) == 3
+    assert (await verify(database, changing)).findings == []
+    await database.fetchval(FILL.replace("'i-'", "'j-'"), 2)
+    assert await seal(database, changing) == 2
+    assert (await verify(database, changing)).findings == []
+    await database.fetchval(FILL.replace("'i-'", "'k-'"), 2)
+    assert await seal(database, former) == 0  # a worker that is not restarted yet
+    assert await seal(database, replace(PLAIN, secret=OTHER_SECRET)) == 2  # one that comes later
+    assert (await verify(database, changing)).findings == []
+    assert len((await verify(database, replace(PLAIN, secret=OTHER_SECRET))).findings) == 3
+
+
+async def test_the_former_secret_makes_no_seal_after_its_change(
+    database: Database, database_url: str
+) -> None:
+    former = replace(PLAIN, secret=FORMER_SECRET)
+    changing = replace(PLAIN, secret=OTHER_SECRET, secret_previous=FORMER_SECRET)
+    await database.fetchval(FILL, 2)
+    await seal(database, former)
+    await database.fetchval(FILL.replace("'i-'", "'j-'"), 2)
+    await seal(database, changing)
+    await accept(database, former)
+    await database.fetchval(FILL.replace("'i-'", "'k-'"), 1)
+    assert await seal(database, former) == 1
+    (finding,) = (await verify(database, changing)).findings
+    assert "seal 5" in finding
 
 
 async def test_a_chain_written_anew_is_found_by_an_anchor(

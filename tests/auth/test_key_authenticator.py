@@ -93,6 +93,20 @@ async def test_keys_hashed_with_another_secret_are_refused(database: Database, k
         await authenticator.authenticate(f"Bearer {key}")
 
 
+async def test_keys_hashed_with_the_previous_secret_are_accepted_while_it_is_set(database: Database) -> None:
+    former, current = "the former secret, of 32 characters", "the current secret, of 32 characters"
+    async with database.orm_session() as session:
+        old = await create_key(session, name="old", scopes=["admin"], secret=former)
+        new = await create_key(session, name="new", scopes=["admin"], secret=current)
+    changing = KeyAuthenticator(database, secret=current, previous_secret=former, cache_max=3)
+    for key in (old, new):
+        assert (await changing.authenticate(f"Bearer {key}")).id == key_id(key)
+    changed = KeyAuthenticator(database, secret=current, cache_max=3)
+    assert (await changed.authenticate(f"Bearer {new}")).id == key_id(new)
+    with pytest.raises(Unauthenticated):
+        await changed.authenticate(f"Bearer {old}")
+
+
 async def test_an_expired_key_is_refused(client: Client, database: Database) -> None:
     async with database.orm_session() as session:
         key = await create_key(session, name="old", scopes=["admin"], expires_in=timedelta(seconds=-1))

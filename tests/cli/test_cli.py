@@ -149,8 +149,40 @@ def test_a_listing_for_a_pipe_is_whole(database_url: str) -> None:
     chosen = [argument for scope in scopes for argument in ("--scope", scope)]
     key = depot("keys", "create", "--name", name, *chosen, DATABASE_URL=database_url).stdout.strip()
     (line,) = depot("keys", "list", DATABASE_URL=database_url, COLUMNS="40").stdout.splitlines()
-    identity, listed, granted, _, state = line.split("\t")
-    assert (identity, listed, granted.split(), state) == (key_id(key), name, [*scopes], "valid")
+    identity, listed, granted, _, *state = line.split("\t")
+    assert (identity, listed, granted.split()) == (key_id(key), name, [*scopes])
+    assert state == ["valid", "never", "default"]
+
+
+def test_a_rotated_key_is_printed_alone_and_listed_with_its_limit(database_url: str) -> None:
+    arguments = ("--name", "shop", "--scope", "admin", "--rate-limit", "600/minute")
+    old = depot("keys", "create", *arguments, DATABASE_URL=database_url).stdout.strip()
+    rotated = depot("keys", "rotate", str(key_id(old)), "--overlap", "24h", DATABASE_URL=database_url)
+    new = rotated.stdout.strip()
+    assert rotated.stdout == new + "\n"
+    assert key_id(new)
+    lines = depot("keys", "list", DATABASE_URL=database_url).stdout.splitlines()
+    listed = {line.split("\t")[0]: line.split("\t")[4:] for line in lines}
+    assert listed[str(key_id(new))] == ["valid", "never", "600/minute"]
+    assert listed[str(key_id(old))][0].startswith("valid until ")
+
+
+@pytest.mark.parametrize("arguments", [["--overlap", "a day"], ["--overlap", "999d"], []])
+def test_a_rotation_that_cannot_be_is_one_clear_line(database_url: str, arguments: list[str]) -> None:
+    refused = depot("keys", "rotate", "nobody", *arguments, DATABASE_URL=database_url)
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    assert ("366d" if arguments else "nobody") in refused.stderr
+
+
+@pytest.mark.parametrize("rate", ["600", "0/minute", "600/fortnight", "600/minute\n"])
+def test_a_rate_limit_that_is_none_is_refused(database_url: str, rate: str) -> None:
+    arguments = ("--name", "shop", "--scope", "admin", "--rate-limit", rate)
+    made = depot("keys", "create", *arguments, DATABASE_URL=database_url)
+    assert made.returncode != 0
+    assert "600/minute" in made.stderr
+    assert made.stdout == ""
 
 
 def test_an_unknown_scope_is_refused(database_url: str) -> None:

@@ -50,7 +50,7 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
         assert reply.status_code == status, (method, path, reply.text)
         return reply.json() if reply.headers.get("Content-Type") == "application/json" else reply.text
 
-    for path in ("/health", "/health/live", "/health/ready"):
+    for path in ("/health", "/health/live", "/health/ready", "/key"):
         await ask("GET", path, 200)
     bolt = await ask("POST", "/items", 201, BOLT)
     nut = await ask("POST", "/items", 201, NUT)

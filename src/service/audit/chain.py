@@ -57,17 +57,17 @@ async def seal(database: Database, settings: Settings) -> int:
     Return their number, or 0 if another process is sealing. If the state does not belong to the chain,
     nothing is sealed: sealing forged history would make it genuine.
     """
-    key = await chain_key(database, settings)
+    keys = await chain_keys(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
             return 0
         head = await read_head(connection)
-        problem = await find_state_problem(connection, key, head)
+        problem = await find_state_problem(connection, keys, head)
         if problem or (problem := await _find_rewinding(connection, _last_heads.get(database, GENESIS))):
             log.error("audit_sealing_refused", cause=problem)
             return 0
-        sealed, head = await _seal_new_events(connection, key, head)
+        sealed, head = await _seal_new_events(connection, keys[0], head)
     _last_heads[database] = head
     if sealed:
         log.info("audit_sealed", count=sealed, anchor=str(head))
@@ -76,7 +76,7 @@ async def seal(database: Database, settings: Settings) -> int:
 
 async def accept(database: Database, settings: Settings) -> Head:
     """Authenticate the present chain and its watermark with the key; return the head."""
-    key = await chain_key(database, settings)
+    key, *_ = await chain_keys(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
         head = await read_head(connection)
@@ -116,13 +116,14 @@ def link_hash(key: bytes, previous_hash: bytes, digest: bytes) -> bytes:
     return hmac.digest(key, previous_hash + digest, "sha256")
 
 
-async def chain_key(database: Database, settings: Settings) -> bytes:
-    """Return the key of the chain.
+async def chain_keys(database: Database, settings: Settings) -> list[bytes]:
+    """Return the key of the chain, and the previous one while the secret is changed.
 
     It is derived from `DEPOT_SECRET`, which the database does not know; without it, from the stored pepper.
     """
-    pepper = derive_pepper(settings.secret) or await database.fetchval(READ_PEPPER)
-    return hashlib.sha256(b"depot audit chain" + pepper).digest()
+    current = derive_pepper(settings.secret) or await database.fetchval(READ_PEPPER)
+    peppers = filter(None, (current, derive_pepper(settings.secret_previous)))
+    return [hashlib.sha256(b"depot audit chain" + pepper).digest() for pepper in peppers]
 
 
 def watermark_id(settled_at: datetime) -> UUID:

@@ -5,6 +5,7 @@ sealed again.
 """
 
 import hmac
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -61,15 +62,19 @@ async def write_state(connection: Connection, key: bytes, settled_at: datetime, 
     await connection.execute(WRITE_STATE, settled_at, _mac(key, settled_at, head))
 
 
-async def find_state_problem(connection: Connection, key: bytes, head: Head) -> str | None:
-    """Return why the state does not belong to a chain that ends at `head`, or None."""
+async def find_state_problem(connection: Connection, keys: Sequence[bytes], head: Head) -> str | None:
+    """Return why the state does not belong to a chain that ends at `head`, or None.
+
+    One of the keys must have authenticated it.
+    """
     row = await connection.fetchrow(READ_STATE)
     if row is None:
         return STATE_DELETED
     settled_at, mac = row
     if mac is None:
         return None if head == GENESIS and await _is_new(connection) else NOT_ACCEPTED
-    return None if hmac.compare_digest(mac, _mac(key, settled_at, head)) else STATE_MISMATCH
+    is_authentic = any(hmac.compare_digest(mac, _mac(key, settled_at, head)) for key in keys)
+    return None if is_authentic else STATE_MISMATCH
 
 
 async def _is_new(connection: Connection) -> bool:

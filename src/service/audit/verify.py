@@ -1,9 +1,11 @@
 """Verify the journal: compare every event with its link in the hash chain."""
 
+from collections.abc import Sequence
+
 import asyncpg
 from msgspec import Struct
 
-from service.audit.chain import DIGEST, NEVER, chain_key, link_hash, watermark_id
+from service.audit.chain import DIGEST, NEVER, chain_keys, link_hash, watermark_id
 from service.audit.state import GENESIS, READ_WATERMARK, Head, find_state_problem
 from service.database.database import MAX_CLOCK_SKEW, Database
 from service.settings import Settings
@@ -34,7 +36,8 @@ class Verification(Struct):
 
 async def verify(database: Database, settings: Settings, anchor: Head | None = None) -> Verification:
     """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain."""
-    key = await chain_key(database, settings)
+    keys = await chain_keys(database, settings)
+    links = LinkChecker(keys, anchor)
     findings: list[str] = []
     head = GENESIS
     async with (
@@ -43,12 +46,12 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
     ):
         await connection.execute("set local statement_timeout = 0")
         async for row in connection.cursor(LINKS, prefetch=PREFETCH):
-            if problem := _check_link(key, head, row, anchor):
+            if problem := links.find_problem(head, row):
                 findings.append(problem)
             head = Head(row["position"], row["hash"])
             if len(findings) >= FINDINGS_MAX:
                 break
-        if len(findings) < FINDINGS_MAX and (problem := await find_state_problem(connection, key, head)):
+        if len(findings) < FINDINGS_MAX and (problem := await find_state_problem(connection, keys, head)):
             findings.append(problem)
         if anchor is not None and anchor.position > head.position:
             findings.append(
@@ -62,18 +65,38 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
     return Verification(head, unsealed, findings)
 
 
-def _check_link(key: bytes, previous: Head, row: asyncpg.Record, anchor: Head | None) -> str | None:
-    """Return what is wrong with a row, or None.
+class LinkChecker:
+    """Checks the links of a chain in their order.
 
-    Each link is compared with the stored previous link, so that one bad row does not make all later ones bad.
+    The links of the previous key come first: once the current key made one, the previous key is retired, so
+    that a leaked secret forges nothing after its change.
     """
-    position, event_id = row["position"], row["event_id"]
-    if position != previous.position + 1:
-        return f"seals {previous.position + 1} to {position - 1} were deleted"
-    if row["digest"] is None:
-        return f"event {event_id} (seal {position}) was deleted"
-    if row["hash"] != link_hash(key, previous.hash, row["digest"]):
-        return f"event {event_id} (seal {position}) or its seal was changed or moved"
-    if anchor is not None and position == anchor.position and row["hash"] != anchor.hash:
-        return f"seal {position} does not match the anchor: the chain was rewritten"
-    return None
+
+    def __init__(self, keys: Sequence[bytes], anchor: Head | None) -> None:
+        self._keys = keys
+        self._anchor = anchor
+
+    def find_problem(self, previous: Head, row: asyncpg.Record) -> str | None:
+        """Return what is wrong with a row, or None.
+
+        Each link is compared with the stored previous link, so that one bad row does not make all later ones
+        bad.
+        """
+        position, event_id = row["position"], row["event_id"]
+        if position != previous.position + 1:
+            return f"seals {previous.position + 1} to {position - 1} were deleted"
+        if row["digest"] is None:
+            return f"event {event_id} (seal {position}) was deleted"
+        if not self._is_authentic(previous, row):
+            return f"event {event_id} (seal {position}) or its seal was changed or moved"
+        anchor = self._anchor
+        if anchor is not None and position == anchor.position and row["hash"] != anchor.hash:
+            return f"seal {position} does not match the anchor: the chain was rewritten"
+        return None
+
+    def _is_authentic(self, previous: Head, row: asyncpg.Record) -> bool:
+        for number, key in enumerate(self._keys):
+            if row["hash"] == link_hash(key, previous.hash, row["digest"]):
+                self._keys = self._keys[: number + 1]
+                return True
+        return False

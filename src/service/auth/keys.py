@@ -9,6 +9,7 @@ import re
 import secrets
 import string
 import zlib
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -20,16 +21,22 @@ SCOPE_AREAS = ("items", "orders", "reports", "users", "documents", "resources", 
 SCOPES = frozenset(
     [f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write")] + ["metrics:read", "admin"]
 )
+ANY_SCOPE = "any"
+"""Required by routes that every valid key may use."""
 
 
 class Key(Struct, frozen=True):
-    """An authenticated API key: its public id and its scopes."""
+    """An authenticated API key: its public id, its scopes, and the limits of its use."""
 
     id: str
+    name: str
     scopes: frozenset[str]
+    expires_at: datetime | None
+    rate_limit: str | None
+    """The rate limit that applies, such as `600/minute`: its own or the default."""
 
     def has_scope(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or "admin" in self.scopes or scope == ANY_SCOPE
 
 
 def mint() -> str:
@@ -51,7 +58,7 @@ def hash_key(token: str, pepper: bytes) -> bytes:
 
 
 def derive_pepper(secret: str | None) -> bytes | None:
-    """Derive the pepper, the key of the key hashes, from `DEPOT_SECRET`.
+    """Derive the pepper, the key of the key hashes, from `DEPOT_SECRET` or `DEPOT_SECRET_PREVIOUS`.
 
     None if it is unset: then the database's random pepper is used.
     """

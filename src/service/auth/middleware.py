@@ -6,6 +6,7 @@ Access is denied by default: a route is open only with `public=True`, and otherw
 import asyncio
 import hmac
 from asyncio import Semaphore, Task
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import monotonic
@@ -15,6 +16,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from service.auth.keys import Key, derive_pepper, hash_key, key_id
+from service.auth.last_use import IS_DUE
 from service.auth.rate_limit import RateLimiter
 from service.database.database import Database
 from service.database.errors import DATABASE_ERRORS
@@ -30,7 +32,10 @@ LOOKUP_TIMEOUT_SECONDS = 0.9
 SHORT_LOOKUP_TIMEOUT_SECONDS = 0.3
 """Lookup timeout in seconds for routes that must answer within one second in total."""
 
-FETCH_KEY = "select id, hash, scopes, expires_at from api_keys where id = $1 and revoked_at is null"
+FETCH_KEY = f"""
+select id, name, hash, scopes, expires_at, rate_limit,
+  {IS_DUE} and (expires_at is null or expires_at > now()) as is_due
+from api_keys where id = $1 and revoked_at is null"""
 READ_PEPPER = "select value from secrets where name = 'pepper'"
 
 
@@ -40,7 +45,7 @@ class AuthMiddleware(ASGIMiddleware):
     It is a middleware, because Litestar copies the whole route handler before each guard (decision 0005).
     """
 
-    def __init__(self, authenticator: "KeyAuthenticator", rate_limiter: RateLimiter | None) -> None:
+    def __init__(self, authenticator: "KeyAuthenticator", rate_limiter: RateLimiter) -> None:
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
 
@@ -50,8 +55,8 @@ class AuthMiddleware(ASGIMiddleware):
             key = await self._authorize(
                 scope, options.get("scope"), allow_stale_key=options.get("allow_stale_key", False)
             )
-            if self._rate_limiter is not None:
-                scope["state"]["headers"] = await self._rate_limiter.consume(key.id)
+            if key.rate_limit is not None:
+                scope["state"]["headers"] = await self._rate_limiter.consume(key.id, key.rate_limit)
         await next_app(scope, receive, send)
 
     async def _authorize(self, scope: Scope, required: str | None, *, allow_stale_key: bool) -> Key:
@@ -67,7 +72,6 @@ class AuthMiddleware(ASGIMiddleware):
 
 class CachedKey(Struct):
     key: Key
-    expires_at: datetime | None
     fetched_at: float
 
 
@@ -75,15 +79,27 @@ class KeyAuthenticator:
     """Authenticates API keys through a bounded cache, so that a busy key costs no query."""
 
     def __init__(
-        self, database: Database, *, secret: str | None, cache_max: int, unknown_lookups_max: int = 1
+        self,
+        database: Database,
+        *,
+        secret: str | None,
+        cache_max: int,
+        previous_secret: str | None = None,
+        unknown_lookups_max: int = 1,
+        default_rate_limit: str | None = None,
+        on_use_due: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`unknown_lookups_max`: how many keys outside the cache are looked up at the same time.
 
-        More wait, so that a flood of invented keys leaves connections to known ones.
+        More wait, so that a flood of invented keys leaves connections to known ones. `on_use_due` is called
+        with the id of a key that is used and whose stored time of use is out of date.
         """
         self._database = database
         self._unknown_lookups = Semaphore(unknown_lookups_max)
         self._pepper = derive_pepper(secret)
+        self._previous_pepper = derive_pepper(previous_secret)
+        self._default_rate_limit = default_rate_limit
+        self._on_use_due = on_use_due
         self._cache: dict[str, CachedKey] = {}
         self._cache_max = cache_max
         self._lookups: dict[str, Task[CachedKey]] = {}
@@ -104,7 +120,8 @@ class KeyAuthenticator:
             cached = await self._lookup_with_timeout(token, cached if allow_stale_key else None)
         elif age >= REFRESH_AFTER_SECONDS:
             self._lookup(token)
-        if cached.expires_at is not None and cached.expires_at <= datetime.now(UTC):
+        expires_at = cached.key.expires_at
+        if expires_at is not None and expires_at <= datetime.now(UTC):
             raise Unauthenticated("The API key has expired")
         return cached.key
 
@@ -159,6 +176,20 @@ class KeyAuthenticator:
             if self._pepper is None:
                 self._pepper = await self._database.fetchval(READ_PEPPER)
             row = await self._database.fetchrow(FETCH_KEY, id_)
-        if row is None or not hmac.compare_digest(row["hash"], hash_key(token, self._pepper)):
+        if row is None or not self._matches(token, row["hash"]):
             raise Unauthenticated
-        return CachedKey(Key(row["id"], frozenset(row["scopes"])), row["expires_at"], fetched_at)
+        key = Key(
+            row["id"],
+            row["name"],
+            frozenset(row["scopes"]),
+            row["expires_at"],
+            row["rate_limit"] or self._default_rate_limit,
+        )
+        if row["is_due"]:
+            self._on_use_due(key.id)
+        return CachedKey(key, fetched_at)
+
+    def _matches(self, token: str, stored_hash: bytes) -> bool:
+        """Return whether the hash is the token's, under the secret or the previous one."""
+        peppers = filter(None, (self._pepper, self._previous_pepper))
+        return any(hmac.compare_digest(stored_hash, hash_key(token, pepper)) for pepper in peppers)

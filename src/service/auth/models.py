@@ -25,6 +25,10 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    rate_limit: Mapped[str | None] = mapped_column(Text)
+    replaced_by: Mapped[str | None] = mapped_column(Text)
+    """Id of the key that a rotation created in its place."""
+    last_used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
 
 
 class Secret(Base):

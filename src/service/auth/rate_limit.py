@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import lru_cache
 
 from limits import parse
 from limits.aio.storage import MemoryStorage
@@ -10,24 +11,26 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from service.errors import RateLimited
 
 Headers = list[tuple[bytes, bytes]]
+_parse = lru_cache(1024)(parse)
 
 
 class RateLimiter:
     """Rate limiter that reports its state in the headers of draft-ietf-httpapi-ratelimit-headers-10."""
 
-    def __init__(self, limit: str) -> None:
-        """`limit` is a rate such as `600/minute`."""
-        self._limit = parse(limit)
+    def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._policy = f'"default";q={self._limit.amount};w={self._limit.get_expiry()}'
 
-    async def consume(self, key_id: str) -> Headers:
-        """Count one request. Raises `RateLimited` once the limit is reached."""
-        granted = await self._limiter.hit(self._limit, key_id)
-        reset_at, remaining = await self._limiter.get_window_stats(self._limit, key_id)
+    async def consume(self, key_id: str, rate: str) -> Headers:
+        """Count one request against a rate such as `600/minute`.
+
+        Raises `RateLimited` once the limit is reached.
+        """
+        limit = _parse(rate)
+        granted = await self._limiter.hit(limit, key_id)
+        reset_at, remaining = await self._limiter.get_window_stats(limit, key_id)
         reset_seconds = max(1, math.ceil(reset_at - time.time()))
         headers = {
-            "RateLimit-Policy": self._policy,
+            "RateLimit-Policy": f'"default";q={limit.amount};w={limit.get_expiry()}',
             "RateLimit": f'"default";r={remaining};t={reset_seconds}',
         }
         if not granted:

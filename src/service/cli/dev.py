@@ -58,7 +58,9 @@ async def ensure_development_key(database: Database, settings: Settings) -> str:
     """
     path = key_file(settings)
     stored = path.read_text().strip() if path.exists() else ""
-    authenticator = KeyAuthenticator(database, secret=settings.secret, cache_max=1)
+    authenticator = KeyAuthenticator(
+        database, secret=settings.secret, previous_secret=settings.secret_previous, cache_max=1
+    )
     try:
         await authenticator.authenticate(f"Bearer {stored}")
     except Unauthenticated:

@@ -26,7 +26,7 @@ from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
-SCHEMA = "0014"
+SCHEMA = "0015"
 """The newest revision in migrations/versions (a test compares)."""
 READ_SCHEMA_VERSION = "select version_num from schema_version"
 

@@ -11,6 +11,7 @@ from litestar.routes import HTTPRoute
 from msgspec import Meta
 
 from service import errors
+from service.auth.keys import ANY_SCOPE
 from service.constraints import find_in_type
 from service.errors import Fault
 from service.http.error_responses import (
@@ -116,10 +117,11 @@ def operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
 def _complete_operation(operation: Json, method: str, handler: HTTPRouteHandler) -> None:
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
     scope = handler.opt.get("scope")
-    details = [re.sub(r"\s*\n\s*", " ", rest.strip())] + [f"Requires the scope `{scope}`."] * bool(scope)
+    access = "Every valid API key may call it." if scope == ANY_SCOPE else f"Requires the scope `{scope}`."
+    details = [re.sub(r"\s*\n\s*", " ", rest.strip())] + [access] * bool(scope)
     operation["summary"] = summary.rstrip(".")
     operation["description"] = "\n\n".join(filter(None, details))
-    operation["security"] = [{"apiKey": [scope]}] if scope else []
+    operation["security"] = [{"apiKey": [] if scope == ANY_SCOPE else [scope]}] if scope else []
     if "requestBody" in operation:
         operation["requestBody"]["required"] = not handler.opt.get("optional_body")
     if method == "patch":
