@@ -264,7 +264,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
 
 
 def _wrap_asgi_handler(app: Litestar, components: Components) -> ASGIApp:
-    """Wrap Litestar in the layer that answers what it would answer outside the error contract or too late."""
+    """Wrap Litestar in the layer for replies that it would send too late or outside the error contract."""
     settings = components.settings
     middleware = RequestMiddleware(
         app,

@@ -125,7 +125,7 @@ class UnsupportedMediaType(Fault):
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """One invalid field: its JSON Pointer (RFC 6901), what is wrong, and where it was sent."""
+    """One invalid field: its JSON Pointer (RFC 6901), the problem, and the part of the request."""
 
     field: str
     message: str

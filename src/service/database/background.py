@@ -8,7 +8,7 @@ from service.database.servers import Connection
 
 
 class BackgroundConnection:
-    """One connection that stays open. A caller that stops waiting for it does not stop the login."""
+    """One connection that stays open. If a caller stops waiting for it, the login continues."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect

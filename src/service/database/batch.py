@@ -36,20 +36,20 @@ REPLIES_PER_TURN = 16
 
 
 class BatchKey(Struct, Generic[Request, Result], frozen=True, eq=False):
-    """What callers join. A constant beside the operation."""
+    """The key by which callers join a batch: a constant next to the operation."""
 
     name: str
     """The name of the span in traces."""
 
 
 class Batch(Protocol[Request_contra, Result_co]):
-    """What a session joins under a key: a `Batcher`, or a queue of a feature's own around one."""
+    """The queue that a session joins by a key: a `Batcher`, or a feature's own queue that wraps one."""
 
     async def join(self, request: Request_contra, /) -> Result_co: ...
 
 
 class BatchKind(Struct, Generic[Request, Result], frozen=True, eq=False):
-    """What a batch does."""
+    """A kind of batch: its operation and its limits."""
 
     key: BatchKey[Request, Result]
     run: "Callable[[Session, Sequence[Request]], Awaitable[Sequence[Result | Exception]]]"
@@ -58,7 +58,7 @@ class BatchKind(Struct, Generic[Request, Result], frozen=True, eq=False):
     concurrency_max: int = 2
     queue_max: int = 4096
     conflict_key: Callable[[Request], Hashable] | None = None
-    """Two requests with one key, such as mutations of one row, never share a batch."""
+    """Two requests with the same key, such as mutations of one row, never share a batch."""
 
 
 class Member(Struct, Generic[Request, Result], eq=False):
@@ -114,7 +114,7 @@ class Batcher(Generic[Request, Result]):
         else:
             self._queue.append(member)
         if len(self._running) < self._kind.concurrency_max:
-            # In a fresh context: the task serves other requests than the one that starts it.
+            # In a fresh context, because the task also serves requests other than the one that starts it.
             self._running.add(asyncio.create_task(self._run_until_empty(), context=Context()))
         return await result
 

@@ -3,7 +3,7 @@
 from service.database.database import Database
 
 BATCHES_MAX = 100
-"""Batches per run; the next run does the rest."""
+"""Maximum number of batches per run; the next run continues."""
 
 
 async def run_in_batches(database: Database, statement: str, batch_size: int, *arguments: object) -> int:

@@ -7,7 +7,7 @@ from time import time
 READ_CLOCK = "select clock_timestamp() as time"
 
 CLOCK_SKEW_WARNING_SECONDS = 60.0
-"""A fifth of `MAX_CLOCK_SKEW`: there is time to mend a clock before it does harm."""
+"""A fifth of `MAX_CLOCK_SKEW`, so that a clock can be corrected before reports and the audit chain suffer."""
 
 
 async def measure_clock_skew(read_clock: Callable[[], Awaitable[datetime]]) -> float:
@@ -15,9 +15,9 @@ async def measure_clock_skew(read_clock: Callable[[], Awaitable[datetime]]) -> f
 
     The error is at most half the time that `read_clock` takes.
     """
-    asked_at = time()
+    started_at = time()
     database_time = (await read_clock()).timestamp()
-    return round((asked_at + time()) / 2 - database_time, 3)
+    return round((started_at + time()) / 2 - database_time, 3)
 
 
 def is_skewed(seconds: float) -> bool:

@@ -55,8 +55,8 @@ class Database:
         self._settings = settings
         self._tracer = tracer
         self._servers = ServerList(dsn(settings))
-        # One shared object, so that the health probe, whose timeout is shorter than the time a silent server
-        # costs, starts with the server that answered last.
+        # One shared object, so that the health probe starts with the server that answered last: its timeout
+        # is too short to try a silent server first.
         self._direct_servers = (
             ServerList(direct_dsn(settings)) if settings.direct_database_url else self._servers
         )
@@ -102,7 +102,7 @@ class Database:
         return Session(self.pool, self._batches)
 
     def add_batch(self, key: BatchKey[Request, Result], batch: Batch[Request, Result]) -> None:
-        """Let sessions join a batch that its feature runs."""
+        """Let sessions join a batch that a feature runs itself."""
         self._batches[key] = batch
 
     def add_batches(self, kinds: Sequence[BatchKind[Any, Any]]) -> None:
@@ -112,7 +112,7 @@ class Database:
             self.add_batch(kind.key, batcher)
 
     def orm_session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Return advanced-alchemy's kind of session in one transaction, for `async with`."""
+        """Return advanced-alchemy's session in one transaction, for `async with`."""
         return self._orm_sessions.begin()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -161,7 +161,7 @@ class Database:
         return connection
 
     async def _connect_beside_pool(self, servers: ServerList, **options: Any) -> Connection:
-        """Connect. If the server accepts no more connections, the pool gives one up."""
+        """Connect. If the server accepts no more connections, close one of the pool first."""
         try:
             return await self._connect(servers, **options)
         except asyncpg.TooManyConnectionsError:
@@ -212,7 +212,7 @@ class Database:
         metrics.track(metrics.pool_waiting, lambda: self.pool.waiters)
 
     def _terminate_connections(self) -> None:
-        """Terminate all connections, because running statements will get no answer."""
+        """Terminate all connections, because running statements will get no response."""
         for connection in tuple(self._connections):
             connection.terminate()
 
@@ -246,7 +246,7 @@ def session_dependency(database: Database) -> Provide:
 
 
 def orm_session_dependency(database: Database) -> Provide:
-    """Return the same for routes of plain records: one transaction, committed before the reply is sent."""
+    """Return the dependency for plain records: one transaction, committed before the reply is sent."""
 
     async def provide_session() -> AsyncIterator[AsyncSession]:
         async with database.orm_session() as session:

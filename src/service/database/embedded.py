@@ -36,8 +36,8 @@ POLL_SECONDS = 0.02
 def postgres(home: Path, options: Mapping[str, str] | None = None) -> Iterator[str]:
     """Start the server whose data is in `home`, or join a running one, and yield its URL.
 
-    The last process to leave stops it. A killed process leaves it running and loses its file lock, so the
-    next process adopts the server and the user count stays correct.
+    The last process that uses the server stops it. A killed process loses its file lock and leaves the server
+    running. The next process adopts it, and the number of users stays correct.
     """
     server = EmbeddedServer(home.resolve() / "postgres")
     with (home / "postgres.users").open("w") as users:
@@ -76,7 +76,7 @@ class EmbeddedServer:
             (self.data / "postgresql.auto.conf").write_text(lines)
 
     def _create(self) -> None:
-        """Create the data beside its place, so that an interrupted start leaves none that is half made."""
+        """Create the data under a temporary name, so that an interrupted start leaves no incomplete data."""
         unfinished = self.data.with_name(f"{self.data.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -114,9 +114,9 @@ class EmbeddedServer:
     def _run(self, program: Path, *arguments: str, **environment: str) -> None:
         command = [*self._as_account(), str(program), *arguments]
         environment = {**os.environ, **environment}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if ended.returncode:
-            problem = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if completed.returncode:
+            problem = (completed.stderr or completed.stdout).strip().rpartition("\n")[2]
             raise StartupError(f"embedded PostgreSQL: {program.name} failed: {problem}")
 
     def _spawn(self) -> int:
@@ -159,10 +159,10 @@ class EmbeddedServer:
         return directory
 
     def _as_account(self) -> Sequence[str]:
-        """Return the command that runs another as the server's user.
+        """Return the command that runs another command as the server's user.
 
         That user may be unable to reach the data or the programs, such as below `/root`. Then the server gets
-        the one capability that root has and that it needs, and no directory is opened to others.
+        the capability to bypass file permissions, and no directory is opened to other users.
         """
         if self.account is None:
             return ()
@@ -240,7 +240,7 @@ def _group(account: str) -> int:
 
 
 def _is_reachable(path: Path) -> bool:
-    """Tell whether every user can enter these directories."""
+    """Return whether every user can enter the path and its parents."""
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
@@ -256,7 +256,7 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # it belongs to another user
         return True
     return True
 

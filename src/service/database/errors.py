@@ -13,7 +13,7 @@ _NO_RESPONSE = (
 )
 
 CONNECTION_ERRORS = (*_NO_RESPONSE, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
-"""The server is unreachable, stopping or starting. Any other error is an answer too."""
+"""The server is unreachable, stopping or starting. Any other error proves that it responds."""
 
 OUTAGE_ERRORS = (
     asyncpg.PostgresConnectionError,
@@ -30,7 +30,7 @@ DATABASE_DOWN_ERRORS = (*OUTAGE_ERRORS, *CONNECTION_ERRORS)
 """Errors a statement can raise only because the database is down, restarting or hanging."""
 
 DATABASE_ERRORS = (*_NO_RESPONSE, asyncpg.PostgresError, Unavailable)
-"""All errors of a statement, those of its own data included."""
+"""All errors of a statement, including those that its own data causes."""
 
 SHARED_ERRORS = (
     OSError,

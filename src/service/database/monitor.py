@@ -25,12 +25,12 @@ PROBE_INTERVAL_SECONDS = 0.15
 """Seconds between two probes."""
 RESPONSE_WAIT_SECONDS = 0.15
 MISSED_RESPONSES_MAX = 2
-"""Missed responses in a row, with no statement answered anywhere, before the database counts as down. One may
-be our own event loop's fault: after a busy moment a late timer fires before the response that has already
-arrived is read."""
+"""Missed responses in a row, with no statement answered anywhere, before the database counts as down. A
+single one may be caused by this process's event loop: after a busy moment, a late timer fires before the
+response that has already arrived is read."""
 PROBE_TIMEOUT_SECONDS = 1.0
-"""Timeout in seconds of a login or a statement; short, so that a new one starts soon after packet loss. Where
-they were seen to take longer, the timeout is a multiple of what was measured."""
+"""Timeout in seconds of a login or a statement; short, so that a new one starts soon after packet loss. If
+they took longer before, the timeout is a multiple of the measured time."""
 LOGIN_TIMEOUT_MAX_SECONDS = 10.0
 """The timeout doubles with every login that takes longer, up to this."""
 ROUND_TRIPS_KEPT = 20
@@ -44,7 +44,7 @@ class DatabaseMonitor:
     def __init__(self, connect: Connect, on_down: Callable[[], None]) -> None:
         self.is_down = False
         self.login_seconds = 0.0
-        """How long the last login took; 0 before the first one."""
+        """Duration of the last login; 0 before the first one."""
         self._login_timeout = PROBE_TIMEOUT_SECONDS
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
         self.responses = 0

@@ -18,7 +18,7 @@ from service.values import decode_json, encode_json, stored_form
 
 
 class Json(JSONB):
-    """JSONB that detects every change of what is stored; in Python 0 equals False, and 1.5 equals 1.50."""
+    """JSONB that detects every change of the stored value; in Python 0 equals False, and 1.5 equals 1.50."""
 
     def compare_values(self, x: Any, y: Any) -> bool:
         return stored_form(x) == stored_form(y)
@@ -52,7 +52,7 @@ def create_engine(
 
 
 def engine_pool(engine: AsyncEngine) -> AsyncAdaptedQueuePool:
-    assert isinstance(engine.pool, AsyncAdaptedQueuePool)  # noqa: S101  # what asyncio engines have, for mypy
+    assert isinstance(engine.pool, AsyncAdaptedQueuePool)  # noqa: S101  # every asyncio engine has it; for mypy
     return engine.pool
 
 

@@ -26,7 +26,7 @@ class ServerList:
         if len(self._urls) > 1 and "target_session_attrs" not in url:
             self._options["target_session_attrs"] = "read-write"  # the first to answer may be a standby
         self._late: set[Task[Connection]] = set()
-        """Attempts that nobody waits for any more."""
+        """Attempts whose connections are no longer needed."""
         names = parse_qs(urlsplit(url).query).get("application_name", ["depot"])
         self._server_settings = {"application_name": names[-1]}
 
@@ -35,8 +35,8 @@ class ServerList:
     ) -> Connection:
         """Connect to the first suitable server within `timeout_seconds`.
 
-        A server that does not answer soon does not use up the time of the others: the next one is tried
-        beside it. asyncpg, given several, would wait for the first one with all of the time.
+        A silent server does not use up the time of the others: the next one is tried while the first one is
+        still pending. asyncpg itself would spend the whole timeout on the first server.
         """
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
         if len(self._urls) == 1:

@@ -1,4 +1,4 @@
-"""The session: what one request, job or command asks of the database."""
+"""The session: the statements of one request, job or command."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ class Session:
     async def join(self, key: BatchKey[Request, Result], request: Request) -> Result:
         """Share a batch with the requests that arrive at the same time, and return this request's result.
 
-        It takes no connection of this session. Raises what the batch raises for this request.
+        This session needs no connection for it. Raises the error that the batch has for this request.
         """
         return await self._batches[key].join(request)  # type: ignore[no-any-return]  # the key says the type
 

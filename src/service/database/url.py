@@ -1,7 +1,7 @@
 """Parameters of `DATABASE_URL` that libpq knows and asyncpg does not.
 
-Hosting providers hand out URLs for libpq. asyncpg would send what it does not know to the server as a
-setting, and the server would reject the connection.
+Hosting providers hand out URLs for libpq. asyncpg would send an unknown parameter to the server
+as a setting, and the server would reject the connection.
 """
 
 import ssl
@@ -37,14 +37,14 @@ HARMLESS_VALUES = {
     "requirepeer": set[str](),
     "sslcrldir": set[str](),
 }
-"""Parameters that protect the connection, and the values that demand nothing. Dropping another would weaken
-it."""
+"""Parameters that protect the connection, and their values that require nothing. A URL with any other value
+is rejected, because dropping it would weaken the connection."""
 
 
 def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
     """Return the URL for asyncpg, and options for `asyncpg.connect`.
 
-    Raises `StartupError` if a parameter is lost that protects the connection.
+    Raises `StartupError` if a parameter that protects the connection would be dropped.
     """
     parts = urlsplit(url)
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -52,20 +52,18 @@ def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
     for name, value in dropped.items():
         if value not in HARMLESS_VALUES.get(name, {value}):
             raise StartupError(
-                f"DATABASE_URL: {name}={value} is not supported; remove it if the connection may do without"
+                f"DATABASE_URL: {name}={value} is not supported; remove it if the connection does not need it"
             )
     if dropped:
         _report_dropped(tuple(dropped))
     options: dict[str, Any] = {}
-    if (
-        parameters.get("sslrootcert") == "system"
-    ):  # as libpq since 16: the certificates that the system trusts
+    if parameters.get("sslrootcert") == "system":  # the certificates that the system trusts (libpq 16)
         options["ssl"] = ssl.create_default_context()
         dropped |= {"sslrootcert": "", "sslmode": ""}
     if not dropped:
         return url, options
-    kept = {name: value for name, value in parameters.items() if name not in dropped}
-    return parts._replace(query=urlencode(kept)).geturl(), options
+    remaining = {name: value for name, value in parameters.items() if name not in dropped}
+    return parts._replace(query=urlencode(remaining)).geturl(), options
 
 
 @cache

@@ -29,11 +29,11 @@ from service.version import VERSION
 
 log = structlog.get_logger()
 CHECK_TIMEOUT_SECONDS = 2.0
-"""Seconds after which a database check gives its connection up. Callers do not wait that long."""
+"""Seconds after which a database check fails and closes its connection. Callers do not wait that long."""
 STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 
-SCHEMA_OUTDATED = "The database schema is behind: run `depot migrate`"
+SCHEMA_OUTDATED = "The database schema is outdated; run `depot migrate`"
 READ_SCHEMA_AND_CLOCK = "select version_num, clock_timestamp() from schema_version"  # in one round trip
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
@@ -113,8 +113,8 @@ class Probe:
     async def database_status(self) -> DatabaseStatus:
         """Return a status at most `STATUS_TTL_SECONDS` old, within the timeout even if the database hangs.
 
-        Concurrent callers share one check. One that is late goes on: far away, the login and the first
-        statements take longer than later ones.
+        Concurrent callers share one check. A late check continues, because the login to a distant database
+        and the first statements take longer than later ones.
         """
         if (
             self._status is not None

@@ -22,9 +22,9 @@ SNAPSHOT_TTL_SECONDS = 1.0
 TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of all queries; with the key lookup, a scrape must finish within a second."""
 READ_TIMEOUT_SECONDS = 2.0
-"""Seconds after which the queries give their connection up. A scrape does not wait that long."""
+"""Seconds after which the queries fail and their connection is closed. A scrape does not wait that long."""
 QUERY_TIMEOUT = "100ms"
-"""Timeout of one query. One that takes longer lacks its metrics, and the others are published."""
+"""Timeout of one query. The metrics of a slower query are missing, and the others are published."""
 JOBS_MAX = 10_000
 DELIVERIES_MAX = 1_000
 """Counts stop here, so that their cost does not grow with a backlog: this value means "or more". The rows of
@@ -81,8 +81,8 @@ class DatabaseMetrics:
     async def collect(self) -> list[Metric]:
         """Return the metrics read within the timeout, even if the database hangs.
 
-        Not safe for concurrent calls. A query that is late goes on: far away, the login and the first
-        statements take longer than later ones.
+        Not safe for concurrent calls. A late query continues, because the login to a distant database and the
+        first statements take longer than later ones.
         """
         is_over = self._reading is None or self._reading.done()
         if is_over and monotonic() - self._snapshot.taken_at >= SNAPSHOT_TTL_SECONDS:
@@ -104,7 +104,7 @@ class DatabaseMetrics:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 connection = await self._connection.get()
                 for query in QUERIES:
-                    # What is too slow, or has no table yet, is left out: the other metrics are published.
+                    # A query that is too slow, or whose table does not exist yet, is left out.
                     with suppress(asyncpg.QueryCanceledError, asyncpg.SyntaxOrAccessError):
                         snapshot.rows[query] = await connection.fetch(query)
                     snapshot.reachable = True

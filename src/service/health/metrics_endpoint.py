@@ -29,7 +29,7 @@ ENCODERS: dict[str, Callable[[Collector], bytes]] = {
 
 
 class ProcessCollector(Collector):
-    """Collector of everything a process exposes."""
+    """Collector of all metrics that a process exposes."""
 
     def __init__(self, metrics: Metrics, more: Iterable[Metric] = ()) -> None:
         self._metrics = metrics

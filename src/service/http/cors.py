@@ -13,7 +13,7 @@ PREFLIGHT_MAX_AGE_SECONDS = b"600"
 
 
 class CorsMiddleware:
-    """Adds CORS headers to the replies to the configured origins."""
+    """Middleware that adds CORS headers to replies to the configured origins."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self._app = app

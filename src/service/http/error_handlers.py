@@ -97,7 +97,7 @@ def fault_of_sqlstate(error: asyncpg.PostgresError, by_constraint: FaultsByConst
 
 
 def reply_to_wrapped_error(handlers: Mapping[int | type[Exception], Handler]) -> Handler:
-    """Return the handler of the ORM's errors: it handles the driver's error inside by these handlers."""
+    """Return the handler of the ORM's errors. It passes the driver's error inside to one of `handlers`."""
 
     def handle(request: AnyRequest, error: Exception) -> Response[Any]:
         cause = root_cause(error)
@@ -108,7 +108,7 @@ def reply_to_wrapped_error(handlers: Mapping[int | type[Exception], Handler]) ->
 
 
 def reply_with(fault: type[Fault]) -> Handler:
-    """Return the handler that always gives this API error."""
+    """Return a handler that always replies with this API error."""
     return lambda request, error: reply_with_fault(request, fault(), error)
 
 

@@ -1,4 +1,4 @@
-"""The headers of a request that are read for every reply, also for one that the application never sees."""
+"""The request headers that every reply depends on, even if the request never reaches the application."""
 
 import os
 import re
@@ -9,7 +9,7 @@ TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.
 
 
 class RequestHead:
-    """What the headers say about the request. The request id is the client's, or a new one."""
+    """The facts that the headers state about a request. The request id is the client's, or a new one."""
 
     __slots__ = ("accept", "forwarded_for", "host", "request_id", "trace_id")
 

@@ -16,7 +16,7 @@ PRINTABLE = re.compile(r"[ -~]{1,255}")
 
 @asynccontextmanager
 async def hold_claim(request: StrictRequest) -> AsyncIterator[Claim | None]:
-    """Yield the request's claim, or None. Between processes the table's primary key decides.
+    """Yield the request's claim, or None. Between processes, the table's primary key decides the winner.
 
     Raises `IdempotencyInProgress` if this process is handling the same claim.
     """

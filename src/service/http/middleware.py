@@ -41,7 +41,7 @@ from service.observability.tracing import Tracer
 
 log = structlog.get_logger()
 SHEDDING_EXEMPT_PATHS = ("/health", "/metrics")
-"""Paths exempt from shedding and host checks: monitoring needs a reply under overload, by any host name."""
+"""Paths exempt from shedding and host checks: monitoring needs a reply under overload, for any host."""
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 CLOSE = (b"connection", b"close")
@@ -188,7 +188,7 @@ class RequestMiddleware:
             if not exchange.status:
                 await exchange.send_error(Draining())
             raise
-        except Exception:  # no outer layer could answer instead
+        except Exception:  # no outer layer would send a reply
             log.exception("unhandled_error")
             if exchange.status:
                 exchange.code = InternalError.code
@@ -197,9 +197,8 @@ class RequestMiddleware:
         finally:
             self._in_flight -= 1
             self._admission.complete(exchange)
-            del scope["state"][
-                "exchange"
-            ]  # breaks a reference cycle that only the garbage collector would end
+            # Break a reference cycle that only the garbage collector would end.
+            del scope["state"]["exchange"]
             REQUEST_CONTEXT.reset(token)
             self._record(exchange)
             if span is not None:

@@ -1,4 +1,4 @@
-"""What a handler declares: the scope it requires, the errors it can return, its other replies."""
+"""The declarations of a handler: the scope it requires, the errors it can return, its other replies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def operation(
 
     `scope` is required of the API key, or checked by an outer layer if it is None. `faults` are the errors
     beyond those of every operation. `media` are the types of its replies besides JSON. `parsers` parse query
-    parameters; they raise `ValueError` with a message for clients. `conditional` says that it heeds
+    parameters; they raise `ValueError` with a message for clients. `conditional` says that it honors
     `If-None-Match` although its reply has no version, `has_location` that it sends `Location`,
     `optional_body` that a request without a body means `{}`.
     """

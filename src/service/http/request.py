@@ -47,7 +47,7 @@ SMALL_BODY_BYTES = 8192
 SMALL_FIELD_BYTES = SMALL_BODY_BYTES // 2
 LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % NUMBER_DIGITS_MAX)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""PowerShell 5 and other Windows programs write it in front of UTF-8; RFC 8259 §8.1 allows to ignore it."""
+"""Windows programs such as PowerShell 5 write it before UTF-8; RFC 8259 §8.1 allows parsers to ignore it."""
 
 
 class StrictRequest(Request[Key, None, State]):
@@ -183,7 +183,7 @@ def _find_oversized(body: bytes, type_: Any) -> list[Detail]:
 def _all_errors(body: bytes, type_: Any) -> list[Detail]:
     """Return all errors of a body.
 
-    Empty if it has an integer too long for Python, which only msgspec's own error locates.
+    The list is empty if an integer is too long for Python; only msgspec's own error locates it.
     """
     try:
         value = decode_json(body)

@@ -20,7 +20,7 @@ class TrustPolicy:
     def client_address(self, peer: tuple[str, int] | None, forwarded_for: bytes) -> str | None:
         """Return the last address in `X-Forwarded-For` that is not a trusted proxy's, if the peer is one.
 
-        Anyone can send what precedes that address.
+        A client can forge all addresses before that one.
         """
         address = None if peer is None else peer[0]
         if not self._proxies or address is None:

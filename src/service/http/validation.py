@@ -42,7 +42,7 @@ def to_detail(error: msgspec.ValidationError) -> Detail:
 
 
 class FieldBounds(NamedTuple):
-    """What can be checked of a field's JSON text before it is decoded."""
+    """The bounds of a field that are checked on its JSON text, before it is decoded."""
 
     bytes_max: int = FIELD_BYTES_MAX
     entries_max: int | None = None

@@ -25,7 +25,7 @@ LogFormat = Literal["json", "console"]
 FLUSH_SECONDS = 0.05
 """Maximum age of an access-log line that is not written yet."""
 ATOMIC_BYTES_MAX = 4096
-"""A pipe takes as much without mixing it with what other processes write (`PIPE_BUF` of Linux)."""
+"""Up to this size, a write to a pipe is not mixed with those of other processes (`PIPE_BUF` of Linux)."""
 
 REQUEST_CONTEXT: ContextVar[tuple[str, str | None] | None] = ContextVar("REQUEST", default=None)
 """The request id and the trace id of the current request."""
@@ -63,7 +63,7 @@ def access_log(log_format: LogFormat) -> Callable[[AccessLogEntry], None]:
 class AccessLogWriter:
     """Writes access-log lines in batches, because each write is a system call.
 
-    Whatever else is logged goes through the same buffer and flushes it, as does the end of the process.
+    All other log lines go through the same buffer and flush it, as does the end of the process.
     """
 
     def __init__(self, out: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Redaction of log text: no character that moves the cursor or starts a line, and no secret."""
+"""Redaction of log text: secrets are removed, and characters that move the cursor or start a line escaped."""
 
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,7 @@
 """Acceptance of many connections per turn of the event loop.
 
 uvloop accepts one per turn. Under load a turn takes tens of milliseconds, so a thousand new connections
-delayed the next one, of a health check for example, by ten seconds and more.
+delayed the next one, such as that of a health check, by more than ten seconds.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Acceptor:
         for _ in range(ACCEPTED_PER_TURN):
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # none is waiting, or no file can be opened, which uvloop handles
+            except OSError:  # none is waiting, or too many files are open, which uvloop handles
                 return
             connection.setblocking(False)
             attached = self._loop.connect_accepted_socket(self._create_protocol, connection)

@@ -4,11 +4,11 @@ from asyncio import AbstractEventLoop, Transport
 from typing import Any
 
 BUFFER_BYTES_MAX = 65_536
-"""More is handed over immediately, so that the real transport can pause the writer."""
+"""More data is sent immediately, so that the real transport can pause the writer."""
 
 
 class BufferedTransport(Transport):
-    """Hands over what was written in one turn of the event loop at its end."""
+    """A transport that collects the data of one turn of the event loop and sends it at the turn's end."""
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
         self._transport = transport

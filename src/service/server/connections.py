@@ -24,10 +24,10 @@ class Closable(Protocol):
 
 
 class ConnectionLimit:
-    """Bounds the open connections. When the bound is reached, the connection idle for longest makes room.
+    """The limit of open connections. At the limit, the connection that has been idle for longest is closed.
 
-    A connection is idle while no request of it is complete up to its body. Without this, silent connections
-    could block health checks.
+    A connection is busy from the end of a request's headers to the end of its reply, and idle otherwise.
+    Without the limit, silent connections could block health checks.
     """
 
     def __init__(self, maximum: int) -> None:

@@ -28,7 +28,7 @@ UPGRADE_OPTION = re.compile(rb"(?i)(?<![^, \t])upgrade(?![^, \t])")
 PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
 SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
 PATH_LENGTH_MAX = 2048
-"""Maximum path length in an error reply; the target may be what is too large."""
+"""Maximum path length in an error reply: the reply to a target that is too large is small."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -141,9 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_error_and_close(self._rejection)
 
     def timeout_keep_alive_handler(self) -> None:
-        if (
-            self.transport.get_write_buffer_size()
-        ):  # a client that has not read the last reply will not read more
+        if self.transport.get_write_buffer_size():  # the client has not read the last reply, and never will
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
@@ -161,7 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _parse(self, data: memoryview) -> memoryview | None:
-        """Parse `data`; return what the next parser has to parse, if this one has to be replaced."""
+        """Parse `data`. If the parser must be replaced, return the data for the next one."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -306,7 +304,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class FinishedCycle:
-    """Replaces uvicorn's cycle for a request that is answered, even if parts of it still arrive."""
+    """A replacement for uvicorn's cycle of a request that has its reply, even if parts of it still arrive."""
 
     response_started = response_complete = True
     message_event = Event()
