@@ -122,8 +122,10 @@ def test_a_patch_may_be_a_merge_patch(described: Json) -> None:
 
 def test_query_parameters_describe_their_bounds(described: Json) -> None:
     parameters = {p["name"]: p for p in described["paths"]["/items"]["get"]["parameters"]}
-    assert parameters.keys() == {"sku", "q", "in_stock", "low_stock", "archived", "limit", "cursor"}
-    limit = parameters["limit"]["schema"]
+    assert parameters.keys() == {"sku", "id", "q", "in_stock", "low_stock", "archived", "limit", "cursor"}
+    sku, limit = parameters["sku"]["schema"], parameters["limit"]["schema"]
+    assert (sku["maxItems"], sku["items"]["maxLength"]) == (100, 64)
+    assert parameters["id"]["schema"]["items"]["format"] == "uuid"
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 200, 50)
     assert not any(parameter.get("required") for parameter in parameters.values())
 

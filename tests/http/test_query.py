@@ -20,7 +20,11 @@ def details(reply: object) -> dict[str, str]:
     [
         ("/items?skuu=NONE", "/skuu", "is not a known parameter; did you mean sku?"),
         ("/items?page=2", "/page", "is not a known parameter"),
-        ("/items?sku=A&sku=", "/sku", "must be given only once"),
+        ("/items?q=A&q=", "/q", "must be given only once"),
+        ("/items?" + "sku=A&" * 101, "/sku", "must be given at most 100 times"),
+        ("/items?" + f"id={NOWHERE}&" * 101, "/id", "must be given at most 100 times"),
+        (f"/items?id={NOWHERE}&id=7", "/id", "must be a UUID"),
+        ("/items?sku=A&sku=" + "A" * 65, "/sku", "must have at most 64 characters"),
         ("/orders?customer=c-1", "/customer", "is not a known parameter; did you mean customer_id?"),
         ("/items?limit=1&limit=3", "/limit", "must be given only once"),
         ("/items?in_stock=maybe", "/in_stock", "must be true or false"),

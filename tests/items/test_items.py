@@ -96,6 +96,15 @@ async def test_filters_of_a_list_are_matched_literally(
     assert [item["name"] for item in await all_rows(client, "/items", **query)] == skus
 
 
+async def test_items_are_found_by_several_skus_and_ids(client: Client) -> None:
+    first, second, third = [await create(client, sku=sku) for sku in "ABC"]
+    assert await all_rows(client, "/items", sku=["A", "C", "D"], limit=1) == [third, first]
+    assert await all_rows(client, "/items", id=[first["id"], second["id"], NOWHERE]) == [second, first]
+    assert await all_rows(client, "/items", id=[first["id"], second["id"]], sku=["B", "C"]) == [second]
+    hundred = ["A", "B", *(f"NO-{number}" for number in range(98))]
+    assert await all_rows(client, "/items", sku=hundred) == [second, first]
+
+
 async def test_a_deleted_item_is_gone_and_its_sku_free(client: Client) -> None:
     item = await create(client)
     reply = await client.delete(f"/items/{item['id']}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
+import msgspec
 from litestar import Litestar, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
@@ -185,6 +186,8 @@ def _parameter(parameter: Json, handler: HTTPRouteHandler) -> Json:
         schema |= option if option.get("type") != "null" else {}
     if "enum" in schema:
         schema["enum"] = [value for value in schema["enum"] if value is not None]
+    if schema.get("type") == "array":  # Litestar drops the bounds of the entries
+        schema["items"] = msgspec.json.schema(_entry_type(parameter["name"], handler))
     about = parameter.get("description", f"The id of the {parameter['name'].removesuffix('_id')}.")
     return {
         **{key: parameter[key] for key in ("name", "in", "required")},
@@ -192,6 +195,13 @@ def _parameter(parameter: Json, handler: HTTPRouteHandler) -> Json:
         "schema": schema,
         **({"example": examples[0]} if (examples := _examples(parameter["name"], handler)) else {}),
     }
+
+
+def _entry_type(name: str, handler: HTTPRouteHandler) -> Any:
+    """Return the type of the entries of a parameter that is a list."""
+    parameters = handler.parsed_fn_signature.parameters
+    field = parameters.get(name) or parameters[f"{name}_"]  # `id` is a function of Python's
+    return get_args(find_in_type(field.raw, lambda part: get_origin(part) is list))[0]
 
 
 def _examples(name: str, handler: HTTPRouteHandler) -> list[Any]:

@@ -15,8 +15,9 @@ import msgspec
 from litestar import Request
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
+from msgspec import Meta
 
-from service.constraints import describe_error
+from service.constraints import describe_error, find_in_type
 from service.errors import Detail, ValidationFailed
 from service.http.idempotency import HEADER, key_problem
 from service.http.validation import DETAILS_MAX, pointer_step
@@ -78,10 +79,8 @@ def _invalid_parameters(request: AnyRequest) -> Iterator[Detail]:
             suggestions += 1
             known = list(types) if suggestions <= SUGGESTIONS_MAX else []
             problem: str | None = _unknown_name_problem(name, known)
-        elif len(texts) > 1:
-            problem = "must be given only once"
         else:
-            problem = _text_problem(texts[0], types[name], parsers.get(name))
+            problem = _texts_problem(texts, types[name], parsers.get(name))
         if problem is not None:
             yield Detail(pointer_step(name), problem, "query")
 
@@ -89,6 +88,18 @@ def _invalid_parameters(request: AnyRequest) -> Iterator[Detail]:
 def _unknown_name_problem(name: str, known: list[str]) -> str:
     similar = get_close_matches(name[:NAME_LENGTH_MAX], known, 1)
     return "is not a known parameter" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _texts_problem(texts: list[str], type_: Any, parse: Callable[[str], object] | None) -> str | None:
+    """Return what is wrong with a parameter that was given once or, if its type is a list, several times."""
+    list_ = find_in_type(type_, lambda part: get_origin(part) is list)
+    if list_ is None:
+        return "must be given only once" if len(texts) > 1 else _text_problem(texts[0], type_, parse)
+    count_max = find_in_type(type_, lambda part: isinstance(part, Meta) and part.max_length is not None)
+    if count_max and len(texts) > count_max.max_length:
+        return f"must be given at most {count_max.max_length} times"
+    problems = (_text_problem(text, get_args(list_)[0], parse) for text in texts)
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def _text_problem(text: str, type_: Any, parse: Callable[[str], object] | None) -> str | None:

@@ -6,6 +6,7 @@ from uuid import UUID
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
+from msgspec import Meta
 
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
@@ -24,6 +25,8 @@ from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockCh
 from service.values import Version, reply_headers
 
 JSON, CSV = "application/json", "text/csv"
+REFERENCES_MAX = 100
+SkuText = Annotated[str, Meta(pattern=NO_NUL_PATTERN, max_length=64)]
 
 
 class ItemController(Controller):
@@ -51,7 +54,17 @@ class ItemController(Controller):
         session: NamedDependency[Session],
         request: StrictRequest,
         sku: Annotated[
-            str | None, QueryParameter(pattern=NO_NUL_PATTERN, max_length=64, description="Exact SKU.")
+            list[SkuText] | None,
+            QueryParameter(
+                max_items=REFERENCES_MAX,
+                description="Exact SKU; repeat it to find several items.",
+            ),
+        ] = None,
+        id_: Annotated[
+            list[UUID] | None,
+            QueryParameter(
+                name="id", max_items=REFERENCES_MAX, description="Id of an item; repeat it to find several."
+            ),
         ] = None,
         q: Annotated[
             str | None,
@@ -73,12 +86,13 @@ class ItemController(Controller):
     ) -> Reply[Page[Item]]:
         """List items, newest first
 
-        With `Accept: text/csv` the page is a CSV file for `catalog.import`, and a `Link` header points to
-        the next page.
+        An item has to meet all filters. With `Accept: text/csv` the page is a CSV file for
+        `catalog.import`, and a `Link` header points to the next page.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
         filters = {
             "sku": sku,
+            "id": id_,
             **catalog.search_filter(q),
             "in_stock": in_stock,
             "low_stock": low_stock,

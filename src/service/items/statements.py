@@ -135,7 +135,8 @@ where item_id = $1 and version < coalesce($2, 2147483647) order by version desc 
 
 # The index finds items by all parts of two or three letters; a single letter is in nearly all of them.
 FILTERS = {
-    "sku": "sku = ${sku}",
+    "sku": "sku = any(${sku}::text[])",
+    "id": "id = any(${id}::uuid[])",
     "q": "parts(name || ' ' || sku, '{{2,3}}') @> parts(${q}, array[least(3, char_length(${q}))]) and "
     "(strpos(lower(normalize(name)), lower(${q})) > 0 or strpos(lower(sku), lower(${q})) > 0)",
     "q_single_letter": "(strpos(lower(normalize(name)), lower(${q_single_letter})) > 0 "
