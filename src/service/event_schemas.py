@@ -12,11 +12,11 @@ from service.items.schemas import (
     Attributes,
     Description,
     Item,
+    ItemStock,
     LowStockAt,
     Name,
     Quantity,
     Sku,
-    StockLevel,
 )
 from service.jobs.schemas import KindName
 from service.orders.schemas import Order, OrderPlacedEvent
@@ -31,7 +31,7 @@ class OrderChangedEvent(Order):
 
 
 class OrderCancelledEvent(OrderChangedEvent):
-    stock: Annotated[list[StockLevel], Meta(description="The stock of each item after the cancellation.")]
+    stock: Annotated[list[ItemStock], Meta(description="The stock of each item after the cancellation.")]
 
 
 class ItemUpdatedEvent(Struct):

@@ -4,9 +4,12 @@ from service.documents.inspection import inspection_kind
 from service.items.import_job import IMPORT
 from service.jobs.kinds import KindRegistry
 from service.jobs.sleep import SLEEP
+from service.orders.export import ORDERS_EXPORT
 from service.reports.export import EXPORT
 from service.settings import Settings
 
 
 def build_registry(settings: Settings) -> KindRegistry:
-    return KindRegistry([IMPORT, EXPORT, inspection_kind(settings), *[SLEEP] * settings.job_test_kinds])
+    return KindRegistry(
+        [IMPORT, EXPORT, ORDERS_EXPORT, inspection_kind(settings), *[SLEEP] * settings.job_test_kinds]
+    )

@@ -216,8 +216,13 @@ def test_rules_of_whole_objects_are_described(described: Json) -> None:
         2,
     )
     jobs = schemas["JobCreate"]
-    assert jobs["discriminator"]["mapping"].keys() == {"report.export", "catalog.import", "document.inspect"}
-    assert len(list(variants(described, jobs))) == 3
+    assert jobs["discriminator"]["mapping"].keys() == {
+        "report.export",
+        "orders.export",
+        "catalog.import",
+        "document.inspect",
+    }
+    assert len(list(variants(described, jobs))) == 4
 
 
 def test_replies_describe_their_headers_and_files_their_types(described: Json) -> None:

@@ -186,13 +186,13 @@ def to_csv(items: Iterable[Item]) -> str:
 
 
 def _cells(item: Item) -> tuple[object, ...]:
-    sku, name, description = map(_escape_formula, (item.sku, item.name, item.description or ""))
+    sku, name, description = map(escape_formula, (item.sku, item.name, item.description or ""))
     attributes = "" if item.attributes is None else encode_json(item.attributes).decode()
     low_stock_at = "" if item.low_stock_at is None else item.low_stock_at
     return sku, name, item.price, description, item.currency, item.quantity, attributes, low_stock_at
 
 
-def _escape_formula(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Escape a formula with a leading apostrophe, so that a spreadsheet shows it and does not run it."""
     return f"'{text}" if FORMULA.match(text) else text
 

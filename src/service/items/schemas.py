@@ -168,6 +168,8 @@ class StockChanges(Body):
 
 
 class ItemStock(Struct):
+    """An item's stock and version after a change."""
+
     item_id: UUID
     sku: Sku
     quantity: Quantity
@@ -176,15 +178,6 @@ class ItemStock(Struct):
 
 class ItemStocks(Struct):
     data: Annotated[list[ItemStock], Meta(max_length=STOCK_CHANGES_MAX)]
-
-
-class StockLevel(Struct):
-    """An item's stock and version after a change."""
-
-    item_id: UUID
-    sku: Sku
-    quantity: Quantity
-    version: Version
 
 
 class Movement(Struct):

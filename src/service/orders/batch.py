@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 from service.database.session import Session
 from service.events.journal import Author
 from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creation_reply, reply_arguments
-from service.items.schemas import StockLevel
+from service.items.schemas import ItemStock
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
 from service.orders.schemas import Line, Order, OrderCreate, OrderPlacedEvent
@@ -102,9 +102,9 @@ def location(order: Order) -> str:
     return f"/orders/{order.id}"
 
 
-def _level(allocated: AllocatedLine) -> StockLevel:
+def _level(allocated: AllocatedLine) -> ItemStock:
     stock = allocated.stock
-    return StockLevel(stock.item_id, stock.sku, allocated.remaining, allocated.version)
+    return ItemStock(stock.item_id, stock.sku, allocated.remaining, allocated.version)
 
 
 def _line(allocated: AllocatedLine) -> Line:

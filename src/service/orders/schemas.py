@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.constraints import Body, json_object
-from service.items.schemas import ITEM_REFERENCE_MESSAGE, Name, Sku, StockLevel
+from service.items.schemas import ITEM_REFERENCE_MESSAGE, ItemStock, Name, Sku
 from service.values import Count, Currency, Money, Timestamp, Total, Version
 
 LINES_MAX = 100
@@ -86,4 +86,4 @@ class Order(Struct):  # in the order of `statements.COLUMNS`
 
 
 class OrderPlacedEvent(Order):
-    stock: Annotated[list[StockLevel], Meta(description="The stock of each item after this order.")]
+    stock: Annotated[list[ItemStock], Meta(description="The stock of each item after this order.")]

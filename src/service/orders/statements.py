@@ -167,6 +167,37 @@ LOCK_METADATA = "select metadata from orders where id = $1 for no key update"
 
 READ = f"select {COLUMNS} from orders o where o.id = any($1::uuid[])"
 
+EXPORT_FIELDS = {
+    "order_id": "o.id",
+    "status": "o.status",
+    "customer_id": "o.customer_id",
+    "reference": "o.reference",
+    "currency": "o.currency",
+    "line": "l.line_no",
+    "item_id": "l.item_id",
+    "sku": "l.sku",
+    "name": "l.name",
+    "quantity": "l.quantity",
+    "unit_price": "amount_text(l.unit_price, o.currency)",
+    "amount": "amount_text(l.amount, o.currency)",
+    "created_at": _time("o.created_at"),
+    "updated_at": _time(UPDATED_AT),
+    "fulfilled_at": _time("o.fulfilled_at"),
+    "cancelled_at": _time("o.cancelled_at"),
+    "cancel_reason": "o.cancel_reason",
+    "metadata": "o.metadata::text",
+}
+"""SQL of each column of an export."""
+EXPORT_COLUMNS = tuple(EXPORT_FIELDS)
+EXPORT_FREE_TEXT = ("customer_id", "reference", "sku", "name", "cancel_reason")
+
+EXPORT = f"""
+select {", ".join(EXPORT_FIELDS.values())}
+from orders o join order_lines l on l.order_id = o.id
+where o.created_at >= $1 and o.id >= $2 and o.created_at < $3 and o.id < $4
+  and ($5::text is null or o.status = $5)
+order by o.id, l.line_no"""
+
 FILTERS = {
     "customer_id": "o.customer_id = ${customer_id}",
     "reference": "o.reference = ${reference}",

@@ -1,24 +1,18 @@
 """Job kind `report.export`: sales and refunds of each day, as a CSV file in the blob store."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from typing import Annotated
 from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from service.database.servers import Connection
 from service.errors import ValidationFailed
 from service.jobs.context import JobContext
+from service.jobs.csv_file import CsvQuery, ExportResult, write_csv
 from service.jobs.kinds import Kind
-from service.jobs.schemas import Output
 from service.reports import statements
 from service.reports.financial import COLUMNS, period
-from service.values import Currency, encode_csv
-
-ROWS_PER_FETCH = 1000
-STATEMENT_TIMEOUT_SECONDS = 600.0
-"""Timeout of the first rows; the others are ready by then."""
+from service.values import Currency
 
 
 class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True):
@@ -36,33 +30,16 @@ class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True)
             raise ValueError(f"`{detail.field[1:]}` {detail.message}") from None
 
 
-class ExportResult(Struct):
-    rows: int
-    output: Output
-
-
 async def export_report(task: JobContext, payload: ReportExport) -> ExportResult:
     """Export the report; a second run writes the same file."""
     begin, end = period(payload.from_, payload.to, requested_on(task.id))
-    key, rows = f"exports/{task.id}.csv", 0
-
-    async def content(connection: Connection) -> AsyncIterator[bytes]:
-        nonlocal rows
-        yield encode_csv([COLUMNS]).encode()
-        days = await connection.cursor(
-            statements.DAILY, begin, end, payload.currency, timeout=STATEMENT_TIMEOUT_SECONDS
-        )
-        while batch := await days.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
-            rows += len(batch)
-            yield encode_csv(batch).encode()
-            await task.report_progress(99 * (batch[-1]["date"] - begin).days // (end - begin).days)
-
-    async with task.database.session() as session, session.transaction():
-        await session.execute(statements.LONG_TIMEOUTS)
-        size_bytes = await task.blobs.put(key, content(await session.connection()))
-    return ExportResult(
-        rows, Output(key, f"financial-{begin}-{end}.csv", "text/csv; charset=utf-8", size_bytes)
+    query = CsvQuery(
+        COLUMNS,
+        statements.DAILY,
+        (begin, end, payload.currency),
+        progress=lambda row: 99 * (row["date"] - begin).days // (end - begin).days,
     )
+    return await write_csv(task, f"financial-{begin}-{end}.csv", query)
 
 
 def requested_on(job_id: UUID) -> date:

@@ -120,11 +120,6 @@ with days as (
 select currency, id, sku, quantity, amount_text(amount, currency)
 from ({_ranked("sold", by="amount desc, sku", limit=TOP)}) best order by currency, rank"""
 
-LONG_TIMEOUTS = (
-    "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
-)
-"""A report over years takes time, and so may its reader."""
-
 NO_PARALLEL_WORKERS = "set local max_parallel_workers_per_gather = 0"
 """Starting parallel workers takes longer than their work."""
 

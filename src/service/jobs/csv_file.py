@@ -1,0 +1,55 @@
+"""CSV files that jobs write: streamed from a cursor into the blob store."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+import asyncpg
+from msgspec import Struct
+
+from service.database.servers import Connection
+from service.jobs.context import JobContext
+from service.jobs.schemas import Output
+from service.values import encode_csv
+
+ROWS_PER_FETCH = 1000
+STATEMENT_TIMEOUT_SECONDS = 600.0
+"""Timeout of the first rows of a report; the others are ready by then."""
+
+LONG_TIMEOUTS = (
+    "set local statement_timeout = '10min'; set local idle_in_transaction_session_timeout = '10min'"
+)
+"""A file over years takes time, and so may the blob store."""
+
+
+class ExportResult(Struct):
+    rows: int
+    output: Output
+
+
+class CsvQuery(Struct, frozen=True):
+    """The rows of a file, in order, as one statement and its arguments."""
+
+    columns: Sequence[str]
+    statement: str
+    arguments: Sequence[object]
+    progress: Callable[[asyncpg.Record], int]
+    """Returns the percentage of the file that ends with a row."""
+    cells: Callable[[asyncpg.Record], Iterable[object]] = tuple
+
+
+async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportResult:
+    """Write the file of a job; a second run replaces it."""
+    key, rows = f"exports/{task.id}.csv", 0
+
+    async def content(connection: Connection) -> AsyncIterator[bytes]:
+        nonlocal rows
+        yield encode_csv([query.columns]).encode()
+        cursor = await connection.cursor(query.statement, *query.arguments, timeout=STATEMENT_TIMEOUT_SECONDS)
+        while batch := await cursor.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
+            rows += len(batch)
+            yield encode_csv(map(query.cells, batch)).encode()
+            await task.report_progress(query.progress(batch[-1]))
+
+    async with task.database.session() as session, session.transaction():
+        await session.execute(LONG_TIMEOUTS)
+        size_bytes = await task.blobs.put(key, content(await session.connection()))
+    return ExportResult(rows, Output(key, filename, "text/csv; charset=utf-8", size_bytes))
