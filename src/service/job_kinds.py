@@ -1,7 +1,7 @@
 """The registry of all job kinds."""
 
 from service.documents.inspection import inspection_kind
-from service.items.import_job import IMPORT
+from service.items.import_job import import_kind
 from service.jobs.kinds import KindRegistry
 from service.jobs.sleep import SLEEP
 from service.orders.export import ORDERS_EXPORT
@@ -11,5 +11,11 @@ from service.settings import Settings
 
 def build_registry(settings: Settings) -> KindRegistry:
     return KindRegistry(
-        [IMPORT, EXPORT, ORDERS_EXPORT, inspection_kind(settings), *[SLEEP] * settings.job_test_kinds]
+        [
+            import_kind(settings),
+            EXPORT,
+            ORDERS_EXPORT,
+            inspection_kind(settings),
+            *[SLEEP] * settings.job_test_kinds,
+        ]
     )

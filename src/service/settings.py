@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 from service.constraints import describe_error
+from service.values import Currency
 
 PREFIX = "DEPOT_"
 DatabaseUrl = Annotated[
@@ -147,6 +148,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     placement_flushes_max: Annotated[int, Meta(ge=1, le=8)] = 2
     placement_lock_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 0.25
     """Time that a commit of orders waits for item locks. Orders of items locked longer wait separately."""
+    currency: Currency = "USD"
+    """Currency of new items that name none."""
     key_cache_max: Count = 10_000
 
     blob_url: (

@@ -101,7 +101,7 @@ async def test_an_import_leaves_an_archived_item_archived(client: Client, databa
         async with session.transaction():  # type: ignore[attr-defined]
             text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
             connection = await session.connection()  # type: ignore[attr-defined]
-            await import_items(connection, text, CLI, skip_bad=False, on_progress=ignore)
+            await import_items(connection, text, CLI, currency="USD", skip_bad=False, on_progress=ignore)
 
     await in_session(database, import_file)
     imported = (await client.get(f"/items/{bolt['id']}")).json()

@@ -113,7 +113,9 @@ async def test_an_export_changes_nothing_when_it_is_imported(
     exported = TextIOWrapper(BytesIO((await client.get("/items", headers=CSV)).content), ENCODING, newline="")
     async with database.session() as session, session.transaction():
         connection = await session.connection()
-        report = await import_items(connection, exported, CLI, skip_bad=False, on_progress=ignore)
+        report = await import_items(
+            connection, exported, CLI, currency="USD", skip_bad=False, on_progress=ignore
+        )
     assert (report.created, report.updated, report.bad) == (0, 0, 0)
     assert (await client.get("/items")).content == before
 

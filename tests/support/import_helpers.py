@@ -9,9 +9,12 @@ from service.database.database import Database
 from service.events.journal import CLI
 from service.items.csv_rows import ENCODING
 from service.items.importer import ImportReport, InvalidRows, import_items
+from service.values import Currency
 
 
-async def load(database: Database, file: Path, *, skip_bad: bool = False) -> ImportReport:
+async def load(
+    database: Database, file: Path, *, skip_bad: bool = False, currency: Currency = "USD"
+) -> ImportReport:
     """Import without a process of its own."""
 
     async def on_progress(bytes_read: int) -> None:
@@ -21,7 +24,9 @@ async def load(database: Database, file: Path, *, skip_bad: bool = False) -> Imp
         with file.open(encoding=ENCODING, newline="") as text:
             async with database.session() as session, session.transaction():
                 connection = await session.connection()
-                return await import_items(connection, text, CLI, skip_bad=skip_bad, on_progress=on_progress)
+                return await import_items(
+                    connection, text, CLI, currency=currency, skip_bad=skip_bad, on_progress=on_progress
+                )
     except InvalidRows as refused:
         return refused.report
 

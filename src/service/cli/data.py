@@ -152,7 +152,12 @@ def items_import(path: Path, skip_bad: bool) -> None:
         async def load_file(database: "Database") -> "ImportReport":
             async with database.session() as session, session.transaction():
                 return await import_items(
-                    await session.connection(), text, CLI, skip_bad=skip_bad, on_progress=on_progress
+                    await session.connection(),
+                    text,
+                    CLI,
+                    currency=settings.currency,
+                    skip_bad=skip_bad,
+                    on_progress=on_progress,
                 )
 
         refusal = None

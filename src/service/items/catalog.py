@@ -33,17 +33,20 @@ from service.items.schemas import (
     ItemPatch,
     Movement,
 )
-from service.values import format_amount, price_problem, size_problem
+from service.values import Currency, format_amount, price_problem, size_problem
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
 """Errors by the name of the violated constraint."""
 
 
-async def create_item(session: Session, new: ItemCreate, claim: Claim | None, author: Author) -> Item:
+async def create_item(
+    session: Session, new: ItemCreate, claim: Claim | None, author: Author, *, default_currency: Currency
+) -> Item:
     """Create an item and return it. Raises `Replay` if the claim already has a stored reply."""
-    if problem := price_problem(new.price, new.currency):
+    currency = default_currency if new.currency is UNSET else new.currency
+    if problem := price_problem(new.price, currency):
         raise ValidationFailed([Detail("/price", problem)])
-    item = _item(new)
+    item = _item(new, currency)
     replies = [] if claim is None else [creation_reply(claim, item, location(item))]
     fields = {name: getattr(item, name) for name in statements.CREATED_FIELDS}
     arguments = statements.CREATE(**fields, **reply_arguments(replies), **asdict(author), item=item)
@@ -129,15 +132,15 @@ async def list_movements(
     return [Movement(*row) for row in rows]
 
 
-def _item(new: ItemCreate) -> Item:
+def _item(new: ItemCreate, currency: Currency) -> Item:
     now = datetime.now(UTC)
     return Item(
         id=uuid7(),
         sku=new.sku,
         name=new.name,
         description=new.description,
-        price=format_amount(Decimal(new.price), new.currency),
-        currency=new.currency,
+        price=format_amount(Decimal(new.price), currency),
+        currency=currency,
         quantity=new.quantity,
         attributes=new.attributes,
         archived=False,

@@ -22,6 +22,7 @@ from service.items.changes import ItemChange
 from service.items.csv_rows import to_csv
 from service.items.faults import DuplicateSku, InsufficientStock, QuantityChanged
 from service.items.schemas import Item, ItemCreate, ItemPatch, Movement, StockChange
+from service.settings import Settings
 from service.values import Version, reply_headers
 
 JSON, CSV = "application/json", "text/csv"
@@ -38,6 +39,7 @@ class ItemController(Controller):
         self,
         session: NamedDependency[Session],
         request: StrictRequest,
+        settings: NamedDependency[Settings],
         data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
         """Create an item
@@ -45,7 +47,9 @@ class ItemController(Controller):
         An initial quantity is recorded as its first stock movement.
         """
         async with hold_claim(request) as claim:
-            item = await catalog.create_item(session, data, claim, request.author)
+            item = await catalog.create_item(
+                session, data, claim, request.author, default_currency=settings.currency
+            )
         return versioned_reply(request, item, location=catalog.location(item))
 
     @get(opt=operation(scope="items:read", media=[CSV], faults=[InvalidCursor]))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from service.errors import Detail
 from service.http.validation import find_errors, find_unstorable
@@ -146,7 +146,8 @@ def _parse(line: int, columns: list[str], cells: list[str]) -> ItemCreate | Inva
         except msgspec.ValidationError:
             pass
         else:
-            problem = price_problem(item.price, item.currency)
+            # Without a currency in the file, the import compares the price with that of the item.
+            problem = None if item.currency is UNSET else price_problem(item.price, item.currency)
             return InvalidRow(line, [f"price: {problem}"]) if problem else item
     errors += find_errors(values, ItemCreate)
     return InvalidRow(line, [f"{detail.field.removeprefix('/')}: {detail.message}" for detail in errors])

@@ -1,5 +1,6 @@
 """Job `catalog.import`: import items from CSV text exactly once, even if the worker dies."""
 
+from functools import partial
 from io import BytesIO, TextIOWrapper
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from service.items.csv_rows import ENCODING, InvalidFile
 from service.items.importer import ImportReport, InvalidRows, import_items
 from service.jobs.context import JobContext, JobFailed
 from service.jobs.kinds import Kind
+from service.settings import Settings
+from service.values import Currency
 
 CSV_LENGTH_MAX = 200_000
 
@@ -29,7 +32,7 @@ class CatalogImport(Struct, forbid_unknown_fields=True):
     skip_bad: Annotated[bool, Meta(description="Import the valid rows and skip the invalid ones.")] = False
 
 
-async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportReport:
+async def import_catalog(currency: Currency, task: JobContext, payload: CatalogImport) -> ImportReport:
     """Import the items. Changes, events and the end of the job commit together."""
     content = payload.csv.encode()
     text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
@@ -41,7 +44,12 @@ async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportRepo
     try:
         async with task.database.session() as session, session.transaction():
             report = await import_items(
-                await session.connection(), text, author, skip_bad=payload.skip_bad, on_progress=on_progress
+                await session.connection(),
+                text,
+                author,
+                currency=currency,
+                skip_bad=payload.skip_bad,
+                on_progress=on_progress,
             )
             await task.succeed(session, report)
     except InvalidFile as error:
@@ -51,4 +59,5 @@ async def import_catalog(task: JobContext, payload: CatalogImport) -> ImportRepo
     return report
 
 
-IMPORT = Kind("catalog.import", CatalogImport, import_catalog)
+def import_kind(settings: Settings) -> Kind:
+    return Kind("catalog.import", CatalogImport, partial(import_catalog, settings.currency))

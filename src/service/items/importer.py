@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from time import monotonic
 from typing import TextIO
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from uuid_utils.compat import uuid7
 
 from service.database.servers import Connection
@@ -16,7 +16,7 @@ from service.events.journal import Author
 from service.items.csv_rows import OPTIONAL, REQUIRED, InvalidRow, Row, read_rows
 from service.items.schemas import ItemCreate
 from service.items.statements import AUDITED_FIELDS_JSON, ITEM_JSON, RECORD_ITEM_EVENTS
-from service.values import encode_json, price_problem
+from service.values import Currency, encode_json, price_problem
 
 STAGING_COLUMNS = ("line", "id", *REQUIRED, *OPTIONAL)
 
@@ -40,12 +40,15 @@ select line, sku, first_line, count(*) over () from duplicates order by line lim
 DELETE_UNFIT_PRICES = """
 with existing as (
   select sku, items.currency from items join staged using (sku) order by items.id for no key update of items
+), priced as (
+  select sku, coalesce(e.currency, n.currency) as currency from staged n left join existing e using (sku)
 ), unfit as (
-  delete from staged s using existing e where e.sku = s.sku and scale(s.price::numeric) > decimals(e.currency)
-  returning s.line, e.currency, s.price
+  delete from staged s using priced p where p.sku = s.sku and scale(s.price::numeric) > decimals(p.currency)
+  returning s.line, p.currency, s.price
 )
 select line, currency, price, count(*) over () from unfit order by line limit $1"""
-"""A file without a column for the currency keeps those of the items, which its prices must fit."""
+"""A file without a column for the currency keeps those of the items, which its prices must fit; new items get
+the default currency."""
 
 INSERT_NEW = f"""
 with created as (
@@ -115,11 +118,13 @@ async def import_items(
     text: TextIO,
     author: Author,
     *,
+    currency: Currency,
     skip_bad: bool,
     on_progress: Callable[[int], Awaitable[None]],
 ) -> ImportReport:
     """Create items with new SKUs and update the others; columns missing from the file keep their values.
 
+    `currency` is that of new items if the file has no column for it.
     `text` must be opened with `csv_rows.ENCODING` and newline="". `on_progress` receives the bytes read so
     far. All changes are in the caller's transaction, which must be rolled back if this raises: `InvalidFile`
     for a bad header or encoding, `InvalidRows` unless invalid rows are skipped.
@@ -128,7 +133,7 @@ async def import_items(
     await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
     await connection.execute(CREATE_STAGING_TABLE)
     columns, rows = read_rows(text)
-    records = _records(rows, text, report, on_progress)
+    records = _records(rows, text, currency, report, on_progress)
     await connection.copy_records_to_table(
         "staged", records=records, columns=STAGING_COLUMNS, timeout=STATEMENT_TIMEOUT_SECONDS
     )
@@ -144,6 +149,7 @@ async def import_items(
 async def _records(
     rows: Iterator[tuple[int, Row]],
     text: TextIO,
+    default_currency: Currency,
     report: ImportReport,
     on_progress: Callable[[int], Awaitable[None]],
 ) -> AsyncIterator[tuple[object, ...]]:
@@ -155,7 +161,8 @@ async def _records(
             since = monotonic()
         if isinstance(item, ItemCreate):
             attributes = None if item.attributes is None else encode_json(item.attributes).decode()
-            yield (line, uuid7(), item.sku, item.name, item.price, item.description, item.currency,
+            currency = default_currency if item.currency is UNSET else item.currency
+            yield (line, uuid7(), item.sku, item.name, item.price, item.description, currency,
                    item.quantity, attributes, item.low_stock_at)  # fmt: skip
         elif isinstance(item, InvalidRow):
             _add(report, item)

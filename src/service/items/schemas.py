@@ -61,7 +61,10 @@ class ItemCreate(Body):
     name: Name
     price: Money
     description: Description | None = None
-    currency: Currency = "USD"
+    currency: (
+        Annotated[Currency, Meta(description="Default: the setting `DEPOT_CURRENCY`, which is USD if unset.")]
+        | UnsetType
+    ) = UNSET
     quantity: Quantity = 0
     attributes: Attributes | None = None
     low_stock_at: LowStockAt = LOW_STOCK_AT
