@@ -144,7 +144,7 @@ def test_a_cancelled_caller_changes_nothing_for_the_others(count: int, data: st.
     asyncio.run(run())
 
 
-async def test_when_the_database_is_down_every_member_is_told_and_none_is_tried_again() -> None:
+async def test_when_the_database_is_down_every_member_gets_the_error_and_none_is_retried() -> None:
     bank = Bank()
     bank.error = DatabaseUnavailable()
     outcomes = await results(batcher_of(bank), [Deposit(account, 1) for account in range(4)])

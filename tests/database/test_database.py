@@ -16,7 +16,7 @@ from tests.support.app_helpers import connected, pooled_connection, running
 from tests.support.reply_assertions import assert_refused
 
 
-async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
+async def test_connections_to_a_server_that_has_become_a_standby_are_discarded(
     settings: Settings, database_url: str, server_url: str, key: str
 ) -> None:
     narrow = replace(settings, pool_size=1, records_pool_size=1)
@@ -34,7 +34,7 @@ async def test_connections_to_a_server_that_has_become_a_standby_are_not_kept(
             assert (await client.put("/resources/a", json={"status": "on"})).status_code == 201
 
 
-async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
+async def test_requests_go_through_a_pooler_and_listeners_bypass_it(
     settings: Settings, server_url: str
 ) -> None:
     pooled = replace(settings, direct_database_url=database_url_for(server_url, "postgres"))
@@ -45,7 +45,7 @@ async def test_requests_go_through_a_pooler_and_what_listens_goes_past_it(
             assert await connection.fetchval(name) == "postgres"
 
 
-async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(settings: Settings) -> None:
+async def test_a_caller_that_is_cancelled_at_any_moment_leaves_no_connection_open(settings: Settings) -> None:
     async with (
         Database(settings).open() as database,
         pooled_connection(database),
@@ -63,7 +63,7 @@ async def test_who_gives_up_at_whatever_moment_leaves_no_connection_open(setting
         assert await asking == 1
 
 
-async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
+async def test_a_connection_whose_setup_is_cancelled_is_closed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Connection] = []
@@ -79,7 +79,7 @@ async def test_a_connection_that_is_given_up_while_it_is_prepared_is_closed(
     assert [connection.is_closed() for connection in made] == [True]
 
 
-async def test_what_does_not_end_is_cut_off_when_the_service_ends(settings: Settings) -> None:
+async def test_a_statement_that_does_not_end_is_terminated_at_shutdown(settings: Settings) -> None:
     async with Database(replace(settings, connect_timeout_seconds=0.5)).open() as database:
         sleeper = asyncio.create_task(database.fetchval("select pg_sleep(60)"))
         await asyncio.sleep(0)
@@ -87,7 +87,7 @@ async def test_what_does_not_end_is_cut_off_when_the_service_ends(settings: Sett
         await sleeper
 
 
-async def test_who_waits_for_a_connection_is_not_passed_by_who_comes_later(settings: Settings) -> None:
+async def test_waiting_callers_get_connections_in_the_order_of_their_arrival(settings: Settings) -> None:
     served, several_wait = [], asyncio.Event()
 
     async def ask(database: Database, number: int) -> None:

@@ -10,7 +10,7 @@ SECONDS = 3.0
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-async def test_without_its_database_the_service_refuses_at_once_and_works_again_when_it_is_back(
+async def test_without_the_database_requests_are_rejected_immediately_until_it_is_back(
     home: Path, tmp_path: Path, outage: str
 ) -> None:
     verdict = await OUTAGES[outage](home, tmp_path / "depot", SECONDS)

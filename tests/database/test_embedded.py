@@ -54,7 +54,7 @@ def test_the_programs_may_be_in_a_directory_with_any_name(
     assert answer(home) == 42
 
 
-def test_what_an_interrupted_start_left_is_made_again(home: Path) -> None:
+def test_the_data_of_an_interrupted_start_is_created_again(home: Path) -> None:
     unfinished = home / "postgres.unfinished"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")

@@ -39,7 +39,7 @@ def test_the_service_knows_the_newest_revision() -> None:
     assert ScriptDirectory(str(migrate.migrations_dir())).get_current_head() == SCHEMA
 
 
-def test_up_down_and_up_again(empty_database: Settings) -> None:
+def test_migrations_run_up_down_and_up_again(empty_database: Settings) -> None:
     migrate.upgrade(empty_database)
     migrate.commands(empty_database).downgrade("base")
     assert asyncio.run(tables(empty_database)) == {migrate.VERSION_TABLE}
@@ -47,7 +47,7 @@ def test_up_down_and_up_again(empty_database: Settings) -> None:
     assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))
 
 
-def test_a_database_that_would_count_bytes_is_refused(server_url: str) -> None:
+def test_a_database_whose_encoding_is_not_utf_8_is_rejected(server_url: str) -> None:
     name = f"depot_ascii_{uuid4().hex[:12]}"
     execute(server_url, f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
     with pytest.raises(StartupError, match="encoded as SQL_ASCII"):
@@ -55,7 +55,7 @@ def test_a_database_that_would_count_bytes_is_refused(server_url: str) -> None:
     execute(server_url, f"drop database {name} with (force)")
 
 
-async def test_the_models_are_what_the_migrations_built(database_url: str) -> None:
+async def test_the_models_match_the_migrated_schema(database_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"compare_type": True, "include_object": lambda _o, name, *_: name != migrate.VERSION_TABLE}
         return compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)

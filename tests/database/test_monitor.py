@@ -64,7 +64,7 @@ async def test_a_database_that_accepts_no_more_connections_is_not_down(
     assert logs == []
 
 
-def test_a_busy_moment_of_our_own_is_no_outage(settings: Settings) -> None:
+def test_a_busy_event_loop_is_no_outage(settings: Settings) -> None:
     """On the event loop of `depot serve`, where timers come before what has arrived meanwhile."""
 
     async def be_busy() -> None:
@@ -112,7 +112,7 @@ async def narrow(server: Node, tmp_path: Path) -> AsyncIterator[Database]:
         yield database
 
 
-async def test_silence_ends_what_is_in_a_statement_and_what_waits_for_a_connection(
+async def test_silence_of_the_server_ends_running_statements_and_waits_for_a_connection(
     server: Node, narrow: Database
 ) -> None:
     async def use_a_session() -> None:

@@ -37,7 +37,7 @@ async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_pat
 
 
 @pytest.mark.parametrize("outage", BEHIND_PGBOUNCER)
-async def test_when_the_database_behind_pgbouncer_goes_away_requests_are_refused_at_once_until_it_is_back(
+async def test_while_the_database_behind_pgbouncer_is_down_requests_are_rejected_immediately(
     home: Path, tmp_path: Path, outage: str
 ) -> None:
     verdict = await BEHIND_PGBOUNCER[outage](home, tmp_path / "depot", SECONDS)

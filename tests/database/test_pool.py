@@ -33,7 +33,7 @@ async def test_no_more_connections_are_opened_than_allowed(database: Database, s
     assert database.pool.idle == settings.pool_size
 
 
-async def test_a_connection_that_was_cut_is_not_reused(database: Database, database_url: str) -> None:
+async def test_a_terminated_connection_is_not_reused(database: Database, database_url: str) -> None:
     before = await database.fetchval(PID)
     async with connected(database_url) as admin:
         await admin.fetch(END_OTHERS)
@@ -45,7 +45,7 @@ async def test_a_connection_that_was_cut_is_not_reused(database: Database, datab
     assert await database.fetchval(PID) != before
 
 
-async def test_a_statement_that_is_given_up_ends_and_its_connection_is_not_reused(
+async def test_a_cancelled_statement_ends_and_its_connection_is_not_reused(
     database: Database,
 ) -> None:
     before = await database.fetchval(PID)
@@ -72,7 +72,7 @@ async def test_a_connection_that_is_in_a_transaction_is_not_reused(database: Dat
     await eventually(partial(is_closed, connection))
 
 
-async def test_one_that_lay_idle_for_long_is_not_reused(
+async def test_a_connection_idle_for_too_long_is_not_reused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pooled_connection(database) as first:
@@ -83,7 +83,7 @@ async def test_one_that_lay_idle_for_long_is_not_reused(
     await eventually(partial(is_closed, first))
 
 
-async def test_those_that_are_too_many_are_closed_in_time(
+async def test_surplus_connections_are_closed_after_a_while(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pooled_connection(database) as busy:

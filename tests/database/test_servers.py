@@ -37,7 +37,7 @@ SINGLE = {
 
 
 @pytest.mark.parametrize("url", SINGLE)
-def test_a_url_of_several_servers_is_as_many_urls(url: str) -> None:
+def test_a_url_of_several_servers_is_split_into_one_url_each(url: str) -> None:
     assert split_servers(url) == SINGLE[url]
 
 
@@ -56,7 +56,7 @@ def forms(first: Node, second: Node) -> list[str]:
     ]
 
 
-async def test_the_server_that_takes_writes_is_found(pair: tuple[Node, Node]) -> None:
+async def test_the_server_that_accepts_writes_is_found(pair: tuple[Node, Node]) -> None:
     primary, copy = pair
     for url in (*forms(primary, copy), *forms(copy, primary)):
         connection = await ServerList(url).connect(2)
@@ -64,7 +64,9 @@ async def test_the_server_that_takes_writes_is_found(pair: tuple[Node, Node]) ->
         await connection.close()
 
 
-async def test_migrations_and_both_pools_find_it_too(pair: tuple[Node, Node], tmp_path: Path) -> None:
+async def test_migrations_and_both_pools_find_the_server_that_accepts_writes(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
     primary, copy = pair
     settings = Settings(database_url=forms(copy, primary)[0], home=tmp_path)
     await asyncio.to_thread(migrate.upgrade, settings)
@@ -85,7 +87,7 @@ async def test_a_silent_server_does_not_use_up_the_time_of_the_others(pair: tupl
         await connection.close()
 
 
-async def test_without_a_server_that_takes_writes_there_is_no_connection(pair: tuple[Node, Node]) -> None:
+async def test_without_a_server_that_accepts_writes_there_is_no_connection(pair: tuple[Node, Node]) -> None:
     primary, copy = pair
     primary.kill()
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):

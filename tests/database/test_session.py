@@ -81,7 +81,7 @@ async def test_a_session_that_ends_within_a_transaction_rolls_it_back(database: 
     assert await database.fetchval(NAMES) == []
 
 
-async def test_a_connection_whose_statement_was_given_up_is_discarded_though_the_error_was_handled(
+async def test_a_connection_with_a_cancelled_statement_is_discarded_although_the_error_was_handled(
     database: Database,
 ) -> None:
     async with database.session() as session:
@@ -92,7 +92,7 @@ async def test_a_connection_whose_statement_was_given_up_is_discarded_though_the
     assert await database.fetchval(PID) != before
 
 
-async def test_answers_are_counted_whatever_the_caller_raises_afterwards(database: Database) -> None:
+async def test_responses_are_counted_although_the_caller_raises_afterwards(database: Database) -> None:
     before = database.monitor.responses
     with pytest.raises(InterruptedError):
         async with database.session() as session:
@@ -159,7 +159,7 @@ async def hanging_store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asynci
                 await writer.wait_closed()
 
 
-async def test_who_waits_for_the_blob_store_holds_no_connection(
+async def test_a_request_that_waits_for_the_blob_store_holds_no_connection(
     settings: Settings, key: str, hanging_store: asyncio.Event
 ) -> None:
     narrow = replace(settings, pool_size=1, blob_url=s3_server.new_url())

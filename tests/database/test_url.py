@@ -27,7 +27,7 @@ PROTECTIONS = [
 
 
 @pytest.mark.parametrize("parameters", PROVIDERS)
-async def test_parameters_of_libpq_are_taken(settings: Settings, parameters: str) -> None:
+async def test_parameters_of_libpq_are_accepted(settings: Settings, parameters: str) -> None:
     async with Database(with_parameters(settings, parameters)).open() as database:
         assert await database.fetchval("select 1") == 1
 
@@ -47,7 +47,7 @@ def test_a_parameter_that_protects_the_connection_is_not_dropped(settings: Setti
         Database(with_parameters(settings, parameters))
 
 
-def test_what_is_dropped_is_logged_once(settings: Settings) -> None:
+def test_dropped_parameters_are_logged_once(settings: Settings) -> None:
     url._report_dropped.cache_clear()
     with capture_logs() as logs:
         for _ in range(3):

@@ -56,7 +56,7 @@ async def decoded(outcome: Awaitable[Outcome]) -> InspectionResult:
         *((mode, "JPEG") for mode in ("L", "RGB", "CMYK")),
     ],
 )
-async def test_every_kind_of_picture_is_shown(inspect: Inspect, mode: str, kind: str) -> None:
+async def test_every_kind_of_image_gets_a_thumbnail(inspect: Inspect, mode: str, kind: str) -> None:
     content = BytesIO()
     Image.new(mode, (300, 600)).save(content, kind)
     found = await decoded(inspect(content.getvalue(), TYPES[kind]))
@@ -67,7 +67,7 @@ async def test_every_kind_of_picture_is_shown(inspect: Inspect, mode: str, kind:
 
 
 @pytest.mark.parametrize("sent", COLOR_PICTURES, ids=lambda sent: sent.name)
-async def test_a_thumbnail_has_the_colors_of_its_picture(inspect: Inspect, sent: ColorPicture) -> None:
+async def test_a_thumbnail_has_the_colors_of_its_image(inspect: Inspect, sent: ColorPicture) -> None:
     found = await decoded(inspect(sent.content, sent.content_type))
     with Image.open(BytesIO(found.thumbnail)) as shown:
         mean = ImageStat.Stat(shown.convert("RGBA")).mean
@@ -87,13 +87,13 @@ async def test_width_and_height_are_as_shown(inspect: Inspect, kind: str, orient
     assert (found.width, found.height) == ((200, 400) if turned else (400, 200))
 
 
-async def test_a_small_picture_stays_as_small_as_it_is(inspect: Inspect) -> None:
+async def test_a_small_image_is_not_enlarged(inspect: Inspect) -> None:
     found = await decoded(inspect(picture(PNG, 20, 10)))
     with Image.open(BytesIO(found.thumbnail)) as shown:
         assert shown.size == (20, 10)
 
 
-async def test_a_picture_is_decoded_only_as_what_it_was_declared(inspect: Inspect) -> None:
+async def test_an_image_is_decoded_only_as_its_declared_type(inspect: Inspect) -> None:
     for content, content_type in ((picture(PNG), "image/jpeg"), (picture(JPEG), "image/png")):
         outcome = await inspect(content, content_type)
         assert isinstance(outcome, Rejection)
@@ -109,7 +109,7 @@ async def test_a_picture_is_decoded_only_as_what_it_was_declared(inspect: Inspec
         (bomb_of_text, {}, "the file cannot be decoded"),
     ],
 )
-async def test_a_file_that_takes_too_much_is_rejected(
+async def test_a_decompression_bomb_is_rejected(
     inspect: Inspect, bomb: Callable[[], bytes], limits: dict[str, int], problem: str
 ) -> None:
     outcome = await inspect(bomb(), limits=replace(LIMITS, **limits))
@@ -117,12 +117,12 @@ async def test_a_file_that_takes_too_much_is_rejected(
     assert outcome.problem == problem
 
 
-async def test_a_file_that_takes_too_much_time_ends_its_process(inspect: Inspect) -> None:
+async def test_a_decoder_beyond_its_cpu_limit_is_killed(inspect: Inspect) -> None:
     with pytest.raises(DecoderCrashed):
         await inspect(bomb_of_scans(), "image/jpeg", replace(LIMITS, cpu_seconds=1))
 
 
-async def test_a_decoder_that_cannot_start_says_nothing_about_the_file(
+async def test_a_decoder_that_cannot_start_does_not_reject_the_file(
     inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that starts now dies immediately
@@ -145,7 +145,9 @@ def is_decoder(process: psutil.Process) -> bool:
         return False
 
 
-async def test_a_decoder_knows_no_secrets(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decoder_gets_no_secrets_from_the_environment(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets = dict.fromkeys(
         ("DATABASE_URL", "DEPOT_SECRET", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"), "a secret"
     )
@@ -165,7 +167,7 @@ async def started() -> bool:
     return bool(decoders())
 
 
-async def test_only_so_many_decoders_run_at_once(tmp_path: Path) -> None:
+async def test_the_number_of_concurrent_decoders_is_limited(tmp_path: Path) -> None:
     file, decoder, most = tmp_path / "file", Decoder(LIMITS, 2), 0
     file.write_bytes(picture(PNG))
     inspections = [asyncio.ensure_future(decoder.inspect(str(file), "image/png")) for _ in range(6)]

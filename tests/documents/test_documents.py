@@ -57,7 +57,7 @@ async def test_a_document_is_stored(client: Client) -> None:
     assert (await client.get(reply.headers["Location"])).json() == document
 
 
-async def test_what_is_stored_can_be_read_whoever_made_it(client: Client) -> None:
+async def test_stored_content_is_returned_byte_for_byte(client: Client) -> None:
     for sent in valid():
         reply = await content(client, await stored(client, sent))
         assert (reply.status_code, reply.content) == (200, sent.content), sent.name
@@ -70,7 +70,7 @@ async def test_files_of_many_programs_are_stored(client: Client) -> None:
         assert document["filename"] == path.name
 
 
-async def test_metadata_has_a_tag_that_changes_with_it(client: Client, database: Database) -> None:
+async def test_the_etag_of_metadata_changes_with_it(client: Client, database: Database) -> None:
     path = f"/documents/{(await stored(client, CAT))['id']}"
     first = await client.get(path)
     known = {"If-None-Match": first.headers["ETag"]}
@@ -83,7 +83,7 @@ async def test_metadata_has_a_tag_that_changes_with_it(client: Client, database:
     assert changed.headers["ETag"] != first.headers["ETag"]
 
 
-async def test_what_is_read_is_a_file_to_save(client: Client) -> None:
+async def test_a_download_is_an_attachment_with_its_file_name(client: Client) -> None:
     document = await stored(client, CAT)
     headers = (await content(client, document)).headers
     assert headers["Content-Length"] == str(len(CAT.content))
@@ -94,7 +94,7 @@ async def test_what_is_read_is_a_file_to_save(client: Client) -> None:
     assert headers["Content-Disposition"] == "attachment; filename=\"cat.png\"; filename*=UTF-8''cat.png"
 
 
-async def test_a_document_and_its_job_are_there_together(client: Client, database: Database) -> None:
+async def test_a_document_and_its_inspection_job_commit_together(client: Client, database: Database) -> None:
     document = await stored(client, CAT)
     assert await database.fetchval("select count(*) from queue.pgqueuer") == 1
     (job,) = (await client.get("/jobs")).json()["data"]
@@ -102,7 +102,7 @@ async def test_a_document_and_its_job_are_there_together(client: Client, databas
     assert await database.fetchval("select payload from jobs") == {"document_id": document["id"]}
 
 
-async def test_the_journal_tells_of_it(client: Client, database: Database) -> None:
+async def test_uploads_and_deletions_are_in_the_journal(client: Client, database: Database) -> None:
     document = (await send(client, CAT, X_Request_ID="asked")).json()
     await client.delete(f"/documents/{document['id']}", headers={"X-Request-ID": "regretted"})
     query = "select type, actor, request_id, payload from events where subject = $1 order by id"
@@ -120,7 +120,7 @@ async def test_documents_are_listed_newest_first(client: Client) -> None:
     assert await all_rows(client, "/documents", limit=2) == documents[::-1]
 
 
-async def test_what_is_not_there_is_not_found(client: Client) -> None:
+async def test_an_unknown_document_is_not_found(client: Client) -> None:
     for path in (NOBODY, f"{NOBODY}/content", f"{NOBODY}/thumbnail"):
         assert_refused(await client.get(f"/documents/{path}"), 404, "NOT_FOUND")
     assert_refused(await client.delete(f"/documents/{NOBODY}"), 404, "NOT_FOUND")
@@ -148,7 +148,7 @@ async def test_a_repeated_upload_is_stored_once(
     "other",
     [sample("dog.png", CAT.content), sample("cat.png", png_of(2000)), sample("cat.png", picture(PNG, 3, 3))],
 )
-async def test_another_upload_under_the_key_is_refused(
+async def test_a_different_upload_under_the_same_key_is_rejected(
     client: Client, settings: Settings, other: Sample
 ) -> None:
     await send(client, CAT, Idempotency_Key="k-1")
@@ -156,14 +156,14 @@ async def test_another_upload_under_the_key_is_refused(
     assert len(await stored_keys(settings)) == 1
 
 
-async def test_a_refused_upload_may_be_repeated(client: Client) -> None:
+async def test_a_rejected_upload_can_be_repeated_under_its_key(client: Client) -> None:
     assert_refused(await send(client, sample("x.png", b"x"), Idempotency_Key="k-1"), 400, "INVALID_TYPE")
     assert (await send(client, CAT, Idempotency_Key="k-1")).status_code == 201
     wrong = await send(client, CAT, Idempotency_Key="k" * 256)
     assert wrong_fields(wrong, "header") == {"/Idempotency-Key"}
 
 
-async def test_twenty_repeats_at_two_replicas_at_once_store_once(
+async def test_twenty_concurrent_repeats_at_two_replicas_store_one_document(
     settings: Settings, key: str, database: Database
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
@@ -201,7 +201,7 @@ async def test_only_png_is_allowed(client: Client) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_at_most_5_mb(client: Client, told: bool) -> None:
+async def test_upload_accepts_at_most_5_mb(client: Client, told: bool) -> None:
     fitting, larger = (part(sample("x.png", png_of(size))) + END for size in (5_000_000, 5_000_001))
     reply = await post(client, fitting if told else in_chunks(fitting), path="/upload")
     assert (reply.status_code, reply.json()["size"]) == (201, 5_000_000)
@@ -211,7 +211,7 @@ async def test_at_most_5_mb(client: Client, told: bool) -> None:
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
 
 
-async def test_an_upload_is_repeated_too(client: Client, settings: Settings) -> None:
+async def test_a_repeated_upload_of_a_png_is_stored_once(client: Client, settings: Settings) -> None:
     first = await send(client, CAT, "/upload", Idempotency_Key="k-1")
     again = await send(client, CAT, "/upload", Idempotency_Key="k-1")
     assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
@@ -222,7 +222,7 @@ async def test_an_upload_is_repeated_too(client: Client, settings: Settings) -> 
 # Reading
 
 
-async def test_ranges(client: Client) -> None:
+async def test_a_range_of_the_content_is_returned(client: Client) -> None:
     sent = sample("x.png", png_of(1_000_000))
     document, whole = await stored(client, sent), sent.content
     for header, start, end in (
@@ -236,7 +236,7 @@ async def test_ranges(client: Client) -> None:
         assert reply.headers["ETag"] == f'"{document["sha256"]}"'
 
 
-async def test_a_range_outside_of_the_file(client: Client) -> None:
+async def test_a_range_outside_of_the_file_gets_416(client: Client) -> None:
     document = await stored(client, CAT)
     reply = await content(client, document, Range="bytes=99999-")
     assert_refused(reply, 416, "RANGE_NOT_SATISFIABLE")
@@ -248,7 +248,7 @@ async def test_several_ranges_get_the_whole_file(client: Client) -> None:
     assert (reply.status_code, reply.content) == (200, CAT.content)
 
 
-async def test_if_range(client: Client) -> None:
+async def test_a_range_is_returned_only_if_if_range_matches(client: Client) -> None:
     document = await stored(client, CAT)
     asked = {"Range": "bytes=0-4", "If-Range": f'"{document["sha256"]}"'}
     assert (await content(client, document, **asked)).status_code == 206
@@ -256,7 +256,7 @@ async def test_if_range(client: Client) -> None:
     assert (reply.status_code, reply.content) == (200, CAT.content)
 
 
-async def test_who_has_it_already_gets_nothing(client: Client) -> None:
+async def test_a_client_with_the_current_content_gets_304(client: Client) -> None:
     document = await stored(client, CAT)
     etag = f'"{document["sha256"]}"'
     for header in (etag, f'"x", {etag}', "*", f"W/{etag}"):
@@ -291,7 +291,7 @@ async def test_a_deleted_document_is_gone(client: Client, settings: Settings) ->
     assert await stored_keys(settings) == set()
 
 
-async def test_the_same_bytes_are_kept_once_and_as_long_as_any_document_has_them(
+async def test_identical_content_is_stored_once_until_its_last_document_is_deleted(
     client: Client, settings: Settings, database: Database
 ) -> None:
     first, second = await stored(client, CAT), await stored(client, CAT._replace(name="tom.png"))
@@ -306,7 +306,7 @@ async def test_the_same_bytes_are_kept_once_and_as_long_as_any_document_has_them
     assert await database.fetchval("select count(*) from contents") == 0
 
 
-async def test_storing_and_deleting_the_same_bytes_at_once_loses_none(
+async def test_concurrent_uploads_and_deletions_of_the_same_bytes_lose_no_content(
     settings: Settings, key: str, database: Database
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
@@ -333,7 +333,7 @@ async def test_storing_and_deleting_the_same_bytes_at_once_loses_none(
 # When something is in the way
 
 
-async def test_a_store_that_cannot_be_used_is_told_of(settings: Settings, key: str, tmp_path: Path) -> None:
+async def test_an_unavailable_store_is_reported(settings: Settings, key: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     async with running(settings, key) as client:
         before = await send(client, CAT, Idempotency_Key="k-1")

@@ -44,12 +44,12 @@ SUFFIXES = (".png", ".apng")
         ("." + "a" * 300, "." + "a" * 250 + ".png"),
     ],
 )
-def test_a_name_is_cleaned_and_ends_as_its_type(sent: str, kept: str) -> None:
+def test_a_name_is_cleaned_and_ends_with_a_suffix_of_its_type(sent: str, kept: str) -> None:
     assert clean(sent, SUFFIXES) == kept
 
 
 @given(st.text(max_size=600))
-def test_whatever_is_sent(sent: str) -> None:
+def test_any_name_becomes_a_safe_one(sent: str) -> None:
     kept = clean(sent, SUFFIXES)
     assert 1 <= len(kept) <= 255
     assert not set(kept) & {"/", "\\", "\0"}
@@ -59,14 +59,14 @@ def test_whatever_is_sent(sent: str) -> None:
 
 
 @given(st.text(min_size=1, max_size=300).map(lambda text: clean(text, SUFFIXES)))
-def test_a_header_of_it_is_safe(name: str) -> None:
+def test_the_header_with_a_file_name_cannot_be_injected(name: str) -> None:
     header = attachment(name)
     assert header.isascii()
     assert header.isprintable()
     assert header.count('"') == 2
 
 
-def test_the_header_has_it_in_ascii_and_as_it_is() -> None:
+def test_the_header_has_the_exact_name_and_an_ascii_fallback() -> None:
     assert attachment('Köln "1".png') == (
         "attachment; filename=\"K_ln _1_.png\"; filename*=UTF-8''K%C3%B6ln%20%221%22.png"
     )

@@ -41,25 +41,25 @@ IDAT, IEND = chunk(b"IDAT", b"x"), chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("sent", valid(), ids=lambda sent: sent.name)
-def test_whole_files_pass_whoever_made_them(sent: Sample) -> None:
+def test_complete_files_pass(sent: Sample) -> None:
     assert problem(sent) is None
 
 
 @suffixes
 @pytest.mark.parametrize("size_bytes", [5_000, 65_536, 65_544, 70_000, 1_000_000])
-def test_of_any_size(suffix: str, size_bytes: int) -> None:
+def test_files_of_any_size_pass(suffix: str, size_bytes: int) -> None:
     content = OF_SIZE[suffix](size_bytes)
     assert len(content) == size_bytes
     assert problem(sample(f"x{suffix}", content)) is None
 
 
 @given(st.sampled_from(list(TYPES)), st.binary(max_size=300), st.integers(0, 100))
-def test_nothing_that_can_be_sent_raises_anything_else(suffix: str, noise: bytes, begun: int) -> None:
+def test_random_bytes_are_reported_as_malformed(suffix: str, noise: bytes, begun: int) -> None:
     assert problem(sample(f"x{suffix}", picture(suffix)[:begun] + noise))
 
 
 @pytest.mark.parametrize("sent", valid(), ids=lambda sent: sent.name)
-def test_no_beginning_of_a_file_passes(sent: Sample) -> None:
+def test_a_truncated_file_does_not_pass(sent: Sample) -> None:
     for content in truncations(sent.content.rstrip(b"\r\n")):
         assert problem(sent._replace(content=content)), len(content)
 
@@ -78,11 +78,11 @@ def test_a_file_does_not_pass_as_another_type(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("sent", list(polyglots()), ids=lambda sent: sent.name)
-def test_what_is_two_things_at_once_does_not_pass(sent: Sample) -> None:
+def test_a_polyglot_file_does_not_pass(sent: Sample) -> None:
     assert problem(sent)
 
 
-def test_an_archive_is_found_wherever_programs_look_for_it() -> None:
+def test_an_archive_is_found_wherever_programs_search_for_one() -> None:
     whole = picture(PNG)
     for comment in (0, 1, 65_000):
         hidden = chunk(b"ziPp", b"PK\5\6" + bytes(18 + comment))
@@ -112,7 +112,7 @@ def test_an_archive_is_found_wherever_programs_look_for_it() -> None:
         ("a chunk that is too long", [header(), b"\xff\xff\xff\xffIDAT"]),
     ],
 )
-def test_png_is_kept_to_its_rules(why: str, chunks: list[bytes]) -> None:
+def test_an_invalid_png_does_not_pass(why: str, chunks: list[bytes]) -> None:
     assert problem(sample("good.png", png(header(), chunk(b"tEXt", b"a\0b"), IDAT, IEND))) is None
     assert problem(sample("x.png", png(*chunks))), why
 
@@ -158,7 +158,7 @@ def test_the_smallest_jpegs_pass() -> None:
         ("half a second image", SOI + MPF + SOF + SOS + SCAN + EOI + SOI + SOF),
     ],
 )
-def test_jpeg_is_kept_to_its_rules(why: str, content: bytes) -> None:
+def test_an_invalid_jpeg_does_not_pass(why: str, content: bytes) -> None:
     assert problem(sample("x.jpg", content)), why
 
 
@@ -174,7 +174,7 @@ def test_jpeg_is_kept_to_its_rules(why: str, content: bytes) -> None:
         ("no trailer", b"/Root", b"/Roof"),
     ],
 )
-def test_pdf_is_kept_to_its_rules(why: str, old: bytes, new: bytes) -> None:
+def test_an_invalid_pdf_does_not_pass(why: str, old: bytes, new: bytes) -> None:
     whole = pdf_of(1000)
     assert problem(sample("x.pdf", whole)) is None
     assert whole.count(old) == 1
@@ -227,7 +227,7 @@ def test_an_image_passes_with_what_cameras_append(suffix: str, trailer: bytes) -
 
 
 @given(st.sampled_from([PNG, JPEG]), st.binary(min_size=200, max_size=2000))
-def test_noise_behind_an_image_is_no_disguise(suffix: str, noise: bytes) -> None:
+def test_random_bytes_after_an_image_raise_no_other_error(suffix: str, noise: bytes) -> None:
     assert problem(sample(f"x{suffix}", picture(suffix) + b"\1" + noise)) in {
         *(None, "there is markup after the end of the file", "there is an archive after the end of the file"),
         *("the file is also a ZIP archive", "there is text after the end of the file"),
@@ -244,13 +244,13 @@ def test_a_pdf_may_end_in_line_breaks() -> None:
     assert problem(sample("x.pdf", pdf_of(1000) + b"\r\n\n")) is None
 
 
-def test_offsets_that_are_off_are_for_those_who_read_it() -> None:
+def test_wrong_offsets_in_a_pdf_pass() -> None:
     for offset in (b"0", b"9" * 10):
         off = re.sub(rb"startxref\n[0-9]+", b"startxref\n" + offset, pdf_of(1000))
         assert problem(sample("x.pdf", off)) is None
 
 
-def test_a_file_made_for_the_web_is_as_long_as_it_says() -> None:
+def test_a_linearized_pdf_must_have_its_stated_length() -> None:
     whole = (FILES / "qpdf-linearized.pdf").read_bytes()
     assert problem(sample("x.pdf", whole[: whole.index(b"%%EOF") + 6])) == "the file is truncated"
     assert problem(sample("x.pdf", whole + b"\n" + pdf_of(500)[9:])) is None  # it may have been changed since
@@ -264,7 +264,7 @@ def test_a_file_made_for_the_web_is_as_long_as_it_says() -> None:
         (JPEG, SOI + SOF + SOS + (b"\xff\xda\0\x08\1\1\0\0\x3f\0" * PARTS_MAX)),
     ],
 )
-def test_a_file_made_to_keep_a_core_busy_is_given_up(suffix: str, content: bytes) -> None:
+def test_a_file_with_too_many_parts_does_not_pass(suffix: str, content: bytes) -> None:
     assert problem(sample(f"x{suffix}", content)) == "the file has too many parts"
 
 
@@ -285,7 +285,7 @@ def test_files_of_many_programs_pass_and_open(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PROGRAMS.iterdir()), ids=lambda path: path.name)
-def test_files_of_many_programs_do_not_pass_in_half_or_with_another_file(path: Path) -> None:
+def test_files_of_many_programs_do_not_pass_truncated_or_with_another_file(path: Path) -> None:
     whole = path.read_bytes()
     for other in (whole[: len(whole) // 3], whole + archive(), whole + b"<html><script>alert(1)</script>"):
         assert problem(sample(path.name, other))

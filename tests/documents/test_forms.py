@@ -36,7 +36,9 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
         ('say "cheese".png', 'say "cheese".png'),
     ],
 )
-async def test_names_are_data(client: Client, settings: Settings, sent: str, shown: str) -> None:
+async def test_a_file_name_is_data_and_never_a_path(
+    client: Client, settings: Settings, sent: str, shown: str
+) -> None:
     name = sent.replace('"', "%22")
     reply = await post(client, part(Sample(name, CAT.content, "image/png")) + END)
     assert reply.json()["filename"] == shown
@@ -102,13 +104,13 @@ TEXT = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\nhell
         ("a length that is none", saying(b"Content-Length: five")),
     ],
 )
-async def test_what_is_no_form_is_malformed(client: Client, why: str, body: bytes) -> None:
+async def test_a_body_other_than_a_form_is_malformed(client: Client, why: str, body: bytes) -> None:
     assert_refused(await post(client, body), 400, "MALFORMED_MULTIPART")
     assert_refused(await post(client, in_chunks(body, 7)), 400, "MALFORMED_MULTIPART")
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 71}"])
-async def test_a_boundary_that_is_none_is_malformed(client: Client, boundary: str) -> None:
+async def test_an_invalid_boundary_is_malformed(client: Client, boundary: str) -> None:
     reply = await post(client, FORM + END, f"multipart/form-data{boundary}")
     assert_refused(reply, 400, "MALFORMED_MULTIPART")
 
@@ -116,7 +118,7 @@ async def test_a_boundary_that_is_none_is_malformed(client: Client, boundary: st
 @pytest.mark.parametrize(
     "content_type", ["application/json", "image/png", "multipart/mixed; boundary=x", "x", ""]
 )
-async def test_what_is_not_sent_as_a_form_is_not_supported(client: Client, content_type: str) -> None:
+async def test_a_media_type_other_than_multipart_is_not_supported(client: Client, content_type: str) -> None:
     reply = await post(client, FORM + END, content_type)
     assert_refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert reply.headers["Accept"] == "multipart/form-data"
@@ -134,7 +136,7 @@ async def test_what_is_not_sent_as_a_form_is_not_supported(client: Client, conte
         ("no name", part(CAT, "") + END, {"/", "/file"}),
     ],
 )
-async def test_the_part_file_and_nothing_else_is_taken(
+async def test_only_the_part_file_is_accepted(
     client: Client, settings: Settings, why: str, body: bytes, fields: set[str]
 ) -> None:
     assert wrong_fields(await post(client, body)) == fields
@@ -142,18 +144,18 @@ async def test_the_part_file_and_nothing_else_is_taken(
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 40, 1000])
-async def test_how_a_form_is_cut_into_chunks_changes_nothing(client: Client, length: int) -> None:
+async def test_a_form_is_read_the_same_however_it_is_split_into_chunks(client: Client, length: int) -> None:
     reply = await post(client, in_chunks(FORM + END, length))
     assert reply.status_code == 201
 
 
-async def test_what_surrounds_a_form_is_ignored(client: Client) -> None:
+async def test_bytes_before_and_after_a_form_are_ignored(client: Client) -> None:
     for body in (b"preamble\r\n" + FORM + END, FORM + END + b"epilogue", FORM + END[:-2]):
         assert (await post(client, body)).status_code == 201
         assert (await post(client, in_chunks(body, 100))).status_code == 201
 
 
-async def test_a_file_may_contain_what_looks_like_a_delimiter(client: Client) -> None:
+async def test_a_file_can_contain_bytes_that_resemble_a_delimiter(client: Client) -> None:
     comment = chunk(b"tEXt", b"a\0\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n\r\n--\r")
     sent = sample("x.png", CAT.content[:-12] + comment + CAT.content[-12:])
     for length in (10**6, 1, 5):

@@ -78,7 +78,7 @@ async def thumbnail(client: httpx.AsyncClient, document: Json) -> httpx.Response
     return await client.get(f"/documents/{document['id']}/thumbnail")
 
 
-async def test_a_picture_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
+async def test_an_image_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
     document = await inspected(client, CAT)
     assert (document["status"], document["width"], document["height"]) == ("ready", 640, 480)
     assert document.keys() & {"pages", "reason"} == set()
@@ -95,11 +95,11 @@ async def test_a_picture_becomes_ready(client: httpx.AsyncClient, worker: Worker
     assert (await content(client, document)).content == CAT.content
 
 
-async def test_until_then_there_is_no_thumbnail(client: httpx.AsyncClient) -> None:
+async def test_before_the_inspection_there_is_no_thumbnail(client: httpx.AsyncClient) -> None:
     assert_refused(await thumbnail(client, await stored(client, CAT)), 404, "NOT_FOUND")
 
 
-async def test_whatever_programs_make_becomes_ready(client: httpx.AsyncClient, worker: Worker) -> None:
+async def test_files_of_many_programs_become_ready(client: httpx.AsyncClient, worker: Worker) -> None:
     sent = [each for each in valid() if each.name != "locked.pdf"]
     documents = await asyncio.gather(*(inspected(client, each) for each in sent))
     for each, document in zip(sent, documents, strict=True):
@@ -113,7 +113,7 @@ async def test_whatever_programs_make_becomes_ready(client: httpx.AsyncClient, w
                 assert (document["width"], document["height"]) == image.size
 
 
-async def test_the_journal_and_the_job_tell_of_it(
+async def test_the_journal_and_the_job_report_the_inspection(
     client: httpx.AsyncClient, worker: Worker, database: Database
 ) -> None:
     document = await inspected(client, CAT)
@@ -136,9 +136,7 @@ async def test_the_journal_and_the_job_tell_of_it(
     )
 
 
-async def test_a_thumbnail_is_upright_and_says_nothing_of_who_made_it_where(
-    client: httpx.AsyncClient, worker: Worker
-) -> None:
+async def test_a_thumbnail_is_upright_and_has_no_metadata(client: httpx.AsyncClient, worker: Worker) -> None:
     image, exif = Image.new("RGB", (400, 200), "red"), Image.Exif()
     exif[ORIENTATION], exif[ARTIST], exif.get_ifd(GPS)[1] = 6, "Ann", "N"
     told = BytesIO()
@@ -175,7 +173,7 @@ def png_with_data(data: bytes) -> bytes:
         ("password-protected", lambda: sample("x.pdf", (FILES / "locked.pdf").read_bytes())),
     ],
 )
-async def test_what_is_no_picture_after_all_is_rejected(
+async def test_a_file_that_cannot_be_decoded_is_rejected(
     client: httpx.AsyncClient, worker: Worker, why: str, make: Callable[[], Sample]
 ) -> None:
     sent = make()
@@ -186,7 +184,7 @@ async def test_what_is_no_picture_after_all_is_rejected(
     assert (await content(client, document)).content == sent.content
 
 
-async def test_another_look_replaces_what_was_seen(
+async def test_another_inspection_replaces_the_result(
     client: httpx.AsyncClient, worker: Worker, settings: Settings, database: Database
 ) -> None:
     document = await inspected(client, CAT)
@@ -199,14 +197,14 @@ async def test_another_look_replaces_what_was_seen(
     assert len(await stored_keys(settings)) == len(before) + 1 == 3  # the old thumbnail is swept
 
 
-async def test_what_is_not_there_cannot_be_looked_at(client: httpx.AsyncClient, worker: Worker) -> None:
+async def test_the_inspection_of_an_unknown_document_fails(client: httpx.AsyncClient, worker: Worker) -> None:
     job = await until(client, await process(client, "document.inspect", document_id=NOBODY), "failed")
     assert (job["error"], job["attempts"]) == ("The document does not exist", 1)
     reply = await client.post("/process", json={"kind": "document.inspect", "payload": {"id": 5}})
     assert wrong_fields(reply) == {"/payload/document_id", "/payload/id"}
 
 
-async def test_with_a_document_its_thumbnail_is_deleted(
+async def test_the_thumbnail_is_deleted_with_its_document(
     client: httpx.AsyncClient, worker: Worker, settings: Settings
 ) -> None:
     document = await inspected(client, CAT)
@@ -216,7 +214,7 @@ async def test_with_a_document_its_thumbnail_is_deleted(
     assert await stored_keys(settings) == set()
 
 
-async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
+async def test_a_document_deleted_during_its_inspection_stays_deleted(
     client: httpx.AsyncClient, worker: Worker, settings: Settings, database: Database
 ) -> None:
     large = sample("x.png", bomb_of_rows())
@@ -232,7 +230,7 @@ async def test_a_document_deleted_while_it_is_looked_at_stays_deleted(
     }  # and that one is swept
 
 
-async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
+async def test_one_killed_decoder_does_not_reject_the_document(
     client: httpx.AsyncClient, worker: Worker
 ) -> None:
     document = await stored(client, sample("x.png", bomb_of_rows()))
@@ -256,7 +254,7 @@ async def test_a_decoder_that_was_killed_is_not_held_against_the_document(
     assert (await thumbnail(client, document)).status_code == 200
 
 
-async def test_a_host_that_can_start_no_decoder_is_not_held_against_the_document(
+async def test_a_host_that_cannot_start_a_decoder_does_not_reject_the_document(
     client: httpx.AsyncClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that begins now dies at once

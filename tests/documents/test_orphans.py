@@ -34,7 +34,7 @@ def at_once(settings: Settings) -> Settings:
     return replace(settings, orphan_kept_seconds=0)
 
 
-async def test_what_nothing_names_is_swept_once_it_is_old(
+async def test_an_old_blob_without_a_row_is_swept(
     settings: Settings, at_once: Settings, database: Database
 ) -> None:
     keys = {"documents/a", "documents/b", "thumbnails/c"}
@@ -46,7 +46,7 @@ async def test_what_nothing_names_is_swept_once_it_is_old(
     assert await stored_keys(settings) == set()
 
 
-async def test_what_is_named_stays(
+async def test_a_blob_with_a_row_is_not_swept(
     settings: Settings, at_once: Settings, database: Database, key: str
 ) -> None:
     async with running(settings, key) as client:
@@ -80,7 +80,7 @@ async def test_an_upload_that_failed_after_its_blob_was_put_leaves_no_row_and_is
     assert await stored_keys(settings) == set()
 
 
-async def test_there_may_be_nothing_to_sweep(at_once: Settings, database: Database) -> None:
+async def test_a_sweep_without_orphans_deletes_nothing(at_once: Settings, database: Database) -> None:
     assert await sweep_orphans(database, at_once) == 0
 
 
@@ -96,7 +96,7 @@ asyncio.run(BlobStore(sys.argv[1]).put("exports/b", half()))
 """
 
 
-async def test_half_files_of_killed_processes_are_swept(tmp_path: Path, database: Database) -> None:
+async def test_partial_files_of_killed_processes_are_swept(tmp_path: Path, database: Database) -> None:
     directory = tmp_path / "blobs"
     settings = Settings(blob_url=directory.as_uri())
     await open_blob_store(settings).put("exports/a", b"x")

@@ -22,7 +22,7 @@ from tests.support.job_helpers import read, until
 DELAY_SECONDS_MAX = 5.0
 
 
-async def test_a_document_is_looked_at_once_the_store_is_back(
+async def test_a_document_is_inspected_once_the_store_is_back(
     settings: Settings, database: Database, key: str, tmp_path: Path
 ) -> None:
     directory, away = tmp_path / "blobs", tmp_path / "away"

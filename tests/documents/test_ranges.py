@@ -30,7 +30,7 @@ def asked(header: str, size_bytes: int = 1000, **more: str) -> Range | None:
         ("bytes=" + "0" * 5000 + "1-2", 1, 3),
     ],
 )
-def test_a_range_is_found(header: str, start: int, end: int) -> None:
+def test_a_range_is_parsed(header: str, start: int, end: int) -> None:
     assert asked(header) == (start, end)
 
 
@@ -41,7 +41,7 @@ def test_a_range_is_found(header: str, start: int, end: int) -> None:
         *("bytes=1.5-2", "bytes=--1", "bytes=+1-2", "bytes=0x1-2", "bytes=１-２"),
     ],
 )
-def test_what_is_no_single_range_is_ignored(header: str) -> None:
+def test_a_header_other_than_one_range_is_ignored(header: str) -> None:
     assert asked(header) is None
     assert requested_range({}, ETAG, 1000) is None
 
@@ -50,7 +50,7 @@ def test_what_is_no_single_range_is_ignored(header: str) -> None:
     "header",
     ["bytes=1000-", "bytes=1000-1001", "bytes=5000-6000", "bytes=-0", "bytes=" + "9" * 5000 + "-"],
 )
-def test_a_range_outside_of_the_file_is_refused_with_its_size(header: str) -> None:
+def test_a_range_outside_of_the_file_is_rejected_with_the_files_size(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable) as refused:
         asked(header)
     assert refused.value.headers == {"Content-Range": "bytes */1000"}
@@ -63,7 +63,7 @@ def test_a_range_of_a_file_that_has_changed_since_is_ignored() -> None:
 
 
 @given(st.integers(0, 2000), st.integers(0, 2000), st.integers(1, 1500))
-def test_a_range_is_what_a_slice_is(first: int, last: int, size_bytes: int) -> None:
+def test_a_range_equals_a_slice_of_the_content(first: int, last: int, size_bytes: int) -> None:
     content = bytes(i % 256 for i in range(size_bytes))
     try:
         found = asked(f"bytes={first}-{last}", size_bytes)

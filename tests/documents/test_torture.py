@@ -141,7 +141,7 @@ def account(both_stores: str | None, settings: Settings, tmp_path: Path) -> dict
     return {"DEPOT_BLOB_URL": url, "TMPDIR": str(tmp_path / "tmp")}
 
 
-async def test_torture(
+async def test_hostile_uploads_are_answered_and_leave_nothing(
     database: Database, database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     all_cases = list(cases())
@@ -182,7 +182,7 @@ def rss_mib(server: DepotProcess) -> float:
     return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
 
 
-async def test_a_client_that_breaks_off_leaves_nothing(
+async def test_a_client_that_disconnects_during_an_upload_leaves_nothing(
     database: Database, database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     body = part(sample("x.png", png_of(3_000_000))) + END
@@ -210,7 +210,7 @@ def request(key: str, length: int) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-async def test_curl_resumes_a_download_that_broke_off(
+async def test_curl_resumes_an_interrupted_download(
     database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     whole = png_of(3_000_000)

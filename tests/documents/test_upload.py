@@ -33,7 +33,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
 
 
 @suffixes
-async def test_the_declared_type_has_to_be_the_true_one(client: Client, suffix: str) -> None:
+async def test_the_declared_type_must_match_the_content(client: Client, suffix: str) -> None:
     for other in TYPES.keys() - {suffix}:
         reply = await send(client, Sample("x", picture(suffix), TYPES[other]))
         error = assert_refused(reply, 400, "INVALID_TYPE")
@@ -51,13 +51,13 @@ async def test_only_three_types_may_be_declared(client: Client, declared: str) -
 
 
 @pytest.mark.parametrize("declared", ["IMAGE/PNG", "image/png; charset=bogus", 'image/png;a="b;c"'])
-async def test_a_type_may_be_declared_in_other_ways(client: Client, declared: str) -> None:
+async def test_a_declared_type_may_have_any_case_and_parameters(client: Client, declared: str) -> None:
     reply = await post(client, part(Sample("x.png", CAT.content, declared)) + END)
     assert (reply.status_code, reply.json()["content_type"]) == (201, "image/png")
 
 
 @suffixes
-async def test_half_a_file_is_refused_and_nothing_is_kept(
+async def test_a_truncated_file_is_rejected_and_nothing_is_stored(
     client: Client, settings: Settings, database: Database, suffix: str
 ) -> None:
     for half in truncations(picture(suffix), step=150):
@@ -77,7 +77,9 @@ async def test_a_file_may_have_5_mib(client: Client, suffix: str) -> None:
 
 @suffixes
 @pytest.mark.parametrize("declared", [True, False])
-async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: str, declared: bool) -> None:
+async def test_a_file_of_5_mib_and_one_byte_is_too_large(
+    client: Client, settings: Settings, suffix: str, declared: bool
+) -> None:
     body = part(sample(f"x{suffix}", OF_SIZE[suffix](MIB_5 + 1))) + END
     reply = await post(client, body if declared else in_chunks(body))
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
@@ -85,7 +87,9 @@ async def test_but_not_a_byte_more(client: Client, settings: Settings, suffix: s
 
 
 @suffixes
-async def test_a_file_that_is_too_large_is_told_so_even_if_it_is_broken(client: Client, suffix: str) -> None:
+async def test_a_file_that_is_too_large_and_malformed_is_reported_as_too_large(
+    client: Client, suffix: str
+) -> None:
     larger, fitting = (picture(suffix)[:20] + bytes(MIB_5 - more) for more in (0, 1000))
     for sent, status, code in ((larger, 413, "TOO_LARGE"), (fitting, 400, "INVALID_TYPE")):
         body = part(sample(f"x{suffix}", sent)) + END
@@ -93,7 +97,7 @@ async def test_a_file_that_is_too_large_is_told_so_even_if_it_is_broken(client: 
         assert_refused(await post(client, in_chunks(body), Content_Length=str(len(body))), status, code)
 
 
-async def test_a_file_that_is_sure_to_fit_is_refused_as_soon_as_it_is_broken(client: Client) -> None:
+async def test_a_malformed_file_that_is_known_to_fit_is_rejected_early(client: Client) -> None:
     async def begun() -> AsyncIterator[bytes]:
         yield part(sample("x.png", b"#!/bin/sh\n"))
         raise AssertionError("the rest was read")
@@ -102,7 +106,7 @@ async def test_a_file_that_is_sure_to_fit_is_refused_as_soon_as_it_is_broken(cli
     assert_refused(await client.post("/documents", content=begun(), headers=headers), 400, "INVALID_TYPE")
 
 
-async def test_a_form_that_is_too_large_is_refused_however_it_is_filled(client: Client) -> None:
+async def test_a_form_that_is_too_large_is_rejected_whatever_it_contains(client: Client) -> None:
     sent = part(CAT)
     for body in (sent + END + bytes(MIB_5 + 20_000), b"x\r\n" * (MIB_5 // 3 + 10_000) + sent + END):
         assert_refused(await post(client, in_chunks(body)), 413, "TOO_LARGE")
@@ -121,7 +125,9 @@ async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
 # Who may
 
 
-async def test_scopes(make_key: Callable[..., Awaitable[str]], settings: Settings) -> None:
+async def test_documents_require_their_scopes(
+    make_key: Callable[..., Awaitable[str]], settings: Settings
+) -> None:
     reader, writer = await make_key("documents:read"), await make_key("documents:write")
     async with running(settings, writer) as client:
         document = await stored(client, CAT)
@@ -136,12 +142,12 @@ async def test_scopes(make_key: Callable[..., Awaitable[str]], settings: Setting
 
 
 @pytest.mark.parametrize("path", ["/documents", "/upload"])
-async def test_nothing_is_read_from_who_may_not_send(settings: Settings, key: str, path: str) -> None:
+async def test_no_body_is_read_from_a_key_without_the_scope(settings: Settings, key: str, path: str) -> None:
     assert await unread(settings, path, "Bearer nope", 100) == 401
 
 
 @pytest.mark.parametrize("path", ["/documents", "/upload"])
-async def test_nothing_is_read_of_what_is_too_large_by_its_length(
+async def test_no_body_is_read_if_its_declared_length_is_too_large(
     settings: Settings, key: str, path: str
 ) -> None:
     assert await unread(settings, path, f"Bearer {key}", 6_000_000) == 413
@@ -201,7 +207,7 @@ class SlowUploads:
         yield FORM[100:] + END
 
 
-async def test_only_so_many_uploads_are_in_progress_at_once(
+async def test_the_number_of_concurrent_uploads_is_limited(
     settings: Settings, make_key: Callable[..., Awaitable[str]]
 ) -> None:
     first, second = await make_key("documents:write"), await make_key("documents:write")
@@ -232,7 +238,7 @@ async def test_one_key_cannot_hold_all_upload_slots(
             assert await uploads.finish() == [201] * 2
 
 
-async def test_an_upload_that_does_not_come_is_given_up(settings: Settings, key: str) -> None:
+async def test_an_upload_that_does_not_arrive_times_out(settings: Settings, key: str) -> None:
     async def stuck() -> Any:
         yield FORM[:100]
         await asyncio.Event().wait()

@@ -42,7 +42,7 @@ def change(path: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("tag", STALE)
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_a_stale_if_match_is_refused_with_the_current_etag(
+async def test_a_stale_if_match_is_rejected_with_the_current_etag(
     client: Client, path: str, method: str, tag: str
 ) -> None:
     body = {"json": change(path)} if method == "PATCH" else {}

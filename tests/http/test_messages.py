@@ -76,7 +76,7 @@ def nested(struct: type[Struct], wrong: object) -> Iterator[object]:
         yield {field.encode_name: [wrong, {"quantity": wrong, "sku": wrong, "item_id": wrong}]}
 
 
-def test_no_body_is_answered_with_a_pattern_or_a_type() -> None:
+def test_no_error_message_contains_a_pattern_or_a_type() -> None:
     seen = {
         message
         for struct in bodies()

@@ -233,7 +233,7 @@ async def test_the_framing_of_a_body_has_a_limit(served: LiveServer, endless: by
     assert assert_error_contract(status, headers, body)["code"] == "HEAD_TOO_LARGE"
 
 
-async def test_trailers_are_no_headers(served: LiveServer) -> None:
+async def test_trailers_are_not_treated_as_headers(served: LiveServer) -> None:
     body = b'10\r\n{"status": "on"}\r\n0\r\nIf-Match: "77"\r\nContent-Type: text/plain\r\n\r\n'
     assert served.exchange(chunks(served, "/resources/trailed", body))[0] == 201
 

@@ -265,7 +265,7 @@ async def test_a_client_that_ignores_retry_after_is_throttled(served: LiveServer
     assert 0 < rejections <= (REJECTIONS_PER_TICK + 1) * (0.3 / TICK_SECONDS + 2)
 
 
-async def test_every_request_frees_its_place(served: LiveServer) -> None:
+async def test_every_request_frees_its_slot(served: LiveServer) -> None:
     upgrade = served.request("GET", "/items", "Upgrade: websocket", "Connection: Upgrade")
     for request in (
         upgrade,

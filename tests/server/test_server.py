@@ -21,14 +21,14 @@ Make = Callable[..., Awaitable[str]]
 CONNECTIONS = 200
 
 
-def test_it_serves_until_sigterm_and_exits_with_success(database_url: str, tmp_path: Path) -> None:
+def test_the_server_runs_until_sigterm_and_exits_with_success(database_url: str, tmp_path: Path) -> None:
     with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="0") as server:
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=5) == 0
 
 
-def test_while_draining_it_is_not_ready_and_keeps_serving(database_url: str, tmp_path: Path) -> None:
+def test_a_draining_server_is_not_ready_and_keeps_serving(database_url: str, tmp_path: Path) -> None:
     with depot_serve(database_url, tmp_path / "home", DEPOT_DRAIN_SECONDS="60") as server:
         server.process.send_signal(signal.SIGTERM)
         while (ready := httpx.get(f"{server.url}/health/ready")).status_code == 200:

@@ -36,7 +36,7 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
         yield client
 
 
-async def test_a_worker_whose_schema_is_behind_waits_and_says_so(
+async def test_a_worker_with_an_outdated_schema_waits_and_logs_it(
     client: httpx.AsyncClient, database: Database, database_url: str, tmp_path: Path, settings: Settings
 ) -> None:
     job_id = await process(client, seconds=0)
@@ -49,7 +49,7 @@ async def test_a_worker_whose_schema_is_behind_waits_and_says_so(
         await until(client, job_id, "succeeded")
 
 
-async def test_a_worker_that_lost_its_connections_still_hears_of_a_cancellation(
+async def test_a_worker_that_lost_its_connections_still_receives_cancellations(
     client: httpx.AsyncClient, database: Database, settings: Settings
 ) -> None:
     worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
@@ -78,7 +78,7 @@ async def test_jobs_whose_entry_got_lost_are_recovered_when_a_worker_starts(
     assert await database.fetchval(ENDS) == 3
 
 
-async def test_a_busy_core_does_not_hold_the_event_loop(
+async def test_cpu_bound_jobs_do_not_block_the_event_loop(
     client: httpx.AsyncClient, database: Database, settings: Settings
 ) -> None:
     lags = []
@@ -131,7 +131,7 @@ async def test_a_schedule_that_fails_runs_again(database: Database, settings: Se
         await eventually(lambda: enough(ran, 2))
 
 
-async def test_an_application_may_have_its_worker_with_it(settings: Settings, key: str) -> None:
+async def test_an_application_can_run_a_worker_in_its_process(settings: Settings, key: str) -> None:
     app = create_app(settings, worker=True)
     headers = {"Authorization": f"Bearer {key}"}
     async with app.lifespan():

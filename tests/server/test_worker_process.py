@@ -91,7 +91,7 @@ async def test_a_job_of_a_killed_worker_is_taken_over_and_ends_once(
     assert await database.fetchval(ENTRIES) == 0
 
 
-async def test_work_ends_with_the_worker_that_was_killed(client: httpx.AsyncClient, begin: Begin) -> None:
+async def test_pool_processes_end_with_their_killed_worker(client: httpx.AsyncClient, begin: Begin) -> None:
     with begin() as worker:
         job_id = await process(client, seconds=60, burn=True, steps=1)
         await eventually(lambda: burning(worker), BURNING_SECONDS)
@@ -152,7 +152,9 @@ async def test_a_job_that_outlasts_the_shutdown_is_requeued_immediately(
             assert (await until(client, job_id, "succeeded"))["attempts"] == 1
 
 
-async def test_a_second_signal_waits_for_nothing(client: httpx.AsyncClient, begin: Begin) -> None:
+async def test_a_second_signal_requeues_running_jobs_immediately(
+    client: httpx.AsyncClient, begin: Begin
+) -> None:
     with begin() as worker:
         job_id = await process(client, seconds=60)
         await begun(worker)
@@ -163,7 +165,7 @@ async def test_a_second_signal_waits_for_nothing(client: httpx.AsyncClient, begi
     assert (await read(client, job_id))["status"] == "queued"
 
 
-async def test_one_at_a_time_is_possible(client: httpx.AsyncClient, begin: Begin) -> None:
+async def test_a_worker_can_run_one_job_at_a_time(client: httpx.AsyncClient, begin: Begin) -> None:
     ids = [await process(client, seconds=0.1, steps=1) for _ in range(4)]
     with begin("--concurrency", "1"):
         jobs = [await until(client, job_id, "succeeded") for job_id in ids]
@@ -171,14 +173,14 @@ async def test_one_at_a_time_is_possible(client: httpx.AsyncClient, begin: Begin
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(times))
 
 
-async def test_many_at_a_time_are_possible(client: httpx.AsyncClient, begin: Begin) -> None:
+async def test_a_worker_can_run_many_jobs_at_a_time(client: httpx.AsyncClient, begin: Begin) -> None:
     ids = [await process(client, seconds=60) for _ in range(20)]
     with begin("--concurrency", "20"):
         for job_id in ids:
             await until(client, job_id, "running")
 
 
-async def test_stray_environment_variables_do_not_choose_the_names(
+async def test_stray_environment_variables_do_not_change_the_names_of_tables(
     client: httpx.AsyncClient, begin: Begin
 ) -> None:
     with begin(**STRAY) as worker:
@@ -190,7 +192,7 @@ async def test_stray_environment_variables_do_not_choose_the_names(
 
 
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
-async def test_the_databases_absence_is_no_failure_of_a_job(
+async def test_a_database_outage_is_no_failure_of_a_job(
     own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
     settings = Settings(
