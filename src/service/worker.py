@@ -222,7 +222,7 @@ async def _check_clock(driver: ReconnectingDriver) -> None:
 
 async def _schema(driver: ReconnectingDriver) -> str:
     try:
-        rows = await driver.fetch(READ_SCHEMA_VERSION)
+        (row,) = await driver.fetch(READ_SCHEMA_VERSION)
     except asyncpg.UndefinedTableError:
         return ""
-    return str(rows[0]["version_num"]) if rows else ""
+    return str(row["version_num"] or "")

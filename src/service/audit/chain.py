@@ -21,7 +21,7 @@ from service.audit.state import (
     read_head,
     write_state,
 )
-from service.auth.keys import derive_pepper
+from service.auth.keys import READ_PEPPER, derive_pepper
 from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
 from service.database.servers import Connection
 from service.settings import Settings
@@ -33,7 +33,6 @@ LOCK = 0x7365616C  # "seal"
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 BATCH_SIZE = 10_000
 
-READ_PEPPER = "select value from secrets where name = 'pepper'"
 CONTAINS = "select exists (select from seals where position = $1 and hash = $2)"
 
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,

@@ -16,6 +16,8 @@ from msgspec import Struct
 BASE62 = string.digits + string.ascii_letters
 ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
 KEY_PATTERN = re.compile(r"depot_([0-9A-Za-z]{12})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+READ_PEPPER = "select value from secrets where name = 'pepper'"
+"""The query for the random pepper of the database, which is used if `DEPOT_SECRET` is unset."""
 
 SCOPE_AREAS = ("items", "orders", "reports", "users", "documents", "resources", "jobs", "webhooks")
 SCOPES = frozenset(
@@ -60,7 +62,7 @@ def hash_key(token: str, pepper: bytes) -> bytes:
 def derive_pepper(secret: str | None) -> bytes | None:
     """Derive the pepper, the key of the key hashes, from `DEPOT_SECRET` or `DEPOT_SECRET_PREVIOUS`.
 
-    None if it is unset: then the database's random pepper is used.
+    Return None if it is unset. Callers then use the pepper of the database (`READ_PEPPER`).
     """
     return hashlib.sha256(secret.encode()).digest() if secret else None
 

@@ -15,7 +15,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
-from service.auth.keys import Key, derive_pepper, hash_key, key_id
+from service.auth.keys import READ_PEPPER, Key, derive_pepper, hash_key, key_id
 from service.auth.last_use import IS_DUE
 from service.auth.rate_limit import RateLimiter
 from service.database.database import Database
@@ -36,7 +36,6 @@ FETCH_KEY = f"""
 select id, name, hash, scopes, expires_at, rate_limit,
   {IS_DUE} and (expires_at is null or expires_at > now()) as is_due
 from api_keys where id = $1 and revoked_at is null"""
-READ_PEPPER = "select value from secrets where name = 'pepper'"
 
 
 class AuthMiddleware(ASGIMiddleware):

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.auth.keys import SCOPES, derive_pepper, hash_key, key_id, mint
-from service.auth.models import ApiKey, Secret
+from service.auth.keys import READ_PEPPER, SCOPES, derive_pepper, hash_key, key_id, mint
+from service.auth.models import ApiKey
 from service.events.journal import CLI, diff
 from service.events.models import new_event
 from service.settings import Rate
@@ -41,7 +42,7 @@ async def create_key(
         _check_rate(rate_limit)
     token = mint()
     id_ = str(key_id(token))
-    pepper = derive_pepper(secret) or (await session.get_one(Secret, "pepper")).value
+    pepper = derive_pepper(secret) or (await session.execute(text(READ_PEPPER))).scalar_one()
     await KeyRepository(session=session).add(
         ApiKey(
             id=id_,

@@ -28,7 +28,9 @@ from service.values import decode_json, encode_json
 
 SCHEMA = "0015"
 """The newest revision in migrations/versions (a test compares)."""
-READ_SCHEMA_VERSION = "select version_num from schema_version"
+VERSION_TABLE = "schema_version"
+READ_SCHEMA_VERSION = f"select max(version_num) as version_num from {VERSION_TABLE}"
+"""One row. Its value is null if the table is empty."""
 
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 """Seconds the client waits beyond `statement_timeout`. If the server has not canceled the statement by then,

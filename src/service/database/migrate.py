@@ -7,13 +7,12 @@ import asyncpg
 from advanced_alchemy.alembic.commands import AlembicCommands
 from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
 
-from service.database.database import direct_dsn
+from service.database.database import READ_SCHEMA_VERSION, VERSION_TABLE, direct_dsn
 from service.database.servers import ServerList
 from service.settings import Settings
 
 PACKAGED = Path(__file__).parents[1] / "migrations"
 """Location in an installed wheel; in a checkout the migrations are at the top level."""
-VERSION_TABLE = "schema_version"
 
 
 def commands(settings: Settings) -> AlembicCommands:
@@ -44,7 +43,7 @@ def current_revision(settings: Settings) -> str | None:
 async def _read_revision(settings: Settings) -> str | None:
     connection = await ServerList(direct_dsn(settings)).connect(settings.connect_timeout_seconds)
     try:
-        revision: str | None = await connection.fetchval(f"select max(version_num) from {VERSION_TABLE}")
+        revision: str | None = await connection.fetchval(READ_SCHEMA_VERSION)
     except asyncpg.UndefinedTableError:
         return None
     else:

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from service.blobs import STORAGE_ERRORS, BlobStore
 from service.database.background import BackgroundConnection
 from service.database.clock import is_skewed, measure_clock_skew
-from service.database.database import SCHEMA, Database
+from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
 from service.http.middleware import Exchange
@@ -34,7 +34,7 @@ STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 
 SCHEMA_OUTDATED = "The database schema is outdated; run `depot migrate`"
-READ_SCHEMA_AND_CLOCK = "select version_num, clock_timestamp() from schema_version"  # in one round trip
+READ_SCHEMA_AND_CLOCK = f"select ({READ_SCHEMA_VERSION}), clock_timestamp()"  # in one round trip
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
   and execute_after < now() - interval '60 seconds')"""
@@ -174,8 +174,8 @@ class Probe:
 
                 async def read_clock() -> datetime:
                     nonlocal schema
-                    row = await connection.fetchrow(READ_SCHEMA_AND_CLOCK)
-                    schema, now = row or (None, datetime.now(UTC))
+                    now: datetime
+                    ((schema, now),) = await connection.fetch(READ_SCHEMA_AND_CLOCK)
                     return now
 
                 skew = await measure_clock_skew(read_clock)
