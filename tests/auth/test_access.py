@@ -15,7 +15,13 @@ from service.settings import Settings
 from tests.support.reply_assertions import assert_refused
 
 Mint = Callable[..., Awaitable[str]]
-NAMED = {"audit": "admin", "key": ANY_SCOPE, "process": "jobs:write", "upload": "documents:write"}
+NAMED = {
+    "audit": "admin",
+    "key": ANY_SCOPE,
+    "process": "jobs:write",
+    "stock": "items:write",
+    "upload": "documents:write",
+}
 """The scopes of routes whose path does not name their area."""
 PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/assets/{name}"}
 
