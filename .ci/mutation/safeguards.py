@@ -102,7 +102,7 @@ SAFEGUARDS = [
     Safeguard(
         "stock is never oversold",
         "orders/allocation.py",
-        "if stock.quantity < quantity",
+        "if entry.quantity < quantity",
         "if False",
         "orders/test_placement.py",
     ),

@@ -13,7 +13,7 @@ import pytest
 from service.database.batch import REPLIES_PER_TURN
 from service.database.database import Database
 from service.events.journal import CLI
-from service.items.statements import ADJUST
+from service.items.stock_statements import ADJUST
 from service.orders.pending import PendingOrder
 from service.settings import Settings
 from tests.support.app_helpers import (
@@ -95,6 +95,8 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
     broken = {
         "item_ids": [UUID(bolt["id"])],
         "deltas": [-1],
+        "quantities": [None],
+        "expected": [None],
         "versions": [None],
         "reasons": ["the last one broke"],
         "actors": [CLI.actor],
