@@ -29,6 +29,11 @@ def assert_refused(reply: httpx.Response, status: int, code: str) -> dict[str, A
     return error
 
 
+def error(reply: httpx.Response) -> tuple[int, str]:
+    """Return the status and the code of an error."""
+    return reply.status_code, reply.json()["error"]["code"]
+
+
 def wrong_fields(reply: httpx.Response, source: str = "body") -> set[str]:
     """Return the JSON Pointers of a 422 whose details all have this source."""
     details = assert_refused(reply, 422, "VALIDATION_FAILED")["details"]
