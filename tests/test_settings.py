@@ -62,6 +62,7 @@ def test_an_empty_value_is_no_value() -> None:
         ("DEPOT_LOG", "xml"),
         ("DEPOT_SECRET", "short"),
         ("DEPOT_SECRET_PREVIOUS", "short"),
+        ("DEPOT_RATE_LIMIT_STORE", "memcached://cache"),
         ("DATABASE_URL", "postgresql://u:p#w@db/depot"),
         ("DATABASE_URL", "postgresql://u:p@[db/depot"),
         ("DATABASE_URL", "postgresql://u:p@db:one/depot"),
@@ -102,7 +103,9 @@ def test_the_message_names_what_is_allowed(name: str, value: str, message: str) 
     assert str(rejection.value) == message
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS"])
+@pytest.mark.parametrize(
+    "name", ["DATABASE_URL", "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS", "DEPOT_RATE_LIMIT_STORE"]
+)
 def test_a_bad_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         load_settings({name: "hunter2"})

@@ -150,6 +150,7 @@ class Components:
         self.document_store = DocumentStore(self.blobs)
         self.dispatcher = WebhookDispatcher(self.database, settings, metrics=self.metrics)
         self.last_use = LastUseRecorder(self.database)
+        self.rate_limiter = RateLimiter(self.metrics, settings.rate_limit_store)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
 
@@ -169,6 +170,7 @@ class Components:
             self.dispatcher.open(),
             self.streams.open(),
             self.last_use.open(),
+            self.rate_limiter.open(),
         ):
             yield
 
@@ -246,7 +248,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app = Litestar(
         route_handlers=[*CONTROLLERS, records, metrics],
         dependencies=components.dependencies(),
-        middleware=[AuthMiddleware(authenticator, RateLimiter())],
+        middleware=[AuthMiddleware(authenticator, components.rate_limiter)],
         before_request=validate_query,
         exception_handlers=EXCEPTION_HANDLERS,
         after_response=wake_dispatcher,

@@ -23,7 +23,7 @@ DatabaseUrl = Annotated[
     ),
 ]
 DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
-SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS"}
+SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS", "DEPOT_RATE_LIMIT_STORE"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORD_PATTERNS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """Patterns for the password in a URL, which may be malformed: a special character is not percent-encoded."""
@@ -140,8 +140,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     head_bytes_max: Annotated[int, Meta(ge=1024, le=2**30)] = 32_768
     """Maximum size of a request's target and headers; twice what load balancers allow."""
     rate_limit: Rate | None = None
-    """Requests that an API key without a limit of its own may make to one process, such as `600/minute`;
-    unset means no limit."""
+    """Requests that an API key without a limit of its own may make, such as `600/minute`; unset means no
+    limit."""
+    rate_limit_store: (
+        Annotated[
+            str,
+            Meta(pattern=r"^rediss?://[^/]", extra={"expected": "a URL such as redis://host:6379/0"}),
+        ]
+        | None
+    ) = None
+    """Redis or Valkey that counts the requests of all processes; unset counts in each process."""
     body_bytes_max: Bytes = 262_144
     placement_queue_max: Count = 2048
     placement_batch_max: Annotated[int, Meta(ge=1, le=1000)] = 256
@@ -204,7 +212,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> set[str]:
         """Return the values to redact from logs, in plain and URL-decoded form."""
-        urls = [url for url in (self.database_url, self.direct_database_url) if url]
+        urls = [url for url in (self.database_url, self.direct_database_url, self.rate_limit_store) if url]
         secrets = {self.secret or "", self.secret_previous or ""}.union(
             *(re.findall(pattern, url) for pattern in PASSWORD_PATTERNS for url in urls)
         )

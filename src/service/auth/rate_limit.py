@@ -1,24 +1,66 @@
-"""Rate limit per API key over a sliding window. Each process counts for itself."""
+"""Rate limit per API key over a sliding window, counted by each process or in Redis for all of them."""
 
+import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import lru_cache
+from typing import Any
 
-from limits import parse
-from limits.aio.storage import MemoryStorage
+import structlog
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
 
 from service.errors import RateLimited
+from service.observability.metrics import Metrics
+
+log = structlog.get_logger()
 
 Headers = list[tuple[bytes, bytes]]
 _parse = lru_cache(1024)(parse)
 
+STORE_TIMEOUT_SECONDS = 0.5
+"""Time that a request waits for the store."""
+STORE_PAUSE_SECONDS = 0.5
+"""Time for which requests pass unchecked after the store failed."""
+STORE_CONNECTIONS_MAX = 4
+"""Few suffice, because a check is brief; a burst of requests then opens no burst of connections."""
+
 
 class RateLimiter:
-    """Rate limiter that reports its state in the headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    """Rate limiter that reports its state in the headers of draft-ietf-httpapi-ratelimit-headers-10.
 
-    def __init__(self) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+    While the store is down, requests pass unchecked.
+    """
+
+    def __init__(self, metrics: Metrics, store_url: str | None = None) -> None:
+        self._metrics = metrics
+        self._pool = _redis_pool(store_url) if store_url else None
+        self._limiter = SlidingWindowCounterRateLimiter(_storage(store_url, self._pool))
+        self._paused_until = 0.0
+        self._is_down = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Connect to the store, and close the connections when the block ends."""
+        try:
+            if self._pool is not None:
+                await self._connect()
+            yield
+        finally:
+            if self._pool is not None:
+                await self._pool.disconnect()
+
+    async def _connect(self) -> None:
+        """Connect before the first request, so that the log reports a store that is down at the start."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
+                await self._limiter.get_window_stats(_parse("1/second"), "start")
+        except (StorageError, OSError) as error:
+            self._mark_down(error)
 
     async def consume(self, key_id: str, rate: str) -> Headers:
         """Count one request against a rate such as `600/minute`.
@@ -26,13 +68,63 @@ class RateLimiter:
         Raises `RateLimited` once the limit is reached.
         """
         limit = _parse(rate)
-        granted = await self._limiter.hit(limit, key_id)
-        reset_at, remaining = await self._limiter.get_window_stats(limit, key_id)
+        if time.monotonic() < self._paused_until:
+            self._metrics.rate_limit_unchecked.inc()
+            return []
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
+                granted = await self._limiter.hit(limit, key_id)
+                reset_at, remaining = await self._limiter.get_window_stats(limit, key_id)
+        except (StorageError, OSError) as error:  # TimeoutError is an OSError
+            self._metrics.rate_limit_unchecked.inc()
+            self._mark_down(error)
+            return []
+        self._mark_up()
         reset_seconds = max(1, math.ceil(reset_at - time.time()))
-        headers = {
-            "RateLimit-Policy": f'"default";q={limit.amount};w={limit.get_expiry()}',
-            "RateLimit": f'"default";r={remaining};t={reset_seconds}',
-        }
+        headers = {**_policy(limit), "RateLimit": f'"default";r={remaining};t={reset_seconds}'}
         if not granted:
             raise RateLimited(headers={**headers, "Retry-After": str(reset_seconds)})
         return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    def _mark_down(self, error: Exception) -> None:
+        self._paused_until = time.monotonic() + STORE_PAUSE_SECONDS
+        if not self._is_down:
+            self._is_down = True
+            cause = error.__cause__ or error  # not its text, which may contain the URL
+            log.warning("rate_limit_store_down", cause=type(cause).__name__)
+
+    def _mark_up(self) -> None:
+        if self._is_down:
+            self._is_down = False
+            log.info("rate_limit_store_up")
+
+
+def _policy(limit: RateLimitItem) -> dict[str, str]:
+    return {"RateLimit-Policy": f'"default";q={limit.amount};w={limit.get_expiry()}'}
+
+
+def _storage(store_url: str | None, pool: Any) -> Storage:
+    if store_url is None:
+        return MemoryStorage()
+    return RedisStorage(
+        f"async+{store_url}",
+        wrap_exceptions=True,
+        implementation="redispy",
+        key_prefix="depot",
+        connection_pool=pool,
+    )
+
+
+def _redis_pool(url: str) -> Any:
+    """Return a pool of few connections: more requests wait for one, and a broken one is replaced once."""
+    from redis.asyncio import BlockingConnectionPool  # noqa: PLC0415  # of an optional extra
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=STORE_CONNECTIONS_MAX,
+        timeout=STORE_TIMEOUT_SECONDS,
+        socket_connect_timeout=STORE_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -25,6 +26,11 @@ def settings_from_environment(log: str) -> Settings:
     if settings.traces_url is not None and not tracer_factory.is_installed():
         raise StartupError(
             "DEPOT_TRACES_URL is set, but OpenTelemetry is not installed; run: pip install '.[tracing]'"
+        )
+    if settings.rate_limit_store is not None and find_spec("redis") is None:
+        raise StartupError(
+            "DEPOT_RATE_LIMIT_STORE is set, but the Redis client is not installed; "
+            "run: pip install '.[redis]'"
         )
     configure_logs(settings.log, settings.secrets())
     return settings

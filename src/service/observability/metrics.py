@@ -102,6 +102,9 @@ class Metrics:
             "webhook_attempt_seconds", "Duration of a delivery attempt in seconds.", DURATION_BUCKETS
         )
         self.attempts_in_flight = self._gauge("webhook_attempts_in_flight", "Delivery attempts in progress.")
+        self.rate_limit_unchecked = self._counter(
+            "rate_limit_unchecked", "Requests that passed unchecked while the rate limit store was down."
+        )
         self.runs = self._counter("job_runs", "Job runs by outcome.", "kind", "outcome")
         self.run_seconds = self._histogram(
             "job_run_seconds", "Duration of a job run in seconds.", RUN_BUCKETS, "kind"
