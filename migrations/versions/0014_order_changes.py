@@ -21,10 +21,12 @@ alter table orders add column if not exists metadata jsonb,
   add column if not exists cancel_reason text"""
 COLUMNS = ("metadata", "updated_at", "fulfilled_at", "cancelled_at", "cancel_reason")
 
+BATCH_SIZE = 5000
+
 # The journal has recorded when an order was fulfilled or cancelled.
 BACKFILL = """
 with batch as (
-  select id from orders where status = :status and id > :after order by id limit 5000
+  select id from orders where status = :status and id > :after order by id limit {batch}
 ), backfilled as (
   update orders o set {status}_at = e.created_at, updated_at = e.created_at
   from batch join events e on e.subject = batch.id::text and e.type = 'order.{status}'
@@ -49,7 +51,7 @@ def upgrade() -> None:
 
 
 def backfill(status: str) -> None:
-    statement = sa.text(BACKFILL.format(status=status))
+    statement = sa.text(BACKFILL.format(status=status, batch=BATCH_SIZE))
     last_id = "00000000-0000-0000-0000-000000000000"
     while last_id:
         last_id = op.get_bind().scalar(statement, {"status": status, "after": last_id})

@@ -115,3 +115,30 @@ def test_the_wheel_brings_its_migrations(empty_database: Settings, tmp_path: Pat
         check=True,
     )
     assert set(Base.metadata.tables) < asyncio.run(tables(empty_database))
+
+
+PLACED_BEFORE = """
+insert into orders (id, status, customer_id, currency, total, version, created_at)
+select uuidv7(), (array['placed', 'fulfilled', 'cancelled'])[1 + n % 3], 'c-1', 'USD', 1, 1, '2026-01-01'
+from generate_series(1, 30) n;
+insert into events (type, subject, actor, payload, created_at)
+select 'order.' || status, id::text, 'cli', '{}', '2026-01-02' from orders where status <> 'placed'"""
+
+
+async def test_orders_that_ended_before_their_times_were_stored_get_them_from_the_journal(
+    empty_database: Settings,
+) -> None:
+    await asyncio.to_thread(migrate.commands(empty_database).upgrade, "0013")
+    connection = await asyncpg.connect(empty_database.database_url)
+    await connection.execute(PLACED_BEFORE)
+    await asyncio.to_thread(migrate.upgrade, empty_database)
+    rows = await connection.fetch(
+        "select status, date(updated_at)::text, date(fulfilled_at)::text, date(cancelled_at)::text, count(*) "
+        "from orders group by 1, 2, 3, 4 order by 1"
+    )
+    await connection.close()
+    assert [tuple(row) for row in rows] == [
+        ("cancelled", "2026-01-02", None, "2026-01-02", 10),
+        ("fulfilled", "2026-01-02", "2026-01-02", None, 10),
+        ("placed", None, None, None, 10),
+    ]

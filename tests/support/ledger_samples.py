@@ -140,3 +140,8 @@ async def backdate(database: Database, by: timedelta) -> None:
         await session.execute(AS_OWNER.replace("set ", "set local "))
         for table in ("orders", "transactions", "events", "movements"):
             await session.execute(f"update {table} set created_at = created_at - $1::interval", by)
+        await session.execute(
+            "update orders set updated_at = updated_at - $1::interval, "
+            "fulfilled_at = fulfilled_at - $1::interval, cancelled_at = cancelled_at - $1::interval",
+            by,
+        )

@@ -110,6 +110,17 @@ DAMAGE = {
         "delete from events where type = 'order.cancelled'",
         "update orders set status = 'placed' where status = 'fulfilled'",
     ],
+    "the end of every order is dated as its event": [
+        "update orders set cancelled_at = cancelled_at + interval '1 second' where status = 'cancelled'",
+        "update orders set fulfilled_at = created_at where status = 'placed'",
+        "update orders set cancelled_at = fulfilled_at where status = 'fulfilled'",
+    ],
+    "the stock in every order's events matches its movements": [
+        "update events set payload = jsonb_set(payload, '{stock,1,quantity}', '99') "
+        "where type = 'order.placed'",
+        "update events set payload = jsonb_set(payload, '{stock,0,version}', '99') "
+        "where type = 'order.cancelled'",
+    ],
     "the items match their created and deleted events": [
         "delete from events where type = 'item.created'",
         "delete from events where type = 'item.deleted'",

@@ -52,12 +52,19 @@ with lines as materialized (
       'created_at', {_TIME.format("placed_at")},
       'lines', jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'name', name,
         'quantity', quantity, 'unit_price', amount_text(price, currency),
-        'amount', amount_text(amount, currency)) order by line_no)) as facts
+        'amount', amount_text(amount, currency)) order by line_no),
+      'metadata', null, 'updated_at', {_TIME.format("placed_at")}, 'fulfilled_at', null,
+      'cancelled_at', null, 'cancel_reason', null) as facts,
+    jsonb_agg(jsonb_build_object('item_id', item_id, 'sku', sku, 'quantity', remaining,
+      'version', version) order by line_no) as stock
   from lines group by 1, 2, 3, 4, 5, 6, 7
 ), inserted_orders as (
-  insert into orders (id, status, customer_id, reference, currency, total, version, created_at)
+  insert into orders (id, status, customer_id, reference, currency, total, version, created_at,
+    updated_at, fulfilled_at, cancelled_at)
   select id, status, customer_id, reference, currency, total, case when ended_at is null then 1 else 2 end,
-    placed_at from order_facts order by placed_at
+    placed_at, ended_at, case status when 'fulfilled' then ended_at end,
+    case status when 'cancelled' then ended_at end
+  from order_facts order by placed_at
 ), inserted_lines as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, price, amount from lines order by placed_at
@@ -80,9 +87,10 @@ with lines as materialized (
 insert into events (type, subject, actor, payload, created_at)
 select type, subject, 'cli', payload, at from (
   select 'order.placed' as type, id::text as subject, placed_at as at,
-    facts || '{{"status": "placed", "version": 1}}' as payload from order_facts
+    facts || jsonb_build_object('status', 'placed', 'version', 1, 'stock', stock) as payload from order_facts
   union all
   select 'order.' || status, id::text, ended_at, facts || jsonb_build_object('status', status, 'version', 2,
+    'updated_at', {_TIME.format("ended_at")}, status || '_at', {_TIME.format("ended_at")},
     'changes', jsonb_build_object('status', jsonb_build_object('from', 'placed', 'to', status)))
   from order_facts where ended_at is not null
   union all
