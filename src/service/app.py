@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.audit.controller import AuditController
+from service.audit.feed_controller import FeedController
 from service.auth.last_use import LastUseRecorder
 from service.auth.middleware import AuthMiddleware, KeyAuthenticator
 from service.auth.rate_limit import RateLimiter
@@ -94,6 +95,7 @@ CONTROLLERS = [
     UploadController,
     UserController,
     AuditController,
+    FeedController,
     KeyController,
     ProcessController,
     JobController,

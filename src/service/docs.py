@@ -93,6 +93,7 @@ def openapi_config() -> OpenAPIConfig:
             Tag("Users", "User actions."),
             Tag("Reports", "Financial reports computed from the ledger."),
             Tag("Keys", "API keys. `depot keys` creates, rotates and revokes them."),
+            Tag("Events", "The feed of events, for consumers that poll."),
             Tag("Audit", "The audit trail: who changed what, and when."),
             Tag("Webhooks", "Webhook subscriptions and their deliveries."),
             Tag("Health", "Health checks for load balancers and operators; metrics."),

@@ -17,6 +17,7 @@ from tests.support.reply_assertions import assert_refused
 Mint = Callable[..., Awaitable[str]]
 NAMED = {
     "audit": "admin",
+    "events": ANY_SCOPE,
     "key": ANY_SCOPE,
     "process": "jobs:write",
     "stock": "items:write",

@@ -80,8 +80,7 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     patched = await ask("PATCH", "/orders/{order_id}", 200, change, order_id=third["id"])
     assert {name: patched[name] for name in change} == change
     await ask("DELETE", "/items/{item_id}", 204, item_id=nut["id"])
-    await ask("POST", "/users/{user_id}/actions", 201, {"action": "login"}, user_id="ann")
-    assert len((await ask("GET", "/users/{user_id}/actions", 200, user_id="ann"))["data"]) == 1
+    await story_of_users(ask)
     report = await ask("GET", "/reports/financial", 200)
     assert report["report"]["totals"][0]["refunds"] == "19.98"
     assert (await ask("GET", "/audit", 200))["data"][0]["type"] == "user.action"
@@ -97,6 +96,14 @@ async def story(client: httpx.AsyncClient) -> set[tuple[str, str]]:
     await story_of_documents(ask)
     await story_of_webhooks(ask)
     return asked
+
+
+async def story_of_users(ask: Ask) -> None:
+    login = await ask("POST", "/users/{user_id}/actions", 201, {"action": "login"}, user_id="ann")
+    names = {"user_id": "ann", "action_id": login["id"]}
+    assert (await ask("GET", "/users/{user_id}/actions/{action_id}", 200, **names))["action"] == "login"
+    assert len((await ask("GET", "/users/{user_id}/actions", 200, user_id="ann"))["data"]) == 1
+    assert (await ask("GET", "/events", 200))["next_cursor"]
 
 
 async def story_of_jobs(ask: Ask) -> None:

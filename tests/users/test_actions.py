@@ -49,6 +49,29 @@ async def test_the_id_of_an_action_comes_from_the_clock_of_the_database(
     assert listed["id"] == recorded["id"]
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_location_is_the_url_of_the_action(client: Client, headers: dict[str, str]) -> None:
+    recorded = await client.post(ANN, json=LOGIN, headers=headers)
+    assert recorded.headers["Location"] == f"{ANN}/{recorded.json()['id']}"
+    if headers:
+        repeated = await client.post(ANN, json=LOGIN, headers=headers)
+        assert repeated.headers["Location"] == recorded.headers["Location"]
+    found = await client.get(recorded.headers["Location"])
+    (listed,) = (await client.get(ANN)).json()["data"]
+    assert found.json() == listed
+    unchanged = await client.get(found.request.url.path, headers={"If-None-Match": found.headers["ETag"]})
+    assert unchanged.status_code == 304
+
+
+async def test_an_action_belongs_to_one_user(client: Client) -> None:
+    recorded = (await client.post(ANN, json=LOGIN)).json()
+    assert_refused(await client.get(f"/users/bob/actions/{recorded['id']}"), 404, "NOT_FOUND")
+    (created,) = (await client.get("/audit", params={"entity": "key"})).json()["data"]
+    assert_refused(
+        await client.get(f"/users/{created['entity_id']}/actions/{created['id']}"), 404, "NOT_FOUND"
+    )
+
+
 async def test_metadata_keeps_its_digits_and_may_be_left_out(client: Client) -> None:
     await client.post(ANN, content=b'{"action":"pay","metadata":{"amount":1.10}}', headers=JSON)
     await client.post(ANN, json={"action": "logout"})

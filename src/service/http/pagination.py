@@ -75,6 +75,15 @@ class Pager(Generic[P]):
         data, encoded = _fit(rows[: self.limit])
         return Page(cast("list[T]", msgspec.Raw(encoded)), self._next_cursor(rows, data, position))
 
+    def open_page(self, rows: Sequence[T], position: Callable[[T], P], end: P) -> tuple[list[T], str]:
+        """Return the page of a list that goes on growing, as it is sent, and its cursor, which is never None.
+
+        `end` is the position up to which nothing is missing if the rows fit into the page.
+        """
+        data, encoded = _fit(rows[: self.limit])
+        cursor = self._next_cursor(rows, data, position) or self._encode(msgspec.json.encode(end))
+        return cast("list[T]", msgspec.Raw(encoded)), cursor
+
     def entries(self, rows: Sequence[T], position: Callable[[T], P]) -> tuple[Sequence[T], str | None]:
         """Return the page's entries and the next cursor, for a reply that is not JSON."""
         data, _ = _fit(rows[: self.limit])

@@ -9,6 +9,7 @@ from msgspec import Struct
 from service.database.batch import BatchKey, BatchKind
 from service.database.named_sql import NamedSql
 from service.database.session import Session
+from service.errors import NotFound
 from service.events.journal import Author
 from service.idempotency.replies import (
     STORE_REPLIES,
@@ -20,8 +21,11 @@ from service.idempotency.replies import (
 from service.users.schemas import Action, ActionCompleted, ActionCreate
 from service.values import encode_json
 
-NEW_ID = "select uuidv7()"
-"""Ids come from the database's clock, because the audit chain relies on their order."""
+NEW_ID = "select uuidv7(), pg_current_xact_id()"
+"""Ids come from the database's clock, because the audit chain relies on their order.
+
+The transaction gets its own id too, because the feed of events has to know that it writes.
+"""
 
 _INSERT_ACTIONS = """
 insert into events (id, type, subject, actor, request_id, payload)
@@ -43,8 +47,10 @@ with stored_replies as ({STORE_REPLIES}
 where exists (select from stored_replies) returning 1""")
 """Returns nothing if the claim is taken."""
 
-LIST = """
-select id, subject, payload->>'action', payload->'metadata', created_at from events
+COLUMNS = "id, subject, payload->>'action', payload->'metadata', created_at"
+READ = f"select {COLUMNS} from events where id = $2 and subject = $1 and type = 'user.action'"
+LIST = f"""
+select {COLUMNS} from events
 where subject = $1 and type = 'user.action' and ($2::uuid is null or id < $2)
 order by id desc limit $3"""
 
@@ -74,12 +80,18 @@ async def record_action(
     action = RecordedAction(user_id, new, author)
     if claim is None:
         return await session.join(RECORD_ACTION, action)
-    completed = ActionCompleted(await session.fetchval(NEW_ID))
-    reply = StoredReply(claim, 201, {}, encode_json(completed))
-    statement = INSERT_ACTION_IDEMPOTENTLY(id=completed.id, **_columns([action]), **reply_arguments([reply]))
-    if not await session.fetchval(*statement):
-        await raise_claim_conflict(session, claim)
+    async with session.transaction():
+        completed = ActionCompleted(await session.fetchval(NEW_ID))
+        reply = StoredReply(claim, 201, {"Location": location(user_id, completed.id)}, encode_json(completed))
+        row = _columns([action])
+        statement = INSERT_ACTION_IDEMPOTENTLY(id=completed.id, **row, **reply_arguments([reply]))
+        if not await session.fetchval(*statement):
+            await raise_claim_conflict(session, claim)
     return completed
+
+
+def location(user_id: str, action_id: UUID) -> str:
+    return f"/users/{user_id}/actions/{action_id}"
 
 
 def _columns(actions: Sequence[RecordedAction]) -> dict[str, list[Any]]:
@@ -92,6 +104,13 @@ def _columns(actions: Sequence[RecordedAction]) -> dict[str, list[Any]]:
             for action in actions
         ],
     }
+
+
+async def read_action(session: Session, user_id: str, action_id: UUID) -> Action:
+    row = await session.fetchrow(READ, user_id, action_id)
+    if row is None:
+        raise NotFound
+    return Action(*row)
 
 
 async def list_actions(session: Session, user_id: str, after: UUID | None, limit: int) -> list[Action]:

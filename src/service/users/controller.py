@@ -5,13 +5,14 @@ from uuid import UUID
 
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, PathParameter
+from litestar.params import FromPath, JSONBody, PathParameter
 
 from service.database.session import Session
-from service.errors import InvalidCursor
+from service.errors import InvalidCursor, NotFound
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.reply import Reply, tagged_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.users import actions
@@ -31,13 +32,28 @@ class UserController(Controller):
         request: StrictRequest,
         user_id: UserId,
         data: JSONBody[ActionCreate],
-    ) -> ActionCompleted:
+    ) -> Reply[ActionCompleted]:
         """Record a user action
 
         Webhooks subscribed to `user.action` are notified after the reply.
         """
         async with hold_claim(request) as claim:
-            return await actions.record_action(session, user_id, data, request.author, claim)
+            completed = await actions.record_action(session, user_id, data, request.author, claim)
+        return Reply(completed, headers={"Location": actions.location(user_id, completed.id)})
+
+    @get(
+        "/{user_id:str}/actions/{action_id:str}",
+        opt=operation(scope="users:read", faults=[NotFound], conditional=True),
+    )
+    async def get_action(
+        self,
+        session: NamedDependency[Session],
+        request: StrictRequest,
+        user_id: UserId,
+        action_id: FromPath[UUID],
+    ) -> Reply[Action]:
+        """Read one of a user's actions"""
+        return tagged_reply(request, await actions.read_action(session, user_id, action_id))
 
     @get("/{user_id:str}/actions", opt=operation(scope="users:read", faults=[InvalidCursor]))
     async def list_actions(

@@ -1,0 +1,104 @@
+"""The feed of events: the journal, oldest first, for readers that keep a cursor.
+
+Transactions commit in another order than that of their events' ids, so a reader that followed the newest id
+would miss what commits later. The feed therefore ends before the oldest transaction that may still write:
+behind that horizon nothing appears any more.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from service.audit.trail import FILTERS
+from service.auth.keys import Key
+from service.database.lists import ListQuery
+from service.database.session import Session
+from service.errors import Forbidden
+from service.times import lowest_uuid7
+from service.values import Timestamp
+
+SCOPES = {
+    "item": "items:read",
+    "order": "orders:read",
+    "resource": "resources:read",
+    "user": "users:read",
+    "document": "documents:read",
+    "job": "jobs:read",
+    "webhook": "webhooks:read",
+    "delivery": "webhooks:read",
+    "key": "admin",
+}
+"""The scope that reads an event, by the part of its type before the dot."""
+
+SCAN_MAX = 20_000
+"""How many events one request looks through for those that its filters want."""
+
+# Ids come from the database's clock, in the statement that inserts the event or after the transaction got its
+# own id. So a transaction without one has no event yet, and none before its present statement.
+HORIZON = """
+select least(now(), min(case when backend_xid is not null then xact_start
+  when state not like 'idle%' then query_start end))
+from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"""
+"""No event with an earlier id can appear after this statement.
+
+It has to be a statement of its own: later ones see all that has ended before it.
+"""
+
+SCAN_END = f"""
+select id from events where id > $1 and id < $2 order by id offset {SCAN_MAX - 1} limit 1"""
+
+LIST = ListQuery(
+    "select id, type, created_at, split_part(type, '.', 1), subject, payload from events",
+    {
+        "entity": FILTERS["entity"],
+        "entity_id": FILTERS["entity_id"],
+        "type": "type = ${type}",
+        "areas": "split_part(type, '.', 1) = any(${areas}::text[])",
+        "after": "id > ${after}",
+        "end": "id <= ${end}",
+    },
+    "id",
+)
+
+
+class FeedEvent(Struct):  # in the order of `LIST`
+    id: Annotated[UUID, Meta(description="What webhooks get as `webhook-id`.")]
+    type: Annotated[str, Meta(examples=["order.placed"])]
+    timestamp: Timestamp
+    entity: Annotated[str, Meta(examples=["order"])]
+    entity_id: str
+    data: Annotated[dict[str, Any], Meta(description="The same as in the body of a webhook's request.")]
+
+
+class FeedRows(Struct):
+    events: list[FeedEvent]
+    end: UUID
+    """All events up to this id have been looked at, if there are no more rows than the limit."""
+
+
+async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | None, limit: int) -> FeedRows:
+    """Return the events after an id, oldest first. A filter that is None is ignored."""
+    begin = after or UUID(int=0)
+    horizon = lowest_uuid7(await session.fetchval(HORIZON))
+    end = None if filters.get("entity_id") else await session.fetchval(SCAN_END, begin, horizon)
+    end = max(begin, end or UUID(int=horizon.int - 1))
+    rows = await LIST.fetch(session, {**filters, "after": begin, "end": end}, limit)
+    return FeedRows([FeedEvent(*row) for row in rows], end)
+
+
+def readable_areas(key: Key, wanted: str | None) -> list[str] | None:
+    """Return the areas whose events a key may read, or None for all of them.
+
+    Raises `Forbidden` if it may not read the one that is wanted, or none at all.
+    """
+    required = {wanted: SCOPES.get(wanted, "admin")} if wanted else SCOPES
+    areas = [area for area, scope in required.items() if key.has_scope(scope)]
+    if not areas:
+        scopes = sorted(set(required.values()))
+        raise Forbidden(
+            f"The API key lacks the scope {' or '.join(scopes)}",
+            details=[{"scope": scope} for scope in scopes],
+        )
+    return None if wanted or key.has_scope("admin") else areas

@@ -1,0 +1,83 @@
+"""HTTP endpoint of the feed of events."""
+
+import re
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+from msgspec import Meta, Struct
+
+from service.audit.feed import SCOPES, FeedEvent, read_feed, readable_areas
+from service.audit.trail import entity_filters
+from service.auth.keys import ANY_SCOPE
+from service.constraints import NO_NUL_PATTERN
+from service.database.session import Session
+from service.errors import InvalidCursor
+from service.http.operation import operation
+from service.http.pagination import CURSOR_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, Cursor, Limit, Pager
+from service.http.request import StrictRequest
+
+
+class EventFeed(Struct):
+    data: Annotated[list[FeedEvent], Meta(max_length=LIMIT_MAX)]
+    next_cursor: Annotated[
+        str,
+        Meta(
+            max_length=CURSOR_LENGTH_MAX,
+            description="Cursor of what follows, never null; ask again from there, even after an empty page.",
+        ),
+    ]
+
+
+TYPE = re.compile(rf"^({'|'.join(SCOPES)})[.][a-z_]+\Z")
+
+
+def check_type(text: str) -> None:
+    """Raise `ValueError`, with a message for clients, unless it can be the type of an event."""
+    if not TYPE.match(text):
+        raise ValueError("must be a type of event, such as order.placed")
+
+
+class FeedController(Controller):
+    path = "/events"
+    tags = ["Events"]
+
+    @get(opt=operation(scope=ANY_SCOPE, faults=[InvalidCursor], parsers={"type": check_type}))
+    async def list_events(
+        self,
+        session: NamedDependency[Session],
+        request: StrictRequest,
+        type_: Annotated[
+            str | None,
+            QueryParameter(
+                name="type",
+                schema_extra={"pattern": TYPE.pattern, "maxLength": 100, "examples": ["order.placed"]},
+                description="Only events of this type.",
+            ),
+        ] = None,
+        entity: Annotated[
+            str | None,
+            QueryParameter(
+                pattern=NO_NUL_PATTERN,
+                max_length=200,
+                description="`item` for all items, `item/<id>` for one, or the id of an entity of any type.",
+            ),
+        ] = None,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
+    ) -> EventFeed:
+        """List events, oldest first
+
+        For consumers that poll: a reader that keeps `next_cursor` misses no event and gets none twice. A page
+        can be empty; ask again with its cursor. An event appears once every transaction that began before it
+        has ended, usually within milliseconds. A key sees the types whose area it may read: `item.*` needs
+        `items:read`, `order.*` needs `orders:read`, and so on.
+        """
+        pager = Pager[UUID](request, limit, cursor, UUID)
+        about = entity_filters(entity)
+        area = type_.partition(".")[0] if type_ else about.get("entity")
+        filters = {**about, "type": type_, "areas": readable_areas(request.user, area)}
+        rows = await read_feed(session, filters, pager.after, pager.fetch_limit)
+        return EventFeed(*pager.open_page(rows.events, lambda event: event.id, rows.end))

@@ -1,0 +1,206 @@
+"""`GET /events`: the feed for consumers that poll. It misses nothing and repeats nothing."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Client
+from service.audit import feed
+from service.database.database import Database
+from service.events.journal import CLI, INSERT_EVENT, event_arguments
+from service.settings import Settings
+from tests.support.app_helpers import connected, eventually, item, order, running, wait_for_locks
+from tests.support.reply_assertions import assert_refused, wrong_fields
+
+MakeKey = Callable[..., Awaitable[str]]
+SECONDS = 4.0
+WRITERS = 16
+
+
+class Reader:
+    """A consumer that keeps its cursor."""
+
+    def __init__(self, client: httpx.AsyncClient, **filters: Any) -> None:
+        self.client = client
+        self.filters = filters
+        self.events: list[dict[str, Any]] = []
+
+    async def poll(self) -> list[dict[str, Any]]:
+        page = (await self.client.get("/events", params=self.filters)).raise_for_status().json()
+        self.filters["cursor"] = page["next_cursor"]
+        self.events += page["data"]
+        data: list[dict[str, Any]] = page["data"]
+        return data
+
+    async def until(self, count: int) -> list[dict[str, Any]]:
+        async def enough() -> bool:
+            await self.poll()
+            return len(self.events) >= count
+
+        await eventually(enough)
+        return self.events
+
+    @property
+    def ids(self) -> list[str]:
+        return [event["id"] for event in self.events]
+
+
+async def record(connection: Any, number: int) -> str:
+    insert = f"{INSERT_EVENT.replace('$5::jsonb', '$5::text::jsonb')} returning id"
+    arguments = event_arguments("user.action", "ann", CLI, {})
+    return str(await connection.fetchval(insert, *arguments[:4], f'{{"number": {number}}}'))
+
+
+async def test_an_event_is_what_webhooks_get_under_its_webhook_id(client: Client, database: Database) -> None:
+    bolt = await item(client, 3)
+    placed = (await order(client, (bolt, 1))).json()
+    (event,) = await Reader(client, type="order.placed").until(1)
+    row = await database.fetchrow("select id, payload, created_at from events where type = 'order.placed'")
+    assert row
+    assert event.keys() == {"id", "type", "timestamp", "entity", "entity_id", "data"}
+    assert event["id"] == str(row["id"])
+    assert (event["type"], event["entity"], event["entity_id"]) == ("order.placed", "order", placed["id"])
+    assert event["data"]["total"] == placed["total"]
+    assert event["timestamp"].endswith("Z")
+
+
+async def test_the_feed_is_read_oldest_first_and_its_cursor_is_never_null(client: Client) -> None:
+    reader = Reader(client, entity="item", limit=2)
+    assert await reader.poll() == []
+    made = [await item(client) for _ in range(5)]
+    events = await reader.until(5)
+    assert [event["entity_id"] for event in events] == [bolt["id"] for bolt in made]
+    assert await reader.poll() == []
+    assert reader.filters["cursor"]
+    made.append(await item(client))
+    assert [event["entity_id"] for event in await reader.until(6)] == [bolt["id"] for bolt in made]
+
+
+async def test_events_are_filtered_by_type_and_by_entity(client: Client) -> None:
+    bolt, nut = await item(client, 9), await item(client)
+    await client.patch(f"/items/{bolt['id']}", json={"name": "M8"})
+    assert [event["entity_id"] for event in await Reader(client, type="item.created").until(2)] == [
+        bolt["id"], nut["id"]
+    ]  # fmt: skip
+    for entity in (bolt["id"], f"item/{bolt['id']}"):
+        found = await Reader(client, entity=entity).until(2)
+        assert [event["type"] for event in found] == ["item.created", "item.updated"]
+
+
+@pytest.mark.parametrize("type_", ["order", "nonsense.placed", "order.", "Order.placed", ""])
+async def test_a_type_that_cannot_be_is_refused(client: Client, type_: str) -> None:
+    assert wrong_fields(await client.get("/events", params={"type": type_}), "query") == {"/type"}
+
+
+async def test_a_cursor_of_other_filters_is_refused(client: Client) -> None:
+    cursor = (await client.get("/events")).json()["next_cursor"]
+    reply = await client.get("/events", params={"cursor": cursor, "type": "order.placed"})
+    assert_refused(reply, 400, "INVALID_CURSOR")
+
+
+async def test_a_key_sees_the_types_whose_area_it_may_read(client: Client, make_key: MakeKey) -> None:
+    bolt = await item(client, 3)
+    await order(client, (bolt, 1))
+    await client.post("/users/ann/actions", json={"action": "login"})
+    await Reader(client).until(3)
+    client.headers["Authorization"] = f"Bearer {await make_key('items:read', 'users:read')}"
+    events = await Reader(client).until(2)
+    assert {event["entity"] for event in events} == {"item", "user"}
+    for wanted in ({"type": "order.placed"}, {"entity": "order"}, {"type": "key.created"}):
+        refused = await client.get("/events", params=wanted)
+        assert "lacks" in assert_refused(refused, 403, "FORBIDDEN")["message"]
+    client.headers["Authorization"] = f"Bearer {await make_key('items:write')}"
+    assert_refused(await client.get("/events"), 403, "FORBIDDEN")
+
+
+async def test_a_rare_type_is_found_behind_many_events_of_others(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "SCAN_END", feed.SCAN_END.replace(str(feed.SCAN_MAX - 1), "2"))
+    for _ in range(9):
+        bolt = await item(client, 1)
+    await client.delete(f"/items/{bolt['id']}")
+    reader = Reader(client, type="item.deleted")
+    assert await reader.poll() == []
+    assert [event["entity_id"] for event in await reader.until(1)] == [bolt["id"]]
+
+
+async def test_what_commits_late_is_not_missed(client: Client, database_url: str) -> None:
+    reader = Reader(client, type="user.action")
+    async with connected(database_url) as late, connected(database_url) as early:
+        async with late.transaction():
+            first = await record(late, 1)
+            second = await record(early, 2)
+            for _ in range(5):
+                assert await reader.poll() == []
+        assert [event["id"] for event in await reader.until(2)] == [first, second]
+    assert await reader.poll() == []
+
+
+async def test_a_transaction_that_only_reads_holds_nothing_up(client: Client, database_url: str) -> None:
+    async with connected(database_url) as backup, backup.transaction(isolation="repeatable_read"):
+        await backup.fetchval("select count(*) from events")
+        await item(client)
+        assert await Reader(client, type="item.created").until(1)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}])
+async def test_an_action_that_waits_before_its_commit_is_not_missed(
+    settings: Settings, key: str, database_url: str, headers: dict[str, str]
+) -> None:
+    """Its id is older than the lock that it waits for."""
+    async with running(settings, key) as client, connected(database_url) as blocker:
+        reader = Reader(client, type="user.action")
+        async with blocker.transaction():
+            await blocker.execute("lock table idempotency_keys, webhooks in access exclusive mode")
+            body = {"action": "login"}
+            waiting = asyncio.create_task(client.post("/users/ann/actions", json=body, headers=headers))
+            await wait_for_locks(blocker, 1)
+            assert [await reader.poll() for _ in range(5)] == [[]] * 5
+        recorded = (await waiting).raise_for_status().json()
+        assert [event["id"] for event in await reader.until(1)] == [recorded["id"]]
+
+
+async def test_a_reader_misses_nothing_and_gets_nothing_twice_while_commits_overtake_each_other(
+    client: Client, database_url: str
+) -> None:
+    written: list[str] = []
+    ended = asyncio.Event()
+
+    async def write(number: int) -> None:
+        generator = random.Random(number)  # reproducible pauses
+        async with connected(database_url) as connection:
+            while not ended.is_set():
+                async with connection.transaction():
+                    ids = [await record(connection, number) for _ in range(generator.randint(1, 3))]
+                    await asyncio.sleep(generator.choice([0, 0, 0.001, 0.05]))
+                written.extend(ids)
+
+    async def hold_open() -> None:
+        async with connected(database_url) as connection, connection.transaction():
+            written.append(await record(connection, -1))
+            await asyncio.sleep(SECONDS / 2)
+
+    readers = [Reader(client, type="user.action", limit=limit) for limit in (7, 200)]
+    async with asyncio.TaskGroup() as group:
+        for number in range(WRITERS):
+            group.create_task(write(number))
+        group.create_task(hold_open())
+        try:
+            async with asyncio.timeout(SECONDS):
+                while True:
+                    await asyncio.gather(*(reader.poll() for reader in readers))
+        except TimeoutError:
+            ended.set()
+    for reader in readers:
+        if "cursor" in reader.filters:
+            await reader.until(len(written))
+            while await reader.poll():
+                pass
+        assert len(reader.ids) == len(set(reader.ids))
+        assert set(reader.ids) == set(written)
+        assert reader.ids == sorted(reader.ids)
