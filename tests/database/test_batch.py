@@ -1,4 +1,4 @@
-"""Batches: what members get is what they would get alone, in an order that respects their arrival."""
+"""Batches: each member gets the result that it would get alone, in the order of arrival."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""A server that accepts fewer connections than the pools want serves all requests all the same."""
+"""A server that accepts fewer connections than the pools want still serves all requests."""
 
 import asyncio
 from collections.abc import AsyncIterator

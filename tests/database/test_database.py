@@ -1,4 +1,4 @@
-"""Connections: which server they go to, and which are not kept."""
+"""Connections: the server that they go to, and the cases in which they are discarded."""
 
 import asyncio
 from pathlib import Path

@@ -27,7 +27,7 @@ with postgres(Path(sys.argv[1]), {"fsync": "off"}) as url:
 
 
 def answer(home: Path) -> int:
-    """Start a server and return what it answers."""
+    """Start a server and return the result of a query."""
 
     async def ask(url: str) -> int:
         connection = await asyncpg.connect(url)

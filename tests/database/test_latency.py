@@ -1,4 +1,4 @@
-"""A database that is far away works: time-outs follow what was measured."""
+"""A distant database works: timeouts follow the measured round trips."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The schema: built by migrations, reversible, and what the models say."""
+"""The schema: built by migrations, reversible, and the same as that of the models."""
 
 import asyncio
 import shutil

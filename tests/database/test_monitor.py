@@ -1,4 +1,4 @@
-"""The monitor tells a silent database from one that is slow, busy, full, or cut one connection."""
+"""The monitor distinguishes a silent database from one that is slow, busy, full, or closed one connection."""
 
 import asyncio
 import time
@@ -65,7 +65,7 @@ async def test_a_database_that_accepts_no_more_connections_is_not_down(
 
 
 def test_a_busy_event_loop_is_no_outage(settings: Settings) -> None:
-    """On the event loop of `depot serve`, where timers come before what has arrived meanwhile."""
+    """Run on the event loop of `depot serve`, where timers fire before newly arrived data is read."""
 
     async def be_busy() -> None:
         async with Database(settings).open() as database:

@@ -1,4 +1,4 @@
-"""`DATABASE_URL` may name several servers; the one that takes writes is found, whatever the others do."""
+"""`DATABASE_URL` may name several servers; the one that accepts writes is found, whatever the others do."""
 
 import asyncio
 from collections.abc import Iterator

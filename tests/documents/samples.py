@@ -12,7 +12,7 @@ from zipfile import ZipFile
 from PIL import Image
 
 FILES = Path(__file__).with_name("files")
-"""Each named after the program that made it."""
+"""Files named after the program that created them."""
 PROGRAMS = Path(__file__).with_name("programs")
 """Small files of about seventy programs and their options, named after them."""
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".pdf": "application/pdf"}
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     content_type: str
 
     def part(self) -> dict[str, tuple[str, bytes, str]]:
-        """What httpx takes as `files`."""
+        """The file as httpx accepts it in `files`."""
         return {"file": self}
 
 
@@ -37,7 +37,7 @@ def sample(name: str, content: bytes) -> Sample:
 
 @cache
 def valid() -> list[Sample]:
-    """Of each format, files by four programs or more."""
+    """Return files of each format, by four programs or more."""
     made = [sample(f"pillow{suffix}", picture(suffix)) for suffix in TYPES]
     stored = [sample(path.name, path.read_bytes()) for path in sorted(FILES.iterdir())]
     return [*made, *stored]
@@ -58,7 +58,7 @@ def picture(suffix: str, width: int = 64, height: int = 48, **options: Any) -> b
 
 
 def png_of(size_bytes: int, seed: int = 0) -> bytes:
-    """A valid PNG of exactly so many bytes: what is missing goes into a chunk every program skips."""
+    """Return a valid PNG of exactly this size, padded with a chunk that programs skip."""
     whole = picture(PNG)
     filling = bytes([seed % 256]) * (size_bytes - len(whole) - 12)
     return whole[:-12] + chunk(b"fiLl", struct.pack(">I", seed) + filling[4:]) + whole[-12:]
@@ -74,7 +74,7 @@ def jpeg_of(size_bytes: int) -> bytes:
 
 
 def pdf_of(size_bytes: int) -> bytes:
-    """What is missing goes into a comment behind the header, so the cross-references move."""
+    """Return a PDF of this size, padded with a comment after the header, so the cross-references move."""
     start = b"%PDF-1.4\n%"
     objects = (
         b"\n1 0 obj\n<</Type/Catalog/Pages 2 0 R>>\nendobj\n2 0 obj\n<</Type/Pages/Kids[]/Count 0>>\nendobj\n"
@@ -102,7 +102,7 @@ def header(width: int = 1, height: int = 1, depth: int = 8, colour: int = 2, res
 
 @cache
 def bomb_of_pixels() -> bytes:
-    """A few KiB that say they are 100,000 pixels wide and high."""
+    """Return a few KiB that declare 100,000 pixels in width and height."""
     data = zlib.compress(bytes(1_000_000), 9)
     return png(header(100_000, 100_000), chunk(b"IDAT", data), chunk(b"IEND", b""))
 
@@ -126,7 +126,7 @@ def bomb_of_text() -> bytes:
 
 @cache
 def bomb_of_scans() -> bytes:
-    """230 KB of JPEG that go over 36 million pixels fifteen hundred times."""
+    """Return 230 KB of JPEG with 1,500 scans over 36 million pixels."""
     image, content = Image.new("L", (6000, 6000)), BytesIO()
     image.save(content, "JPEG", progressive=True)
     whole = content.getvalue()
@@ -152,7 +152,7 @@ def bomb_of_forms() -> bytes:
 
 
 def pdf(*objects: bytes) -> bytes:
-    """With those objects, numbered from 1, the catalogue first."""
+    """Return a PDF with these objects, numbered from 1; the catalog is first."""
     whole, table = b"%PDF-1.4\n", b"0000000000 65535 f \n"
     for number, content in enumerate(objects, start=1):
         table += b"%010d 00000 n \n" % len(whole)
@@ -163,13 +163,13 @@ def pdf(*objects: bytes) -> bytes:
 
 
 def truncations(whole: bytes, step: int = 1) -> Iterator[bytes]:
-    """Every beginning of it, the empty one first."""
+    """Yield every truncation of a file, starting with the empty one."""
     for end in range(0, len(whole), step):
         yield whole[:end]
 
 
 def flips(whole: bytes, step: int = 1) -> Iterator[bytes]:
-    """It with one bit changed, in one byte after the other."""
+    """Yield the file with one bit changed, in one byte after the other."""
     for position in range(0, len(whole), step):
         changed = bytearray(whole)
         changed[position] ^= 1 << position % 8

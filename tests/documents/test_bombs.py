@@ -1,4 +1,4 @@
-"""Files that are whole, small, and made to bring down whoever decodes them."""
+"""Decompression bombs: small, complete files that are made to exhaust their decoder."""
 
 import asyncio
 from functools import partial

@@ -26,7 +26,7 @@ LIMITS = DecodingLimits(pixels=50_000_000, memory_bytes=805_306_368, cpu_seconds
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 ORIENTATION = 0x0112
 COLOR_ERROR_MAX = 6.0
-"""Of 255: thumbnails are compressed with losses."""
+"""Maximum difference of a color, of 255: thumbnails are compressed with losses."""
 
 Inspect = Callable[..., Awaitable[Outcome]]
 

@@ -33,7 +33,7 @@ def settings(settings: Settings, both_stores: str | None) -> Settings:
 
 @pytest.fixture
 async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Unlike Litestar's own, it sends a body chunk by chunk."""
+    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
     async with running(settings, key) as client:
         yield client
 

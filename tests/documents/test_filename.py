@@ -1,4 +1,4 @@
-"""File names: whatever a client sends, what is kept can be shown, and is never a path."""
+"""File names: the stored name of any client's file can be shown and is never a path."""
 
 import unicodedata
 

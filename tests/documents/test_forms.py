@@ -17,7 +17,7 @@ EXTENDED = "filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.png"
 
 @pytest.fixture
 async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Unlike Litestar's own, it sends a body chunk by chunk."""
+    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
     async with running(settings, key) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""What a worker makes of a document: a picture of it and what is in it, or its rejection."""
+"""The inspection of a document by a worker: a thumbnail and its size or page count, or a rejection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -41,7 +41,7 @@ NOBODY = "00000000-0000-7000-8000-000000000000"
 GPS = 0x8825
 ORIENTATION, ARTIST = 0x0112, 0x013B
 DECODING_SECONDS = 60.0
-"""Decoders let others go first: beside a busy suite they get a tenth of a core."""
+"""Decoders run at low priority: while the suite is busy, they get a tenth of a core."""
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker
 
 
 async def inspected(client: httpx.AsyncClient, sent: Sample) -> Json:
-    """The document once it is ready or rejected."""
+    """Return the document once it is ready or rejected."""
     path = f"/documents/{(await stored(client, sent))['id']}"
 
     async def over() -> bool:

@@ -1,4 +1,4 @@
-"""What died before it could say what a blob is for leaves the blob behind, and nobody sees it for long."""
+"""The sweep of orphaned blobs, left by processes that died before they committed the row."""
 
 import os
 import sys

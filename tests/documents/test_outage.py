@@ -42,13 +42,13 @@ async def test_a_document_is_inspected_once_the_store_is_back(
 
 
 async def given_back(client: httpx.AsyncClient, job_id: str) -> bool:
-    """It has been begun, and is in the queue again."""
+    """Return whether the job was started and is queued again."""
     job = await read(client, job_id)
     return bool(job["status"] == "queued" and job["started_at"])
 
 
 READERS = 40
-"""More than any pool of threads has by default on a machine of this size."""
+"""More than the number of threads in any default thread pool of this machine."""
 
 
 @asynccontextmanager

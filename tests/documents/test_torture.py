@@ -44,7 +44,7 @@ SMALL = [sample(name, (FILES / name).read_bytes().rstrip()) for name in ("netpbm
 
 
 class Case(NamedTuple):
-    """What is sent, and what may come back."""
+    """A file to send, and the replies that are allowed."""
 
     sent: Sample | bytes
     statuses: set[int]
@@ -169,7 +169,7 @@ async def test_hostile_uploads_are_answered_and_leave_nothing(
 
 
 async def answered(client: httpx.AsyncClient, case: Case) -> str | None:
-    """What is wrong with the answer."""
+    """Return what is wrong with the reply, or None."""
     body = case.sent if isinstance(case.sent, bytes) else part(case.sent) + END
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     reply = await client.post(case.path, content=body, headers=headers)
@@ -247,7 +247,7 @@ async def test_fifty_uploads_at_once_take_little_memory(
 
 
 async def peak_rss_mib(server: DepotProcess) -> float:
-    """The most it has until this is cancelled."""
+    """Return the maximum memory of the process until this is cancelled."""
     peak = 0.0
     with suppress(asyncio.CancelledError):
         while True:

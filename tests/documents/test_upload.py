@@ -24,7 +24,7 @@ suffixes = pytest.mark.parametrize("suffix", TYPES)
 
 @pytest.fixture
 async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Unlike Litestar's own, it sends a body chunk by chunk."""
+    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
     async with running(settings, key) as client:
         yield client
 
@@ -154,7 +154,7 @@ async def test_no_body_is_read_if_its_declared_length_is_too_large(
 
 
 async def unread(settings: Settings, path: str, authorization: str, length: int) -> int:
-    """The status of a reply that is given before anything of the body was asked for."""
+    """Return the status of a reply that is sent before the body was read."""
     app = create_app(settings)
 
     class Unread(httpx.AsyncByteStream):
@@ -177,7 +177,7 @@ async def unread(settings: Settings, path: str, authorization: str, length: int)
 
 
 class SlowUploads:
-    """Uploads that stay in progress until `finish` lets them go on."""
+    """Uploads that stay in progress until `finish` is called."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""What tests of documents have in common: sending files, and looking into the store."""
+"""Helpers for tests of documents: send files, and list the blob store."""
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
@@ -62,7 +62,7 @@ def in_chunks(body: bytes, length: int = 65_536) -> Iterable[bytes]:
 
 
 async def stored_keys(settings: Settings) -> set[str]:
-    """The keys of all blobs there are."""
+    """Return the keys of all blobs in the store."""
     tomorrow, store = datetime.now(UTC) + timedelta(days=1), open_blob_store(settings)
     return {key async for keys in store.keys("", tomorrow) for key in keys}
 

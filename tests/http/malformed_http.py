@@ -10,15 +10,15 @@ TRAILERS = [b"X: t", b"X: " + b"t" * 600_000, b'If-Match: "77"\r\nContent-Type: 
 
 
 class Stream(NamedTuple):
-    """What one connection sends. `ids` are those of its requests, if all of them can be told apart."""
+    """The bytes that one connection sends. `ids` are those of its requests, or None if they are not clear."""
 
     kind: str
     sent: bytes
     ids: list[str] | None
     requests: int
-    """How many an honest reader could see at most."""
+    """The maximum number of requests that a correct parser could read."""
     leaves: bool = False
-    """Without waiting for an answer."""
+    """Whether the client disconnects without waiting for a reply."""
 
 
 class Mangler:

@@ -1,4 +1,4 @@
-"""What may be cached: nothing that a key was needed for."""
+"""Caching: a reply to an authenticated request is never cached."""
 
 import pytest
 

@@ -25,7 +25,7 @@ CURRENT = ['"2"', "*", ' "2" ', '"1", "2"', 'W/"1","2"', '"1" , "2"']
 
 @pytest.fixture(params=["items", "resources"])
 async def path(client: Client, request: pytest.FixtureRequest) -> str:
-    """Something at version 2."""
+    """Return the path of a resource that is at version 2."""
     if request.param == "items":
         created = await client.post("/items", json={"sku": "BOLT", "name": "Bolt", "price": "1"})
     else:

@@ -1,4 +1,4 @@
-"""Every reply that is not a 2xx is the error contract, whichever layer it comes from."""
+"""Every 4xx and 5xx reply follows the error contract, whichever layer sends it."""
 
 import pytest
 from litestar import get

@@ -171,7 +171,7 @@ async def test_a_body_of_another_type_is_rejected(client: Client, media_type: st
 
 
 async def test_a_byte_order_mark_in_front_is_ignored(client: Client) -> None:
-    """PowerShell 5 writes one."""
+    """PowerShell 5 writes a byte order mark."""
     reply = await client.post("/items", content=b"\xef\xbb\xbf" + BOLT % b"", headers=JSON)
     assert (reply.status_code, reply.json()["sku"]) == (201, "BOLT")
 

@@ -1,4 +1,4 @@
-"""What clients and operators read about a wrong value: plain words, no regular expression, no type name."""
+"""Messages about wrong values use plain words, no regular expression and no type name."""
 
 import re
 from collections.abc import Iterator

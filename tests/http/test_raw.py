@@ -74,7 +74,7 @@ async def test_no_request_is_smuggled_through_a_load_balancer(
 
 
 async def send_streams(seed: str, url: str, direct: str, key: str, *, streams: int) -> Counter[str]:
-    """Send streams, some at once, while an honest client goes on. How many of each kind there were."""
+    """Send streams, some concurrently, beside an ordinary client. Return the number of each kind."""
     kinds: Counter[str] = Counter()
     until = monotonic() + SECONDS
 
