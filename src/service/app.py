@@ -164,6 +164,7 @@ class Components:
         async with (
             self.tracer.open(),
             self.database.open(),
+            self.database.commits.watch(self.admission.reject_writes),
             self.metrics.open(),
             self.probe.open(),
             self.scrapes.open(),
@@ -275,7 +276,7 @@ def _wrap_asgi_handler(app: Litestar, components: Components) -> ASGIApp:
         components.admission,
         TrustPolicy(settings.allowed_hosts, settings.trusted_proxies),
         draining=components.draining,
-        confirm_commits=components.database.commits.join,
+        commits=components.database.commits,
         log_access=access_log(settings.log),
         metrics=components.metrics,
         tracer=components.tracer,

@@ -1,10 +1,11 @@
-"""A commit that no standby has confirmed is never acknowledged, although PostgreSQL shows it."""
+"""Commits that wait for a standby: none is acknowledged before the standby has it, and reads go on."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 import httpx
 import pytest
@@ -12,10 +13,12 @@ import pytest
 from service.database import migrate
 from service.settings import Settings
 from service.testing import execute, mint
-from tests.support.app_helpers import Json, item, order, running
+from tests.support.app_helpers import Json, eventually, item, order, running
+from tests.support.depot_process import depot_serve
 from tests.support.postgres_nodes import Node, node, standby
 
 INTERRUPTED_AFTER_SECONDS = 0.3
+REFUSED_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,15 @@ async def client(pair: tuple[Node, Node], tmp_path: Path) -> AsyncIterator[httpx
     settings = Settings(database_url=pair[0].url, home=tmp_path)
     async with running(settings, await mint(settings, "admin")) as client:
         yield client
+
+
+@pytest.fixture
+async def narrow(pair: tuple[Node, Node], tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a process with fewer connections than writes."""
+    key = await mint(Settings(database_url=pair[0].url, home=tmp_path), "admin")
+    with depot_serve(pair[0].url, tmp_path, DEPOT_POOL_SIZE="4", DEPOT_RECORDS_POOL_SIZE="2") as server:
+        async with server.client(key) as client:
+            yield client
 
 
 @contextmanager
@@ -90,9 +102,56 @@ async def test_an_interrupted_commit_is_acknowledged_only_once_the_standby_has_i
         await asyncio.gather(*(interrupt(client, request) for request, _ in requests.values()))
         repeated = await asyncio.gather(*(client.send(request) for request, _ in requests.values()))
         assert {reply.status_code for reply in repeated} == {503}
+    await eventually(lambda: is_ready(client))
     confirmed = await asyncio.gather(*(client.send(request) for request, _ in requests.values()))
     replies = dict(zip(requests, confirmed, strict=True))
     expected = {name: status for name, (_, status) in requests.items()}
     assert {name: reply.status_code for name, reply in replies.items()} == expected
     replayed = {name for name, reply in replies.items() if "Idempotent-Replayed" in reply.headers}
     assert replayed == {name for name in requests if name.startswith("keyed")}
+
+
+async def timed(client: httpx.AsyncClient, method: str, path: str, **content: object) -> tuple[str, float]:
+    """Return a reply's status and code, and the seconds that it took."""
+    started = monotonic()
+    reply = await client.request(method, path, **content)  # type: ignore[arg-type]
+    return f"{reply.status_code} {reply.headers.get('X-Error-Code', '')}".strip(), monotonic() - started
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/health/ready")).status_code == 200
+
+
+async def test_while_commits_do_not_come_back_writes_are_refused_and_reads_served(
+    pair: tuple[Node, Node], narrow: httpx.AsyncClient
+) -> None:
+    client = narrow
+    items = [await item(client, quantity=5) for _ in range(12)]
+    paths = [f"/items/{one['id']}" for one in items]
+    keyed = {"Idempotency-Key": items[0]["id"]}
+    placed = {"customer_id": "c-1", "lines": [{"item_id": items[0]["id"], "quantity": 1}]}
+    hook = {"url": "https://receiver.example/", "events": ["order.placed"]}
+    await eventually(lambda: is_ready(client))
+    with suspended(pair[1]):
+        writes = [timed(client, "DELETE", path) for path in paths[1:]]
+        writes.append(timed(client, "POST", "/orders", json=placed, headers=keyed))
+        writes.append(timed(client, "POST", "/webhooks", json=hook))
+        writes.append(timed(client, "POST", f"{paths[0]}/stock", json={"delta": 1, "reason": "found"}))
+        reads = [timed(client, "GET", path) for path in paths]
+        waited, read = await asyncio.gather(asyncio.gather(*writes), asyncio.gather(*reads))
+        assert {status for status, _ in waited} == {"503 DATABASE_UNAVAILABLE"}
+        assert max(seconds for _, seconds in waited) < REFUSED_SECONDS
+        assert {status for status, _ in read} == {"200"}
+        assert not await is_ready(client)
+        assert (await client.get("/health")).json()["status"] == "degraded"
+        refused = await asyncio.gather(*(timed(client, "DELETE", path) for path in paths))
+        assert {status for status, _ in refused} == {"503 DATABASE_UNAVAILABLE"}
+        assert max(seconds for _, seconds in refused) < INTERRUPTED_AFTER_SECONDS
+        read = await asyncio.gather(*(timed(client, "GET", path) for path in paths))
+        assert {status for status, _ in read} == {"200"}
+        assert max(seconds for _, seconds in read) < REFUSED_SECONDS
+    await eventually(lambda: is_ready(client))
+    replies = [await client.post("/orders", json=placed, headers=keyed) for _ in range(2)]
+    assert [reply.status_code for reply in replies] == [201, 201]
+    stored = (await client.get(paths[0])).json()["quantity"]
+    assert stored == 5

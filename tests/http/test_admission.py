@@ -30,6 +30,9 @@ class Request:
     def __init__(self, seconds: float) -> None:
         self.started = perf_counter() - seconds
 
+    async def reject_write(self) -> None:
+        raise AssertionError
+
     async def time_out(self) -> None:
         raise AssertionError
 

@@ -1,4 +1,4 @@
-"""Confirms that commits that are visible have also been replicated (decision 0019).
+"""Notices commits that do not come back, and confirms those that are visible (decision 0019).
 
 A commit that waits for a synchronous standby can be cancelled, by a timeout for example. PostgreSQL then
 commits it locally only: it is visible, and lost in a failover. A later commit waits for all of the log before
@@ -7,8 +7,10 @@ it, so an empty one that comes back confirms every commit that was visible when 
 
 import asyncio
 from asyncio import Task
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+
+import structlog
 
 from service.database.background import BackgroundConnection
 from service.database.batch import BatchKey
@@ -17,13 +19,23 @@ from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection
 from service.errors import DatabaseUnavailable
 
+log = structlog.get_logger()
+
 CONFIRM_TIMEOUT_SECONDS = 0.7
-"""Seconds after which a commit counts as not coming back."""
+"""Seconds that a reply waits for its confirmation."""
+COMMIT_INTERVAL_SECONDS = 0.25
+IDLE_INTERVAL_SECONDS = 2.0
+"""The interval without a synchronous standby, where commits wait for nobody."""
+COMMIT_WAIT_SECONDS = 0.25
+MISSED_COMMITS_MAX = 2
+"""Waits in a row after which commits count as blocked. One may be our own event loop's fault."""
 
 COMMIT_EMPTY = """
 select case when current_setting('synchronous_standby_names') <> ''
   then pg_logical_emit_message(true, 'depot', '') end"""
 """A transaction that must be replicated. Without a synchronous standby it writes nothing."""
+
+SELECT_BLOCKED = "select pid from pg_stat_activity where wait_event = 'SyncRep' and pid = any($1::int[])"
 
 CONFIRM_COMMITS: BatchKey[None, None] = BatchKey("confirm commits")
 """Joined by an operation that returns a change made earlier without writing anything."""
@@ -32,9 +44,21 @@ CONFIRM_COMMITS: BatchKey[None, None] = BatchKey("confirm commits")
 class CommitMonitor:
     """Commits empty transactions on a connection of its own, one at a time; callers share them."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], monitor: DatabaseMonitor) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        monitor: DatabaseMonitor,
+        pooled: Collection[Connection],
+    ) -> None:
+        """`pooled` are the connections to give up while their commit is blocked."""
+        self.is_blocked = False
+        """Whether commits do not come back, though the database answers reads."""
         self._connection = BackgroundConnection(connect)
+        self._observer = BackgroundConnection(connect)
         self._monitor = monitor
+        self._pooled = pooled
+        self._committing = False
+        self._interval_seconds = COMMIT_INTERVAL_SECONDS
         self._running: Task[None] | None = None
         self._next: Task[None] | None = None
 
@@ -49,20 +73,37 @@ class CommitMonitor:
                 await asyncio.wait(tasks)
             await self._connection.finish()
 
+    @asynccontextmanager
+    async def watch(self, on_blocked: Callable[[], None]) -> AsyncIterator[None]:
+        """Commit again and again, and call `on_blocked` from time to time while commits are blocked."""
+        task = asyncio.create_task(self._watch(on_blocked))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await self._observer.finish()
+
     async def join(self, _: None = None, /) -> None:
         """Return once every commit that is visible now has been replicated, as the server is configured.
 
         Raises `DatabaseUnavailable` if that takes too long.
         """
-        if self._next is None:  # the running one may have started before the caller saw a commit
-            self._next = asyncio.create_task(self._commit_after(self._running))
-            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self.is_blocked:
+            raise DatabaseUnavailable
         seconds = max(CONFIRM_TIMEOUT_SECONDS, 4 * self._monitor.round_trip_seconds)
         try:
             async with self._monitor.timeout(seconds):
-                await asyncio.shield(self._next)
+                await asyncio.shield(self._next_commit())
         except DATABASE_ERRORS:
             raise DatabaseUnavailable from None
+
+    def _next_commit(self) -> Task[None]:
+        """Return a commit that has not started: the running one may not cover what the caller saw."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._commit_after(self._running))
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._next
 
     async def _commit_after(self, running: Task[None] | None) -> None:
         if running is not None:
@@ -70,7 +111,55 @@ class CommitMonitor:
         self._running, self._next = self._next, None
         try:
             connection = await self._connection.get()
-            await connection.execute(COMMIT_EMPTY)
+            self._committing = True
+            written = await connection.fetchval(COMMIT_EMPTY)
+            self._interval_seconds = COMMIT_INTERVAL_SECONDS if written else IDLE_INTERVAL_SECONDS
         except DATABASE_ERRORS:
             self._connection.close()
             raise
+        finally:
+            self._committing = False
+
+    async def _watch(self, on_blocked: Callable[[], None]) -> None:
+        missed = 0
+        while True:
+            try:
+                missed = 0 if await self._comes_back() else missed + 1
+                self._set_blocked(blocked=missed >= MISSED_COMMITS_MAX)
+                if self.is_blocked:
+                    await self._give_up_blocked()
+                    on_blocked()
+            except Exception:  # the loop must survive any error, or `is_blocked` would never be reset
+                log.exception("unhandled_error")
+            if not missed:
+                await asyncio.sleep(self._interval_seconds)
+
+    async def _comes_back(self) -> bool:
+        commit = self._next_commit()
+        wait_seconds = max(COMMIT_WAIT_SECONDS, 2 * self._monitor.round_trip_seconds)
+        await asyncio.wait({commit}, timeout=wait_seconds)
+        return commit.done() or not self._committing
+
+    def _set_blocked(self, *, blocked: bool) -> None:
+        if blocked and not self.is_blocked:
+            log.warning("commits_blocked")
+        elif self.is_blocked and not blocked:
+            log.info("commits_unblocked")
+            self._observer.close()
+        self.is_blocked = blocked
+
+    async def _give_up_blocked(self) -> None:
+        """Terminate pooled connections whose commit waits for a standby, so that reads get new ones.
+
+        PostgreSQL goes on waiting. A cancellation would make the commit visible, though no standby has it.
+        """
+        try:
+            async with self._monitor.timeout(COMMIT_WAIT_SECONDS):
+                observer = await self._observer.get()
+                alive = [connection for connection in self._pooled if not connection.is_closed()]
+                by_pid = {connection.get_server_pid(): connection for connection in alive}
+                for row in await observer.fetch(SELECT_BLOCKED, list(by_pid)):
+                    by_pid[row["pid"]].terminate()
+        except DATABASE_ERRORS as error:
+            log.warning("blocked_commits_not_found", cause=repr(error))
+            self._observer.close()

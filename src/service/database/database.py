@@ -76,7 +76,8 @@ class Database:
         self._orm_sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         self._batches: dict[BatchKey[Any, Any], Batch[Any, Any]] = {}
         self._batchers: list[Batcher[Any, Any]] = []
-        self.commits = CommitMonitor(lambda: self._connect(self._servers), self.monitor)
+        self._pooled: WeakSet[Connection] = WeakSet()
+        self.commits = CommitMonitor(lambda: self._connect(self._servers), self.monitor, self._pooled)
         self.add_batch(CONFIRM_COMMITS, self.commits)
         if metrics is not None:
             self._register_gauges(metrics)
@@ -160,6 +161,7 @@ class Database:
         async with self.monitor.timeout(self._settings.connect_timeout_seconds):
             connection = await self._connect_beside_pool(self._servers, command_timeout=self._command_timeout)
         self._log_queries(connection)
+        self._pooled.add(connection)
         return connection
 
     async def _connect_beside_pool(self, servers: ServerList, **options: Any) -> Connection:
@@ -187,6 +189,7 @@ class Database:
     async def _connect_for_statements(self) -> Connection:
         connection = await self._connect(self._servers, command_timeout=self._command_timeout)
         self._log_queries(connection)
+        self._pooled.add(connection)
         try:
             await connection.set_type_codec(
                 "jsonb",

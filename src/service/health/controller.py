@@ -34,6 +34,7 @@ STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 
 SCHEMA_OUTDATED = "The database schema is outdated; run `depot migrate`"
+COMMITS_BLOCKED = "Commits do not come back: the database waits for its synchronous standby"
 READ_SCHEMA_AND_CLOCK = f"select ({READ_SCHEMA_VERSION}), clock_timestamp()"  # in one round trip
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
@@ -104,6 +105,7 @@ class Probe:
         self._blobs = blobs
         self._timeout_seconds = timeout_seconds
         self._connection = BackgroundConnection(database.connect)
+        self._commits = database.commits
         self._database_check: Task[DatabaseStatus] | None = None
         self._status: DatabaseStatus | None = None
         self._storage_check: Task[bool] | None = None
@@ -126,6 +128,10 @@ class Probe:
             self._database_check = asyncio.create_task(self._check_database())
         done, _ = await asyncio.wait({self._database_check}, timeout=self._timeout_seconds)
         return self._database_check.result() if done else UNREACHABLE
+
+    @property
+    def commits_blocked(self) -> bool:
+        return self._commits.is_blocked
 
     async def storage_available(self) -> bool:
         """Return whether the blob store works, at most a second out of date.
@@ -203,7 +209,7 @@ class HealthController(Controller):
         status, storage_available = await asyncio.gather(probe.database_status(), probe.storage_available())
         dependencies = _dependencies(status, storage_available=storage_available)
         connected = dependencies == Dependencies("connected", "connected", "connected")
-        healthy = connected and not is_skewed(status.clock_skew_seconds)
+        healthy = connected and not is_skewed(status.clock_skew_seconds) and not probe.commits_blocked
         content = Health("healthy" if healthy else "degraded", datetime.now(UTC), VERSION, dependencies)
         if status.reachable:
             content.clock_skew_seconds = status.clock_skew_seconds
@@ -224,13 +230,16 @@ class HealthController(Controller):
     async def get_readiness(self, probe: NamedDependency[Probe]) -> Ready:
         """Check readiness
 
-        Returns 503 while draining, while the database is unreachable, or while its schema is outdated.
+        Returns 503 while draining, while the database is unreachable or its commits do not come back, or
+        while its schema is outdated.
         """
         if probe.draining:
             raise Draining
         status = await probe.database_status()
         if not status.reachable:
             raise DatabaseUnavailable
+        if probe.commits_blocked:
+            raise DatabaseUnavailable(COMMITS_BLOCKED)
         if not status.current:
             raise DatabaseUnavailable(SCHEMA_OUTDATED)
         return Ready()

@@ -16,7 +16,7 @@ import asyncio
 import random
 from asyncio import Task
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from math import ceil
 from statistics import median_low
@@ -45,6 +45,8 @@ class AdmittedRequest(Protocol):
 
     async def time_out(self) -> None: ...
 
+    async def reject_write(self) -> None: ...
+
 
 class AdmissionControl:
     """The requests in flight in this process, except long-running ones, and the limit of them."""
@@ -63,7 +65,7 @@ class AdmissionControl:
         self._delay_seconds = delay_seconds
         self._timeout_seconds = timeout_seconds
         self._durations: list[float] = []
-        self._timing_out: set[Task[None]] = set()
+        self._answering: set[Task[None]] = set()
         self._peak = 0
         """The most requests that were in flight at once since the last tick."""
         self._overloaded_ticks = 0
@@ -166,6 +168,14 @@ class AdmissionControl:
         late = [request for request in self._in_flight if now - request.started > self._timeout_seconds]
         for request in late:
             self.exempt(request)
-            task = asyncio.create_task(request.time_out())
-            self._timing_out.add(task)
-            task.add_done_callback(self._timing_out.discard)
+            self._answer(request.time_out())
+
+    def reject_writes(self) -> None:
+        """Answer the writes in flight, because commits do not come back."""
+        for request in tuple(self._in_flight):
+            self._answer(request.reject_write())
+
+    def _answer(self, reply: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(reply)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)

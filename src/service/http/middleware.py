@@ -5,11 +5,12 @@ that nothing else handled. It is one layer, because each costs 20 to 50 µs per 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from asyncio import Task
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from litestar import Litestar
@@ -63,7 +64,7 @@ class Exchange(RequestHead):
 
     __slots__ = (
         *("_admission", "_close_connection", "_send", "code", "head"),
-        *("path", "scope", "started", "status", "timed_out"),
+        *("cancelled", "path", "scope", "started", "status", "timed_out", "writer"),
     )
 
     def __init__(self, scope: Any, send: Send, admission: AdmissionControl, *, closing: bool) -> None:
@@ -78,6 +79,9 @@ class Exchange(RequestHead):
         self.status = 0
         self.code: str | None = None
         self.timed_out = False
+        self.writer: Task[Any] | None = None
+        """The task of a handler that writes."""
+        self.cancelled = False
         self.started = perf_counter()
 
     @property
@@ -103,6 +107,12 @@ class Exchange(RequestHead):
     async def time_out(self) -> None:
         """Reply in place of the handler, which is not cancelled and may still commit."""
         await self.replace_reply(TimedOut())
+
+    async def reject_write(self) -> None:
+        """Reply in place of a handler that writes, and cancel it; it may have committed."""
+        if self.writer is not None and not self.status:
+            await self.replace_reply(DatabaseUnavailable())
+            self.cancelled = self.writer.cancel()
 
     async def replace_reply(self, fault: Fault) -> None:
         """Reply in place of the handler, if it has not replied."""
@@ -143,6 +153,14 @@ class Exchange(RequestHead):
         await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
 
 
+class Commits(Protocol):
+    """Whether commits come back, and the wait for those made before."""
+
+    is_blocked: bool
+
+    async def join(self) -> None: ...
+
+
 class RequestMiddleware:
     """Wraps Litestar's own ASGI handler; `create_app` installs it."""
 
@@ -153,7 +171,7 @@ class RequestMiddleware:
         trust: TrustPolicy,
         *,
         draining: Callable[[], bool],
-        confirm_commits: Callable[[], Awaitable[None]],
+        commits: Commits,
         log_access: Callable[[AccessLogEntry], None],
         metrics: Metrics,
         tracer: Tracer,
@@ -164,7 +182,7 @@ class RequestMiddleware:
         self._admission = admission
         self._trust = trust
         self._draining = draining
-        self._confirm_commits = confirm_commits
+        self._commits = commits
         self._log_access = log_access
         self._metrics = metrics
         self._tracer = tracer
@@ -185,6 +203,9 @@ class RequestMiddleware:
         try:
             await self._handle(exchange, receive)
         except asyncio.CancelledError:  # the server cancels requests that outlast its shutdown timeout
+            if exchange.cancelled and exchange.writer is not None:
+                exchange.writer.uncancel()
+                return
             if not exchange.status:
                 await exchange.send_error(Draining())
             raise
@@ -219,14 +240,18 @@ class RequestMiddleware:
             return await self._options(exchange)
         if exchange.head:  # in a copy: uvicorn must still see HEAD to omit the body
             exchange.scope = {**scope, "method": "GET"}
-        send = exchange.send if scope["method"] in SAFE_METHODS else partial(self._send_confirmed, exchange)
-        return await self._inner(exchange.scope, receive, send)
+        if scope["method"] in SAFE_METHODS:
+            return await self._inner(exchange.scope, receive, exchange.send)
+        if self._commits.is_blocked:
+            return await exchange.send_error(DatabaseUnavailable())
+        exchange.writer = asyncio.current_task()
+        return await self._inner(exchange.scope, receive, partial(self._send_confirmed, exchange))
 
     async def _send_confirmed(self, exchange: Exchange, message: Message) -> None:
         """Send a reply; one that reports an earlier commit only once that commit has been replicated."""
         if message["type"] == "http.response.start" and _reports_earlier_commit(exchange, message["headers"]):
             try:
-                await self._confirm_commits()
+                await self._commits.join()
             except DatabaseUnavailable as fault:
                 return await exchange.replace_reply(fault)
         return await exchange.send(message)

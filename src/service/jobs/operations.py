@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
+from service.database.commits import CONFIRM_COMMITS
 from service.database.session import Session
 from service.errors import InvalidState, NotFound
 from service.events.journal import Author
@@ -61,6 +62,8 @@ async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | 
             await notify_cancellation(session, row["queue_id"])
         elif job.status != "cancelled":
             raise InvalidState(f"The job has already {job.status}", job.status)
+        else:  # the commit that cancelled it may have been interrupted
+            await session.join(CONFIRM_COMMITS, None)
         if claim is not None:
             await store_reply(session, StoredReply(claim, 200, {}, encode_json(job)))
     return job

@@ -109,7 +109,7 @@ class WebhookDispatcher:
     async def _poll_once(self, polling: bool) -> None:
         if polling:
             self._any_enabled = await self._database.fetchval(statements.ANY_ENABLED)
-        if self._any_enabled:
+        if self._any_enabled and not self._database.commits.is_blocked:
             sender = self._sender or await self._open_sender()
             for delivery in await self._claim():
                 self._running[delivery] = asyncio.create_task(self._deliver(delivery, sender))
