@@ -36,6 +36,7 @@ LISTINGS = [
     Listing("/items", "select id from items"),
     Listing("/items?in_stock=true", "select id from items where quantity > 0"),
     Listing("/items?in_stock=false", "select id from items where quantity = 0"),
+    Listing("/items?low_stock=true", "select id from items where quantity <= low_stock_at"),
     Listing("/items?q=bolt", "select id from items where name ilike '%bolt%'"),
     Listing("/items?q=hex+bolt+M17", "select id from items where name ilike '%hex bolt M17%'"),
     Listing("/orders", "select id from orders"),

@@ -3,6 +3,7 @@
 import csv
 import io
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 from conftest import Client
 from service.database.database import Database
 from service.events.journal import CLI
-from service.items.csv_rows import ENCODING, _unescape_formula, escape_formula
+from service.items.csv_rows import ENCODING, InvalidRow, _unescape_formula, escape_formula
 from service.items.importer import import_items
 from service.job_kinds import build_registry
 from service.settings import Settings
 from service.values import stored_form
 from service.worker import Worker
 from tests.support.app_helpers import item
+from tests.support.import_helpers import load, stored, write
 from tests.support.job_helpers import process, until
 from tests.support.reply_assertions import JSON
 
@@ -93,6 +95,7 @@ ITEMS = st.fixed_dictionaries({
     "name": TEXTS.filter(bool),
     "description": st.none() | TEXTS,
     "quantity": st.integers(0, 5),
+    "low_stock_at": st.none() | st.integers(0, 9),
     "attributes": st.none() | DOCUMENTS,
 })  # fmt: skip
 
@@ -128,3 +131,22 @@ async def ignore(_bytes_read: int) -> None:
 def test_escaping_a_formula_is_reversible(text: str) -> None:
     assert _unescape_formula(escape_formula(text)) == text
     assert not escape_formula(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
+
+
+async def test_the_threshold_of_low_stock_is_imported(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    write(file, "sku,name,price,low_stock_at", ["A", "A", "1", "7"], ["B", "B", "1", ""])
+    assert (await load(database, file)).created == 2
+    write(file, "sku,name,price", ["A", "Other", "1"], ["C", "C", "1"])
+    assert (await load(database, file)).updated == 1
+    assert [row["low_stock_at"] for row in await stored(database)] == [7, None, 5]
+    write(
+        file,
+        "sku,name,price,low_stock_at",
+        ["A", "Other", "1", ""],
+        ["B", "B", "1", "0"],
+        ["C", "C", "1", "-1"],
+    )
+    report = await load(database, file, skip_bad=True)
+    assert report.bad_rows == [InvalidRow(4, ["low_stock_at: must be at least 0"])]
+    assert [row["low_stock_at"] for row in await stored(database)] == [None, 0, 5]

@@ -27,6 +27,7 @@ class Known(Struct):
     price: Decimal
     quantity: int
     ordered: bool = False
+    archived: bool = False
 
 
 PRICES = st.decimals(0, 1000, places=2)
@@ -92,6 +93,28 @@ class Shop(RuleBasedStateMachine):
             assert outcome(adjusted) == 200
             item.quantity += delta
 
+    @rule(item_id=items, counted=QUANTITIES, difference=st.sampled_from([0, 0, 1, -1]))
+    def count(self, item_id: str, counted: int, difference: int) -> None:
+        item = self.known.get(item_id)
+        expected = max(0, (item.quantity if item else 0) + difference)
+        change = {"item_id": item_id, "quantity": counted, "expected": expected}
+        reply = self.client.post("/stock", json={"changes": [change]})
+        if item is None:
+            assert outcome(reply) == "UNKNOWN_ITEM"
+        elif item.quantity != expected:
+            assert outcome(reply) == "QUANTITY_CHANGED"
+        else:
+            assert outcome(reply) == 200
+            item.quantity = counted
+
+    @rule(item_id=items, archived=st.booleans())
+    def archive(self, item_id: str, archived: bool) -> None:
+        item = self.known.get(item_id)
+        reply = self.client.patch(f"/items/{item_id}", json={"archived": archived})
+        assert outcome(reply) == (200 if item else "NOT_FOUND")
+        if item:
+            item.archived = archived
+
     @rule(lines=st.lists(st.tuples(items, PIECES, st.booleans()), min_size=1, max_size=3))
     def order(self, lines: list[tuple[str, int, bool]]) -> None:
         placed = self.client.post(
@@ -102,6 +125,9 @@ class Shop(RuleBasedStateMachine):
             wanted[item_id] += pieces
         if not wanted.keys() <= self.known.keys():
             assert outcome(placed) == "UNKNOWN_ITEM"
+        elif archived := {item_id for item_id in wanted if self.known[item_id].archived}:
+            assert outcome(placed) == "ITEM_ARCHIVED"
+            assert {detail["item_id"] for detail in placed.json()["error"]["details"]} == archived
         elif short := {
             item_id for item_id, pieces in wanted.items() if self.known[item_id].quantity < pieces
         }:
@@ -139,7 +165,8 @@ class Shop(RuleBasedStateMachine):
 
     @invariant()
     def stock_and_prices_are_those_of_the_model(self) -> None:
-        stored = {item["id"]: item for item in self.client.get("/items").json()["data"]}
+        lists = [self.client.get("/items", params={"archived": archived}) for archived in (False, True)]
+        stored = {item["id"]: item for items in lists for item in items.json()["data"]}
         assert {item_id: (item["quantity"], Decimal(item["price"])) for item_id, item in stored.items()} == {
             item_id: (item.quantity, item.price) for item_id, item in self.known.items()
         }

@@ -59,7 +59,7 @@ with requested as (
   union all
   select r.*, before.id from requested r join before on before.sku = r.sku
 ), verdict as (
-  select count(*) = cardinality(:deltas) and count(distinct r.id) = count(*) and bool_and({IS_POSSIBLE})
+  select count(*) = cardinality(:deltas) and bool_and({IS_POSSIBLE})
     as all_possible
   from matched r join before using (id)
 ), changed as (
