@@ -63,7 +63,11 @@ class Metrics:
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._rejections: dict[str, tuple[Counter, Counter]] = {}
         self._cpu_seconds = 0.0
+        self._create_request_metrics()
+        self._create_database_metrics()
+        self._create_background_metrics()
 
+    def _create_request_metrics(self) -> None:
         self.requests = self._counter(
             "http_requests", "Requests by route template, method and status.", "route", "method", "status"
         )
@@ -81,6 +85,11 @@ class Metrics:
         self.in_flight_limit = self._gauge("http_in_flight_limit", "Current concurrency limit.")
         self.streams = self._gauge("job_streams_open", "Event streams of jobs in progress.")
         self.uploads = self._gauge("uploads_in_flight", "Uploads in progress.")
+        self.rate_limit_unchecked = self._counter(
+            "rate_limit_unchecked", "Requests that passed unchecked while the rate limit store was down."
+        )
+
+    def _create_database_metrics(self) -> None:
         self.pool = self._gauge(
             "db_pool_connections", "Connections to PostgreSQL, idle and in use.", "pool", "state"
         )
@@ -93,6 +102,8 @@ class Metrics:
             "placement_flush_seconds", "Duration of an order commit in seconds.", DURATION_BUCKETS
         )
         self.placement_waiting = self._gauge("placement_waiting", "Orders that wait to be committed.")
+
+    def _create_background_metrics(self) -> None:
         self.attempts = self._counter(
             "webhook_attempts",
             "Delivery attempts by outcome: delivered, retried, failed (the last), gone (410).",
@@ -102,9 +113,6 @@ class Metrics:
             "webhook_attempt_seconds", "Duration of a delivery attempt in seconds.", DURATION_BUCKETS
         )
         self.attempts_in_flight = self._gauge("webhook_attempts_in_flight", "Delivery attempts in progress.")
-        self.rate_limit_unchecked = self._counter(
-            "rate_limit_unchecked", "Requests that passed unchecked while the rate limit store was down."
-        )
         self.runs = self._counter("job_runs", "Job runs by outcome.", "kind", "outcome")
         self.run_seconds = self._histogram(
             "job_run_seconds", "Duration of a job run in seconds.", RUN_BUCKETS, "kind"
