@@ -122,7 +122,7 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
     return (await client.get("/health/ready")).status_code == 200
 
 
-async def test_while_commits_do_not_come_back_writes_are_refused_and_reads_served(
+async def test_while_commits_are_blocked_writes_are_rejected_and_reads_served(
     pair: tuple[Node, Node], narrow: httpx.AsyncClient
 ) -> None:
     client = narrow

@@ -82,7 +82,7 @@ async def test_every_check_of_the_models_is_in_the_schema_and_all_have_names(dat
     assert "None" not in declared
 
 
-def test_replicas_may_all_migrate_at_once(empty_database: Settings) -> None:
+def test_replicas_can_migrate_at_the_same_time(empty_database: Settings) -> None:
     environment = {"DATABASE_URL": empty_database.database_url or ""}
 
     def run(_: int) -> int:

@@ -227,7 +227,7 @@ async def test_curl_resumes_an_interrupted_download(
     assert partial.read_bytes() == whole
 
 
-async def test_fifty_uploads_at_once_take_little_memory(
+async def test_fifty_concurrent_uploads_take_little_memory(
     database_url: str, key: str, tmp_path: Path, account: dict[str, str]
 ) -> None:
     with depot_serve(database_url, tmp_path / "home", **account) as server:

@@ -110,7 +110,7 @@ async def test_no_parameter_is_answered_with_a_pattern_or_a_type(client: Client)
 
 
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: str(field.name))
-def test_no_setting_is_refused_with_a_pattern_or_a_type(field: Any) -> None:
+def test_no_error_of_a_setting_contains_a_pattern_or_a_type(field: Any) -> None:
     prefix = "" if field.name in {"host", "port", "database_url"} else "DEPOT_"
     name = prefix + field.name.upper()
     for text in WRONG_TEXTS[1:]:

@@ -67,7 +67,7 @@ async def test_a_filter_holds_on_every_page(client: Client, skus: list[str]) -> 
 
 
 @pytest.mark.parametrize("path", ["/items?limit=1", "/resources?limit=1"])
-async def test_a_cursor_changed_in_any_character_is_refused(
+async def test_a_cursor_changed_in_any_character_is_rejected(
     client: Client, skus: list[str], path: str
 ) -> None:
     cursor = await cursor_of(client, path)
