@@ -11,7 +11,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from samples import JPEG, PDF, PNG, PROGRAMS, TYPES, Sample, picture, png_of, sample, valid
-from upload_helpers import END, content, in_chunks, part, post, send, stored, stored_keys
+from upload_helpers import CAT, END, content, in_chunks, part, post, send, stored, stored_keys
 
 from service.database.database import Database
 from service.settings import Settings
@@ -22,7 +22,6 @@ Client = httpx.AsyncClient
 Json = dict[str, Any]
 MIB_5 = 5 * 1024 * 1024
 NOBODY = "00000000-0000-7000-8000-000000000000"
-CAT = sample("cat.png", picture(PNG))
 suffixes = pytest.mark.parametrize("suffix", TYPES)
 
 

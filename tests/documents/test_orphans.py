@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 from msgspec.structs import replace
-from samples import PNG, picture, png_of, sample
-from upload_helpers import send, stored, stored_keys
+from samples import png_of, sample
+from upload_helpers import CAT, send, stored, stored_keys
 
 from service.blobs import open_blob_store
 from service.database.database import Database
@@ -18,7 +18,6 @@ from service.worker import SCHEDULES
 from tests.support.app_helpers import running
 from tests.support.reply_assertions import assert_refused
 
-CAT = sample("cat.png", picture(PNG))
 BREAK = """
 create function breaks() returns trigger language plpgsql as $$ begin raise 'broken'; end $$;
 create trigger breaks before insert on documents execute function breaks()"""
