@@ -19,7 +19,7 @@ from service.http.openapi import add_examples, complete_document
 from service.http.reply import negotiate
 from service.http.request import StrictRequest
 from service.jobs.kinds import Kind, KindRegistry
-from service.version import VERSION
+from service.version import API_VERSION, VERSION
 
 DESCRIPTION = """Inventory and orders. Stock is never oversold; a PATCH changes only the fields that are sent.
 
@@ -141,6 +141,7 @@ def build_document(app: Litestar) -> dict[str, Any]:
         reply_types=[payload for _, payload in EVENTS.values()],
     )
     document["components"]["schemas"] |= job_request_schemas(kinds)
+    document["info"]["x-depot-api-version"] = API_VERSION
     document["webhooks"] = webhooks()
     add_examples(document)
     return document

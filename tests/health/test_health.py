@@ -31,6 +31,14 @@ BEHIND = [
 ]
 
 
+async def test_health_and_the_openapi_document_name_the_same_version_of_the_api(client: Client) -> None:
+    described = (await client.get("/openapi.json")).json()
+    version = described["info"]["x-depot-api-version"]
+    assert version == "1"
+    assert (await client.get("/health")).json()["depot_api_version"] == version
+    assert "depot_api_version" in described["components"]["schemas"]["Health"]["required"]
+
+
 async def test_a_healthy_service_says_what_it_depends_on(client: Client) -> None:
     reply = await client.get("/health")
     health = reply.json()

@@ -25,7 +25,7 @@ from service.http.operation import operation
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.values import Timestamp
-from service.version import VERSION
+from service.version import API_VERSION, VERSION
 
 log = structlog.get_logger()
 CHECK_TIMEOUT_SECONDS = 2.0
@@ -59,6 +59,10 @@ class Health(Struct):
     status: Literal["healthy", "degraded"]
     timestamp: Timestamp
     version: str
+    depot_api_version: Annotated[
+        str,
+        Meta(description="Increased only by an incompatible change of the API.", examples=[API_VERSION]),
+    ]
     dependencies: Dependencies
     clock_skew_seconds: Annotated[
         float | UnsetType,
@@ -210,7 +214,9 @@ class HealthController(Controller):
         dependencies = _dependencies(status, storage_available=storage_available)
         connected = dependencies == Dependencies("connected", "connected", "connected")
         healthy = connected and not is_skewed(status.clock_skew_seconds) and not probe.commits_blocked
-        content = Health("healthy" if healthy else "degraded", datetime.now(UTC), VERSION, dependencies)
+        content = Health(
+            "healthy" if healthy else "degraded", datetime.now(UTC), VERSION, API_VERSION, dependencies
+        )
         if status.reachable:
             content.clock_skew_seconds = status.clock_skew_seconds
             return Reply(content)
