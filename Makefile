@@ -35,6 +35,7 @@ check: .venv/test # run all checks and the test suite, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/style.py
 	$(BIN)/pytest -n auto --dist worksteal
 
 container: .venv/local # build the image and run what is in deploy/, in namespaces of its own (as root)
