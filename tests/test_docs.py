@@ -76,6 +76,8 @@ EXECUTED = {
     "POST /webhooks": 201,
     "PATCH /webhooks/{webhook_id}": 200,
 }
+OF_FIXED_DAYS = {"POST /webhooks/{webhook_id}/replay"}
+"""Operations that accept only recent times, while their example has fixed ones."""
 
 
 async def test_every_example_of_a_request_can_be_executed(client: Client, described: Json) -> None:
@@ -92,7 +94,7 @@ async def test_every_example_of_a_request_can_be_executed(client: Client, descri
         if "example" in parameter
     }
     assert names == {"resource_id": "printer-3", "user_id": "ann"}
-    assert examples.keys() == EXECUTED.keys()
+    assert examples.keys() - OF_FIXED_DAYS == EXECUTED.keys()
     for name, status in EXECUTED.items():
         method, path = name.split()
         for media_type, content in examples[name].items():

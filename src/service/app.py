@@ -61,6 +61,7 @@ from service.orders import queries
 from service.orders.controller import OrderController
 from service.orders.pending import PLACE_ORDER
 from service.orders.placement import PlacementQueue
+from service.replay.controller import ReplayController
 from service.reports.controller import ReportController
 from service.resources.controller import ResourceController
 from service.settings import Settings
@@ -99,6 +100,7 @@ CONTROLLERS = [
     KeyController,
     ProcessController,
     JobController,
+    ReplayController,
 ]
 
 

@@ -133,7 +133,7 @@ def encode_document(app: Litestar) -> bytes:
 
 
 def build_document(app: Litestar) -> dict[str, Any]:
-    kinds: KindRegistry = app.state.components.kinds
+    kinds: KindRegistry = app.state.components.kinds.startable
     document = complete_document(
         app,
         app.openapi_schema.to_schema(),

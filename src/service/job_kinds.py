@@ -5,6 +5,7 @@ from service.items.import_job import import_kind
 from service.jobs.kinds import KindRegistry
 from service.jobs.sleep import SLEEP
 from service.orders.export import ORDERS_EXPORT
+from service.replay.job import REPLAY_KIND
 from service.reports.export import EXPORT
 from service.settings import Settings
 
@@ -16,6 +17,7 @@ def build_registry(settings: Settings) -> KindRegistry:
             EXPORT,
             ORDERS_EXPORT,
             inspection_kind(settings),
+            REPLAY_KIND,
             *[SLEEP] * settings.job_test_kinds,
         ]
     )

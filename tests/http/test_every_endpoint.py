@@ -1,6 +1,7 @@
 """Call every documented operation over a real socket, in a scenario where each succeeds."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,10 @@ async def story_of_webhooks(ask: Ask) -> None:
         assert list(receiver.received) == [owed["event_id"]]
         resend = "/webhooks/{webhook_id}/deliveries/{delivery_id}/resend"
         assert (await ask("POST", resend, 202, delivery_id=owed["id"], **names))["status"] == "pending"
+        now = datetime.now(UTC)
+        period = {"from": (now - timedelta(hours=1)).isoformat(), "to": now.isoformat()}
+        replay = await ask("POST", "/webhooks/{webhook_id}/replay", 202, period, **names)
+        assert replay["status"] == "queued"
         assert "secret" in await ask("POST", "/webhooks/{webhook_id}/secret", 200, **names)
         patched = await ask("PATCH", "/webhooks/{webhook_id}", 200, {"enabled": False}, **names)
         assert patched["version"] == 3

@@ -37,6 +37,19 @@ async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker
         yield worker
 
 
+async def test_a_job_has_an_etag_and_says_when_to_ask_again(client: Client, settings: Settings) -> None:
+    job_id = await process(client, seconds=0)
+    queued = await client.get(f"/jobs/{job_id}")
+    assert int(queued.headers["Retry-After"]) >= 1
+    unchanged = {"If-None-Match": queued.headers["ETag"]}
+    assert (await client.get(f"/jobs/{job_id}", headers=unchanged)).status_code == 304
+    assert (await client.post(f"/jobs/{job_id}/cancel")).json()["status"] == "cancelled"
+    over = await client.get(f"/jobs/{job_id}", headers=unchanged)
+    assert over.status_code == 200
+    assert over.headers["ETag"] != queued.headers["ETag"]
+    assert "Retry-After" not in over.headers
+
+
 async def test_a_job_is_queued(client: Client) -> None:
     reply = await client.post("/process", json=NAP)
     job_id = reply.json()["id"]

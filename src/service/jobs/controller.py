@@ -19,7 +19,7 @@ from service.http.idempotency import hold_claim
 from service.http.middleware import Exchange
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, attachment
+from service.http.reply import Reply, attachment, tagged_reply
 from service.http.request import StrictRequest, decode
 from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome
 from service.jobs import operations
@@ -27,6 +27,9 @@ from service.jobs.kinds import UnknownJobKind
 from service.jobs.schemas import Job, JobCreate, JobSummary, Queued, Status
 from service.jobs.streams import JobStreams
 from service.values import encode_json
+
+POLL_SECONDS = "1"
+"""How long clients should wait before they read an unfinished job again."""
 
 
 class KindOnly(Struct):
@@ -43,7 +46,7 @@ class ProcessRequest(StrictRequest):
         except ValidationFailed:
             decode(body, JobCreate)
             raise
-        decoded: Any = decode(body, self.app.state.components.kinds[kind_only.kind].request)
+        decoded: Any = decode(body, self.app.state.components.kinds.startable[kind_only.kind].request)
         return JobCreate(decoded.kind, decoded.payload)
 
 
@@ -97,10 +100,19 @@ class JobController(Controller):
         jobs = await operations.list_jobs(session, filters, pager.fetch_limit)
         return pager.page(jobs, lambda job: job.id)
 
-    @get("/{job_id:str}", opt=operation(scope="jobs:read", faults=[NotFound]))
-    async def get_job(self, session: NamedDependency[Session], job_id: FromPath[UUID]) -> Job:
-        """Read a job's status, progress, and result or error"""
-        return await operations.read_job(session, job_id)
+    @get("/{job_id:str}", opt=operation(scope="jobs:read", faults=[NotFound], conditional=True))
+    async def get_job(
+        self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
+    ) -> Reply[Job]:
+        """Read a job's status, progress, and result or error
+
+        `Retry-After` says when to ask again, while the job is not over.
+        """
+        job = await operations.read_job(session, job_id)
+        reply = tagged_reply(request, job)
+        if not job.is_final:
+            reply.headers["Retry-After"] = POLL_SECONDS
+        return reply
 
     @get(
         "/{job_id:str}/events",

@@ -26,6 +26,8 @@ class Kind(Struct, frozen=True):
     name: str
     payload: Any
     run: Callable[[JobContext, Any], Awaitable[Any]]
+    internal: bool = False
+    """Whether only the service starts it, not `POST /process`."""
 
     @property
     def request(self) -> type[Struct]:
@@ -41,6 +43,11 @@ class KindRegistry:
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
+
+    @property
+    def startable(self) -> "KindRegistry":
+        """Return the kinds that clients can start."""
+        return KindRegistry(kind for kind in self if not kind.internal)
 
     def __getitem__(self, name: str) -> Kind:
         """Return a kind by its name. Raises `UnknownJobKind` with the list of kinds."""

@@ -1,0 +1,77 @@
+"""Job kind `webhook.replay`: deliver again to one webhook what happened in a period.
+
+Deliveries are made due in small batches, and the next batch waits until the receiver has worked off the last
+one, so that a live event never queues behind more than a batch or two.
+"""
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+from service.database.database import MAX_CLOCK_SKEW
+from service.jobs.context import JobContext, JobFailed
+from service.jobs.kinds import Kind
+from service.replay.schemas import Replayed, WebhookReplay
+from service.times import lowest_uuid7
+
+BATCH_SIZE = 50
+SCAN_SIZE = 5000
+"""Events that one statement looks through."""
+WAIT_SECONDS = 0.2
+LONGEST_TRANSACTION = timedelta(hours=1)
+"""How much later than its time an event can get its id: the time is that of the transaction's start."""
+
+READ_QUEUE = """
+select enabled, (select count(*) from (
+  select from deliveries where webhook_id = $1 and due_at <= now() limit $2) due) as due
+from webhooks where id = $1"""
+
+# The id of a delivery has the time of the job and a hash of job and event, so that a second run of the job
+# repeats nothing that the first has done.
+DELIVERY_ID = """overlay(left($2::uuid::text, 24) || right(md5($2::uuid::text || id::text), 12)
+    placing left(md5(id::text || $2::uuid::text), 3) from 16 for 3)::uuid"""
+
+REPLAY = f"""
+with scanned as materialized (
+  select id, type, created_at from events where id > $3 and id < $4 order by id limit {SCAN_SIZE}
+), batch as materialized (
+  select id from scanned where type = any($5::text[]) and created_at >= $6 and created_at < $7
+  order by id limit {BATCH_SIZE}
+), inserted as (
+  insert into deliveries (id, webhook_id, event_id) select {DELIVERY_ID}, $1, id from batch
+  on conflict (id) do nothing
+)
+select (select count(*) from batch) as count, coalesce(
+  (select id from batch order by id offset {BATCH_SIZE - 1}),
+  (select id from scanned order by id desc limit 1)) as last"""
+"""Makes a batch due; returns its size, and the last event looked at or null at the end."""
+
+
+async def replay(task: JobContext, payload: WebhookReplay) -> Replayed:
+    """Deliver the events again, oldest first."""
+    last: UUID | None = lowest_uuid7(payload.from_ - MAX_CLOCK_SKEW)
+    end = lowest_uuid7(payload.to + MAX_CLOCK_SKEW + LONGEST_TRANSACTION)
+    period, count = (payload.events, payload.from_, payload.to), 0
+    while last is not None:
+        await _wait_for_receiver(task, payload.webhook_id)
+        row = await task.database.fetchrow(REPLAY, payload.webhook_id, task.id, last, end, *period)
+        assert row is not None  # noqa: S101  # it selects no table
+        if row["last"] is not None:
+            count += row["count"]
+            await task.report_progress(99 * (row["last"].int - last.int) // (end.int - last.int))
+        last = row["last"]
+    return Replayed(count)
+
+
+async def _wait_for_receiver(task: JobContext, webhook_id: UUID) -> None:
+    """Return once less than a batch is due. Raises `JobFailed` if nothing is sent to the webhook any more."""
+    while True:
+        webhook = await task.database.fetchrow(READ_QUEUE, webhook_id, BATCH_SIZE)
+        if webhook is None or not webhook["enabled"]:
+            raise JobFailed("The webhook was disabled" if webhook else "The webhook was deleted")
+        if webhook["due"] < BATCH_SIZE:
+            return
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+REPLAY_KIND = Kind("webhook.replay", WebhookReplay, replay, internal=True)

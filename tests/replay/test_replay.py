@@ -1,0 +1,165 @@
+"""`POST /webhooks/{id}/replay`: what happened in a period is delivered again, under the same ids."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from service.database.database import Database
+from service.replay import job
+from service.settings import Settings
+from tests.support.app_helpers import eventually, item, running
+from tests.support.job_helpers import running_worker, until
+from tests.support.recording_receiver import RecordingReceiver, recording_receiver
+from tests.support.reply_assertions import assert_refused, wrong_fields
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=0.1)
+
+
+@pytest.fixture
+async def shop(settings: Settings, key: str, database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings, key) as client, running_worker(settings, database):
+        yield client
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[RecordingReceiver]:
+    async with recording_receiver() as receiver:
+        yield receiver
+
+
+async def register(shop: httpx.AsyncClient, receiver: RecordingReceiver, *events: str) -> str:
+    body = {"url": receiver.url, "events": list(events)}
+    webhook = (await shop.post("/webhooks", json=body)).raise_for_status().json()
+    receiver.secret = webhook["secret"]
+    return f"/webhooks/{webhook['id']}"
+
+
+def period(**fields: Any) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    begin, end = now - timedelta(hours=1), now + timedelta(minutes=1)
+    return {"from": begin.isoformat(), "to": end.isoformat(), **fields}
+
+
+async def replayed(shop: httpx.AsyncClient, path: str, **fields: Any) -> dict[str, Any]:
+    """Replay, and return the job once it has succeeded."""
+    reply = await shop.post(f"{path}/replay", json=period(**fields))
+    assert reply.status_code == 202, reply.text
+    queued = reply.json()
+    assert (queued["status"], reply.headers["Location"]) == ("queued", f"/jobs/{queued['id']}")
+    return await until(shop, queued["id"], "succeeded")
+
+
+async def deliveries(shop: httpx.AsyncClient, path: str, count: int) -> list[dict[str, Any]]:
+    """Return the deliveries once there are that many, all of them delivered."""
+    listed: list[dict[str, Any]] = []
+
+    async def there() -> bool:
+        nonlocal listed
+        listed = (await shop.get(f"{path}/deliveries", params={"limit": 200})).json()["data"]
+        return len(listed) == count and all(entry["status"] == "delivered" for entry in listed)
+
+    await eventually(there)
+    return listed
+
+
+async def test_events_are_delivered_again_under_the_same_ids(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver
+) -> None:
+    path = await register(shop, receiver, "item.created")
+    for _ in range(3):
+        await item(shop)
+    first = await deliveries(shop, path, 3)
+    assert (await replayed(shop, path))["result"] == {"deliveries": 3}
+    again = await deliveries(shop, path, 6)
+    assert sorted(entry["event_id"] for entry in again) == sorted(2 * [entry["event_id"] for entry in first])
+
+
+async def test_only_the_chosen_types_of_the_period_are_delivered(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver
+) -> None:
+    bolt = await item(shop)
+    await shop.patch(f"/items/{bolt['id']}", json={"name": "M8"})
+    path = await register(shop, receiver, "order.placed")
+    assert (await replayed(shop, path))["result"] == {"deliveries": 0}
+    assert (await replayed(shop, path, events=["item.updated"]))["result"] == {"deliveries": 1}
+    (delivery,) = await deliveries(shop, path, 1)
+    assert delivery["event_type"] == "item.updated"
+    ended = (datetime.now(UTC) - timedelta(minutes=30)).isoformat()
+    assert (await replayed(shop, path, to=ended, events=["*"]))["result"] == {"deliveries": 0}
+
+
+async def test_more_than_a_batch_is_delivered_in_batches_and_each_event_once(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = job.REPLAY.replace(f"limit {job.SCAN_SIZE}", "limit 5").replace(
+        f"limit {job.BATCH_SIZE}", "limit 2"
+    )
+    monkeypatch.setattr(job, "REPLAY", small.replace(f"offset {job.BATCH_SIZE - 1}", "offset 1"))
+    monkeypatch.setattr(job, "BATCH_SIZE", 2)
+    made = [await item(shop) for _ in range(9)]
+    path = await register(shop, receiver, "item.created")
+    assert (await replayed(shop, path))["result"] == {"deliveries": len(made)}
+    found = await deliveries(shop, path, len(made))
+    assert len({entry["event_id"] for entry in found}) == len(made)
+
+
+async def test_a_second_run_of_the_job_repeats_nothing(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver, database: Database
+) -> None:
+    await item(shop)
+    path = await register(shop, receiver, "item.created")
+    replay = await replayed(shop, path)
+    await deliveries(shop, path, 1)
+    rewind = "update jobs set status = 'failed' where id = $1"
+    await database.fetch(rewind, replay["id"])
+    assert (await shop.post(f"/jobs/{replay['id']}/retry")).status_code == 202
+    await until(shop, replay["id"], "succeeded")
+    assert len(await deliveries(shop, path, 1)) == 1
+
+
+async def test_a_repetition_under_its_key_replays_nothing(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver
+) -> None:
+    await item(shop)
+    path = await register(shop, receiver, "item.created")
+    body, once = period(), {"Idempotency-Key": "once"}
+    first, second = [await shop.post(f"{path}/replay", json=body, headers=once) for _ in range(2)]
+    assert (second.content, second.headers["Location"]) == (first.content, first.headers["Location"])
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert len((await shop.get("/jobs")).json()["data"]) == 1
+
+
+async def test_a_period_that_cannot_be_is_refused(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver
+) -> None:
+    path = await register(shop, receiver, "item.created")
+    long_ago = (datetime.now(UTC) - timedelta(days=31)).isoformat()
+    assert wrong_fields(await shop.post(f"{path}/replay", json=period(**{"from": long_ago}))) == {"/from"}
+    assert wrong_fields(await shop.post(f"{path}/replay", json=period(to=long_ago))) == {"/to"}
+    assert wrong_fields(await shop.post(f"{path}/replay", json={"events": ["order.eaten"]})) == {
+        "/from", "/to", "/events/0"
+    }  # fmt: skip
+
+
+async def test_a_disabled_or_unknown_webhook_gets_nothing(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver
+) -> None:
+    path = await register(shop, receiver, "item.created")
+    await shop.patch(path, json={"enabled": False})
+    assert_refused(await shop.post(f"{path}/replay", json=period()), 409, "INVALID_STATE")
+    unknown = "/webhooks/00000000-0000-7000-8000-000000000000/replay"
+    assert_refused(await shop.post(unknown, json=period()), 404, "NOT_FOUND")
+
+
+async def test_clients_cannot_start_the_job_themselves(shop: httpx.AsyncClient) -> None:
+    """A key that may start jobs may not send to webhooks."""
+    body = {"kind": "webhook.replay", "payload": {}}
+    details = assert_refused(await shop.post("/process", json=body), 422, "UNKNOWN_JOB")["details"]
+    assert {"kind": "webhook.replay"} not in details
