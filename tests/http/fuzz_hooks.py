@@ -19,6 +19,7 @@ RULES = (
     *("must be at most", "must have a valid host", "must be a valid URL"),
     *("must not contain NUL characters", "must not have NUL characters", "numbers must be between"),
     *("must be before `to`", "`from` must be before `to`", "is outside the calendar"),
+    *("must be an RFC 3339 time or date", "`to` must be after `from`"),
     *(
         "would raise the quantity above",
         "names the same item as",
