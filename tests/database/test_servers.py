@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -13,6 +14,7 @@ from service.database import migrate
 from service.database.database import SCHEMA, Database
 from service.database.servers import ServerList, split_servers
 from service.settings import Settings
+from tests.support.app_helpers import eventually
 from tests.support.postgres_nodes import Node, node, standby
 
 SINGLE = {
@@ -92,3 +94,31 @@ async def test_without_a_server_that_accepts_writes_there_is_no_connection(pair:
     primary.kill()
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
         await ServerList(forms(primary, copy)[0]).connect(2)
+
+
+async def test_a_deposed_primary_that_still_accepts_writes_is_left(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    primary, copy = pair
+    settings = Settings(database_url=forms(primary, copy)[0], home=tmp_path)
+    async with Database(settings).open() as database:
+        assert await port(database) == primary.port
+        copy.promote()
+        await eventually(lambda: uses(database, copy))
+        opened = await database.connect()
+        assert await opened.fetchval("show port") == str(copy.port)
+        await opened.close()
+    async with asyncio.timeout(2):
+        connection = await asyncpg.connect(primary.url)
+        assert await connection.fetchval("show transaction_read_only") == "off"
+        await connection.close()
+
+
+async def port(database: Database) -> int:
+    return int(await database.fetchval("show port"))
+
+
+async def uses(database: Database, server: Node) -> bool:
+    with suppress(asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+        return await port(database) == server.port
+    return False

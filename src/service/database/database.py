@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 import asyncpg
+import structlog
 from litestar.di import Provide
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -26,6 +27,8 @@ from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
 from service.values import decode_json, encode_json
 
+log = structlog.get_logger()
+
 SCHEMA = "0015"
 """The newest revision in migrations/versions (a test compares)."""
 VERSION_TABLE = "schema_version"
@@ -35,6 +38,9 @@ READ_SCHEMA_VERSION = f"select max(version_num) as version_num from {VERSION_TAB
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 """Seconds the client waits beyond `statement_timeout`. If the server has not canceled the statement by then,
 it is unreachable."""
+
+TIMELINE_INTERVAL_SECONDS = 2.0
+"""Seconds between two comparisons of the servers' timelines, if there are several servers."""
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """Maximum clock skew within a deployment. Rows carry the clock time of the process that wrote them."""
@@ -91,7 +97,7 @@ class Database:
             size_max=self._settings.pool_size,
             timeout_seconds=self._settings.pool_wait_seconds,
         )
-        async with self.monitor.open(), self.commits.open():
+        async with self.monitor.open(), self.commits.open(), self._following_promotions():
             try:
                 yield self
             finally:
@@ -99,6 +105,28 @@ class Database:
                     await batcher.finish()
                 await self._engine.dispose()
                 await self._close()
+
+    @asynccontextmanager
+    async def _following_promotions(self) -> AsyncIterator[None]:
+        following = [
+            asyncio.create_task(self._follow_promotions(servers))
+            for servers in {self._servers, self._direct_servers}
+            if servers.has_several
+        ]
+        try:
+            yield
+        finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
+
+    async def _follow_promotions(self, servers: ServerList) -> None:
+        """Leave a server when another one was promoted, although it answers and accepts writes."""
+        while True:
+            await asyncio.sleep(TIMELINE_INTERVAL_SECONDS)
+            if await servers.find_deposed(self._settings.connect_timeout_seconds):
+                log.warning("deposed_server_left")
+                self._terminate_connections()
 
     def session(self) -> Session:
         """Return a session, for `async with`."""

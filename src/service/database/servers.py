@@ -8,11 +8,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import asyncpg
 
-from service.database.errors import TRY_NEXT_SERVER_ERRORS
+from service.database.errors import CONNECTION_ERRORS, TRY_NEXT_SERVER_ERRORS
 from service.database.url import split_parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+READ_TIMELINE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+"""The timeline of a primary, in hexadecimal digits. Every promotion starts a higher one."""
 NEXT_SERVER_SECONDS = 0.25
 """Seconds after which the next server is tried beside one that has not answered."""
 
@@ -25,6 +27,10 @@ class ServerList:
         self._urls = split_servers(url)
         if len(self._urls) > 1 and "target_session_attrs" not in url:
             self._options["target_session_attrs"] = "read-write"  # the first to answer may be a standby
+        self._deposed: set[str] = set()
+        """Servers that still accept writes, though another one was promoted after them."""
+        self._newest_timeline = ""
+        """The highest timeline seen: while its server does not answer, no older one is used instead."""
         self._late: set[Task[Connection]] = set()
         """Attempts whose connections are no longer needed."""
         names = parse_qs(urlsplit(url).query).get("application_name", ["depot"])
@@ -41,7 +47,8 @@ class ServerList:
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
         if len(self._urls) == 1:
             return await _connect(self._urls[0], timeout_seconds, options)
-        urls, attempts = list(self._urls), dict[Task[Connection], str]()
+        urls = [url for url in self._urls if url not in self._deposed]
+        attempts: dict[Task[Connection], str] = {}
         failure: Exception | None = None
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -64,7 +71,44 @@ class ServerList:
             for attempt in attempts:  # they end by their own timeout: asyncpg does not expect to be canceled
                 self._late.add(attempt)
                 attempt.add_done_callback(self._discard)
-        raise failure or ValueError("no server is named")
+        raise failure or ConnectionError("every server that answers is deposed")
+
+    @property
+    def has_several(self) -> bool:
+        return len(self._urls) > 1
+
+    async def find_deposed(self, timeout_seconds: float) -> bool:
+        """Compare the timelines of the servers. Return whether a server is found to be deposed.
+
+        Such a server accepts connections and writes, which will be lost; no connection is made to it.
+        """
+        read = (self._read_timeline(url, timeout_seconds) for url in self._urls)
+        timelines = dict(zip(self._urls, await asyncio.gather(*read), strict=True))
+        self._newest_timeline = max(
+            self._newest_timeline, *(timeline or "" for timeline in timelines.values())
+        )
+        before = set(self._deposed)
+        for url, timeline in timelines.items():
+            if timeline == self._newest_timeline:
+                self._deposed.discard(url)
+            elif timeline is not None:
+                self._deposed.add(url)
+        return not self._deposed <= before
+
+    async def _read_timeline(self, url: str, timeout_seconds: float) -> str | None:
+        """Return the timeline of a primary, or None of a standby or a server that does not answer."""
+        options = self._options | {"server_settings": self._server_settings}
+        try:
+            connection = await _connect(url, timeout_seconds, options)
+        except (*CONNECTION_ERRORS, *TRY_NEXT_SERVER_ERRORS, asyncpg.PostgresError):
+            return None
+        try:
+            timeline: str = await connection.fetchval(READ_TIMELINE, timeout=timeout_seconds)
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError):
+            return None
+        finally:
+            connection.terminate()
+        return timeline
 
     def _discard(self, attempt: "Task[Connection]") -> None:
         self._late.discard(attempt)
