@@ -15,6 +15,7 @@ from conftest import Client
 from service.app import components_of, create_app
 from service.auth.middleware import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key
+from service.blobs import open_blob_store
 from service.database import clock
 from service.database.database import SCHEMA, Database
 from service.health.controller import STATUS_TTL_SECONDS, VERSION, Probe
@@ -219,3 +220,15 @@ async def until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Resp
             return reply
         assert monotonic() < deadline, reply.text
         await asyncio.sleep(0.01)
+
+
+async def test_callers_that_share_a_check_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """One asks again as soon as it has the result, before the other reads it."""
+    settings = Settings(database_url="postgresql://depot@127.0.0.1:1/depot", home=tmp_path)
+    async with Database(settings).open() as database:
+        probe = Probe(database, open_blob_store(settings), timeout_seconds=0.8)
+
+        async def ask_repeatedly() -> list[bool]:
+            return [(await probe.database_status()).reachable for _ in range(3)]
+
+        assert await asyncio.gather(*(ask_repeatedly() for _ in range(3))) == [[False] * 3] * 3

@@ -128,10 +128,11 @@ class Probe:
             and monotonic() - self._status.checked_at < STATUS_TTL_SECONDS
         ):
             return self._status
-        if self._database_check is None or self._database_check.done():
-            self._database_check = asyncio.create_task(self._check_database())
-        done, _ = await asyncio.wait({self._database_check}, timeout=self._timeout_seconds)
-        return self._database_check.result() if done else UNREACHABLE
+        check = self._database_check
+        if check is None or check.done():
+            check = self._database_check = asyncio.create_task(self._check_database())
+        done, _ = await asyncio.wait({check}, timeout=self._timeout_seconds)
+        return check.result() if done else UNREACHABLE
 
     @property
     def commits_blocked(self) -> bool:
