@@ -14,12 +14,12 @@ from service.values import Timestamp
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
 ENTITY_WITH_ID = re.compile(rf"({'|'.join(ENTITIES)})/(.+)", re.DOTALL)
 
-_ENTITY = "split_part(type, '.', 1)"
-COLUMNS = f"""id, type, {_ENTITY}, subject, actor, request_id, payload->'changes', payload - 'changes',
+ENTITY = "split_part(type, '.', 1)"
+COLUMNS = f"""id, type, {ENTITY}, subject, actor, request_id, payload->'changes', payload - 'changes',
   created_at"""
 
 FILTERS = {
-    "entity": f"{_ENTITY} = ${{entity}}",
+    "entity": f"{ENTITY} = ${{entity}}",
     "entity_id": "subject = ${entity_id}",
     "actor": "actor = ${actor}",
     "since": "created_at >= ${since}",
@@ -34,11 +34,11 @@ SINGLE_ENTITY_FILTERS = {
     "actor": FILTERS["actor"],
     "since": FILTERS["since"],
     "until": FILTERS["until"],
-    "since_id": f"({_ENTITY}, id) >= (${{entity}}, ${{since_id}})",
-    "after": f"({_ENTITY}, id) < (${{entity}}, ${{after}})",
+    "since_id": f"({ENTITY}, id) >= (${{entity}}, ${{since_id}})",
+    "after": f"({ENTITY}, id) < (${{entity}}, ${{after}})",
 }
 LIST = ListQuery(f"select {COLUMNS} from events", FILTERS, "id desc")
-LIST_OF_ENTITY = ListQuery(LIST.select, SINGLE_ENTITY_FILTERS, f"{_ENTITY} desc, id desc")
+LIST_OF_ENTITY = ListQuery(LIST.select, SINGLE_ENTITY_FILTERS, f"{ENTITY} desc, id desc")
 FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 

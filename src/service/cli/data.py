@@ -1,5 +1,8 @@
 """Commands for stored data: import, demo, doctor, audit."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +43,60 @@ def audit_verify(anchor: str | None) -> None:
     click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
     if found.findings:
         raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
+
+
+@audit.command("export")
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+def audit_export(path: Path) -> None:
+    """Write the whole audit trail to a file: one JSON object per line, oldest first, each with its seal.
+
+    An existing file is replaced once the export is complete.
+    """
+    from service.audit.export import export_lines
+
+    async def export(database: "Database") -> int:
+        count = 0
+        with _replaced_file(path) as write:
+            async for line in export_lines(database):
+                write(line)
+                count += 1
+        return count
+
+    with administrative_settings() as settings:
+        count = run_with_database(settings, export)
+    click.echo(f"{count} events exported")
+
+
+@contextmanager
+def _replaced_file(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield the `write` of a file that takes the place of `path` when the block ends without an error."""
+    partial = path.with_name(f"{path.name}.partial")
+    with _file_errors(path):
+        file = partial.open("wb")
+
+    def write(line: bytes) -> None:
+        with _file_errors(path):
+            file.write(line)
+
+    try:
+        with file:
+            yield write
+            with _file_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _file_errors(path):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Report an error of the file in the block; errors of the database are reported as such."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
 
 
 @audit.command("accept")
