@@ -185,7 +185,7 @@ async def test_a_reader_misses_nothing_and_gets_nothing_twice_while_commits_over
             written.append(await record(connection, -1))
             await asyncio.sleep(SECONDS / 2)
 
-    readers = [Reader(client, type="user.action", limit=limit) for limit in (7, 200)]
+    readers = [Reader(client, type="user.action", limit=limit) for limit in (50, 200)]
     async with asyncio.TaskGroup() as group:
         for number in range(WRITERS):
             group.create_task(write(number))

@@ -69,6 +69,13 @@ async def deliveries(shop: httpx.AsyncClient, path: str, count: int) -> list[dic
     return listed
 
 
+def use_batches_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    statement = job.REPLAY.replace(f"limit {job.SCAN_SIZE}", "limit 5")
+    statement = statement.replace(f"limit {job.BATCH_SIZE}", "limit 2")
+    monkeypatch.setattr(job, "REPLAY", statement.replace(f"offset {job.BATCH_SIZE - 1}", "offset 1"))
+    monkeypatch.setattr(job, "BATCH_SIZE", 2)
+
+
 async def test_events_are_delivered_again_under_the_same_ids(
     shop: httpx.AsyncClient, receiver: RecordingReceiver
 ) -> None:
@@ -98,16 +105,28 @@ async def test_only_the_chosen_types_of_the_period_are_delivered(
 async def test_more_than_a_batch_is_delivered_in_batches_and_each_event_once(
     shop: httpx.AsyncClient, receiver: RecordingReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = job.REPLAY.replace(f"limit {job.SCAN_SIZE}", "limit 5").replace(
-        f"limit {job.BATCH_SIZE}", "limit 2"
-    )
-    monkeypatch.setattr(job, "REPLAY", small.replace(f"offset {job.BATCH_SIZE - 1}", "offset 1"))
-    monkeypatch.setattr(job, "BATCH_SIZE", 2)
+    use_batches_of_two(monkeypatch)
     made = [await item(shop) for _ in range(9)]
     path = await register(shop, receiver, "item.created")
     assert (await replayed(shop, path))["result"] == {"deliveries": len(made)}
     found = await deliveries(shop, path, len(made))
     assert len({entry["event_id"] for entry in found}) == len(made)
+
+
+async def test_a_live_event_waits_for_two_batches_of_a_replay_at_most(
+    shop: httpx.AsyncClient, receiver: RecordingReceiver, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_batches_of_two(monkeypatch)
+    path = await register(shop, receiver, "item.created")
+    made = [(await item(shop))["id"] for _ in range(20)]
+    await deliveries(shop, path, len(made))
+    queued = (await shop.post(f"{path}/replay", json=period())).json()
+    most, status = 0, ""
+    while status != "succeeded":
+        most = max(most, await database.fetchval("select count(*) from deliveries where due_at <= now()"))
+        status = (await shop.get(f"/jobs/{queued['id']}")).json()["status"]
+    assert most <= 4
+    await deliveries(shop, path, 2 * len(made))
 
 
 async def test_a_second_run_of_the_job_repeats_nothing(

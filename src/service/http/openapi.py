@@ -155,6 +155,7 @@ def _success_responses(operation: Json, method: str, handler: HTTPRouteHandler) 
         if status.startswith("2"):
             has_location = status == "201" and get_origin(_annotation(handler)) is Reply
             also = ["Location"] * (has_location or handler.opt.get("has_location", False))
+            also += handler.opt.get("headers", ())
             also += ["Content-Range"] * (status == "206")
             reply["headers"] = {**reply.get("headers", {}), **header_references(*names, *also)}
             reply["description"] = SUCCESSES[status]

@@ -15,6 +15,7 @@ def operation(
     conditional: bool = False,
     has_location: bool = False,
     optional_body: bool = False,
+    headers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the `opt` of a handler. Litestar's own keywords would accept any name and any type.
 
@@ -22,8 +23,14 @@ def operation(
     beyond those of every operation. `media` are the types of its replies besides JSON. `parsers` parse query
     parameters; they raise `ValueError` with a message for clients. `conditional` says that it honors
     `If-None-Match` although its reply has no version, `has_location` that it sends `Location`,
-    `optional_body` that a request without a body means `{}`.
+    `optional_body` that a request without a body means `{}`. `headers` are other headers that it sends.
     """
     declared = {"faults": faults, "media": media, "parsers": parsers or {}, "conditional": conditional}
     scoped = {} if scope is None else {"scope": scope}
-    return {**declared, **scoped, "has_location": has_location, "optional_body": optional_body}
+    return {
+        **declared,
+        **scoped,
+        "has_location": has_location,
+        "optional_body": optional_body,
+        "headers": headers,
+    }

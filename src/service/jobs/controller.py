@@ -100,7 +100,10 @@ class JobController(Controller):
         jobs = await operations.list_jobs(session, filters, pager.fetch_limit)
         return pager.page(jobs, lambda job: job.id)
 
-    @get("/{job_id:str}", opt=operation(scope="jobs:read", faults=[NotFound], conditional=True))
+    @get(
+        "/{job_id:str}",
+        opt=operation(scope="jobs:read", faults=[NotFound], conditional=True, headers=["Retry-After"]),
+    )
     async def get_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Reply[Job]:
