@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from service.auth.rate_limit import RateLimiter
+from service.observability.metrics import Metrics
 from service.settings import Settings, SettingsError, load_settings
 
 
@@ -63,6 +65,11 @@ def test_an_empty_value_is_no_value() -> None:
         ("DEPOT_SECRET", "short"),
         ("DEPOT_SECRET_PREVIOUS", "short"),
         ("DEPOT_RATE_LIMIT_STORE", "memcached://cache"),
+        ("DEPOT_RATE_LIMIT_STORE", "redis://cache:port/0"),
+        ("DEPOT_RATE_LIMIT_STORE", "redis://cache:99999/0"),
+        ("DEPOT_RATE_LIMIT_STORE", "redis://:p#w@cache/0"),
+        ("DEPOT_RATE_LIMIT_STORE", "redis://cache/0?pool=5"),
+        ("DATABASE_URL", "postgresql://u:p@db:99999/depot"),
         ("DATABASE_URL", "postgresql://u:p#w@db/depot"),
         ("DATABASE_URL", "postgresql://u:p@[db/depot"),
         ("DATABASE_URL", "postgresql://u:p@db:one/depot"),
@@ -77,6 +84,22 @@ def test_a_bad_or_unknown_value_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name) as refusal:
         load_settings({name: value})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://cache:6379/0",
+        "rediss://user:p%23w@cache.example:6380/",
+        "redis://[::1]:6379/2",
+    ],
+)
+def test_the_url_of_a_rate_limit_store_is_accepted_and_its_password_is_a_secret(url: str) -> None:
+    settings = load_settings({"DEPOT_RATE_LIMIT_STORE": url})
+    assert settings.rate_limit_store == url
+    assert ("p#w" in settings.secrets()) == ("@" in url)
+    RateLimiter(Metrics(), url)
 
 
 @pytest.mark.parametrize(

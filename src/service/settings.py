@@ -28,7 +28,8 @@ UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORD_PATTERNS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
 """Patterns for the password in a URL, which may be malformed: a special character is not percent-encoded."""
 
-HOST_PATTERN = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]+)?")
+PORT_MAX = 65_535
+HOST_PATTERN = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]{1,5})?")
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=2**40)]
@@ -145,7 +146,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     rate_limit_store: (
         Annotated[
             str,
-            Meta(pattern=r"^rediss?://[^/]", extra={"expected": "a URL such as redis://host:6379/0"}),
+            Meta(
+                pattern=r"^rediss?://[^/?#]+(/[0-9]{0,5})?\Z",
+                extra={"expected": "a URL such as redis://host:6379/0"},
+            ),
         ]
         | None
     ) = None
@@ -226,7 +230,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting of Depot{_hint(name, known)}")
-    for name in configured.keys() & DATABASE_URLS:
+    for name in configured.keys() & {*DATABASE_URLS, "DEPOT_RATE_LIMIT_STORE"}:
         _check_url(name, configured[name])
     return Settings(
         **{known[name].name: _convert(name, text, known[name].type) for name, text in configured.items()}
@@ -245,12 +249,16 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def _check_url(name: str, url: str) -> None:
-    """Reject a URL whose host cannot be parsed. The driver's message could contain part of the password."""
+    """Reject a URL whose hosts and ports cannot be parsed.
+
+    The driver's message could contain part of the password.
+    """
     try:
         hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
     except ValueError:
         hosts = [":"]
-    if not all(HOST_PATTERN.fullmatch(host) for host in hosts):
+    matches = [HOST_PATTERN.fullmatch(host) for host in hosts]
+    if not all(match and int((match[2] or ":0")[1:]) <= PORT_MAX for match in matches):
         raise SettingsError(
             f"{name} must have a host and a port that can be told apart; "
             "percent-encode special characters in the password"

@@ -39,7 +39,7 @@ class RateLimiter:
     def __init__(self, metrics: Metrics, store_url: str | None = None) -> None:
         self._metrics = metrics
         self._pool = _redis_pool(store_url) if store_url else None
-        self._limiter = SlidingWindowCounterRateLimiter(_storage(store_url, self._pool))
+        self._limiter = SlidingWindowCounterRateLimiter(_storage(self._pool))
         self._paused_until = 0.0
         self._is_down = False
 
@@ -103,11 +103,11 @@ def _policy(limit: RateLimitItem) -> dict[str, str]:
     return {"RateLimit-Policy": f'"default";q={limit.amount};w={limit.get_expiry()}'}
 
 
-def _storage(store_url: str | None, pool: Any) -> Storage:
-    if store_url is None:
+def _storage(pool: Any) -> Storage:
+    if pool is None:
         return MemoryStorage()
     return RedisStorage(
-        f"async+{store_url}",
+        "async+redis://",  # the pool has the URL, which need not name a port
         wrap_exceptions=True,
         implementation="redispy",
         key_prefix="depot",
