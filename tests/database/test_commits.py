@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,8 +10,11 @@ from time import monotonic
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from service.database import migrate
+from service.database.commits import CommitMonitor
+from service.database.database import Database
 from service.settings import Settings
 from service.testing import execute, mint
 from tests.support.app_helpers import Json, eventually, item, order, running
@@ -19,6 +23,7 @@ from tests.support.postgres_nodes import Node, node, standby
 
 INTERRUPTED_AFTER_SECONDS = 0.3
 REFUSED_SECONDS = 1.0
+SLOW_COMMIT_SECONDS = 0.7
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +160,41 @@ async def test_while_commits_are_blocked_writes_are_rejected_and_reads_served(
     assert [reply.status_code for reply in replies] == [201, 201]
     stored = (await client.get(paths[0])).json()["quantity"]
     assert stored == 5
+
+
+async def test_commits_that_always_take_long_are_not_blocked(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    primary, copy = pair
+    with slow_commits(primary, copy):
+        async with Database(Settings(database_url=primary.url, home=tmp_path)).open() as database:
+            commits = database.commits
+            async with commits.watch(lambda: None):
+                await eventually(lambda: has_committed(commits))
+                with capture_logs() as logs:
+                    await asyncio.sleep(4 * SLOW_COMMIT_SECONDS)
+    assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []
+
+
+@contextmanager
+def slow_commits(primary: Node, copy: Node) -> Iterator[None]:
+    """Make every commit wait until the standby has applied it, which it does late."""
+    changes = [
+        (primary, "synchronous_commit", "remote_apply"),
+        (copy, "recovery_min_apply_delay", f"{SLOW_COMMIT_SECONDS}s"),
+    ]
+    for server, name, value in changes:
+        set_on(server, f"set {name} = '{value}'")
+    try:
+        yield
+    finally:
+        for server, name, _ in reversed(changes):
+            set_on(server, f"reset {name}")
+
+
+def set_on(server: Node, change: str) -> None:
+    with ThreadPoolExecutor(1) as other_thread:  # `execute` runs an event loop of its own
+        for statement in (f"alter system {change}", "select pg_reload_conf()"):
+            other_thread.submit(execute, server.url, statement).result()
+
+
+async def has_committed(commits: CommitMonitor) -> bool:
+    return bool(commits._durations) and not commits.is_blocked

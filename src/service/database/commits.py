@@ -7,8 +7,10 @@ it, so an empty one that comes back confirms every commit that was visible when 
 
 import asyncio
 from asyncio import Task
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import structlog
 
@@ -27,6 +29,7 @@ COMMIT_INTERVAL_SECONDS = 0.25
 IDLE_INTERVAL_SECONDS = 2.0
 """The interval without a synchronous standby, where commits wait for nobody."""
 COMMIT_WAIT_SECONDS = 0.25
+DURATIONS_KEPT = 20
 MISSED_COMMITS_MAX = 2
 """Waits in a row after which commits count as blocked. One may be our own event loop's fault."""
 
@@ -58,6 +61,7 @@ class CommitMonitor:
         self._monitor = monitor
         self._pooled = pooled
         self._committing = False
+        self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._interval_seconds = COMMIT_INTERVAL_SECONDS
         self._running: Task[None] | None = None
         self._next: Task[None] | None = None
@@ -91,12 +95,17 @@ class CommitMonitor:
         """
         if self.is_blocked:
             raise DatabaseUnavailable
-        seconds = max(CONFIRM_TIMEOUT_SECONDS, 4 * self._monitor.round_trip_seconds)
+        seconds = max(CONFIRM_TIMEOUT_SECONDS, 4 * self._usual_seconds)
         try:
             async with self._monitor.timeout(seconds):
                 await asyncio.shield(self._next_commit())
         except DATABASE_ERRORS:
             raise DatabaseUnavailable from None
+
+    @property
+    def _usual_seconds(self) -> float:
+        """The shortest of the last commits; a standby far away makes all of them long."""
+        return min(self._durations, default=self._monitor.round_trip_seconds)
 
     def _next_commit(self) -> Task[None]:
         """Return a commit that has not started: the running one may not cover what the caller saw."""
@@ -112,7 +121,9 @@ class CommitMonitor:
         try:
             connection = await self._connection.get()
             self._committing = True
+            started = monotonic()
             written = await connection.fetchval(COMMIT_EMPTY)
+            self._durations.append(monotonic() - started)
             self._interval_seconds = COMMIT_INTERVAL_SECONDS if written else IDLE_INTERVAL_SECONDS
         except DATABASE_ERRORS:
             self._connection.close()
@@ -136,7 +147,7 @@ class CommitMonitor:
 
     async def _comes_back(self) -> bool:
         commit = self._next_commit()
-        wait_seconds = max(COMMIT_WAIT_SECONDS, 2 * self._monitor.round_trip_seconds)
+        wait_seconds = max(COMMIT_WAIT_SECONDS, 2 * self._usual_seconds)
         await asyncio.wait({commit}, timeout=wait_seconds)
         return commit.done() or not self._committing
 
