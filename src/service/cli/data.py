@@ -103,8 +103,8 @@ def _file_errors(path: Path) -> Iterator[None]:
 def audit_accept() -> None:
     """Authenticate the present chain with DEPOT_SECRET, and print its head.
 
-    Needed once after an upgrade from 0.1, after a change of DEPOT_SECRET, or if the first worker starts a day
-    after the first event. Run `depot audit verify --anchor` first; restart the
+    Needed once after an upgrade from 0.1, after a change of DEPOT_SECRET without DEPOT_SECRET_PREVIOUS, or if
+    the first worker starts a day after the first event. Run `depot audit verify --anchor` first; restart the
     workers afterwards.
     """
     from service.audit.chain import accept
