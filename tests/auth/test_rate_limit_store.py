@@ -94,6 +94,18 @@ async def test_a_store_that_hangs_delays_only_a_few_requests(settings: Settings,
             assert monotonic() - started < 2
 
 
+async def test_no_check_starves_while_many_wait_for_the_store(tmp_path: Path) -> None:
+    with redis_server(tmp_path, free_port()) as store:
+        limiter = RateLimiter(Metrics(), store)
+
+        async def check_often() -> None:
+            for _ in range(50):
+                assert await limiter.consume("key", "1000000/hour")
+
+        async with limiter.open():
+            await asyncio.gather(*(check_often() for _ in range(128)))
+
+
 async def test_a_check_in_the_store_takes_little_cpu(tmp_path: Path) -> None:
     with redis_server(tmp_path, free_port()) as store:
         limiter = RateLimiter(Metrics(), store)

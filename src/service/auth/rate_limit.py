@@ -26,8 +26,9 @@ STORE_TIMEOUT_SECONDS = 0.5
 """Time that a request waits for the store."""
 STORE_PAUSE_SECONDS = 0.5
 """Time for which requests pass unchecked after the store failed."""
-STORE_CONNECTIONS_MAX = 4
-"""Few suffice, because a check is brief; a burst of requests then opens no burst of connections."""
+STORE_CHECKS_MAX = 4
+"""Concurrent checks per process. A check is brief, so few suffice. The semaphore is fair; the waiters of
+redis-py's own pool starve."""
 
 
 class RateLimiter:
@@ -40,6 +41,7 @@ class RateLimiter:
         self._metrics = metrics
         self._pool = _redis_pool(store_url) if store_url else None
         self._limiter = SlidingWindowCounterRateLimiter(_storage(self._pool))
+        self._slots = asyncio.Semaphore(STORE_CHECKS_MAX)
         self._paused_until = 0.0
         self._is_down = False
 
@@ -72,7 +74,7 @@ class RateLimiter:
             self._metrics.rate_limit_unchecked.inc()
             return []
         try:
-            async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(STORE_TIMEOUT_SECONDS), self._slots:
                 granted = await self._limiter.hit(limit, key_id)
                 reset_at, remaining = await self._limiter.get_window_stats(limit, key_id)
         except (StorageError, OSError) as error:  # TimeoutError is an OSError
@@ -116,15 +118,14 @@ def _storage(pool: Any) -> Storage:
 
 
 def _redis_pool(url: str) -> Any:
-    """Return a pool of few connections: more requests wait for one, and a broken one is replaced once."""
-    from redis.asyncio import BlockingConnectionPool  # noqa: PLC0415  # of an optional extra
+    """Return a pool of connections; a broken one is replaced once."""
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415  # of an optional extra
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    return BlockingConnectionPool.from_url(
+    return ConnectionPool.from_url(
         url,
-        max_connections=STORE_CONNECTIONS_MAX,
-        timeout=STORE_TIMEOUT_SECONDS,
+        max_connections=2 * STORE_CHECKS_MAX,  # those of canceled checks are still closing
         socket_connect_timeout=STORE_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1),
     )
