@@ -20,6 +20,7 @@ RULES = (
     *("must not contain NUL characters", "must not have NUL characters", "numbers must be between"),
     *("must be before `to`", "`from` must be before `to`", "is outside the calendar"),
     *("must be an RFC 3339 time or date", "`to` must be after `from`"),
+    *("must have either item_id or sku", "must have either delta, or quantity and expected"),
     *(
         "would raise the quantity above",
         "names the same item as",
