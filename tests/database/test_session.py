@@ -24,6 +24,7 @@ INSERT = "insert into secrets (name, value) values ($1, repeat('x', 32)::bytea)"
 NAMES = "select coalesce(array_agg(name order by name), '{}') from secrets where name like 'test-%'"
 WITHOUT_SESSION = {
     "place_order": "the placement queue places many orders with one session",
+    "get_key": "the key of a request is known before its handler runs",
     "get_metrics": "metrics are read on a dedicated connection, so that a busy pool does not hide them",
 }
 PNG = bytes.fromhex(

@@ -1,6 +1,7 @@
 """No JSON body or CSV row of the maximum size keeps the event loop busy for long."""
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
 from time import thread_time
 from typing import Any
@@ -20,6 +21,8 @@ from service.users.schemas import ActionCreate
 BODY_BYTES = 262_144
 CPU_SECONDS_MAX = 0.25
 """Generous for slow machines: the first of these bodies took a second before, and takes a millisecond."""
+ATTEMPTS = 3
+"""Another process on the same core makes a single measurement several times as long."""
 
 UNITS = {
     "numbers that expand to 309 digits": "1e308",
@@ -51,6 +54,21 @@ BODIES = {
 }
 
 
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU time of the fastest of some attempts."""
+    durations = []
+    for _ in range(ATTEMPTS):
+        since = thread_time()
+        work()
+        durations.append(thread_time() - since)
+    return min(durations)
+
+
+def refusal(body: bytes, type_: Any) -> None:
+    with pytest.raises(Fault):
+        decode(body, type_)
+
+
 def filled(template: str, unit: str, size: int = BODY_BYTES) -> bytes:
     count = (size - len(template)) // (len(unit) + 1)
     return (template % ",".join([unit] * count)).encode()
@@ -60,20 +78,19 @@ def filled(template: str, unit: str, size: int = BODY_BYTES) -> bytes:
 @pytest.mark.parametrize(("type_", "template"), BODIES.values(), ids=BODIES)
 def test_a_body_of_the_maximum_size_is_checked_quickly(type_: Any, template: str, unit: str) -> None:
     body = filled(template, unit)
-    since = thread_time()
-    with pytest.raises(Fault):
-        decode(body, type_)
-    assert thread_time() - since < CPU_SECONDS_MAX
+    assert cpu_seconds(lambda: refusal(body, type_)) < CPU_SECONDS_MAX
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.parametrize("size", [16_384, 65_536])
 def test_a_body_near_the_bound_of_its_objects_is_checked_quickly(unit: str, size: int) -> None:
     body = filled('{"status":"on","metadata":{"a":[%s]}}', unit, size)
-    since = thread_time()
-    with suppress(Fault):
-        decode(body, ResourcePut)
-    assert thread_time() - since < CPU_SECONDS_MAX
+
+    def check() -> None:
+        with suppress(Fault):
+            decode(body, ResourcePut)
+
+    assert cpu_seconds(check) < CPU_SECONDS_MAX
 
 
 @pytest.mark.parametrize(
@@ -98,17 +115,14 @@ def test_every_wrong_field_is_listed_once_though_one_is_too_large(lines: list[st
 @pytest.mark.parametrize("start", [b'{"a":"', b"", b'["'], ids=["a string", "no JSON", "an array"])
 @pytest.mark.parametrize("unit", [b'\\"', b'"', b"[", b"\\", b'"[', b'e9"'])
 def test_malformed_json_is_checked_quickly(start: bytes, unit: bytes) -> None:
-    since = thread_time()
-    with pytest.raises(Fault):
-        decode(start + b"[" * 200 + unit * (BODY_BYTES // len(unit)), ItemCreate)
-    assert thread_time() - since < CPU_SECONDS_MAX
+    body = start + b"[" * 200 + unit * (BODY_BYTES // len(unit))
+    assert cpu_seconds(lambda: refusal(body, ItemCreate)) < CPU_SECONDS_MAX
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_a_row_of_an_import_is_checked_quickly(unit: str) -> None:
     for size in (16_384, 32_768, 100_000):
         cell = filled('{"a":[%s]}', unit, size).decode().replace('"', '""')
-        _, rows = read_rows(io.StringIO(f'sku,name,price,attributes\nA,A,1,"{cell}"\n', newline=""))
-        since = thread_time()
-        list(rows)
-        assert thread_time() - since < CPU_SECONDS_MAX
+        text = f'sku,name,price,attributes\nA,A,1,"{cell}"\n'
+        seconds = cpu_seconds(lambda text=text: list(read_rows(io.StringIO(text, newline=""))[1]))
+        assert seconds < CPU_SECONDS_MAX
