@@ -45,8 +45,11 @@ LONG_MODULES = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Use two workers more than processors: one runs the long proofs, and many tests wait for a deadline."""
-    return (os.cpu_count() or 1) + 2
+    """Use one worker more than processors: many tests wait for a deadline.
+
+    With one more still, tests that starve for a second see a database that seems down.
+    """
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
