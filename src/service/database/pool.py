@@ -59,12 +59,12 @@ class Pool:
 
     @property
     def exhausted(self) -> bool:
-        """Whether a new caller must wait for a slot."""
+        """Return whether a new caller must wait for a slot."""
         return self._slots.locked()
 
     @property
     def can_acquire_now(self) -> bool:
-        """Whether a connection can be acquired without waiting for a slot or for a connect."""
+        """Return whether a caller gets a connection without waiting for a slot or a login."""
         self._discard_stale()
         return bool(self._idle) and not self._slots.locked()
 

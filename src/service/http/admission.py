@@ -86,7 +86,7 @@ class AdmissionControl:
 
     @property
     def should_pause(self) -> bool:
-        """Whether rejected clients must be paused: many since the last tick, or some are paused already."""
+        """Return whether rejected clients must be paused: after many rejections, or while some are paused."""
         return self.rejected - self._rejected_before > REJECTIONS_PER_TICK or bool(self._paused)
 
     def pause(self, resume: Callable[[], None]) -> None:
