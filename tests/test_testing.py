@@ -1,46 +1,23 @@
-"""What users of `service.testing` write: the README's files, run by a pytest of their own."""
+"""What users of `service.testing` write: the files of the docs, run by a pytest of their own."""
 
+import json
 import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.testing import scratch_directory
+from service.testkit.inbox import Inbox
+from service.webhooks.signing import new_secret, signed_headers
+from tests.support.depot_command import NEW_INTERPRETER, PYTEST, run_depot
 
-README = Path(__file__).parents[1] / "README.md"
-ASYNC = """
-import pytest
-from msgspec.structs import replace
-from service.testing import mint
-
-@pytest.fixture
-def depot_settings(depot_settings):
-    return replace(depot_settings, document_bytes_max=1000)
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_setting_is_changed_and_a_job_runs(async_depot, depot_settings):
-    reader = {"Authorization": f"Bearer {await mint(depot_settings, 'items:read')}"}
-    assert (await async_depot.post("/items", headers=reader, json={})).status_code == 403
-    large = await async_depot.post("/documents", files={"file": ("a.png", b"x" * 2000, "image/png")})
-    assert large.status_code == 413
-    job = await async_depot.post("/process", json={"kind": "system.sleep", "payload": {"seconds": 0}})
-    async with async_depot.stream("GET", f"{job.headers['Location']}/events") as events:
-        assert '"succeeded"' in (await events.aread()).decode()
-"""
-
-
-FOR_ASYNCIO = """
-import pytest
-
-@pytest.mark.asyncio
-async def test_a_coroutine_of_pytest_asyncio_has_a_client(async_depot):
-    assert (await async_depot.get("/items")).json()["data"] == []
-"""
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "testing.md"]
+FILE = re.compile(r"```python\n# (\w+\.py)\n(.*?)```", re.DOTALL)
 WHERE = """
 from pathlib import Path
 
@@ -48,46 +25,77 @@ def test_where_the_server_is(depot_server, pytestconfig):
     Path(__file__).with_name("run").write_text(pytestconfig.option.testrunuid)
 """
 
-
-def run_pytest(folder: Path, *arguments: str, **environment: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, **environment}
-    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    return completed.stdout + completed.stderr
-
-
-def test_the_files_of_the_readme_pass(tmp_path: Path, server_url: str) -> None:
-    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README.read_text(), re.DOTALL)
-    assert [name for name, _ in files] == ["conftest.py", "test_stock.py"]
-    for name, text in files:
-        (tmp_path / name).write_text(text)
-    printed = run_pytest(tmp_path, "-W", "error", "-p", "no:asyncio", TEST_DATABASE_URL=server_url)
-    assert "1 passed" in printed, printed
+RunPytest = Callable[..., str]
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
-    return tmp_path
+def files(tmp_path: Path) -> set[str]:
+    """Write the files of the docs to the directory of the test. Return their names."""
+    found = [file for page in PAGES for file in FILE.findall(page.read_text())]
+    for name, text in found:
+        (tmp_path / name).write_text(text)
+    return {name for name, _ in found}
 
 
-def test_settings_rights_and_jobs_are_there_for_coroutines(suite: Path, server_url: str) -> None:
-    (suite / "test_async.py").write_text(ASYNC)
-    assert "1 passed" in run_pytest(suite, TEST_DATABASE_URL=server_url)
+@pytest.fixture
+def run_pytest(tmp_path: Path, server_url: str, depot_template: str) -> RunPytest:
+    """Return a function that runs pytest on files of the test's directory and returns what it prints."""
+
+    def run(*arguments: str, **environment: str) -> str:
+        databases = {"TEST_DATABASE_URL": server_url, "TEST_DATABASE_TEMPLATE": depot_template}
+        options = ["-q", "-p", "no:cacheprovider", "--disable-plugin-autoload", "--rootdir", str(tmp_path)]
+        paths = [str(tmp_path / word) if word.endswith(".py") else word for word in arguments]
+        completed = run_depot(
+            [*options, *paths], env={**os.environ, **databases, **environment}, script=PYTEST
+        )
+        return completed.stdout + completed.stderr
+
+    return run
+
+
+def test_the_functions_and_coroutines_of_the_docs_pass(files: set[str], run_pytest: RunPytest) -> None:
+    assert files == {"conftest.py", "test_stock.py", "test_shop.py", "test_anyio.py", "test_asyncio.py"}
+    tests = ["test_stock.py", "test_shop.py", "test_anyio.py"]
+    # A forked process would not show that an import warns.
+    printed = run_pytest("-W", "error", "-p", "anyio", *tests, **NEW_INTERPRETER)
+    assert "6 passed" in printed, printed
 
 
 @pytest.mark.skipif(find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
 @pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_coroutines_of_pytest_asyncio_have_a_client(suite: Path, server_url: str, mode: str) -> None:
-    (suite / "test_asyncio.py").write_text(FOR_ASYNCIO)
-    options = ["-W", "error", "--asyncio-mode", mode, "-o", "asyncio_default_fixture_loop_scope=function"]
-    printed = run_pytest(suite, *options, TEST_DATABASE_URL=server_url)
+def test_coroutines_of_pytest_asyncio_pass(files: set[str], run_pytest: RunPytest, mode: str) -> None:
+    options = ["--asyncio-mode", mode, "-o", "asyncio_default_fixture_loop_scope=function"]
+    printed = run_pytest("-W", "error", "-p", "pytest_asyncio.plugin", *options, "test_asyncio.py")
     assert "1 passed" in printed, printed
 
 
-def test_a_run_deletes_the_directory_of_its_server(suite: Path) -> None:
-    (suite / "test_where.py").write_text(WHERE)
+def test_a_run_deletes_the_directory_of_its_server(tmp_path: Path, run_pytest: RunPytest) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
+    (tmp_path / "test_where.py").write_text(WHERE)
     without_server = {"TEST_DATABASE_URL": "", "PYTEST_XDIST_WORKER": "", "PYTEST_XDIST_TESTRUNUID": ""}
-    assert "1 passed" in run_pytest(suite, "-n", "1", **without_server)
-    run = (suite / "run").read_text()
+    printed = run_pytest("-p", "xdist", "-n", "1", "test_where.py", **without_server)
+    assert "1 passed" in printed, printed
+    run = (tmp_path / "run").read_text()
     assert not (scratch_directory() / f"depot-tests-{run}").exists()
+
+
+def signed(secret: str, event_type: str) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of a delivery."""
+    body = json.dumps({"type": event_type, "timestamp": "2026-11-28T00:00:00Z", "data": {}}).encode()
+    return signed_headers([secret], "one", 1, body), body
+
+
+async def test_the_inbox_rejects_a_wrong_signature_and_counts_a_repetition_once(depot_inbox: Inbox) -> None:
+    secrets = {new_secret(): 401, depot_inbox.secret: 204}
+    async with httpx.AsyncClient() as client:
+        for secret, status in [*secrets.items(), *secrets.items()]:
+            headers, body = signed(secret, "order.placed")
+            reply = await client.post(depot_inbox.url, content=body, headers=headers)
+            assert reply.status_code == status
+    assert [event["type"] for event in depot_inbox.events] == ["order.placed"]
+
+
+async def test_the_inbox_names_the_events_that_came_instead(depot_inbox: Inbox) -> None:
+    depot_inbox.deliver(*signed(depot_inbox.secret, "item.created"))
+    with pytest.raises(TimeoutError, match=r"no order.placed arrived within 0.01 s; .*: item.created"):
+        await depot_inbox.wait_for("order.placed", timeout_seconds=0.01)

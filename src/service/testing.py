@@ -1,6 +1,6 @@
 """Fixtures for pytest: the real application on a real PostgreSQL, with a clean database for every test.
 
-`pytest_plugins = ["service.testing"]` in a `conftest.py` brings the fixtures; most tests need only `depot`.
+`pytest_plugins = ["service.testing"]` in a `conftest.py` brings the fixtures, which docs/testing.md shows.
 Databases are created on the server of `TEST_DATABASE_URL`, or on an embedded one that all processes of a
 run (pytest-xdist) share. Each is a clone of `TEST_DATABASE_TEMPLATE` there, or of a template that is migrated
 for the run. To change a setting, override `depot_settings`. Requires the extra `testing`.
@@ -35,6 +35,8 @@ with warnings.catch_warnings():
     from service.database.database import Database
     from service.database.embedded import postgres
     from service.settings import Settings
+    from service.testkit.inbox import Inbox, open_inbox
+    from service.testkit.live_server import serving
 
 
 FAST_OPTIONS = {
@@ -199,19 +201,37 @@ def depot_key(depot_settings: Settings) -> str:
 
 
 @pytest.fixture
-def depot(depot_settings: Settings, depot_key: str) -> Iterator[TestClient[Litestar]]:
+def depot(
+    request: pytest.FixtureRequest, depot_settings: Settings, depot_key: str
+) -> Iterator[TestClient[Litestar]]:
     """Return an authorized client of the application with a worker, which runs jobs and sends webhooks."""
-    with TestClient(_application(depot_settings)) as client:
+    with TestClient(_application(request, depot_settings)) as client:
         client.headers["Authorization"] = f"Bearer {depot_key}"
         yield client
 
 
 @pytest.fixture
-async def async_depot(depot_settings: Settings, depot_key: str) -> AsyncIterator[AsyncTestClient[Litestar]]:
+async def async_depot(
+    request: pytest.FixtureRequest, depot_settings: Settings, depot_key: str
+) -> AsyncIterator[AsyncTestClient[Litestar]]:
     """Return the same as `depot`, for tests that are coroutines."""
-    async with AsyncTestClient(_application(depot_settings)) as client:
+    async with AsyncTestClient(_application(request, depot_settings)) as client:
         client.headers["Authorization"] = f"Bearer {depot_key}"
         yield client
+
+
+@pytest.fixture
+def depot_url(request: pytest.FixtureRequest, depot_settings: Settings) -> Iterator[str]:
+    """Return the URL of the same application on a real socket. `depot_key` is a key for it."""
+    with serving(_application(request, depot_settings), depot_settings) as url:
+        yield url
+
+
+@pytest.fixture
+def depot_inbox(depot_settings: Settings) -> Iterator[Inbox]:
+    """Return a receiver of all events, which verifies their signatures."""
+    with open_inbox(depot_settings) as inbox:
+        yield inbox
 
 
 async def mint(settings: Settings, *scopes: str) -> str:
@@ -248,7 +268,10 @@ def scratch_directory() -> Path:
     return MEMORY_DIRECTORY if is_large else Path(tempfile.gettempdir())
 
 
-def _application(settings: Settings) -> Litestar:
+def _application(request: pytest.FixtureRequest, settings: Settings) -> Litestar:
+    """Return the application. The inbox opens first: a running dispatcher would notice it a second late."""
+    if "depot_inbox" in request.fixturenames:
+        request.getfixturevalue("depot_inbox")
     return create_app(replace(settings, webhook_allow_private=True, job_test_kinds=True), worker=True)
 
 

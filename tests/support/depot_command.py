@@ -25,7 +25,11 @@ from typing import IO, Any
 from tests.support.fork_server import STATUS_BYTES
 
 DEPOT = Path(sys.executable).with_name("depot")
-SETTINGS = ("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR")
+PYTEST = DEPOT.with_name("pytest")
+SETTINGS = (
+    *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR"),
+    *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE"),
+)
 """Beginnings of the names of variables that are read when a command runs, not when it is imported."""
 NEW_INTERPRETER = {"TEST_NEW_INTERPRETER": "1"}
 """Environment of a process, or of the whole suite, that must not be forked."""
@@ -93,10 +97,15 @@ Process = ForkedProcess | subprocess.Popen[Any]
 
 
 def start_depot(
-    args: Sequence[str], *, env: Mapping[str, str], stdout: Stream = None, stderr: Stream = None
+    args: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdout: Stream = None,
+    stderr: Stream = None,
+    script: Path = DEPOT,
 ) -> Process:
     """Start `depot` with these arguments. Without a stream its output goes where pytest's goes."""
-    command = [str(DEPOT), *args]
+    command = [str(script), *args]
     if not _may_fork(env):
         text = subprocess.PIPE in (stdout, stderr)
         return subprocess.Popen(command, env=dict(env), stdout=stdout, stderr=stderr, text=text)
@@ -118,18 +127,23 @@ def start_depot(
 
 
 def run_depot(
-    args: Sequence[str], *, env: Mapping[str, str], timeout: float = 60.0, check: bool = False
+    args: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float = 60.0,
+    check: bool = False,
+    script: Path = DEPOT,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `depot` until it ends, and return its output."""
+    """Run `depot`, or another script, until it ends, and return its output."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-        process = start_depot(args, env=env, stdout=out, stderr=err)
+        process = start_depot(args, env=env, stdout=out, stderr=err, script=script)
         try:
             status = process.wait(timeout)
         except BaseException:
             process.kill()
             raise
         output = [(file.seek(0), file.read())[1] for file in (out, err)]
-    completed = subprocess.CompletedProcess([str(DEPOT), *args], status, *output)
+    completed = subprocess.CompletedProcess([str(script), *args], status, *output)
     if check:
         completed.check_returncode()
     return completed

@@ -70,14 +70,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._acceptors = [Acceptor(listener, self._create_protocol) for listener in sockets or []]
-        # Without this, each full collection would visit the objects created at startup and block the loop for
-        # 100 ms every few seconds.
-        gc.collect()
-        gc.freeze()
+        self.freeze_startup_objects()
         host, port, *_ = self.servers[0].sockets[0].getsockname()
         log.info("listening", host=host, port=port)
         if self._on_started is not None:
             self._on_started()
+
+    def freeze_startup_objects(self) -> None:
+        """Exempt them from full collections, which would block the loop for 100 ms every few seconds."""
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for acceptor in self._acceptors:
