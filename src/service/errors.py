@@ -1,7 +1,7 @@
 """API errors, and the function that renders them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from http.client import responses
 from typing import Any, ClassVar
 
@@ -106,9 +106,15 @@ class PreconditionFailed(Fault):
     status, code = 412, "PRECONDITION_FAILED"
     message = "The resource's current version does not meet the precondition (If-Match or If-None-Match)"
 
-    def __init__(self, version: int | None) -> None:
-        """`version` is the current version, or None if the resource does not exist."""
-        super().__init__(headers={} if version is None else {"ETag": f'"{version}"'})
+    def __init__(self, tag: int | str | None) -> None:
+        """`tag` is the current version or content tag, or None if the resource does not exist."""
+        super().__init__(headers={} if tag is None else {"ETag": f'"{tag}"'})
+
+
+def check_tag(current: str, accepted: Collection[str] | None) -> None:
+    """Raise `PreconditionFailed` unless the current tag is accepted; None accepts any."""
+    if accepted is not None and current not in accepted:
+        raise PreconditionFailed(current)
 
 
 class RequestTimeout(Fault):

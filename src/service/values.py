@@ -1,6 +1,7 @@
 """Types shared by all schemas: money, currencies, times, JSON numbers."""
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Iterable
@@ -191,6 +192,11 @@ class Versioned(Protocol):
     """A resource whose version changes with every update."""
 
     version: int
+
+
+def content_tag(body: bytes) -> str:
+    """Return the entity tag of content without a version, which is the encoded body."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
 def reply_headers(version: int, location: str | None = None) -> dict[str, str]:

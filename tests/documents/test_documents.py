@@ -278,18 +278,6 @@ async def test_head_is_get_without_the_content(client: Client) -> None:
 # Deleting, and what is stored once
 
 
-async def test_a_deleted_document_is_gone(client: Client, settings: Settings) -> None:
-    document = await stored(client, CAT)
-    path = f"/documents/{document['id']}"
-    reply = await client.delete(path)
-    assert (reply.status_code, reply.content) == (204, b"")
-    for gone in (path, f"{path}/content"):
-        assert_refused(await client.get(gone), 404, "NOT_FOUND")
-    assert_refused(await client.delete(path), 404, "NOT_FOUND")
-    assert (await client.get("/documents")).json()["data"] == []
-    assert await stored_keys(settings) == set()
-
-
 async def test_identical_content_is_stored_once_until_its_last_document_is_deleted(
     client: Client, settings: Settings, database: Database
 ) -> None:

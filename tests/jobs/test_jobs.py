@@ -37,6 +37,23 @@ async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker
         yield worker
 
 
+@pytest.mark.parametrize(("method", "suffix"), [("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry")])
+async def test_a_change_of_a_job_may_be_conditional(
+    client: Client, database: Database, method: str, suffix: str
+) -> None:
+    path = f"/jobs/{await process(client, seconds=0)}"
+    if suffix == "/retry":
+        await database.fetch("update jobs set status = 'failed', finished_at = now()")
+    before = await client.get(path)
+    stale = await client.request(method, f"{path}{suffix}", headers={"If-Match": '"1"'})
+    assert_refused(stale, 412, "PRECONDITION_FAILED")
+    assert stale.headers["ETag"] == before.headers["ETag"]
+    assert (await client.get(path)).json() == before.json()
+    current = {"If-Match": before.headers["ETag"]}
+    assert (await client.request(method, f"{path}{suffix}", headers=current)).is_success
+    assert (await client.get(path)).json() != before.json()
+
+
 async def test_a_job_has_an_etag_and_says_when_to_ask_again(client: Client, settings: Settings) -> None:
     job_id = await process(client, seconds=0)
     queued = await client.get(f"/jobs/{job_id}")

@@ -17,11 +17,18 @@ from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, DocumentOperation, PictureOperation, Uploaded
 from service.documents.store import DocumentStore, location
 from service.documents.upload import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
-from service.errors import InvalidCursor, NotFound, RequestTimeout, TooLarge, UnsupportedMediaType
+from service.errors import (
+    InvalidCursor,
+    NotFound,
+    PreconditionFailed,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMediaType,
+)
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, tagged_reply
+from service.http.reply import Reply, if_match_tags, tagged_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
 from service.settings import Settings
@@ -141,7 +148,9 @@ class DocumentController(Controller):
         stored = await store.read(session, document_id)
         return await download_thumbnail(document_store, request, stored)
 
-    @delete("/{document_id:str}", opt=operation(scope="documents:write", faults=[NotFound]))
+    @delete(
+        "/{document_id:str}", opt=operation(scope="documents:write", faults=[NotFound, PreconditionFailed])
+    )
     async def delete_document(
         self,
         session: NamedDependency[Session],
@@ -153,7 +162,7 @@ class DocumentController(Controller):
 
         Its content is deleted too unless another document shares it.
         """
-        await document_store.delete(session, document_id, request.author)
+        await document_store.delete(session, document_id, request.author, if_match_tags(request))
 
 
 class UploadController(Controller):

@@ -20,7 +20,7 @@ from service.documents import statements
 from service.documents.ranges import Range
 from service.documents.schemas import Document
 from service.documents.upload import ReceivedFile, StorageUnavailable
-from service.errors import NotFound
+from service.errors import NotFound, check_tag
 from service.events.journal import Author
 from service.idempotency.replies import (
     Claim,
@@ -31,7 +31,7 @@ from service.idempotency.replies import (
 )
 from service.jobs import statements as jobs
 from service.jobs.queue import enqueue
-from service.values import encode_json
+from service.values import content_tag, encode_json
 
 log = structlog.get_logger()
 
@@ -87,8 +87,13 @@ class DocumentStore:
         except STORAGE_ERRORS as error:
             raise StorageUnavailable from error
 
-    async def delete(self, session: Session, document_id: UUID, author: Author) -> None:
+    async def delete(
+        self, session: Session, document_id: UUID, author: Author, tags: list[str] | None = None
+    ) -> None:
+        """Delete a document. Raises `PreconditionFailed` unless its tag is among `tags`; None accepts any."""
         async with session.transaction():
+            if tags is not None:
+                await _check_tag(session, document_id, tags)
             by = (author.actor, author.request_id)
             row = await session.fetchrow(statements.DELETE, document_id, *by)
             if row is None:
@@ -150,6 +155,14 @@ async def read(session: Session, document_id: UUID) -> StoredDocument:
         raise NotFound
     *facts, key, thumbnail = row
     return StoredDocument(_document(facts), key, thumbnail)
+
+
+async def _check_tag(session: Session, document_id: UUID, tags: list[str]) -> None:
+    row = await session.fetchrow(f"{statements.READ} for update of d", document_id)
+    if row is None:
+        raise NotFound
+    *facts, _, _ = row
+    check_tag(content_tag(encode_json(_document(facts))), tags)
 
 
 def location(document_id: UUID) -> str:

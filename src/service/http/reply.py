@@ -1,6 +1,5 @@
 """Replies: exact JSON, entity tags (RFC 9110 §8.8.3) and conditional requests (§13)."""
 
-import hashlib
 import re
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -11,7 +10,7 @@ from litestar.types import Receive, Scope, Send, Serializer
 
 from service import errors
 from service.http.request import StrictRequest
-from service.values import Versioned, encode_json, reply_headers
+from service.values import Versioned, content_tag, encode_json, reply_headers
 
 T = TypeVar("T")
 BODYLESS_STATUSES = {204, 304}
@@ -79,7 +78,7 @@ def versioned_reply(request: StrictRequest, content: V, *, location: str | None 
 def tagged_reply(request: StrictRequest, content: T) -> Reply[T]:
     """Return content without a version with an `ETag` of its bytes, or 304 if the client has the same."""
     body: Any = encode_json(content)
-    headers = {"ETag": f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'}
+    headers = {"ETag": f'"{content_tag(body)}"'}
     if is_not_modified(request, headers["ETag"]):
         return Reply(None, status_code=304, headers=headers)  # type: ignore[arg-type]  # a 304 has no content
     return Reply(body, headers=headers)
@@ -96,11 +95,18 @@ def attachment(name: str) -> str:
 
 def if_match_versions(request: StrictRequest) -> list[int] | None:
     """Return the versions `If-Match` accepts, or None for any. Weak and unknown tags match nothing."""
+    tags = if_match_tags(request)
+    if tags is None:
+        return None
+    return [int(tag) for tag in tags if re.fullmatch("[1-9][0-9]{0,8}", tag)]
+
+
+def if_match_tags(request: StrictRequest) -> list[str] | None:
+    """Return the strong tags `If-Match` accepts, without quotes, or None for any."""
     header = request.header(b"if-match")
     if header is None or header.strip() == "*":
         return None
-    tags = ENTITY_TAG.findall(header)
-    return [int(tag[1:-1]) for tag in tags if re.fullmatch(r'"[1-9][0-9]{0,8}"', tag)]
+    return [tag[1:-1] for tag in ENTITY_TAG.findall(header) if tag.startswith('"')]
 
 
 def is_not_modified(request: StrictRequest, current: str) -> bool:

@@ -14,12 +14,19 @@ from msgspec import Struct
 from service.blobs import BlobStore
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
-from service.errors import InvalidCursor, InvalidState, NotFound, Overloaded, ValidationFailed
+from service.errors import (
+    InvalidCursor,
+    InvalidState,
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+    ValidationFailed,
+)
 from service.http.idempotency import hold_claim
 from service.http.middleware import Exchange
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
-from service.http.reply import Reply, attachment, tagged_reply
+from service.http.reply import Reply, attachment, if_match_tags, tagged_reply
 from service.http.request import StrictRequest, decode
 from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome
 from service.jobs import operations
@@ -167,7 +174,9 @@ class JobController(Controller):
         return Stream(iter(()) if Exchange.of(request.scope).head else content, headers=headers)
 
     @delete(
-        "/{job_id:str}", status_code=200, opt=operation(scope="jobs:write", faults=[NotFound, InvalidState])
+        "/{job_id:str}",
+        status_code=200,
+        opt=operation(scope="jobs:write", faults=[NotFound, InvalidState, PreconditionFailed]),
     )
     async def cancel_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
@@ -176,12 +185,14 @@ class JobController(Controller):
 
         Repeating this has no effect.
         """
-        return await operations.cancel(session, job_id, request.author)
+        return await operations.cancel(session, job_id, request.author, if_match_tags(request))
 
     @post(
         "/{job_id:str}/cancel",
         status_code=200,
-        opt=operation(scope="jobs:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
+        opt=operation(
+            scope="jobs:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+        ),
     )
     async def request_job_cancellation(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
@@ -191,19 +202,21 @@ class JobController(Controller):
         This is the same as `DELETE /jobs/{job_id}`.
         """
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
-            return await operations.cancel(session, job_id, request.author, claim)
+            return await operations.cancel(session, job_id, request.author, if_match_tags(request), claim)
 
     @post(
         "/{job_id:str}/retry",
         status_code=202,
-        opt=operation(scope="jobs:write", faults=[NotFound, InvalidState, *IDEMPOTENCY_FAULTS]),
+        opt=operation(
+            scope="jobs:write", faults=[NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
+        ),
     )
     async def retry_job(
         self, session: NamedDependency[Session], request: StrictRequest, job_id: FromPath[UUID]
     ) -> Job:
         """Retry a failed job"""
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
-            return await operations.retry(session, job_id, request.author, claim)
+            return await operations.retry(session, job_id, request.author, if_match_tags(request), claim)
 
 
 async def events(first: Job | None, changes: AsyncGenerator[Job | None, None]) -> AsyncIterator[bytes]:

@@ -10,13 +10,13 @@ from uuid_utils.compat import uuid7
 
 from service.database.commits import CONFIRM_COMMITS
 from service.database.session import Session
-from service.errors import InvalidState, NotFound
+from service.errors import InvalidState, NotFound, check_tag
 from service.events.journal import Author
 from service.idempotency.replies import Claim, StoredReply, raise_claim_conflict, reply_arguments, store_reply
 from service.jobs import statements
 from service.jobs.queue import enqueue, notify_cancellation
 from service.jobs.schemas import Job, JobCreate, JobSummary, Output, Queued
-from service.values import encode_json
+from service.values import content_tag, encode_json
 
 
 async def submit(session: Session, new: JobCreate, author: Author, claim: Claim | None) -> Queued:
@@ -53,9 +53,12 @@ async def list_jobs(session: Session, filters: Mapping[str, Any], limit: int) ->
     return [JobSummary(*row) for row in await statements.LIST.fetch(session, filters, limit)]
 
 
-async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | None = None) -> Job:
+async def cancel(
+    session: Session, job_id: UUID, author: Author, tags: list[str] | None, claim: Claim | None = None
+) -> Job:
     """Cancel a job: immediately for clients; a worker that runs it is notified."""
     async with session.transaction():
+        await _check_tag(session, job_id, tags)
         row = await session.fetchrow(statements.CANCEL, job_id, author.actor, author.request_id)
         job = await read_job(session, job_id)
         if row is not None:
@@ -69,9 +72,12 @@ async def cancel(session: Session, job_id: UUID, author: Author, claim: Claim | 
     return job
 
 
-async def retry(session: Session, job_id: UUID, author: Author, claim: Claim | None) -> Job:
+async def retry(
+    session: Session, job_id: UUID, author: Author, tags: list[str] | None, claim: Claim | None
+) -> Job:
     """Queue a failed job again, with a new count of attempts."""
     async with session.transaction():
+        await _check_tag(session, job_id, tags)
         (queue_id,) = await enqueue(session, [job_id])
         row = (job_id, queue_id, author.actor, author.request_id)
         retried = await session.fetchrow(statements.RETRY, *row)
@@ -81,6 +87,16 @@ async def retry(session: Session, job_id: UUID, author: Author, claim: Claim | N
         if claim is not None:
             await store_reply(session, StoredReply(claim, 202, {}, encode_json(job)))
     return job
+
+
+async def _check_tag(session: Session, job_id: UUID, tags: list[str] | None) -> None:
+    """Lock the job and raise `PreconditionFailed` unless its tag is among `tags`; None accepts any."""
+    if tags is None:
+        return
+    row = await session.fetchrow(f"{statements.READ} for no key update", job_id)
+    if row is None:
+        raise NotFound
+    check_tag(content_tag(encode_json(Job(*row))), tags)
 
 
 def job_output(job: Job) -> Output:
