@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event
 
 from service.database import migrate
-from service.settings import Settings
+from service.settings import Settings, StartupError
 from tests.support.app_helpers import connected, wait_for_locks
 
 FIRST_RELEASE = "0006"
@@ -118,6 +118,43 @@ async def test_items_are_written_while_an_index_on_them_waits_to_be_built(
             "select bool_and(indisvalid) from pg_index where indrelid = 'items'::regclass"
         )
         assert valid
+
+
+@pytest.fixture
+def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(migrate, "LOCK_PAUSE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("brief_waits")
+async def test_a_migration_that_waits_for_a_long_transaction_lets_others_work(
+    empty_database: Settings,
+) -> None:
+    await asyncio.to_thread(migrate.upgrade, empty_database, "0014")
+    url = empty_database.database_url or ""
+    async with connected(url) as long, connected(url) as second:
+        async with long.transaction():
+            await long.fetch("select * from api_keys")
+            migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, empty_database, "0015"))
+            await wait_for_locks(second, 1)
+            await second.execute("set lock_timeout = '3s'")
+            await second.fetch("select * from api_keys")
+            await wait_for_locks(second, 1)  # it tries again
+        await migrating
+        assert await second.fetch("select rate_limit from api_keys") == []
+
+
+@pytest.mark.usefixtures("brief_waits")
+async def test_a_migration_gives_up_and_says_why(
+    empty_database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_ATTEMPTS_MAX", 2)
+    await asyncio.to_thread(migrate.upgrade, empty_database, "0014")
+    async with connected(empty_database.database_url or "") as long, long.transaction():
+        await long.fetch("select * from api_keys")
+        with pytest.raises(StartupError, match="a long transaction holds a table"):
+            await asyncio.to_thread(migrate.upgrade, empty_database)
+    assert await asyncio.to_thread(migrate.current_revision, empty_database) == "0014"
 
 
 async def add_item(connection: "asyncpg.Connection[asyncpg.Record]", sku: str) -> None:

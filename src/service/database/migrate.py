@@ -11,6 +11,12 @@ from service.database.database import READ_SCHEMA_VERSION, VERSION_TABLE, direct
 from service.database.servers import ServerList
 from service.settings import Settings
 
+LOCK_TIMEOUT_SECONDS = 1.0
+"""How long a migration waits for the lock of a table. All other transactions that need it wait behind it."""
+LOCK_PAUSE_SECONDS = 2.0
+"""How long a migration lets the others work before it tries again."""
+LOCK_ATTEMPTS_MAX = 30
+
 PACKAGED = Path(__file__).parents[1] / "migrations"
 """Location in an installed wheel; in a checkout the migrations are at the top level."""
 
