@@ -14,15 +14,16 @@ from service.database.session import Session
 from service.errors import InvalidCursor
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.period import PERIOD_PARSERS, From, To, parse_period
 from service.http.request import StrictRequest
-from service.times import TIME_FORMAT, TIME_SCHEMA, lowest_uuid7, parse_time
+from service.times import lowest_uuid7
 
 
 class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
 
-    @get(opt=operation(scope="admin", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time}))
+    @get(opt=operation(scope="admin", faults=[InvalidCursor], parsers=PERIOD_PARSERS))
     async def list_audit(
         self,
         session: NamedDependency[Session],
@@ -41,22 +42,8 @@ class AuditController(Controller):
                 pattern=NO_NUL_PATTERN, max_length=100, description="API key id, `cli` or `worker`."
             ),
         ] = None,
-        since: Annotated[
-            str | None,
-            QueryParameter(
-                name="from",
-                schema_extra=TIME_SCHEMA,
-                description=f"Only entries at or after this time. {TIME_FORMAT}",
-            ),
-        ] = None,
-        until: Annotated[
-            str | None,
-            QueryParameter(
-                name="to",
-                schema_extra=TIME_SCHEMA,
-                description=f"Only entries before this time. {TIME_FORMAT}",
-            ),
-        ] = None,
+        since: From = None,
+        until: To = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Entry]:
@@ -65,13 +52,13 @@ class AuditController(Controller):
         Every change has an entry with its actor, time and request id.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        begin = None if since is None else parse_time(since)
+        begin, end = parse_period(since, until)
         filters: dict[str, Any] = {
             **entity_filters(entity),
             "actor": actor,
             "since": begin,
             "since_id": begin and lowest_uuid7(begin - MAX_CLOCK_SKEW),
-            "until": None if until is None else parse_time(until),
+            "until": end,
             "after": pager.after,
         }
         return pager.page(await list_entries(session, filters, pager.fetch_limit), lambda entry: entry.id)

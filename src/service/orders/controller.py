@@ -1,6 +1,5 @@
 """HTTP endpoints of orders."""
 
-from datetime import datetime
 from functools import partial
 from typing import Annotated
 from uuid import UUID
@@ -15,6 +14,7 @@ from service.errors import InvalidCursor, InvalidState, NoFields, NotFound, Prec
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from service.http.period import PERIOD_PARSERS, From, To, parse_period
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
 from service.idempotency.replies import IDEMPOTENCY_FAULTS
@@ -24,7 +24,6 @@ from service.orders.allocation import MixedCurrencies
 from service.orders.batch import location
 from service.orders.pending import PLACE_ORDER, PendingOrder
 from service.orders.schemas import Order, OrderCancel, OrderCreate, OrderPatch, Status
-from service.times import TIME_FORMAT, TIME_SCHEMA, parse_time
 
 TRANSITION_FAULTS = [NotFound, InvalidState, PreconditionFailed, *IDEMPOTENCY_FAULTS]
 
@@ -130,11 +129,7 @@ class OrderController(Controller):
         """Get an order"""
         return versioned_reply(request, await session.join(queries.READ_ORDER, order_id))
 
-    @get(
-        opt=operation(
-            scope="orders:read", faults=[InvalidCursor], parsers={"from": parse_time, "to": parse_time}
-        )
-    )
+    @get(opt=operation(scope="orders:read", faults=[InvalidCursor], parsers=PERIOD_PARSERS))
     async def list_orders(
         self,
         session: NamedDependency[Session],
@@ -152,22 +147,8 @@ class OrderController(Controller):
             ),
         ] = None,
         status: Annotated[Status | None, QueryParameter(description="Only orders with this status.")] = None,
-        since: Annotated[
-            str | None,
-            QueryParameter(
-                name="from",
-                schema_extra=TIME_SCHEMA,
-                description=f"Only orders placed at or after this time. {TIME_FORMAT}",
-            ),
-        ] = None,
-        until: Annotated[
-            str | None,
-            QueryParameter(
-                name="to",
-                schema_extra=TIME_SCHEMA,
-                description=f"Only orders placed before this time. {TIME_FORMAT}",
-            ),
-        ] = None,
+        since: From = None,
+        until: To = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> Page[Order]:
@@ -177,15 +158,11 @@ class OrderController(Controller):
             "customer_id": customer_id,
             "reference": reference,
             "status": status,
-            **queries.period_filters(_time(since), _time(until)),
+            **queries.period_filters(*parse_period(since, until)),
             "after": pager.after,
         }
         orders = await queries.list_orders(session, filters, pager.fetch_limit)
         return pager.page(orders, lambda order: order.id)
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else parse_time(text)
 
 
 async def _apply(
