@@ -15,7 +15,7 @@ $(error .venv cannot be used)
 endif
 endif
 
-.PHONY: help run test check container coverage format bench scale storm chaos outage rolling overload slow stall fuzz guards mutation lint-api clients lock clean
+.PHONY: help run test check container coverage format bench scale storm chaos outage rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
 
 # Where the environment forbids to store bytecode, each process would compile Depot again.
 run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
@@ -58,6 +58,9 @@ rolling: .venv/test # restart replicas behind HAProxy: ROUNDS=20 RATE=300
 
 overload: .venv/test # send more than the service can do: SECONDS=8; needs h2load (nghttp2-client)
 	@$(BIN)/python -m bench.overload --seconds $(or $(SECONDS),8)
+
+flood: .venv/test # flood with unknown keys and with webhooks that hang: SECONDS=10 each
+	@$(BIN)/python -m bench.flood --seconds $(or $(SECONDS),10)
 
 stall: .venv/test # send the largest requests and time a health check beside them: SECONDS=60
 	@$(BIN)/python -m bench.stall --seconds $(or $(SECONDS),60)

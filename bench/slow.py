@@ -2,11 +2,12 @@
 
 It requires slowhttptest and h2load (apt-get install slowhttptest nghttp2-client). One `depot serve` with
 default limits serves 16 clients that read an item, first alone, then during each of slowhttptest's three
-attacks.
+attacks. It exits with status 1 if one of their requests fails.
 """
 
 import argparse
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,7 @@ ATTACKS = {
 }
 
 
-def main() -> None:
+def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--seconds", type=int, default=20, help="how long each attack lasts (default: 20)")
     seconds = max(5, min(options.parse_args().seconds, SECONDS_MAX))
@@ -39,6 +40,7 @@ def main() -> None:
             with attack(depot, arguments, seconds):
                 loads[name] = drive(depot, path, None, clients=16, seconds=seconds)
     show(loads)
+    return int(any(load.wrong or load.refused_per_second for load in loads.values()))
 
 
 @contextmanager
@@ -68,4 +70,4 @@ def show(loads: dict[str, Load]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -37,12 +37,13 @@ class HttpConnection:
     def __init__(self, reader: StreamReader, writer: StreamWriter, key: str) -> None:
         self._reader = reader
         self._writer = writer
-        self._headers = f"Host: depot\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        self.key = key
 
     async def ask(self, method: str, path: str, content: object = None) -> tuple[int, Any]:
         """Return the status and the JSON of the reply. Raises `BROKEN` if there is none."""
         body = b"" if content is None else json.dumps(content).encode()
-        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: depot\r\nAuthorization: Bearer {self.key}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         status, *headers = (await self._reader.readuntil(b"\r\n\r\n")).lower().splitlines()
         (length,) = (int(line.split(b":")[1]) for line in headers if line.startswith(b"content-length:"))
