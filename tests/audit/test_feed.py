@@ -7,6 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
+from sqlalchemy.engine import make_url
+from structlog.testing import capture_logs
 
 from conftest import Client
 from service.audit import feed
@@ -139,6 +142,40 @@ async def test_what_commits_late_is_not_missed(client: Client, database_url: str
                 assert await reader.poll() == []
         assert [event["id"] for event in await reader.until(2)] == [first, second]
     assert await reader.poll() == []
+
+
+async def test_what_commits_late_is_not_missed_where_activity_is_not_tracked(
+    client: Client, database_url: str
+) -> None:
+    reader = Reader(client, type="user.action")
+    async with connected(database_url) as late, connected(database_url) as early:
+        await late.execute("set track_activities = off")
+        async with late.transaction():
+            first = await record(late, 1)
+            second = await record(early, 2)
+            with capture_logs() as lines:
+                assert await reader.poll() == []
+            assert [line["event"] for line in lines] == ["event_feed_blocked"]
+        await late.execute("set track_activities = on")
+        assert [event["id"] for event in await reader.until(2)] == [first, second]
+
+
+async def test_what_another_role_commits_late_is_not_missed(
+    settings: Settings, database_url: str, key: str
+) -> None:
+    role = f"reader_{make_url(database_url).database}"
+    limited = make_url(database_url).set(username=role).render_as_string()
+    async with connected(database_url) as late:
+        await late.execute(f"create role {role} login")
+        await late.execute(f"grant pg_read_all_data, pg_write_all_data to {role}")
+        async with running(replace(settings, database_url=limited), key) as client:
+            reader = Reader(client, type="user.action")
+            async with late.transaction():
+                first = await record(late, 1)
+                await client.post("/users/ann/actions", json={"action": "login"})
+                assert await reader.poll() == []
+            assert next(event["id"] for event in await reader.until(2)) == first
+        await late.execute(f"drop role {role}")
 
 
 async def test_a_transaction_that_only_reads_holds_nothing_up(client: Client, database_url: str) -> None:

@@ -57,6 +57,14 @@ async def test_a_report_contains_what_was_sold_and_refunded_today(client: Client
     ]
 
 
+async def test_every_currency_has_its_own_ten_top_items(client: Client) -> None:
+    for currency, price in (("JPY", "900000"), ("USD", "1.00")):
+        sold = [await item(client, 50, price=price, currency=currency) for _ in range(11)]
+        await order(client, *((bolt, number + 1) for number, bolt in enumerate(sold)))
+    ranked = [(top["currency"], top["quantity"]) for top in (await report(client))["top_items"]]
+    assert ranked == [(currency, quantity) for currency in ("JPY", "USD") for quantity in range(11, 1, -1)]
+
+
 async def test_an_empty_ledger_is_an_empty_report(client: Client) -> None:
     reported = await report(client)
     assert (reported["totals"], reported["daily"], reported["top_items"]) == ([], [], [])

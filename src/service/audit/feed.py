@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
+import structlog
 from msgspec import Meta, Struct
 
 from service.audit.trail import FILTERS
 from service.auth.keys import Key
+from service.database.database import CLIENT_SESSIONS, UNKNOWN_START
 from service.database.lists import ListQuery
 from service.database.session import Session
 from service.errors import Forbidden
-from service.times import lowest_uuid7
+from service.times import EARLIEST, lowest_uuid7
 from service.values import Timestamp
+
+log = structlog.get_logger()
 
 SCOPES = {
     "item": "items:read",
@@ -37,13 +41,15 @@ SCAN_MAX = 20_000
 
 # Ids come from the database's clock, in the statement that inserts the event or after the transaction got its
 # own id. So a transaction without one has no event yet, and none before its present statement.
-HORIZON = """
-select least(now(), min(case when backend_xid is not null then xact_start
+HORIZON = f"""
+select least(now(), min(case when backend_xid is not null then coalesce(xact_start, {UNKNOWN_START})
+  when state = 'disabled' then {UNKNOWN_START}
   when state not like 'idle%' then query_start end))
-from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"""
+from {CLIENT_SESSIONS}"""
 """No event with an earlier id can appear after this statement.
 
-It has to be a statement of its own: later ones see all that has ended before it.
+It has to be a statement of its own: later ones see all that has ended before it. While PostgreSQL hides when
+a transaction began, the feed stands still, because it could miss what that transaction writes.
 """
 
 SCAN_END = f"""
@@ -81,7 +87,10 @@ class FeedRows(Struct):
 async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | None, limit: int) -> FeedRows:
     """Return the events after an id, oldest first. A filter that is None is ignored."""
     begin = after or UUID(int=0)
-    horizon = lowest_uuid7(await session.fetchval(HORIZON))
+    settled_until = await session.fetchval(HORIZON)
+    if settled_until < EARLIEST:
+        log.warning("event_feed_blocked", cause="the activity of a session is hidden or not tracked")
+    horizon = lowest_uuid7(settled_until)
     end = None if filters.get("entity_id") else await session.fetchval(SCAN_END, begin, horizon)
     end = max(begin, end or UUID(int=horizon.int - 1))
     rows = await LIST.fetch(session, {**filters, "after": begin, "end": end}, limit)

@@ -118,6 +118,9 @@ CHECKS = {
         select encode(c.sha256, 'hex') as sha256, c.key, c.uses, count(d.id) as documents
         from contents c left join documents d using (sha256)
         group by c.sha256 having c.uses <> count(d.id)""",
+    "the activity of every session is tracked": """
+        select pid, application_name as application from pg_stat_activity
+        where datname = current_database() and state = 'disabled'""",
     "the daily rollups match the ledger": ROLLUP_MISMATCHES.replace("$1", ANY_DAY),
     "the daily item rollups match the ledger": ITEM_ROLLUP_MISMATCHES,
 }
