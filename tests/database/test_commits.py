@@ -12,7 +12,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from service.database import migrate
+from service.database import commits, migrate
 from service.database.commits import CommitMonitor
 from service.database.database import Database
 from service.settings import Settings
@@ -165,12 +165,23 @@ async def test_while_commits_are_blocked_writes_are_rejected_and_reads_served(
 async def test_commits_that_always_take_long_are_not_blocked(pair: tuple[Node, Node], tmp_path: Path) -> None:
     primary, copy = pair
     with slow_commits(primary, copy):
-        async with Database(Settings(database_url=primary.url, home=tmp_path)).open() as database:
-            commits = database.commits
-            async with commits.watch(lambda: None):
-                await eventually(lambda: has_committed(commits))
-                with capture_logs() as logs:
-                    await asyncio.sleep(4 * SLOW_COMMIT_SECONDS)
+        settings = Settings(database_url=primary.url, home=tmp_path)
+        async with Database(settings).open() as database, database.commits.watch(lambda: None):
+            await eventually(lambda: has_committed(database.commits))
+            with capture_logs() as logs:
+                await asyncio.sleep(4 * SLOW_COMMIT_SECONDS)
+    assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []
+
+
+async def test_on_a_slow_machine_commits_that_wait_for_nobody_are_not_blocked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "IDLE_INTERVAL_SECONDS", 0.05)
+    async with Database(settings).open() as database, database.commits.watch(lambda: None):
+        await eventually(lambda: has_committed(database.commits))
+        monkeypatch.setattr(commits, "COMMIT_EMPTY", f"select null from pg_sleep({SLOW_COMMIT_SECONDS})")
+        with capture_logs() as logs:
+            await eventually(lambda: has_committed(database.commits, SLOW_COMMIT_SECONDS))
     assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []
 
 
@@ -196,5 +207,6 @@ def set_on(server: Node, change: str) -> None:
             other_thread.submit(execute, server.url, statement).result()
 
 
-async def has_committed(commits: CommitMonitor) -> bool:
-    return bool(commits._durations) and not commits.is_blocked
+async def has_committed(monitor: CommitMonitor, seconds: float = 0) -> bool:
+    """Return whether one of the last commits took that long, and none is blocked."""
+    return max(monitor._durations, default=-1.0) >= seconds and not monitor.is_blocked

@@ -31,12 +31,20 @@ IDLE_INTERVAL_SECONDS = 2.0
 COMMIT_WAIT_SECONDS = 0.25
 DURATIONS_KEPT = 20
 MISSED_COMMITS_MAX = 2
-"""Waits in a row after which commits count as blocked. One may be our own event loop's fault."""
+"""Waits in a row after which the server is asked about the commit. One may be our own event loop's fault."""
 
 COMMIT_EMPTY = """
 select case when current_setting('synchronous_standby_names') <> ''
   then pg_logical_emit_message(true, 'depot', '') end"""
 """A transaction that must be replicated. Without a synchronous standby it writes nothing."""
+
+IS_WAITING = """
+select exists (select from pg_stat_activity
+  where query = $1 and wait_event in ('SyncRep', 'WALSync', 'WALWrite'))"""
+"""Whether a commit of such a transaction waits for a standby or for the disk.
+
+A machine that is merely slow must not count: without a standby the transaction is a read.
+"""
 
 SELECT_BLOCKED = "select pid from pg_stat_activity where wait_event = 'SyncRep' and pid = any($1::int[])"
 
@@ -136,7 +144,7 @@ class CommitMonitor:
         while True:
             try:
                 missed = 0 if await self._comes_back() else missed + 1
-                self._set_blocked(blocked=missed >= MISSED_COMMITS_MAX)
+                self._set_blocked(blocked=missed >= MISSED_COMMITS_MAX and await self._is_waiting())
                 if self.is_blocked:
                     await self._give_up_blocked()
                     on_blocked()
@@ -150,6 +158,17 @@ class CommitMonitor:
         wait_seconds = max(COMMIT_WAIT_SECONDS, 2 * self._usual_seconds)
         await asyncio.wait({commit}, timeout=wait_seconds)
         return commit.done() or not self._committing
+
+    async def _is_waiting(self) -> bool:
+        """Ask the server whether the commit waits. If it does not say in time, the state stays as it is."""
+        try:
+            async with self._monitor.timeout(COMMIT_WAIT_SECONDS):
+                observer = await self._observer.get()
+                return bool(await observer.fetchval(IS_WAITING, COMMIT_EMPTY))
+        except DATABASE_ERRORS as error:
+            log.warning("commit_not_observed", cause=repr(error))
+            self._observer.close()
+            return self.is_blocked
 
     def _set_blocked(self, *, blocked: bool) -> None:
         if blocked and not self.is_blocked:
