@@ -218,6 +218,22 @@ def test_connections_fit_into_the_limit_of_open_files(
     assert len(lines) == 1 + (connections < 8192)  # a warning
 
 
+SERVER = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, 1024))
+from service.app import create_app
+from service.server.processes import Server
+from service.settings import Settings
+settings = Settings(database_url="postgresql://127.0.0.1/depot")
+print(Server(create_app(settings), settings).config.http.keywords["connection_limit"].maximum)
+"""
+
+
+def test_a_server_opens_no_more_connections_than_fit() -> None:
+    output = subprocess.check_output([sys.executable, "-c", SERVER], text=True)
+    assert output.splitlines()[-1] == "548"
+
+
 @asynccontextmanager
 async def full(
     served: LiveServer, client: httpx.AsyncClient
