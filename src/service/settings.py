@@ -22,7 +22,7 @@ DatabaseUrl = Annotated[
         pattern=r"^postgres(ql)?(\+asyncpg)?://", extra={"expected": "a URL that starts with postgresql://"}
     ),
 ]
-DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL"}
+DATABASE_URLS = {"DATABASE_URL", "DEPOT_DIRECT_DATABASE_URL", "DEPOT_READ_DATABASE_URL"}
 SECRET_SETTINGS = {*DATABASE_URLS, "DEPOT_SECRET", "DEPOT_SECRET_PREVIOUS", "DEPOT_RATE_LIMIT_STORE"}
 UNPREFIXED = {"host": "HOST", "port": "PORT", "database_url": "DATABASE_URL"}
 PASSWORD_PATTERNS = (r"://[^:@]*:(.*?)@", r"://[^:@]*:(.*)@", r"[?&]password=([^&]*)")
@@ -88,6 +88,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """May list several servers; `target_session_attrs=read-write` selects the primary."""
     direct_database_url: DatabaseUrl | None = None
     """URL that bypasses the pooler, for LISTEN, migrations and long-running work."""
+    read_database_url: DatabaseUrl | None = None
+    """A standby for reports, exports and `depot doctor`, which then may miss the latest changes; unset reads
+    them from the primary."""
 
     home: Path = Path(".depot")
     log: Literal["json", "console"] = "json"
@@ -216,7 +219,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> set[str]:
         """Return the values to redact from logs, in plain and URL-decoded form."""
-        urls = [url for url in (self.database_url, self.direct_database_url, self.rate_limit_store) if url]
+        databases = (self.database_url, self.direct_database_url, self.read_database_url)
+        urls = [url for url in (*databases, self.rate_limit_store) if url]
         secrets = {self.secret or "", self.secret_previous or ""}.union(
             *(re.findall(pattern, url) for pattern in PASSWORD_PATTERNS for url in urls)
         )

@@ -69,7 +69,8 @@ def _read(begin: date | None, end: date | None, currency: str | None) -> "Financ
 
     async def read(database: "Database") -> "FinancialReport":
         async with database.session() as session:
-            return await financial_report(session, first, after, currency)
+            result, _ = await session.read(lambda reader: financial_report(reader, first, after, currency))
+            return result
 
     with administrative_settings() as settings:
         return run_with_database(settings, read)

@@ -5,7 +5,7 @@ See docs/decisions/0002-two-ways-to-the-database.md.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 from weakref import WeakSet
@@ -13,15 +13,18 @@ from weakref import WeakSet
 import asyncpg
 import structlog
 from litestar.di import Provide
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
 from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
 from service.database.commits import CONFIRM_COMMITS, CommitMonitor
+from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
 from service.database.session import Session
+from service.database.url import with_parameter
 from service.observability.metrics import Metrics
 from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
@@ -66,10 +69,17 @@ class Database:
     pool: Pool
 
     def __init__(
-        self, settings: Settings, metrics: Metrics | None = None, tracer: Tracer = NO_TRACER
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        tracer: Tracer = NO_TRACER,
+        role: str = "database",
     ) -> None:
         self._settings = settings
         self._tracer = tracer
+        standby = standby_settings(settings)
+        self.standby = None if standby is None else Database(standby, None, tracer, "standby")
+        """The server for reads that may be behind."""
         self._servers = ServerList(dsn(settings))
         # One shared object, so that the health probe starts with the server that answered last: its timeout
         # is too short to try a silent server first.
@@ -84,7 +94,9 @@ class Database:
         }
         self._connections: WeakSet[Connection] = WeakSet()
         self.monitor = DatabaseMonitor(
-            lambda: self._connect(self._servers, LOGIN_TIMEOUT_MAX_SECONDS), self._terminate_connections
+            lambda: self._connect(self._servers, LOGIN_TIMEOUT_MAX_SECONDS),
+            self._terminate_connections,
+            role,
         )
         self._engine = orm.create_engine(self._connect_for_records, self._count_response, settings)
         self._orm_sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -105,7 +117,8 @@ class Database:
             size_max=self._settings.pool_size,
             timeout_seconds=self._settings.pool_wait_seconds,
         )
-        async with self.monitor.open(), self.commits.open(), self._following_promotions():
+        standby = nullcontext() if self.standby is None else self.standby.open()
+        async with standby, self.monitor.open(), self.commits.open(), self._following_promotions():
             try:
                 yield self
             finally:
@@ -138,7 +151,18 @@ class Database:
 
     def session(self) -> Session:
         """Return a session, for `async with`."""
-        return Session(self.pool, self._batches)
+        return Session(self.pool, self._batches, self.standby.session if self.standby else None)
+
+    async def reader(self) -> "Database":
+        """Return the standby for long reads, or this database without one or while it is down."""
+        if self.standby is None:
+            return self
+        try:
+            await self.standby.fetchval("select 1")
+        except DATABASE_ERRORS as error:
+            log.warning("standby_read_failed", cause=repr(error))
+            return self
+        return self.standby
 
     def add_batch(self, key: BatchKey[Request, Result], batch: Batch[Request, Result]) -> None:
         """Let sessions join a batch that a feature runs itself."""
@@ -271,6 +295,14 @@ def dsn(settings: Settings) -> str:
 def direct_dsn(settings: Settings) -> str:
     """Return the URL that bypasses a transaction-mode pooler."""
     return _asyncpg_url(settings.direct_database_url or dsn(settings))
+
+
+def standby_settings(settings: Settings) -> Settings | None:
+    """Return the settings of the standby's pool, which refuses a server that was promoted."""
+    if settings.read_database_url is None:
+        return None
+    url = with_parameter(settings.read_database_url, "target_session_attrs", "standby")
+    return replace(settings, database_url=url, direct_database_url=None, read_database_url=None)
 
 
 def session_dependency(database: Database) -> Provide:

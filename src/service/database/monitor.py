@@ -41,8 +41,10 @@ Connect = Callable[[], Awaitable[Connection]]
 class DatabaseMonitor:
     """The shared health state of the database."""
 
-    def __init__(self, connect: Connect, on_down: Callable[[], None]) -> None:
+    def __init__(self, connect: Connect, on_down: Callable[[], None], role: str = "database") -> None:
+        """`role` is the first word of its log events."""
         self.is_down = False
+        self._role = role
         self.login_seconds = 0.0
         """Duration of the last login; 0 before the first one."""
         self._login_timeout = PROBE_TIMEOUT_SECONDS
@@ -162,7 +164,7 @@ class DatabaseMonitor:
         if self.is_down:
             return
         self.is_down = True
-        log.warning("database_down")
+        log.warning(f"{self._role}_down")
         self._on_down()
         now = asyncio.get_running_loop().time()
         for timeout in self._pending_timeouts:
@@ -172,4 +174,4 @@ class DatabaseMonitor:
     def _mark_up(self) -> None:
         if self.is_down:
             self.is_down = False
-            log.info("database_up")
+            log.info(f"{self._role}_up")

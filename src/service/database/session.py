@@ -2,14 +2,27 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import asyncpg
+import structlog
 
 from service.database.batch import Batch, BatchKey, Request, Result
-from service.database.errors import DISCARD_CONNECTION_ERRORS
+from service.database.errors import DATABASE_ERRORS, DISCARD_CONNECTION_ERRORS
 from service.database.pool import Pool
 from service.database.servers import Connection
+from service.errors import DatabaseUnavailable
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+READ_POSITION = "select pg_current_wal_lsn()::text"
+READ_AGE = """
+select case when pg_last_wal_replay_lsn() >= $1::text::pg_lsn then 0
+  else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) end::float8
+where pg_is_in_recovery()"""
+"""The seconds by which a standby may be behind the position $1 of the primary: 0 if it has everything, else
+the time since the last transaction that it has. Null if they are unknown, no row on a primary."""
 
 
 class Session:
@@ -22,11 +35,17 @@ class Session:
     the database is down.
     """
 
-    __slots__ = ("_batches", "_connection", "_pool", "_reusable")
+    __slots__ = ("_batches", "_connection", "_open_standby", "_pool", "_reusable")
 
-    def __init__(self, pool: Pool, batches: Mapping[BatchKey[Any, Any], Batch[Any, Any]]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        batches: Mapping[BatchKey[Any, Any], Batch[Any, Any]],
+        open_standby: "Callable[[], Session] | None" = None,
+    ) -> None:
         self._pool = pool
         self._batches = batches
+        self._open_standby = open_standby
         self._connection: Connection | None = None
         self._reusable = True
 
@@ -56,6 +75,34 @@ class Session:
 
     async def execute(self, statement: str, *arguments: object) -> None:
         await self._run(asyncpg.Connection.execute, statement, arguments)
+
+    async def read(self, work: "Callable[[Session], Awaitable[T]]") -> tuple[T, float | None]:
+        """Read from the standby. Return the result, and the seconds by which it may be behind.
+
+        Without a standby, or if it cannot answer, the primary does, and the seconds are None.
+        """
+        if self._open_standby is not None:
+            try:
+                async with self._open_standby() as standby:
+                    age_seconds = await standby.fetchval(READ_AGE, await self._position())
+                    if age_seconds is None:
+                        raise DatabaseUnavailable
+                    return await work(standby), age_seconds
+            except asyncpg.QueryCanceledError:  # the statement takes too long, on the primary too
+                raise
+            except DATABASE_ERRORS as error:
+                log.warning("standby_read_failed", cause=repr(error))
+        return await work(self), None
+
+    async def _position(self) -> str | None:
+        """Return the end of the primary's log, or None while the primary is down."""
+        try:
+            position: str = await self.fetchval(READ_POSITION)
+        except DATABASE_ERRORS:
+            return None
+        finally:
+            self.release()
+        return position
 
     @asynccontextmanager
     async def transaction(

@@ -66,6 +66,15 @@ def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
     return parts._replace(query=urlencode(remaining)).geturl(), options
 
 
+def with_parameter(url: str, name: str, value: str) -> str:
+    """Return the URL with a parameter, unless it has one of this name."""
+    parts = urlsplit(url)
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    if name in dict(parameters):
+        return url
+    return parts._replace(query=urlencode([*parameters, (name, value)])).geturl()
+
+
 @cache
 def _report_dropped(names: tuple[str, ...]) -> None:
     log.info("database_url_parameters_ignored", parameters=names)

@@ -8,7 +8,9 @@ from collections.abc import Collection
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-EXPOSED_HEADERS = "ETag, Location, Retry-After, X-Error-Code, X-Request-ID, Idempotent-Replayed, RateLimit"
+EXPOSED_HEADERS = (
+    "ETag, Location, Retry-After, X-Error-Code, X-Request-ID, Idempotent-Replayed, RateLimit, X-Data-Age"
+)
 PREFLIGHT_MAX_AGE_SECONDS = b"600"
 
 

@@ -65,6 +65,11 @@ HEADERS = {
         "Remaining quota, if a rate limit is configured (draft-ietf-httpapi-ratelimit-headers-10).",
         examples=['"default";r=599;t=60'],
     ),
+    "X-Data-Age": header_schema(
+        "Seconds by which the data may be behind; absent if they come from the primary.",
+        pattern=r"^[0-9]{1,9}\Z",
+        maxLength=9,
+    ),
     "Content-Range": header_schema(
         "The returned byte range and the total size.", examples=["bytes 0-99/1234"]
     ),

@@ -1,11 +1,13 @@
 """CSV files that jobs write: streamed from a cursor into the blob store."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from math import ceil
 
 import asyncpg
 from msgspec import Struct
 
 from service.database.servers import Connection
+from service.database.session import Session
 from service.jobs.context import JobContext
 from service.jobs.schemas import Output
 from service.values import encode_csv
@@ -20,9 +22,11 @@ LONG_TIMEOUTS = (
 """A file over years takes time, and so may the blob store."""
 
 
-class ExportResult(Struct):
+class ExportResult(Struct, omit_defaults=True):
     rows: int
     output: Output
+    data_age_seconds: int | None = None
+    """Seconds by which the rows may be behind, if they were read from a standby."""
 
 
 class CsvQuery(Struct, frozen=True):
@@ -42,6 +46,7 @@ async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportR
 
     async def content(connection: Connection) -> AsyncIterator[bytes]:
         nonlocal rows
+        rows = 0
         yield encode_csv([query.columns]).encode()
         cursor = await connection.cursor(query.statement, *query.arguments, timeout=STATEMENT_TIMEOUT_SECONDS)
         while batch := await cursor.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
@@ -49,7 +54,12 @@ async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportR
             yield encode_csv(map(query.cells, batch)).encode()
             await task.report_progress(query.progress(batch[-1]))
 
-    async with task.database.session() as session, session.transaction():
-        await session.execute(LONG_TIMEOUTS)
-        size_bytes = await task.blobs.put(key, content(await session.connection()))
-    return ExportResult(rows, Output(key, filename, "text/csv; charset=utf-8", size_bytes))
+    async def write(reader: Session) -> int:
+        async with reader.transaction():
+            await reader.execute(LONG_TIMEOUTS)
+            return await task.blobs.put(key, content(await reader.connection()))
+
+    async with task.database.session() as session:
+        size_bytes, age_seconds = await session.read(write)
+    output = Output(key, filename, "text/csv; charset=utf-8", size_bytes)
+    return ExportResult(rows, output, None if age_seconds is None else ceil(age_seconds))

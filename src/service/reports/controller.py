@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime
+from math import ceil
 from typing import Annotated, Any
 
 from litestar import Controller, Response, get
@@ -39,7 +40,10 @@ class ReportController(Controller):
     @get(
         "/financial",
         opt=operation(
-            scope="reports:read", media=[CSV, HTML], parsers={"from": parse_date, "to": parse_date}
+            scope="reports:read",
+            media=[CSV, HTML],
+            parsers={"from": parse_date, "to": parse_date},
+            headers=["X-Data-Age"],
         ),
     )
     async def get_financial_report(
@@ -63,14 +67,19 @@ class ReportController(Controller):
         """Get the financial report
 
         Sales and refunds by day and currency, for the 30 days up to and including today by default.
-        `Accept: text/csv` returns the days as a file, `text/html` a page with a chart.
+        `Accept: text/csv` returns the days as a file, `text/html` a page with a chart. A deployment can read
+        reports from a standby; `X-Data-Age` then has the seconds by which it may be behind.
         """
         today = datetime.now(UTC).date()
         first, after = period(
             None if begin is None else parse_date(begin), None if end is None else parse_date(end), today
         )
-        report = await financial_report(session, first, after, currency)
+        report, age_seconds = await session.read(
+            lambda reader: financial_report(reader, first, after, currency)
+        )
         reply: Reply[Financial] = _negotiated(request, report)
+        if age_seconds is not None:
+            reply.headers["X-Data-Age"] = str(ceil(age_seconds))
         return reply
 
 

@@ -1,6 +1,7 @@
 """Run all consistency checks and report every violation; changes nothing."""
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -10,6 +11,7 @@ from service.audit.verify import verify
 from service.blobs import STORAGE_ERRORS, BlobStore, open_blob_store
 from service.cli.doctor.checks import CHECKS, REFERENCED_BLOBS
 from service.database.database import Database
+from service.database.servers import Connection
 from service.errors import NotFound
 from service.settings import Settings
 
@@ -35,15 +37,27 @@ class Finding(Struct, frozen=True):
 
 
 async def run_checks(database: Database, settings: Settings) -> AsyncIterator[tuple[str, list[Finding]]]:
-    """Yield each check's name and findings as it finishes. Each check sees one snapshot."""
-    async with database.dedicated_connection() as connection:
-        await connection.execute("set statement_timeout = 0; set work_mem = '256MB'")
+    """Yield each check's name and findings as it finishes. Each check sees one snapshot.
+
+    All checks but those of blobs, which need a temporary table, read from the standby if there is one.
+    """
+    reader = await database.reader()
+    async with _connection(reader) as connection:
         for check, statement in CHECKS.items():
             yield check, _findings(check, await violations(connection, statement))
-        chain = (await verify(database, settings)).findings
-        yield CHAIN_CHECK, _findings(CHAIN_CHECK, chain)
+    chain = (await verify(reader, settings)).findings
+    yield CHAIN_CHECK, _findings(CHAIN_CHECK, chain)
+    async with _connection(database) as connection:
         async for check, findings in _check_blobs(connection, settings):
             yield check, findings
+
+
+@asynccontextmanager
+async def _connection(database: Database) -> AsyncIterator[Connection]:
+    """Yield a connection for statements that take long and sort much."""
+    async with database.dedicated_connection() as connection:
+        await connection.execute("set statement_timeout = 0; set work_mem = '256MB'")
+        yield connection
 
 
 async def violations(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> list[str]:
