@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from conftest import Client
+from tests.support.app_helpers import item as create_item
+from tests.support.app_helpers import locked, stock, wait_for_locks
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
 MOST = 2_147_483_647
@@ -88,6 +90,31 @@ async def test_of_many_buyers_only_as_many_succeed_as_there_are_pieces(
     statuses = [reply.status_code for reply in await asyncio.gather(*takes)]
     assert (statuses.count(200), statuses.count(409)) == (10, 30)
     assert (await concurrent_client.get(item)).json()["quantity"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "headers"),
+    [
+        ("{item}/stock", {"delta": -3}, {}),
+        ("{item}/stock", {"delta": -3}, {"Idempotency-Key": "k-1"}),
+        ("/stock", {"changes": [{"sku": "BOLT", "delta": -3}]}, {}),
+    ],
+)
+async def test_pieces_that_arrive_while_a_change_waits_can_be_taken(
+    concurrent_client: httpx.AsyncClient,
+    database_url: str,
+    path: str,
+    change: dict[str, Any],
+    headers: dict[str, str],
+) -> None:
+    bolt = await create_item(concurrent_client, 0, sku="BOLT")
+    async with locked(database_url, bolt) as connection:
+        path = path.format(item=f"/items/{bolt['id']}")
+        taking = asyncio.create_task(concurrent_client.post(path, json=change, headers=headers))
+        await wait_for_locks(connection, 1)
+        await connection.execute("update items set quantity = 5")
+    assert (await taking).status_code == 200
+    assert await stock(concurrent_client, bolt) == 2
 
 
 async def test_movements_add_up_when_many_clients_change_the_stock_at_once(

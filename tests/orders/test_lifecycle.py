@@ -10,7 +10,7 @@ import pytest
 from conftest import Client
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.app_helpers import eventually, item, order, running, stock
+from tests.support.app_helpers import eventually, item, locked, order, running, stock, wait_for_locks
 from tests.support.consistency import discrepancies
 from tests.support.reply_assertions import assert_refused
 
@@ -271,3 +271,17 @@ async def test_webhooks_would_be_told(client: Client, placed: dict[str, Any], da
         return bool(await database.fetchval("select count(*) = 1 from deliveries"))
 
     await eventually(owed)
+
+
+async def test_stock_that_leaves_while_a_cancellation_waits_makes_room_for_it(
+    concurrent_client: httpx.AsyncClient, database_url: str
+) -> None:
+    bolt = await item(concurrent_client, 1)
+    placed = (await order(concurrent_client, (bolt, 1))).json()
+    await concurrent_client.patch(f"/items/{bolt['id']}", json={"quantity": 2_147_483_647})
+    async with locked(database_url, bolt) as connection:
+        cancelling = asyncio.create_task(concurrent_client.post(f"/orders/{placed['id']}/cancel"))
+        await wait_for_locks(connection, 1)
+        await connection.execute("update items set quantity = 5")
+    assert (await cancelling).status_code == 200
+    assert await stock(concurrent_client, bolt) == 6

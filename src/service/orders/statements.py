@@ -121,11 +121,12 @@ STOCK_AFTER_CANCEL = """jsonb_build_object('stock', (select jsonb_agg(jsonb_buil
 # Locks the order first, which serializes concurrent changes, then the items in id order as LOCK_STOCK does.
 CANCEL = f"""
 with {transition_sql("cancelled", ", cancel_reason = $5::text")}, locked_items as (
-  select i.id from items i
+  select i.id, i.quantity from items i
   where i.id in (select item_id from order_lines l join o on l.order_id = o.id)
   order by i.id for no key update
 ), changed as (
-  update items i set quantity = i.quantity + l.quantity, version = i.version + 1, updated_at = now()
+  update items i set quantity = locked_items.quantity + l.quantity, version = i.version + 1,
+    updated_at = now()
   from locked_items join order_lines l on l.item_id = locked_items.id
   where i.id = locked_items.id and l.order_id = $1
   returning i.*, l.quantity as delta, $3::text as actor, $4::text as request_id
