@@ -49,6 +49,13 @@ def movement(version: int, cause: str, delta: int, resulting: int, **more: str) 
     return {**known, "reason": None, "order_id": None, **more}
 
 
+async def test_a_movement_has_the_time_of_its_change(client: Client, item: str) -> None:
+    created = (await client.get(item)).json()
+    changed = (await client.post(f"{item}/stock", json={"delta": -3})).json()
+    times = [movement["created_at"] for movement in await all_rows(client, f"{item}/movements")]
+    assert times == [changed["updated_at"], created["created_at"]]
+
+
 async def test_an_item_that_never_had_stock_has_no_movements(client: Client) -> None:
     item = (await client.post("/items", json={"sku": "NUT", "name": "Nut", "price": "1"})).headers["Location"]
     assert (await client.get(f"{item}/movements")).json() == {"data": [], "next_cursor": None}

@@ -39,8 +39,8 @@ with stored_replies as ({STORE_REPLIES}
   where {ALL_REPLIES_STORED}
   returning *
 ), movement_rows as (
-  insert into movements (item_id, version, cause, delta, resulting_quantity)
-  select id, version, 'set', quantity, quantity from created where quantity > 0
+  insert into movements (item_id, version, cause, delta, resulting_quantity, created_at)
+  select id, version, 'set', quantity, quantity, created_at from created where quantity > 0
 ), recorded as (
   insert into events (type, subject, actor, request_id, payload)
   select 'item.created', id::text, :actor, :request_id, :item::jsonb from created
