@@ -84,7 +84,9 @@ async def test_one_invalid_row_in_a_thousand_stops_the_import_unless_it_may_be_s
     (problem,) = [line for line in err.splitlines() if line.startswith("line ")]
     assert problem.startswith("line 602: price: must be a decimal string")
     assert problem.endswith("two decimals")  # the whole message on one line, however narrow the terminal
-    assert "1 bad row; nothing was imported" in err
+    assert (
+        "depot: 1 bad row; nothing was imported; use --skip-bad to import the valid rows" in err.splitlines()
+    )
     assert await stored(database) == []
     status, out, err = await depot_import(database_url, file, "--skip-bad")
     assert (status, out) == (0, "999 created, 0 updated, 0 unchanged, 1 skipped")
@@ -96,8 +98,7 @@ async def test_a_file_that_is_not_csv_of_items_is_one_clear_error(database_url: 
     write(file, "sku,name", ["A", "Bolt"])
     status, out, err = await depot_import(database_url, file)
     assert (status, out) == (1, "")
-    assert "the header lacks required columns: price" in err
-    assert "Traceback" not in err
+    assert "depot: the header lacks required columns: price" in err.splitlines()
 
 
 async def test_an_import_killed_halfway_leaves_nothing_behind(

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from rich.console import Console
 
-from service.cli.environment import administrative_settings, run_with_database, settings_from_environment
+from service.cli.environment import (
+    CommandError,
+    administrative_settings,
+    run_with_database,
+    settings_from_environment,
+)
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -35,14 +40,14 @@ def audit_verify(anchor: str | None) -> None:
     try:
         known = None if anchor is None else Head.parse(anchor)
     except ValueError as error:
-        raise click.ClickException(f"--anchor: {error}") from None
+        raise CommandError(f"--anchor: {error}") from None
     with administrative_settings() as settings:
         found = run_with_database(settings, lambda database: verify(database, settings, known))
     for finding in found.findings:
         click.echo(finding)
     click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
     if found.findings:
-        raise click.ClickException(f"the journal was tampered with, in {len(found.findings)} places")
+        raise CommandError(f"the journal was tampered with, in {len(found.findings)} places")
 
 
 @audit.command("export")
@@ -96,7 +101,7 @@ def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
 
 
 @audit.command("accept")
@@ -114,8 +119,16 @@ def audit_accept() -> None:
 
 
 @click.command()
-@click.option("--items", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
-@click.option("--orders", type=click.IntRange(0, 100_000_000), default=20_000, show_default=True)
+@click.option(
+    "--items", type=click.IntRange(1, 10_000_000), default=1000, show_default=True, help="Items to create."
+)
+@click.option(
+    "--orders",
+    type=click.IntRange(0, 100_000_000),
+    default=20_000,
+    show_default=True,
+    help="Orders to place.",
+)
 @click.option(
     "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Age of the shop in days."
 )
@@ -132,7 +145,7 @@ def demo(items: int, orders: int, days: int, yes: bool) -> None:
     from service.cli.demo.fill import DemoConflict, DemoSize, fill
 
     if settings_from_environment("json").database_url is not None and not yes:
-        raise click.ClickException("DATABASE_URL is set; add --yes to load demo data into that database")
+        raise CommandError("DATABASE_URL is set; add --yes to load demo data into that database")
     totals = {"items": items, "orders": orders}
     with administrative_settings() as settings, Progress(console=Console(stderr=True)) as progress:
         bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
@@ -146,7 +159,7 @@ def demo(items: int, orders: int, days: int, yes: bool) -> None:
                 settings, lambda database: fill(database, settings, size, on_progress, only_if_empty=not yes)
             )
         except DemoConflict as error:
-            raise click.ClickException(str(error)) from None
+            raise CommandError(str(error)) from None
 
 
 @click.command()
@@ -172,9 +185,7 @@ def doctor() -> None:
         counts = run_with_database(settings, run_all_checks)
     failed = sum(count > 0 for count in counts)
     if failed:
-        raise click.ClickException(
-            f"{failed} of {len(counts)} checks failed, {sum(counts)} violations listed"
-        )
+        raise CommandError(f"{failed} of {len(counts)} checks failed, {sum(counts)} violations listed")
     console.print(f"{len(counts)} checks passed")
 
 
@@ -221,15 +232,12 @@ def items_import(path: Path, skip_bad: bool) -> None:
         try:
             report = run_with_database(settings, load_file)
         except InvalidFile as error:
-            raise click.ClickException(str(error)) from None
+            raise CommandError(str(error)) from None
         except InvalidRows as error:
-            report, refusal = (
-                error.report,
-                f"{error}; nothing was imported. Use --skip-bad to import the valid rows",
-            )
+            report, refusal = error.report, f"{error}; use --skip-bad to import the valid rows"
     _show_invalid_rows(report, stderr_console)
     if refusal:
-        raise click.ClickException(refusal)
+        raise CommandError(refusal)
     click.echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged, "
                f"{report.bad} skipped")  # fmt: skip
 

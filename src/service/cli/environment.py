@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class CommandError(StartupError):
+    """A reason why a command failed after it had started. Its text is one line for the operator."""
+
+
 def settings_from_environment(log: str) -> Settings:
     """Load the settings. `log` is the command's log format unless `DEPOT_LOG` is set."""
     from service.observability import tracer_factory

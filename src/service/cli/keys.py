@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from rich.console import Console
 
-from service.cli.environment import administrative_settings, run_with_database
+from service.cli.environment import CommandError, administrative_settings, run_with_database
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -142,8 +142,8 @@ def keys_revoke(identity: str) -> None:
         raise _unknown_key(identity)
 
 
-def _unknown_key(identity: str) -> click.ClickException:
-    return click.ClickException(f"no API key has the id {identity}; run `depot keys list`")
+def _unknown_key(identity: str) -> CommandError:
+    return CommandError(f"no API key has the id {identity}; run `depot keys list`")
 
 
 @contextmanager
@@ -152,4 +152,4 @@ def _value_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandError(str(error)) from None

@@ -6,6 +6,7 @@ import rich_click as click
 from msgspec.structs import replace
 
 from service.cli.environment import (
+    CommandError,
     administrative_settings,
     check_database,
     report_database_errors,
@@ -90,7 +91,7 @@ def worker(concurrency: int | None) -> None:
 def migrate(revision: str) -> None:
     """Migrate the database schema to the latest revision or to REVISION. Safe to run from several replicas
     at the same time."""
-    from alembic.util import CommandError
+    from alembic.util import CommandError as MigrationError
 
     from service.database import migrate as migrations
 
@@ -98,8 +99,8 @@ def migrate(revision: str) -> None:
         before = migrations.current_revision(settings)
         try:
             migrations.upgrade(settings, revision)
-        except CommandError as error:
-            raise click.ClickException(str(error)) from None
+        except MigrationError as error:
+            raise CommandError(str(error)) from None
         after = migrations.current_revision(settings)
     if before == after:
         click.echo(f"the schema is already at {after}; nothing was changed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import rich_click as click
 from rich.console import Console
 
-from service.cli.environment import administrative_settings, run_with_database
+from service.cli.environment import CommandError, administrative_settings, run_with_database
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -82,10 +82,10 @@ def _write_page(result: "FinancialReport", path: Path, *, open_page: bool) -> No
     try:
         path.write_text(render_page(result), encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
     click.echo(path)
     if open_page and click.launch(str(path.resolve())):
-        raise click.ClickException(f"no browser could be started; open {path} yourself")
+        raise CommandError(f"no browser could be started; open {path} yourself")
 
 
 def _print(result: "FinancialReport", console: Console) -> None:
