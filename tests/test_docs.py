@@ -3,7 +3,11 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
 
@@ -12,6 +16,7 @@ import pytest
 from PIL import Image
 
 from conftest import Client
+from service import docs
 from service.app import create_app
 from service.database.database import Database
 from service.docs import build_document
@@ -155,3 +160,65 @@ async def test_the_page_and_all_it_loads_come_from_here(client: Client) -> None:
         assert path.startswith("/")
         assert (await client.get(path)).status_code == 200
     assert "//" not in page.text.replace("<!doctype html>", "")
+
+
+SWAGGER_UI = """
+const changes = [];
+let intercept;
+const SwaggerUIBundle = ({responseInterceptor}) => {
+  intercept = responseInterceptor;
+  const changeParam = (operation, ...change) => changes.push([operation.join(" "), ...change]);
+  return {specActions: {changeParam}};
+};
+%s
+const [shown, ...replies] = JSON.parse(require("fs").readFileSync(0));
+const {text} = intercept({url: "http://depot/openapi.json", text: JSON.stringify(shown)});
+replies.forEach(intercept);
+console.log(JSON.stringify({document: JSON.parse(text), changes}));
+"""
+
+
+def run_page_script(document: Json, *replies: Json) -> Json:
+    """Run the script of the page in Node, with the part of Swagger UI that it uses."""
+    script = SWAGGER_UI % Path(docs.__file__).with_name("docs.js").read_text()
+    given = json.dumps([document, *replies]).encode()
+    output: Json = json.loads(subprocess.check_output(["node", "--eval", script], input=given))
+    return output
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+def test_the_page_fills_in_the_ids_that_it_has_seen() -> None:
+    document = {
+        "paths": {
+            "/items": {"get": {}},
+            "/items/{item_id}": {"get": {}, "patch": {}},
+            "/webhooks/{webhook_id}/deliveries/{delivery_id}/resend": {"post": {}},
+        }
+    }
+    created = {
+        "url": "http://depot/items",
+        "ok": True,
+        "headers": {"location": "/items/b"},
+        "body": {"id": "b"},
+    }
+    rows = {"data": [{"id": "d"}, {"id": "c"}]}
+    listed = {"url": "http://depot/webhooks/a/deliveries?limit=2", "ok": True, "headers": {}, "body": rows}
+    refused = {"url": "http://depot/items", "ok": False, "headers": {}, "body": {"error": {}}}
+    empty = {"url": "http://depot/items", "ok": True, "headers": {}, "body": {"data": []}}
+    no_json = {"url": "http://depot/items", "ok": True, "headers": {}}
+    assert run_page_script(document, created, listed, refused, empty, no_json)["changes"] == [
+        ["/items/{item_id} get", "item_id", "path", "b", False],
+        ["/items/{item_id} patch", "item_id", "path", "b", False],
+        ["/webhooks/{webhook_id}/deliveries/{delivery_id}/resend post", "delivery_id", "path", "d", False],
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+def test_the_example_of_a_replay_is_of_the_last_days_in_the_page(described: Json) -> None:
+    old = json.loads(json.dumps(described).replace('"2026-', '"2020-'))
+    shown = run_page_script(old)["document"]
+    (operation,) = OF_FIXED_DAYS
+    content = dict(operations(shown))[operation]["requestBody"]["content"][JSON]
+    example = {name: datetime.fromisoformat(content["example"][name]) for name in ("from", "to")}
+    assert timedelta() < datetime.now(UTC) - example["to"] < timedelta(days=1, minutes=1)
+    assert example["to"] - example["from"] == timedelta(days=1)

@@ -36,7 +36,7 @@ PAGE = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Dep
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
 <script src="/docs/assets/docs.js"></script>
 </body></html>"""
-SCRIPT = b'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", persistAuthorization: true})'
+SCRIPT = Path(__file__).with_name("docs.js").read_bytes()
 STYLE = b"""@media (prefers-color-scheme: dark) {
   html { background: #111; }
   #ui { filter: invert(88%) hue-rotate(180deg); }
