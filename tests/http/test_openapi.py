@@ -1,7 +1,7 @@
 """The OpenAPI document is complete enough to generate clients from."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from service.app import create_app
 from service.auth.keys import SCOPES
 from service.docs import build_document
+from service.events.journal import EventType
 from service.http.error_responses import Error, Problem
 from service.settings import Settings
 from tests.support.openapi_document import nodes, operations, resolve, variants
@@ -32,6 +33,23 @@ def test_every_endpoint_of_the_contract_is_described(described: Json) -> None:
         *("PATCH /resources/{resource_id}", "DELETE /resources/{resource_id}"),
         *("GET /health", "GET /health/live", "GET /health/ready"),
     }
+
+
+OPERATION_IDS = """
+adjustStock adjustStocks cancelJob cancelOrder createItem createWebhook deleteDocument deleteItem
+deleteResource deleteWebhook followJob fulfilOrder fulfillOrder getAction getContent getDocument
+getFinancialReport getHealth getItem getJob getKey getLiveness getMetrics getOrder getOutput
+getReadiness getResource getThumbnail getWebhook listActions listAudit listDeliveries listDocuments
+listEvents listItems listJobs listMovements listOrders listResources listWebhooks placeOrder process
+putResource recordAction replayWebhook requestJobCancellation resendDelivery retryJob rotateSecret
+storeDocument testWebhook updateItem updateOrder updateResource updateWebhook upload
+"""
+"""Names of methods in generated clients. They come from names of handlers, and never change."""
+
+
+def test_no_operation_changes_its_name(described: Json) -> None:
+    names = {operation["operationId"] for _, operation in operations(described)}
+    assert set(OPERATION_IDS.split()) - names == set()
 
 
 def test_every_operation_has_a_name_a_tag_and_a_summary(described: Json) -> None:
@@ -164,6 +182,15 @@ def test_every_error_code_has_an_example(described: Json) -> None:
                 assert code == (error.error.code if isinstance(error, Error) else error.code)
         seen |= codes
     assert {"INSUFFICIENT_STOCK", "VALIDATION_FAILED", "TIMED_OUT", "RATE_LIMITED"} <= seen
+
+
+def test_event_types_are_an_enum_with_a_name(described: Json) -> None:
+    schemas = described["components"]["schemas"]
+    assert set(schemas["EventType"]["enum"]) == set(get_args(EventType))
+    for name in ("Webhook", "WebhookCreate", "WebhookPatch", "WebhookMergePatch"):
+        assert {"$ref": "#/components/schemas/EventType"} in nodes(schemas[name]["properties"]["events"]), (
+            name
+        )
 
 
 def test_error_codes_are_an_enum(described: Json) -> None:

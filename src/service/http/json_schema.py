@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import fields
 
+from service.events.journal import EventType
 from service.values import Currency
 
 Json = dict[str, Any]
@@ -18,7 +19,20 @@ LENGTHS = {"uuid": 36, "date": 10, "date-time": 32}
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
 INT32 = {"format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
 INT64 = {"format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-CURRENCIES = set(get_args(Currency))
+NAMED_ENUMS: dict[str, Json] = {
+    "Currency": {
+        "type": "string",
+        "description": "ISO 4217.",
+        "enum": sorted(get_args(Currency)),
+        "examples": ["USD"],
+    },
+    "EventType": {
+        "type": "string",
+        "description": "Type of an event to which webhooks can subscribe. A later version can add more.",
+        "enum": sorted(get_args(EventType)),
+    },
+}
+"""Schemas of enums that generated clients define once, by name."""
 SAMPLES: Json = {
     "uuid": "01a221da-02e2-72d1-9bdd-dcc49716d1b3",
     "date-time": "2026-11-28T11:11:05.442520Z",
@@ -47,8 +61,7 @@ def build_schemas(request_types: Iterable[Any], reply_types: Iterable[Any]) -> J
         schema |= getattr(struct, "json_schema", {})
         if schema_name(struct) in replies:  # a field with a default is always present in a reply
             schema["required"] = [field.encode_name for field in fields(struct) if field.default is not UNSET]
-    schemas["Currency"] = {"type": "string", "description": "ISO 4217.", "enum": sorted(CURRENCIES)}
-    schemas["Currency"]["examples"] = ["USD"]
+    schemas |= NAMED_ENUMS
     schemas["File"] = {"type": "string", "format": "binary"}
     return dict(sorted(schemas.items()))
 
@@ -75,8 +88,8 @@ def to_portable(node: Any, key: str = "") -> Any:
     Python's `\Z`, which rejects a trailing newline, is `$` in the dialect of JSON Schema.
     """
     if isinstance(node, dict):
-        if set(node.get("enum", [])) == CURRENCIES:
-            return {"$ref": REF + "Currency", **{k: v for k, v in node.items() if k in {"default"}}}
+        if name := _enum_name(node.get("enum", [])):
+            return {"$ref": REF + name, **{k: v for k, v in node.items() if k in {"default"}}}
         renamed = {PAGE.sub(r"\1Page", k): to_portable(v, k) for k, v in node.items()}
         return _with_implied_bounds({k: v for k, v in renamed.items() if (k, v) != ("default", None)})
     if isinstance(node, list):
@@ -106,6 +119,10 @@ def example(schemas: Json, schema: Json, *, required: bool = True) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     return SAMPLES.get(schema.get("format", ""), SAMPLES.get(schema.get("type", ""))) if required else None
+
+
+def _enum_name(values: list[Any]) -> str | None:
+    return next((name for name, schema in NAMED_ENUMS.items() if set(schema["enum"]) == set(values)), None)
 
 
 def _with_implied_bounds(schema: Json) -> Json:
