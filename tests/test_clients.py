@@ -37,7 +37,7 @@ async def test_a_client_in_python_is_generated_and_works(
             PYTHON / "python",
             API / "story.py",
             PYTHONPATH=str(generated),
-            **client_environment(server, key, tmp_path),
+            **client_environment(server, key, database_url, tmp_path),
         )
 
 
@@ -53,13 +53,14 @@ async def test_a_client_in_typescript_is_generated_compiled_strictly_and_works(
     run(*generate, "-o", tmp_path / "schema.d.ts")
     run(tools / "tsc", "-p", tmp_path)
     with depot_serve(database_url, tmp_path / "home") as server:
-        run("node", tmp_path / "story.js", **client_environment(server, key, tmp_path))
+        run("node", tmp_path / "story.js", **client_environment(server, key, database_url, tmp_path))
 
 
-def client_environment(server: DepotProcess, key: str, folder: Path) -> dict[str, str]:
+def client_environment(server: DepotProcess, key: str, database_url: str, folder: Path) -> dict[str, str]:
     cat = folder / "cat.png"
     Image.new("RGB", (64, 48)).save(cat)
-    return {"DEPOT_URL": server.url, "DEPOT_KEY": key, "DEPOT_PICTURE": str(cat)}
+    story = {"STORY_URL": server.url, "STORY_KEY": key, "STORY_PICTURE": str(cat), "STORY_DEPOT": str(DEPOT)}
+    return {**story, "DATABASE_URL": database_url}
 
 
 def run(*command: str | Path, **environment: str) -> None:
