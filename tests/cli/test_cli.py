@@ -73,8 +73,16 @@ def test_a_bad_setting_stops_the_start(database_url: str) -> None:
     assert_one_clear_line(depot("serve", DATABASE_URL=database_url, PORT="x"), "PORT", "'x'")
 
 
-def test_an_unreachable_database_stops_a_command() -> None:
-    assert_one_clear_line(depot("keys", "list", DATABASE_URL="postgresql://127.0.0.1:1/depot"), "database")
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://127.0.0.1:1/depot", "Connect call failed"),
+        ("postgresql://depot@/depot?host=/nowhere", "No such file"),
+    ],
+)
+def test_an_unreachable_database_stops_a_command(url: str, why: str) -> None:
+    outcome = depot("keys", "list", DATABASE_URL=url)
+    assert_one_clear_line(outcome, f"depot: cannot reach the database: {why}")
 
 
 def test_a_database_that_does_not_exist_stops_the_start(database_url: str) -> None:

@@ -95,6 +95,9 @@ def report_database_errors() -> Iterator[None]:
         cause = root_cause(error)
         if isinstance(cause, asyncpg.UndefinedTableError):
             raise StartupError("the database has no schema yet: run `depot migrate`") from None
+        if isinstance(cause, OSError):
+            why = cause.strerror or "it does not respond in time"
+            raise StartupError(f"cannot reach the database: {why}") from None
         first_line = str(cause).partition("\n")[0] or type(cause).__name__
         raise StartupError(f"database error: {first_line}") from None
 
