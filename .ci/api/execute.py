@@ -33,10 +33,11 @@ REFUSED = {
     "GET /jobs/{job_id}/output": "404",  # the job of the example is an import
     "POST /jobs/{job_id}/retry": "409",  # it has not failed
     "DELETE /items/{item_id}": "409",  # the item was ordered
+    "POST /webhooks/{webhook_id}/deliveries/{delivery_id}/resend": "409",  # nothing is at the example's URL
 }
 PREPARE = """
 const sleep = () => new Promise(done => setTimeout(done, 20));
-window.until = async (find, tries = 500) => {
+window.until = async (find, tries = 1500) => {
   for (let n = 0; n < tries; n++) { const found = find(); if (found) return found; await sleep(); }
 };
 window.type = (input, text) => {
