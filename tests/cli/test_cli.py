@@ -14,7 +14,7 @@ import pytest
 from service.auth.keys import key_id
 from service.database.database import SCHEMA
 from service.testing import database_url_for, execute
-from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot
+from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot, start_depot
 from tests.support.depot_process import depot_serve
 
 
@@ -209,7 +209,7 @@ def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         url = f"postgresql://depot@127.0.0.1:{silent.getsockname()[1]}/depot"
-        process = subprocess.Popen([DEPOT, command], env={**os.environ, "DATABASE_URL": url})
+        process = start_depot([command], env={**os.environ, "DATABASE_URL": url})
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGTERM)

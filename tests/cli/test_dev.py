@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.depot_command import DEPOT, run_depot
+from tests.support.depot_command import DEPOT, NEW_INTERPRETER, Process, run_depot, start_depot
 
-Start = Callable[[], "subprocess.Popen[str]"]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -26,16 +26,15 @@ def home(home: Path) -> Path:
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
     """Start `depot dev` in `home`; whatever still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
 
-    def run() -> "subprocess.Popen[str]":
-        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        process = subprocess.Popen(
-            [DEPOT, "dev"],
-            env={**environment, "DEPOT_HOME": str(home), "PORT": "0"},
+    def run(**environment: str) -> Process:
+        inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        process = start_depot(
+            ["dev"],
+            env={**inherited, "DEPOT_HOME": str(home), "PORT": "0", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         started.append(process)
         return process
@@ -56,7 +55,7 @@ def postgres_of(home: Path) -> list[psutil.Process]:
     ]
 
 
-def greeting(process: "subprocess.Popen[str]") -> str:
+def greeting(process: Process) -> str:
     assert process.stdout
     lines = []
     for line in process.stdout:
@@ -66,7 +65,7 @@ def greeting(process: "subprocess.Popen[str]") -> str:
     raise AssertionError(process.communicate())
 
 
-def interrupt(process: "subprocess.Popen[str]") -> float:
+def interrupt(process: Process) -> float:
     """Ctrl-C; the seconds until it is gone."""
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -75,7 +74,7 @@ def interrupt(process: "subprocess.Popen[str]") -> float:
 
 
 def test_it_greets_with_a_curl_that_works_when_pasted(start: Start, home: Path) -> None:
-    text = greeting(start())
+    text = greeting(start(**NEW_INTERPRETER))
     command = re.search(r"curl .*", text)
     assert command
     reply = subprocess.run(command[0], shell=True, capture_output=True, text=True)

@@ -2,7 +2,6 @@
 
 import os
 import pty
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from conftest import Client
 from tests.support.app_helpers import item, order
-from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, run_depot, start_depot
 
 TODAY = str(datetime.now(UTC).date())
 DAY = (TODAY, "USD", "1", "19.98", "0.00", "19.98")
@@ -31,8 +30,8 @@ async def test_piped_output_has_a_line_for_each_day(sold: dict[str, str]) -> Non
 def on_terminal(environment: dict[str, str]) -> str:
     """Run the command with a terminal as its output, and return what it prints."""
     terminal, end = pty.openpty()
-    with subprocess.Popen([DEPOT, "report"], env={**environment, "COLUMNS": "120"}, stdout=end) as command:
-        assert command.wait(timeout=60) == 0
+    command = start_depot(["report"], env={**environment, "COLUMNS": "120"}, stdout=end)
+    assert command.wait(timeout=60) == 0
     os.close(end)
     printed = os.read(terminal, 65_536).decode()
     os.close(terminal)

@@ -1,6 +1,7 @@
 """The schema: built by migrations, reversible, and the same as that of the models."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from service.database.database import SCHEMA
 from service.models import Base
 from service.settings import Settings, StartupError
 from service.testing import database_url_for, execute
-from tests.support.depot_command import DEPOT
+from tests.support.depot_command import run_depot
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,10 +84,10 @@ async def test_every_check_of_the_models_is_in_the_schema_and_all_have_names(dat
 
 
 def test_replicas_can_migrate_at_the_same_time(empty_database: Settings) -> None:
-    environment = {"DATABASE_URL": empty_database.database_url or ""}
+    environment = {**os.environ, "DATABASE_URL": empty_database.database_url or ""}
 
     def run(_: int) -> int:
-        return subprocess.run([DEPOT, "migrate"], env=environment, check=False).returncode
+        return run_depot(["migrate"], env=environment).returncode
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, range(3))) == [0, 0, 0]

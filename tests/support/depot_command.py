@@ -27,10 +27,12 @@ from tests.support.fork_server import STATUS_BYTES
 DEPOT = Path(sys.executable).with_name("depot")
 PYTEST = DEPOT.with_name("pytest")
 SETTINGS = (
-    *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR"),
+    *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR", "COLUMNS"),
     *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE"),
 )
 """Beginnings of the names of variables that are read when a command runs, not when it is imported."""
+OF_PYTEST = "PYTEST_CURRENT_TEST"
+"""A variable that differs between a fixture, which may prepare an environment, and its test."""
 NEW_INTERPRETER = {"TEST_NEW_INTERPRETER": "1"}
 """Environment of a process, or of the whole suite, that must not be forked."""
 
@@ -165,7 +167,7 @@ def _may_fork(env: Mapping[str, str]) -> bool:
     if sys.platform != "linux" or is_covered or NEW_INTERPRETER.items() <= os.environ.items():
         return False
     changed = {name for name in env.keys() | os.environ.keys() if env.get(name) != os.environ.get(name)}
-    return all(name.startswith(SETTINGS) for name in changed)
+    return all(name.startswith((*SETTINGS, OF_PYTEST)) for name in changed)
 
 
 class _ForkServer:
