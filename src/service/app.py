@@ -32,6 +32,7 @@ from service.http.admission import AdmissionControl
 from service.http.cors import CorsMiddleware
 from service.http.error_handlers import (
     Handler,
+    freeing,
     reply_to_bug,
     reply_to_invalid_parameters,
     reply_to_litestar_error,
@@ -42,7 +43,7 @@ from service.http.error_handlers import (
     reply_with_replay,
 )
 from service.http.middleware import RequestMiddleware
-from service.http.parameters import validate_query
+from service.http.parameters import validate_parameters
 from service.http.reply import Reply
 from service.http.request import StrictRequest
 from service.http.trust import TrustPolicy
@@ -254,8 +255,8 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         route_handlers=[*CONTROLLERS, records, metrics],
         dependencies=components.dependencies(),
         middleware=[AuthMiddleware(authenticator, components.rate_limiter)],
-        before_request=validate_query,
-        exception_handlers=EXCEPTION_HANDLERS,
+        before_request=validate_parameters,
+        exception_handlers={type_: freeing(handler) for type_, handler in EXCEPTION_HANDLERS.items()},
         after_response=wake_dispatcher,
         lifespan=[lifespan],
         request_class=StrictRequest,

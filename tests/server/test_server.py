@@ -1,18 +1,23 @@
 """Tests of `depot serve` as a process."""
 
 import asyncio
+import gc
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
 import httpx
 import psutil
 import uvloop
+from msgspec.structs import replace
 
+from service.app import create_app
 from service.server.acceptor import Acceptor
+from service.server.processes import Server, bind
+from service.settings import Settings
 from tests.support.app_helpers import wait_for_locks
 from tests.support.depot_process import depot_serve
 from tests.support.reply_assertions import assert_refused
@@ -38,6 +43,30 @@ def test_a_draining_server_is_not_ready_and_keeps_serving(database_url: str, tmp
         assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=5) == 0
+
+
+async def test_the_garbage_collector_rests_while_the_server_runs(settings: Settings) -> None:
+    with bind(replace(settings, port=0)) as listener, collector_restored():
+        started = asyncio.Event()
+        server = Server(create_app(settings), settings, started.set)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        await started.wait()
+        before = gc.get_stats()[0]["collections"]
+        in_flight = [[number] for number in range(30_000)]
+        assert gc.get_stats()[0]["collections"] == before
+        assert not any(each is server for each in gc.get_objects())
+        del in_flight
+        server.should_exit = True
+        await running
+
+
+@contextmanager
+def collector_restored() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
 
 
 async def test_a_request_that_outlasts_the_shutdown_gets_an_error(

@@ -54,6 +54,23 @@ def reply_with_fault(request: AnyRequest, fault: Fault, cause: Exception | None 
     )
 
 
+def freeing(handler: Handler) -> Handler:
+    """Return `handler`, which then also drops the tracebacks of the error and its causes.
+
+    Their frames refer to the error, so only the garbage collector would free them, and with them all that
+    the request used.
+    """
+
+    def handle(request: AnyRequest, error: BaseException | None) -> Response[Any]:
+        try:
+            return handler(request, error)
+        finally:
+            while error is not None:
+                error.__traceback__, error = None, error.__cause__ or error.__context__
+
+    return handle
+
+
 def reply_with_replay(_: AnyRequest, replay: Replay) -> Response[Any]:
     """Repeat a stored reply byte for byte."""
     stored = replay.stored

@@ -119,7 +119,7 @@ def _nested_errors(value: object, type_: Any, pointer: str) -> Iterator[Detail]:
 
 
 def _struct_errors(value: dict[str, object], struct: type[msgspec.Struct], pointer: str) -> Iterator[Detail]:
-    known = {field.encode_name: field for field in fields(struct)}
+    known = _known_fields(struct)
     for name, field in known.items():
         if name in value:
             yield from _errors(value[name], field.type, pointer + pointer_step(name))
@@ -131,6 +131,11 @@ def _struct_errors(value: dict[str, object], struct: type[msgspec.Struct], point
     rule = getattr(struct, "fields_problem", None)
     if rule is not None and (problem := rule(value)):
         yield Detail(pointer, problem)
+
+
+@cache
+def _known_fields(struct: type[msgspec.Struct]) -> dict[str, FieldInfo]:
+    return {field.encode_name: field for field in fields(struct)}
 
 
 def _is_required(field: FieldInfo) -> bool:

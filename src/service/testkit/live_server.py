@@ -20,7 +20,7 @@ class ThreadServer(Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def freeze_startup_objects(self) -> None:
+    def settle_garbage_collector(self) -> None:
         pass
 
 
