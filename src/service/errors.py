@@ -71,6 +71,11 @@ class InvalidCursor(Fault):
     status, code, message = 400, "INVALID_CURSOR", "The cursor is not valid for this list and its filters"
 
 
+class CursorExpired(Fault):
+    status, code = 410, "CURSOR_EXPIRED"
+    message = "The cursor is older than the retained events; start again without a cursor"
+
+
 class Unauthenticated(Fault):
     status, code, message = 401, "UNAUTHENTICATED", "A valid API key is required"
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}

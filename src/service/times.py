@@ -20,6 +20,16 @@ def parse_time(text: str) -> datetime:
     return min(max(utc, EARLIEST), LATEST)
 
 
+def format_time(time: datetime) -> str:
+    """Return a time as clients see it."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def uuid7_time(id_: UUID) -> datetime:
+    """Return the time of a UUIDv7, to the millisecond."""
+    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
+
+
 def lowest_uuid7(time: datetime) -> UUID:
     """Return the lowest UUIDv7 of a time (RFC 9562 §5.7: the first 48 bits are Unix milliseconds)."""
     return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)

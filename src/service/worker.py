@@ -15,6 +15,7 @@ from pgqueuer.core.sm import SchedulerManager
 from pgqueuer.domain.models import Schedule as ScheduleEntry
 
 from service.audit.chain import seal
+from service.audit.prune import delete_pruned
 from service.blobs import open_blob_store
 from service.database.clock import READ_CLOCK, is_skewed, measure_clock_skew
 from service.database.database import (
@@ -63,6 +64,7 @@ SCHEDULES = (
     Schedule("17 * * * *", "deliveries.sweep", maintenance.sweep_deliveries),
     Schedule("27 * * * *", "jobs.sweep", maintenance.sweep_jobs),
     Schedule("37 * * * *", "queue.sweep", maintenance.sweep_queue),
+    Schedule("47 * * * *", "audit.delete_pruned", delete_pruned),
     Schedule("47 3 * * *", "documents.sweep", sweep_orphans),
 )
 

@@ -17,8 +17,10 @@ from service.audit.state import (
     GENESIS,
     READ_WATERMARK,
     Head,
+    StateProblem,
     find_state_problem,
     read_head,
+    read_pruned,
     write_state,
 )
 from service.auth.keys import READ_PEPPER, derive_pepper
@@ -73,6 +75,19 @@ async def seal(database: Database, settings: Settings) -> int:
     return sealed
 
 
+async def read_authentic_head(database: Database, settings: Settings) -> Head:
+    """Return the end of the chain. Raises `StateProblem` if the state does not belong to it."""
+    keys = await chain_keys(database, settings)
+    async with (
+        database.dedicated_connection() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        head = await read_head(connection)
+        if problem := await find_state_problem(connection, keys, head):
+            raise StateProblem(problem)
+    return head
+
+
 async def accept(database: Database, settings: Settings) -> Head:
     """Authenticate the present chain and its watermark with the key; return the head."""
     key, *_ = await chain_keys(database, settings)
@@ -80,7 +95,7 @@ async def accept(database: Database, settings: Settings) -> Head:
         await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
         head = await read_head(connection)
         settled_at = await connection.fetchval(READ_WATERMARK)
-        await write_state(connection, key, settled_at or NEVER, head)
+        await write_state(connection, key, settled_at or NEVER, head, await read_pruned(connection))
     return head
 
 
@@ -91,12 +106,15 @@ async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tu
     while batch := await connection.fetch(UNSEALED, begin):
         head = await _append(connection, key, head, batch)
         begin = batch[-1]["id"]
-    await write_state(connection, key, max(settled_at, oldest - MAX_CLOCK_SKEW), head)
+    pruned = await read_pruned(connection)
+    await write_state(connection, key, max(settled_at, oldest - MAX_CLOCK_SKEW), head, pruned)
     return head.position - first, head
 
 
 async def _find_rewinding(connection: Connection, last: Head) -> str | None:
     if last == GENESIS or await connection.fetchval(CONTAINS, last.position, last.hash):
+        return None
+    if last.position < (await read_pruned(connection)).anchor.position:  # another process has sealed since
         return None
     return CHAIN_REWOUND
 

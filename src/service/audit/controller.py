@@ -11,7 +11,8 @@ from service.audit.trail import Entry, entity_filters, list_entries
 from service.constraints import NO_NUL_PATTERN
 from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
-from service.errors import InvalidCursor
+from service.errors import CursorExpired, InvalidCursor
+from service.events.retention import check_list_cursor
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.period import PERIOD_PARSERS, From, To, parse_period
@@ -23,7 +24,7 @@ class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
 
-    @get(opt=operation(scope="admin", faults=[InvalidCursor], parsers=PERIOD_PARSERS))
+    @get(opt=operation(scope="admin", faults=[InvalidCursor, CursorExpired], parsers=PERIOD_PARSERS))
     async def list_audit(
         self,
         session: NamedDependency[Session],
@@ -52,6 +53,7 @@ class AuditController(Controller):
         Every change has an entry with its actor, time and request id.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
+        await check_list_cursor(session, pager.after)
         begin, end = parse_period(since, until)
         filters: dict[str, Any] = {
             **entity_filters(entity),

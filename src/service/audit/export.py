@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
+from uuid import UUID
 
 import asyncpg
 from msgspec import Raw, Struct
 
-from service.audit.trail import ENTITY, Entry
+from service.audit.state import read_pruned
+from service.audit.trail import ENTITY, LAST_ID, Entry
 from service.database.database import Database
 from service.values import encode_json
 
@@ -16,7 +18,7 @@ EXPORT = f"""
 select e.id, e.type, {ENTITY} as entity, e.subject, e.actor, e.request_id,
   (e.payload->'changes')::text as changes,
   (e.payload - 'changes')::text as data, e.created_at, s.position, encode(s.hash, 'hex') as hash
-from events e left join seals s on s.event_id = e.id order by e.id"""
+from events e left join seals s on s.event_id = e.id where e.id > $1 and e.id < $2 order by e.id"""
 
 
 class Seal(Struct):
@@ -31,15 +33,21 @@ class ExportedEntry(Entry):
     """Null if the event is not sealed yet."""
 
 
-async def export_lines(database: Database) -> AsyncIterator[bytes]:
-    """Yield one line of JSON per event, oldest first, all of one snapshot."""
+async def exported_entries(database: Database, end: UUID = LAST_ID) -> AsyncIterator[ExportedEntry]:
+    """Yield the events before an id, oldest first, all of one snapshot."""
     async with (
         database.dedicated_connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await connection.execute("set local statement_timeout = 0")
-        async for row in connection.cursor(EXPORT, prefetch=PREFETCH):
-            yield encode_json(_entry(row)) + b"\n"
+        pruned = await read_pruned(connection)
+        async for row in connection.cursor(EXPORT, pruned.event_id, end, prefetch=PREFETCH):
+            yield _entry(row)
+
+
+def encode_line(entry: ExportedEntry) -> bytes:
+    """Return the line of the file for an event."""
+    return encode_json(entry) + b"\n"
 
 
 def _entry(row: asyncpg.Record) -> ExportedEntry:

@@ -17,7 +17,8 @@ from service.auth.keys import Key
 from service.database.database import CLIENT_SESSIONS, UNKNOWN_START
 from service.database.lists import ListQuery
 from service.database.session import Session
-from service.errors import Forbidden
+from service.errors import CursorExpired, Forbidden
+from service.events.retention import READ_PRUNED_ID
 from service.times import EARLIEST, lowest_uuid7
 from service.values import Timestamp
 
@@ -44,12 +45,13 @@ SCAN_MAX = 20_000
 HORIZON = f"""
 select least(now(), min(case when backend_xid is not null then coalesce(xact_start, {UNKNOWN_START})
   when state = 'disabled' then {UNKNOWN_START}
-  when state not like 'idle%' then query_start end))
+  when state not like 'idle%' then query_start end)), ({READ_PRUNED_ID})
 from {CLIENT_SESSIONS}"""
 """No event with an earlier id can appear after this statement.
 
 It has to be a statement of its own: later ones see all that has ended before it. While PostgreSQL hides when
 a transaction began, the feed stands still, because it could miss what that transaction writes.
+The second column is the newest id of a pruned event.
 """
 
 SCAN_END = f"""
@@ -85,9 +87,14 @@ class FeedRows(Struct):
 
 
 async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | None, limit: int) -> FeedRows:
-    """Return the events after an id, oldest first. A filter that is None is ignored."""
-    begin = after or UUID(int=0)
-    settled_until = await session.fetchval(HORIZON)
+    """Return the events after an id, oldest first. A filter that is None is ignored.
+
+    Raises `CursorExpired` if events after that id were pruned.
+    """
+    ((settled_until, pruned_id),) = await session.fetch(HORIZON)
+    begin = after or pruned_id
+    if begin < pruned_id:
+        raise CursorExpired
     if settled_until < EARLIEST:
         log.warning("event_feed_blocked", cause="the activity of a session is hidden or not tracked")
     horizon = lowest_uuid7(settled_until)

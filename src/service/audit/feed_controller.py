@@ -14,7 +14,7 @@ from service.audit.trail import entity_filters
 from service.auth.keys import ANY_SCOPE
 from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
-from service.errors import InvalidCursor
+from service.errors import CursorExpired, InvalidCursor
 from service.http.operation import operation
 from service.http.pagination import CURSOR_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, Cursor, Limit, Pager
 from service.http.request import StrictRequest
@@ -44,7 +44,7 @@ class FeedController(Controller):
     path = "/events"
     tags = ["Events"]
 
-    @get(opt=operation(scope=ANY_SCOPE, faults=[InvalidCursor], parsers={"type": check_type}))
+    @get(opt=operation(scope=ANY_SCOPE, faults=[InvalidCursor, CursorExpired], parsers={"type": check_type}))
     async def list_events(
         self,
         session: NamedDependency[Session],
@@ -71,7 +71,8 @@ class FeedController(Controller):
         """List events, oldest first
 
         For consumers that poll: a reader that keeps `next_cursor` misses no event and gets none twice. A page
-        can be empty; ask again with its cursor. An event appears once every transaction that began before it
+        can be empty; ask again with its cursor. A cursor older than the retained events is 410
+        `CURSOR_EXPIRED`. An event appears once every transaction that began before it
         has ended, usually within milliseconds. A key sees the types whose area it may read: `item.*` needs
         `items:read`, `order.*` needs `orders:read`, and so on.
         """

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, LargeBinary, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import Mapped, mapped_column
@@ -33,10 +33,20 @@ class SealingState(Base):
     """The sealing state, a watermark bound to the end of the chain; a table with one row."""
 
     __tablename__ = "sealing"
-    __table_args__ = (CheckConstraint("id", name="id"),)
+    __table_args__ = (
+        CheckConstraint("id", name="id"),
+        CheckConstraint("octet_length(pruned_hash) = 32", name="pruned_hash"),
+    )
 
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     settled_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
     """Every event recorded before this time is sealed, and no open transaction can add another."""
+    pruned_position: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The last seal whose event was pruned, or 0. It is kept: the chain that can be verified begins there."""
+    pruned_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')")
+    )
+    pruned_id: Mapped[UUID] = mapped_column(PGUUID, server_default=str(UUID(int=0)))
+    """The newest id of a pruned event. All other events have newer ones."""
     mac: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Authenticates this row and the end of the chain with the chain's key; null before the first seal."""

@@ -5,8 +5,10 @@ sealed again.
 """
 
 import hmac
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -14,11 +16,14 @@ from service.database.servers import Connection
 from service.times import lowest_uuid7
 
 WATERMARK = "greatest(settled_at, '0001-01-01 00:00+00')"  # asyncpg returns -infinity without a time zone
-READ_STATE = f"select {WATERMARK}, mac from sealing"
+PRUNED = "pruned_position, pruned_hash, pruned_id"
+READ_STATE = f"select {WATERMARK}, mac, {PRUNED} from sealing"
+READ_PRUNED = f"select {PRUNED} from sealing"
 READ_WATERMARK = f"select {WATERMARK} from sealing"
-WRITE_STATE = """
-insert into sealing (id, settled_at, mac) values (true, $1, $2)
-on conflict (id) do update set settled_at = excluded.settled_at, mac = excluded.mac"""
+WRITE_STATE = f"""
+insert into sealing (id, settled_at, mac, {PRUNED}) values (true, $1, $2, $3, $4, $5)
+on conflict (id) do update set (settled_at, mac, {PRUNED})
+  = (excluded.settled_at, excluded.mac, excluded.pruned_position, excluded.pruned_hash, excluded.pruned_id)"""
 READ_HEAD = "select position, hash from seals order by position desc limit 1"
 HAS_OLDER_EVENTS = "select exists (select from events where id < $1)"
 
@@ -30,6 +35,9 @@ STATE_MISMATCH = "the sealing state does not match the chain: seals were deleted
 NOT_ACCEPTED = (
     "the chain is not authenticated; compare its head with an anchor, then run `depot audit accept`"
 )
+
+
+ANCHOR = re.compile(r"[0-9]{1,18}:[0-9A-Fa-f]{64}\Z")
 
 
 class Head(Struct, frozen=True):
@@ -44,11 +52,35 @@ class Head(Struct, frozen=True):
     @staticmethod
     def parse(anchor: str) -> "Head":
         """Parse an anchor. Raises `ValueError`."""
+        if not ANCHOR.match(anchor):
+            raise ValueError("must be a seal as `depot audit head` prints it, such as 1200:9f86d0…")
         position, _, digest = anchor.partition(":")
         return Head(int(position), bytes.fromhex(digest))
 
 
 GENESIS = Head(0, bytes(32))
+
+
+class StateProblem(Exception):
+    """The sealing state does not belong to the chain."""
+
+
+class Pruned(Struct, frozen=True):
+    """What was pruned: the events up to the seal `anchor`, of which `event_id` is the newest id.
+
+    The seal itself is kept, so that the chain that can be verified begins there.
+    """
+
+    anchor: Head
+    event_id: UUID
+
+
+NOTHING_PRUNED = Pruned(GENESIS, UUID(int=0))
+
+
+async def read_pruned(connection: Connection) -> Pruned:
+    row = await connection.fetchrow(READ_PRUNED)
+    return _pruned(*row) if row else NOTHING_PRUNED
 
 
 async def read_head(connection: Connection) -> Head:
@@ -57,9 +89,14 @@ async def read_head(connection: Connection) -> Head:
     return Head(*row) if row else GENESIS
 
 
-async def write_state(connection: Connection, key: bytes, settled_at: datetime, head: Head) -> None:
-    """Store the watermark, bound to the end of the chain."""
-    await connection.execute(WRITE_STATE, settled_at, _mac(key, settled_at, head))
+async def write_state(
+    connection: Connection, key: bytes, settled_at: datetime, head: Head, pruned: Pruned
+) -> None:
+    """Store the watermark and what was pruned, bound to the end of the chain."""
+    mac = _mac(key, settled_at, head, pruned)
+    await connection.execute(
+        WRITE_STATE, settled_at, mac, pruned.anchor.position, pruned.anchor.hash, pruned.event_id
+    )
 
 
 async def find_state_problem(connection: Connection, keys: Sequence[bytes], head: Head) -> str | None:
@@ -70,10 +107,11 @@ async def find_state_problem(connection: Connection, keys: Sequence[bytes], head
     row = await connection.fetchrow(READ_STATE)
     if row is None:
         return STATE_DELETED
-    settled_at, mac = row
+    settled_at, mac, *pruned = row
     if mac is None:
         return None if head == GENESIS and await _is_new(connection) else NOT_ACCEPTED
-    is_authentic = any(hmac.compare_digest(mac, _mac(key, settled_at, head)) for key in keys)
+    authentic = [_mac(key, settled_at, head, _pruned(*pruned)) for key in keys]
+    is_authentic = any(hmac.compare_digest(mac, expected) for expected in authentic)
     return None if is_authentic else STATE_MISMATCH
 
 
@@ -83,5 +121,12 @@ async def _is_new(connection: Connection) -> bool:
     return not await connection.fetchval(HAS_OLDER_EVENTS, oldest)
 
 
-def _mac(key: bytes, settled_at: datetime, head: Head) -> bytes:
-    return hmac.digest(key, f"state {settled_at.isoformat()} {head}".encode(), "sha256")
+def _pruned(position: int, hash_: bytes, event_id: UUID) -> Pruned:
+    return Pruned(Head(position, hash_), event_id)
+
+
+def _mac(key: bytes, settled_at: datetime, head: Head, pruned: Pruned) -> bytes:
+    state = f"state {settled_at.isoformat()} {head}"
+    if pruned != NOTHING_PRUNED:  # otherwise as in version 0.2
+        state += f" pruned {pruned.anchor} {pruned.event_id}"
+    return hmac.digest(key, state.encode(), "sha256")

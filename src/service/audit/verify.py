@@ -5,18 +5,21 @@ from collections.abc import Sequence
 import asyncpg
 from msgspec import Struct
 
-from service.audit.chain import DIGEST, NEVER, chain_keys, link_hash, watermark_id
-from service.audit.state import GENESIS, READ_WATERMARK, Head, find_state_problem
+from service.audit.chain import CONTAINS, DIGEST, NEVER, chain_keys, link_hash, watermark_id
+from service.audit.state import READ_WATERMARK, Head, Pruned, find_state_problem, read_pruned
 from service.database.database import MAX_CLOCK_SKEW, Database
+from service.database.servers import Connection
 from service.settings import Settings
 
 PREFETCH = 5_000
 FINDINGS_MAX = 1_000
 WHY_MISSING = f"inserted later, or recorded while a clock was off by more than {MAX_CLOCK_SKEW} (h:mm:ss)"
 
+REWRITTEN = "seal {} does not match the anchor: the chain was rewritten"
+
 LINKS = f"""
 select s.position, s.event_id, s.hash, case when e.id is not null then {DIGEST} end as digest
-from seals s left join events e on e.id = s.event_id order by s.position"""
+from seals s left join events e on e.id = s.event_id where s.position > $1 order by s.position"""
 
 _UNSEALED = "from events e where e.id {} $1 and not exists (select from seals s where s.event_id = e.id)"
 MISSING_FROM_CHAIN = f"select e.id {_UNSEALED.format('<')} order by e.id limit {FINDINGS_MAX}"
@@ -35,17 +38,20 @@ class Verification(Struct):
 
 
 async def verify(database: Database, settings: Settings, anchor: Head | None = None) -> Verification:
-    """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain."""
+    """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain.
+
+    Raises `AnchorPruned` if that is no longer known.
+    """
     keys = await chain_keys(database, settings)
     links = LinkChecker(keys, anchor)
-    findings: list[str] = []
-    head = GENESIS
     async with (
         database.dedicated_connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await connection.execute("set local statement_timeout = 0")
-        async for row in connection.cursor(LINKS, prefetch=PREFETCH):
+        pruned = await read_pruned(connection)
+        findings, head = await _check_beginning(connection, pruned, anchor), pruned.anchor
+        async for row in connection.cursor(LINKS, head.position, prefetch=PREFETCH):
             if problem := links.find_problem(head, row):
                 findings.append(problem)
             head = Head(row["position"], row["hash"])
@@ -63,6 +69,27 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
         findings += [f"event {row['id']} is missing from the chain: {WHY_MISSING}" for row in missing]
         unsealed: int = await connection.fetchval(COUNT_UNSEALED, watermark)
     return Verification(head, unsealed, findings)
+
+
+class AnchorPruned(Exception):
+    """The seal of the anchor was pruned. `oldest` is the oldest anchor that can still be compared."""
+
+    def __init__(self, oldest: Head) -> None:
+        super().__init__()
+        self.oldest = oldest
+
+
+async def _check_beginning(connection: Connection, pruned: Pruned, anchor: Head | None) -> list[str]:
+    """Check the seal at which the chain begins after a prune. Raises `AnchorPruned` for an older anchor."""
+    first = pruned.anchor
+    if anchor is not None and anchor.position < first.position:
+        raise AnchorPruned(first)
+    findings = []
+    if first.position and not await connection.fetchval(CONTAINS, first.position, first.hash):
+        findings.append(f"seal {first.position}, where the chain begins, was deleted or changed")
+    if anchor is not None and anchor.position == first.position and anchor.hash != first.hash:
+        findings.append(REWRITTEN.format(first.position))
+    return findings
 
 
 class LinkChecker:
@@ -91,7 +118,7 @@ class LinkChecker:
             return f"event {event_id} (seal {position}) or its seal was changed or moved"
         anchor = self._anchor
         if anchor is not None and position == anchor.position and row["hash"] != anchor.hash:
-            return f"seal {position} does not match the anchor: the chain was rewritten"
+            return REWRITTEN.format(position)
         return None
 
     def _is_authentic(self, previous: Head, row: asyncpg.Record) -> bool:

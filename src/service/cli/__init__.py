@@ -10,7 +10,7 @@ import sys
 import rich_click as click
 from rich.console import Console
 
-from service.cli import client, data, keys, processes
+from service.cli import audit, client, data, keys, processes
 from service.cli.report import report
 from service.settings import StartupError
 from service.version import VERSION
@@ -27,7 +27,7 @@ def depot() -> None:
     docs/configuration.md lists. Commands exit with 0 on success, 1 on an error and 2 on wrong usage."""
 
 
-for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, keys.keys, report):
+for command in (*processes.COMMANDS, *client.COMMANDS, *data.COMMANDS, audit.audit, keys.keys, report):
     depot.add_command(command)
 
 

@@ -1,8 +1,5 @@
-"""Commands for stored data: import, demo, doctor, audit."""
+"""Commands for stored data: import, demo, doctor."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,103 +16,6 @@ from service.cli.environment import (
 if TYPE_CHECKING:
     from service.database.database import Database
     from service.items.importer import ImportReport
-
-
-@click.group()
-def audit() -> None:
-    """Work with the audit trail."""
-
-
-@audit.command("verify")
-@click.option(
-    "--anchor",
-    metavar="N:HASH",
-    help="Head printed by an earlier run; detects a chain whose end was cut off.",
-)
-def audit_verify(anchor: str | None) -> None:
-    """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
-    from service.audit.state import Head
-    from service.audit.verify import verify
-
-    try:
-        known = None if anchor is None else Head.parse(anchor)
-    except ValueError as error:
-        raise CommandError(f"--anchor: {error}") from None
-    with administrative_settings() as settings:
-        found = run_with_database(settings, lambda database: verify(database, settings, known))
-    for finding in found.findings:
-        click.echo(finding)
-    click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
-    if found.findings:
-        raise CommandError(f"the journal was tampered with, in {len(found.findings)} places")
-
-
-@audit.command("export")
-@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-def audit_export(path: Path) -> None:
-    """Write the whole audit trail to a file: one JSON object per line, oldest first, each with its seal.
-
-    An existing file is replaced once the export is complete.
-    """
-    from service.audit.export import export_lines
-
-    async def export(database: "Database") -> int:
-        count = 0
-        with _replaced_file(path) as write:
-            async for line in export_lines(database):
-                write(line)
-                count += 1
-        return count
-
-    with administrative_settings() as settings:
-        count = run_with_database(settings, export)
-    click.echo(f"{count} events exported")
-
-
-@contextmanager
-def _replaced_file(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yield the `write` of a file that takes the place of `path` when the block ends without an error."""
-    partial = path.with_name(f"{path.name}.partial")
-    with _file_errors(path):
-        file = partial.open("wb")
-
-    def write(line: bytes) -> None:
-        with _file_errors(path):
-            file.write(line)
-
-    try:
-        with file:
-            yield write
-            with _file_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
-        with _file_errors(path):
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    """Report an error of the file in the block; errors of the database are reported as such."""
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
-
-
-@audit.command("accept")
-def audit_accept() -> None:
-    """Authenticate the present chain with DEPOT_SECRET, and print its head.
-
-    Needed once after an upgrade from 0.1, after a change of DEPOT_SECRET without DEPOT_SECRET_PREVIOUS, or if
-    the first worker starts a day after the first event. Run `depot audit verify --anchor` first; restart the
-    workers afterwards.
-    """
-    from service.audit.chain import accept
-
-    with administrative_settings() as settings:
-        click.echo(run_with_database(settings, lambda database: accept(database, settings)))
 
 
 @click.command()
@@ -251,4 +151,4 @@ def _show_invalid_rows(report: "ImportReport", stderr_console: Console) -> None:
         stderr_console.print(more, style="red", highlight=False)
 
 
-COMMANDS = (audit, demo, doctor, items)
+COMMANDS = (demo, doctor, items)

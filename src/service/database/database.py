@@ -32,7 +32,7 @@ from service.values import decode_json, encode_json
 
 log = structlog.get_logger()
 
-SCHEMA = "0015"
+SCHEMA = "0016"
 """The newest revision in migrations/versions (a test compares)."""
 VERSION_TABLE = "schema_version"
 READ_SCHEMA_VERSION = f"select max(version_num) as version_num from {VERSION_TABLE}"

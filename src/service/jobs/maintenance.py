@@ -3,6 +3,7 @@
 from service.blobs import open_blob_store
 from service.database.batches import BATCHES_MAX, run_in_batches
 from service.database.database import Database
+from service.events.retention import READ_PRUNED_ID
 from service.idempotency.replies import RETENTION
 from service.jobs import statements
 from service.jobs.queue import enqueue
@@ -31,8 +32,8 @@ async def sweep_idempotency_keys(database: Database, _: Settings) -> int:
 
 
 async def sweep_deliveries(database: Database, settings: Settings) -> int:
-    """Delete expired deliveries and those of deleted webhooks."""
-    expired = f"""finished_at < now() - {OLDER_THAN}
+    """Delete expired deliveries, and those of deleted webhooks and pruned events."""
+    expired = f"""finished_at < now() - {OLDER_THAN} or event_id <= ({READ_PRUNED_ID})
       or not exists (select from webhooks where webhooks.id = deliveries.webhook_id)"""
     return await sweep(database, "deliveries", expired, settings.delivery_kept_days)
 

@@ -12,6 +12,7 @@ from litestar.params import FromPath, JSONBody
 from service.database.session import Session
 from service.errors import Detail, InvalidState, NotFound, ValidationFailed
 from service.events.journal import ALL_EVENTS, EventType
+from service.events.retention import READ_PRUNED_ID
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.reply import Reply
@@ -21,6 +22,7 @@ from service.jobs import operations
 from service.jobs.schemas import JobCreate, Queued
 from service.replay.job import REPLAY_KIND
 from service.replay.schemas import ReplayCreate
+from service.times import format_time, uuid7_time
 
 AGE_MAX = timedelta(days=30)
 AGE_TOLERANCE = timedelta(hours=1)
@@ -55,6 +57,7 @@ class ReplayController(Controller):
         now = datetime.now(UTC)
         check_period(data, now)
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            await check_retention(session, data.from_)
             webhook = await session.fetchrow(READ_WEBHOOK, webhook_id)
             if webhook is None:
                 raise NotFound
@@ -80,6 +83,14 @@ def check_period(data: ReplayCreate, now: datetime) -> None:
         details.append(Detail("/to", "must be later than from"))
     if details:
         raise ValidationFailed(details)
+
+
+async def check_retention(session: Session, begin: datetime) -> None:
+    """Raise `ValidationFailed` if events since that time were pruned."""
+    pruned_until = uuid7_time(await session.fetchval(READ_PRUNED_ID))
+    if begin <= pruned_until:
+        message = f"must be later than {format_time(pruned_until)}: older events were pruned"
+        raise ValidationFailed([Detail("/from", message)])
 
 
 def _expand(events: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from service.database.database import MAX_CLOCK_SKEW
+from service.events.retention import READ_PRUNED_ID
 from service.jobs.context import JobContext, JobFailed
 from service.jobs.kinds import Kind
 from service.replay.schemas import Replayed, WebhookReplay
@@ -33,7 +34,8 @@ DELIVERY_ID = """overlay(left($2::uuid::text, 24) || right(md5($2::uuid::text ||
 
 REPLAY = f"""
 with scanned as materialized (
-  select id, type, created_at from events where id > $3 and id < $4 order by id limit {SCAN_SIZE}
+  select id, type, created_at from events
+  where id > $3 and id < $4 and id > ({READ_PRUNED_ID}) order by id limit {SCAN_SIZE}
 ), batch as materialized (
   select id from scanned where type = any($5::text[]) and created_at >= $6 and created_at < $7
   order by id limit {BATCH_SIZE}

@@ -8,7 +8,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, PathParameter
 
 from service.database.session import Session
-from service.errors import InvalidCursor, NotFound
+from service.errors import CursorExpired, InvalidCursor, NotFound
+from service.events.retention import check_list_cursor
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
@@ -55,7 +56,7 @@ class UserController(Controller):
         """Read one of a user's actions"""
         return tagged_reply(request, await actions.read_action(session, user_id, action_id))
 
-    @get("/{user_id:str}/actions", opt=operation(scope="users:read", faults=[InvalidCursor]))
+    @get("/{user_id:str}/actions", opt=operation(scope="users:read", faults=[InvalidCursor, CursorExpired]))
     async def list_actions(
         self,
         session: NamedDependency[Session],
@@ -66,5 +67,6 @@ class UserController(Controller):
     ) -> Page[Action]:
         """List a user's actions, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
+        await check_list_cursor(session, pager.after)
         page = await actions.list_actions(session, user_id, pager.after, pager.fetch_limit)
         return pager.page(page, lambda action: action.id)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -12,6 +12,8 @@ from msgspec.structs import replace
 
 from conftest import AS_OWNER, Client
 from service.audit.chain import seal
+from service.auth.keys import key_id
+from service.auth.store import create_key, rotate_key
 from service.blobs import open_blob_store
 from service.cli.doctor import run as doctor
 from service.cli.doctor.checks import CHECKS
@@ -27,6 +29,7 @@ from service.cli.doctor.run import (
 from service.database.database import Database
 from service.reports.books import close_books
 from service.settings import Settings
+from service.times import lowest_uuid7
 from tests.support.app_helpers import connected, item, order
 from tests.support.consistency import discrepancies
 from tests.support.depot_command import NEW_INTERPRETER, run_depot
@@ -39,10 +42,19 @@ PNG = Path(__file__).parents[2] / "documents" / "files" / "netpbm.png"
 @pytest.fixture
 async def shop(client: Client, database: Database, settings: Settings) -> AsyncIterator[Settings]:
     """One of everything, some of it on days that are closed."""
-    bolt, nut, gone = await item(client, 9), await item(client, 9), await item(client)
+    bolt, nut, gone = await item(client, 9), await item(client, 9, sku="NUT"), await item(client)
     await client.delete(f"/items/{gone['id']}")
     await client.post(f"/items/{bolt['id']}/stock", json={"delta": 5})
-    await client.patch(f"/items/{nut['id']}", json={"quantity": 7})
+    for quantity in (0, 3):
+        await client.patch(f"/items/{nut['id']}", json={"quantity": quantity})
+    counted = {"quantity": 7, "expected": 3, "reason": "counted"}
+    (await client.post(f"/items/{nut['id']}/stock", json=counted)).raise_for_status()
+    for archived in ((bolt, True), (bolt, False), (await item(client), True)):
+        await client.patch(f"/items/{archived[0]['id']}", json={"archived": archived[1]})
+    await rotate_a_key(database)
+    body = {"url": "https://example.invalid/", "events": ["order.fulfilled"]}
+    webhook = (await client.post("/webhooks", json=body)).json()
+    (await client.post(f"/webhooks/{webhook['id']}/test")).raise_for_status()
     for end in ("cancel", "fulfil", None):
         placed = (await order(client, (bolt, 2), (nut, 1))).json()
         if end:
@@ -56,6 +68,13 @@ async def shop(client: Client, database: Database, settings: Settings) -> AsyncI
     await close_books(database, settings)
     await seal(database, settings)
     yield replace(settings, orphan_kept_seconds=0)
+
+
+async def rotate_a_key(database: Database) -> None:
+    async with database.orm_session() as session:
+        token = await create_key(session, name="shop", scopes=["items:read"])
+        await session.flush()
+        assert await rotate_key(session, str(key_id(token)), overlap=timedelta(hours=1))
 
 
 async def findings(database: Database, settings: Settings) -> list[Finding]:
@@ -127,11 +146,40 @@ DAMAGE = {
         "insert into items (id, sku, name, price, currency, quantity, version) "
         "values (gen_random_uuid(), 'X', 'X', 1, 'USD', 0, 1)",
     ],
-    "every change of stock has an event": ["delete from events where type = 'item.updated'"],
+    "every change of stock matches its event": [
+        "delete from events where type = 'item.updated'",
+        "update events set payload = jsonb_set(payload, '{changes,quantity,to}', '99') "
+        "where type = 'item.updated' and payload->'changes' ? 'quantity'",
+        "update movements set resulting_quantity = 99 where reason = 'counted'",
+    ],
+    "every item.back_in_stock event matches a rise of the stock from 0": [
+        "update events set payload = payload || '{\"quantity\": 99}' where type = 'item.back_in_stock'",
+        "delete from movements where cause = 'set' and delta = 3",
+    ],
+    "every item is archived as its last such event says": [
+        "update items set archived = not archived",
+        "update items set archived = true where sku = 'NUT'",
+        "delete from events where payload #>> '{changes,archived,to}' = 'true'",
+        "delete from events where payload #>> '{changes,archived,to}' = 'false'",
+    ],
     "the documents match their stored and deleted events": [
         "delete from events where type = 'document.stored'"
     ],
     "every finished job has an event": ["delete from events where type = 'job.finished'"],
+    "every pending delivery has its event": [
+        "delete from events where type = 'webhook.test'",
+        "update deliveries set event_id = gen_random_uuid()",
+    ],
+    "every rotated key expires and has a successor with its rights": [
+        "update api_keys set expires_at = null",
+        "delete from api_keys where replaced_by is null",
+        "update api_keys set scopes = '{admin}' where replaced_by is null",
+        "update api_keys set rate_limit = '1/hour' where replaced_by is not null",
+    ],
+    "every key.rotated event matches its key": [
+        "delete from api_keys where replaced_by is not null",
+        "update api_keys set replaced_by = null",
+    ],
     "the reference count of every stored content is correct": [
         "update contents set uses = 2",
         "delete from documents",
@@ -160,7 +208,13 @@ def test_no_kind_is_left_out() -> None:
     assert {*DAMAGE, STORE_CHECK} == set(CHECK_NAMES)
 
 
-async def test_damage_of_rows_is_found(shop: Settings, database_url: str) -> None:
+@pytest.mark.parametrize("age", [None, timedelta(days=10)], ids=["", "after a prune"])
+async def test_damage_of_rows_is_found(
+    shop: Settings, database: Database, database_url: str, age: timedelta | None
+) -> None:
+    if age is not None:
+        pruned_id = lowest_uuid7(datetime.now(UTC) - age)
+        await database.fetch("update sealing set pruned_id = $1", pruned_id)
     for kind in CHECKS:
         for statement in DAMAGE[kind]:
             async with connected(database_url) as connection:

@@ -1,8 +1,21 @@
 """Consistency checks: each statement selects the rows that violate an invariant."""
 
+from service.database.database import MAX_CLOCK_SKEW
+from service.events.retention import READ_PRUNED_ID
 from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 
 ANY_DAY = "'0001-01-01'"
+
+PRUNED_AT = f"""to_timestamp(
+  ('x' || translate(left(({READ_PRUNED_ID})::text, 13), '-', ''))::bit(48)::bigint / 1000.0)"""
+RETAINED = f"""({PRUNED_AT} + interval '{MAX_CLOCK_SKEW.total_seconds()} seconds')"""
+"""No event since this time was pruned. Rows have the clock time of a process, events that of the database."""
+IS_PRUNED = f"{PRUNED_AT} > '2000-01-01'"
+
+NOT_PRESENT = f"""
+  case when {{0}}.id is null then present > 0 or not {IS_PRUNED}
+    else present is distinct from 1 and (present is not null or {{0}}.created_at >= {RETAINED}) end"""
+"""The condition that a row's created and deleted events, of which some can be pruned, do not match it."""
 
 CHECKS = {
     "every item's quantity equals the sum of its movements": """
@@ -53,7 +66,7 @@ CHECKS = {
         select order_id as order, item_id as item, cancelled.pieces as ordered, moved.pieces as back
         from cancelled full join moved using (order_id, item_id)
         where cancelled.pieces is distinct from moved.pieces""",
-    "every order matches its order.placed event": """
+    "every order matches its order.placed event": f"""
         with stored as (
           select o.id as order, o.customer_id, o.total, o.created_at, l.lines
           from orders o left join (select order_id, count(*) as lines from order_lines group by 1) l
@@ -62,26 +75,31 @@ CHECKS = {
           select subject::uuid, payload->>'customer_id', (payload->>'total')::numeric, created_at,
             jsonb_array_length(payload->'lines')
           from events where type = 'order.placed')
-        (select 'stored' as only, * from (table stored except all table recorded) as stored)
+        (select 'stored' as only, * from (
+          select * from stored where created_at >= {RETAINED} except all table recorded) as stored)
         union all
         (select 'recorded', * from (table recorded except all table stored) as recorded)""",
-    "every order's status matches its cancelled and fulfilled events": """
+    "every order's status matches its cancelled and fulfilled events": f"""
         with order_events as (
           select subject::uuid as id, string_agg(split_part(type, '.', 2), ', ') as ended from events
           where type in ('order.cancelled', 'order.fulfilled') group by 1)
         select id as order, o.status, order_events.ended as recorded
-        from (select id, status from orders where status <> 'placed') o full join order_events using (id)
-        where o.status is distinct from order_events.ended""",
+        from (select * from orders where status <> 'placed') o full join order_events using (id)
+        where o.status is distinct from order_events.ended
+          and (order_events.id is not null
+            or coalesce(o.fulfilled_at, o.cancelled_at, o.created_at) >= {RETAINED})""",
     # An order that an older version ended during a deployment has no time; what is stored must be right.
-    "the end of every order is dated as its event": """
+    "the end of every order is dated as its event": f"""
         with ends as (
           select subject::uuid as id, split_part(type, '.', 2) as status, created_at from events
           where type in ('order.cancelled', 'order.fulfilled'))
         select id as order, o.fulfilled_at, o.cancelled_at, ends.status, ends.created_at as recorded_at
         from orders o left join ends using (id)
         where o.fulfilled_at <> ends.created_at or o.cancelled_at <> ends.created_at
-          or o.fulfilled_at is not null and ends.status is distinct from 'fulfilled'
-          or o.cancelled_at is not null and ends.status is distinct from 'cancelled'""",
+          or o.fulfilled_at is not null
+            and coalesce(ends.status <> 'fulfilled', o.fulfilled_at >= {RETAINED})
+          or o.cancelled_at is not null
+            and coalesce(ends.status <> 'cancelled', o.cancelled_at >= {RETAINED})""",
     "the stock in every order's events matches its movements": """
         select e.subject as order, e.type, s.item_id as item, s.version, s.quantity, m.resulting_quantity
         from events e
@@ -90,30 +108,60 @@ CHECKS = {
             on (m.item_id, m.version, m.order_id) = (s.item_id, s.version, e.subject::uuid)
         where e.type in ('order.placed', 'order.cancelled')
           and m.resulting_quantity is distinct from s.quantity""",
-    "the items match their created and deleted events": """
+    "the items match their created and deleted events": f"""
         with item_events as (
           select subject::uuid as id, sum(case type when 'item.created' then 1 else -1 end) as present
           from events where type in ('item.created', 'item.deleted') group by 1)
         select id as item, i.sku, coalesce(item_events.present, 0) as recorded
         from items i
           full join (select * from item_events where present <> 0) item_events using (id)
-        where i.id is null or item_events.present is distinct from 1""",
-    "every change of stock has an event": """
-        select m.item_id as item, m.version, m.cause, m.delta
+        where {NOT_PRESENT.format("i")}""",
+    "every change of stock matches its event": f"""
+        select m.item_id as item, m.version, m.cause, m.resulting_quantity, e.payload->'changes' as recorded
         from movements m left join events e on e.type = 'item.updated' and e.subject = m.item_id::text
           and (e.payload->>'version')::int = m.version
-        where m.cause in ('adjust', 'set', 'import') and m.version > 1 and e.id is null""",
-    "the documents match their stored and deleted events": """
+        where m.cause in ('adjust', 'set', 'import') and m.version > 1
+          and (e.payload #>> '{{changes,quantity,to}}')::int is distinct from m.resulting_quantity
+          and (e.id is not null or m.created_at >= {RETAINED})""",
+    "every item.back_in_stock event matches a rise of the stock from 0": """
+        select e.subject as item, e.payload->>'quantity' as quantity
+        from events e join items i on i.id = e.subject::uuid
+        where e.type = 'item.back_in_stock' and not exists (
+          select from movements m where m.item_id = i.id and m.delta = m.resulting_quantity
+            and m.delta = (e.payload->>'quantity')::int)""",
+    "every item is archived as its last such event says": f"""
+        with last_events as (
+          select distinct on (subject) subject::uuid as id,
+            (payload #>> '{{changes,archived,to}}')::boolean as archived
+          from events where type = 'item.updated' and payload #> '{{changes,archived}}' is not null
+          order by subject, (payload->>'version')::int desc)
+        select id as item, i.sku, i.archived, last_events.archived as recorded
+        from items i left join last_events using (id)
+        where i.archived <> coalesce(last_events.archived, i.archived and i.created_at < {RETAINED})""",
+    "the documents match their stored and deleted events": f"""
         with document_events as (
           select subject::uuid as id, sum(case type when 'document.stored' then 1 else -1 end) as present
           from events where type in ('document.stored', 'document.deleted') group by 1)
         select id as document, d.filename, coalesce(document_events.present, 0) as recorded
         from documents d
           full join (select * from document_events where present <> 0) document_events using (id)
-        where d.id is null or document_events.present is distinct from 1""",
-    "every finished job has an event": """
-        select j.id as job, j.kind, j.status from jobs j where j.finished_at is not null
+        where {NOT_PRESENT.format("d")}""",
+    "every finished job has an event": f"""
+        select j.id as job, j.kind, j.status from jobs j where j.finished_at >= {RETAINED}
           and not exists (select from events e where e.subject = j.id::text and e.type = 'job.finished')""",
+    "every pending delivery has its event": """
+        select d.id as delivery, d.webhook_id as webhook, d.event_id as event
+        from deliveries d join webhooks w on w.id = d.webhook_id left join events e on e.id = d.event_id
+        where d.due_at is not null and e.id is null""",
+    "every rotated key expires and has a successor with its rights": """
+        select k.id as key, k.name, k.expires_at, k.replaced_by
+        from api_keys k left join api_keys s on s.id = k.replaced_by
+        where k.replaced_by is not null and (k.expires_at is null
+          or (s.name, s.scopes, s.rate_limit) is distinct from (k.name, k.scopes, k.rate_limit))""",
+    "every key.rotated event matches its key": """
+        select e.subject as key, e.payload->>'replaced_by' as recorded, k.replaced_by
+        from events e left join api_keys k on k.id = e.subject
+        where e.type = 'key.rotated' and k.replaced_by is distinct from e.payload->>'replaced_by'""",
     "the reference count of every stored content is correct": """
         select encode(c.sha256, 'hex') as sha256, c.key, c.uses, count(d.id) as documents
         from contents c left join documents d using (sha256)

@@ -1,0 +1,149 @@
+"""Prune the journal: delete old events that are sealed, and that an exported file holds.
+
+One transaction moves the beginning of the journal, and readers see nothing older from then on. The rows are
+deleted afterwards in batches. If that is interrupted, the worker or the next prune completes it.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import dropwhile
+from uuid import UUID
+
+from msgspec import MsgspecError, Struct, json
+
+from service.audit.chain import LOCK, chain_keys
+from service.audit.export import encode_line, exported_entries
+from service.audit.state import (
+    READ_WATERMARK,
+    Head,
+    Pruned,
+    find_state_problem,
+    read_head,
+    read_pruned,
+    write_state,
+)
+from service.audit.verify import verify
+from service.database.database import Database
+from service.settings import Settings
+from service.times import format_time, lowest_uuid7
+
+BATCH_SIZE = 10_000
+DELETE_LOCK = 0x7072756E  # "prun"
+
+FIND_PENDING = """
+select w.id from webhooks w where exists (
+  select from deliveries d where d.webhook_id = w.id and d.due_at is not null and d.event_id <= $1)
+limit 1"""
+
+READ_FIRST_POSITION = "select min(position) from seals"
+
+# The last pruned seal is kept: the chain begins there.
+DELETE = """
+with pruned as materialized (
+  select position, event_id from seals where position >= $1 and position < $2 and position <= $3
+), deleted_events as (
+  delete from events where id = any(array(select event_id from pruned)) returning 1
+), deleted_seals as (
+  delete from seals where position = any(array(select position from pruned)) and position < $3
+)
+select count(*) from deleted_events"""
+
+
+class PruneRefused(Exception):
+    """Nothing is pruned. The message is for operators."""
+
+
+class _Line(Struct):
+    id: UUID
+
+
+async def prune(
+    database: Database, settings: Settings, before: datetime, exported: Iterable[bytes]
+) -> Pruned:
+    """Move the beginning of the journal to `before`, and return it; `delete_pruned` deletes what is older.
+
+    `exported` are the lines of a file of `depot audit export`, which must hold every pruned event as it is
+    stored. Events that were sealed after younger ones can stay, so that what is pruned is the beginning of
+    both the chain and the feed. Raises `PruneRefused`.
+    """
+    if (await verify(database, settings)).findings:
+        raise PruneRefused("the journal does not match its chain; run `depot audit verify`")
+    async with database.dedicated_connection() as connection:
+        pruned = await read_pruned(connection)
+        settled_at = await connection.fetchval(READ_WATERMARK)
+    if before > settled_at:
+        raise PruneRefused(_describe_watermark(settled_at))
+    end = await _find_end(database, pruned, before, exported)
+    if end != pruned:
+        await _move_beginning(database, settings, pruned, end)
+    return end
+
+
+async def delete_pruned(database: Database, _: Settings) -> int:
+    """Delete the pruned events with their seals, and return their number."""
+    deleted = 0
+    async with database.dedicated_connection() as connection:
+        await connection.execute("set statement_timeout = '5min'")
+        await connection.execute("select pg_advisory_lock($1)", DELETE_LOCK)
+        last = (await read_pruned(connection)).anchor.position
+        first = await connection.fetchval(READ_FIRST_POSITION) or last + 1
+        for position in range(first, last + 1, BATCH_SIZE):
+            deleted += await connection.fetchval(DELETE, position, position + BATCH_SIZE, last)
+    return deleted
+
+
+async def _find_end(
+    database: Database, pruned: Pruned, before: datetime, exported: Iterable[bytes]
+) -> Pruned:
+    """Compare the events before a time with the exported ones.
+
+    Return the last event up to which the order of the ids and that of the seals hold the same events.
+    """
+    lines = _lines_after(pruned.event_id, exported)
+    end, last, count = pruned, pruned.anchor, 0
+    async for entry in exported_entries(database, lowest_uuid7(before)):
+        if next(lines, None) != encode_line(entry):
+            raise PruneRefused(
+                f"the file does not hold event {entry.id} as it is stored; "
+                "write it again with `depot audit export`"
+            )
+        if entry.seal is None:
+            raise PruneRefused(f"event {entry.id} is not sealed")
+        if entry.seal.position > last.position:
+            last = Head(entry.seal.position, bytes.fromhex(entry.seal.hash))
+        count += 1
+        if last.position == pruned.anchor.position + count:
+            end = Pruned(last, entry.id)
+    return end
+
+
+def _lines_after(event_id: UUID, exported: Iterable[bytes]) -> Iterator[bytes]:
+    """Skip the events of an older file that are pruned already."""
+    try:
+        yield from dropwhile(lambda line: json.decode(line, type=_Line).id <= event_id, exported)
+    except MsgspecError:
+        raise PruneRefused("the file is not one of `depot audit export`") from None
+
+
+async def _move_beginning(database: Database, settings: Settings, expected: Pruned, end: Pruned) -> None:
+    keys = await chain_keys(database, settings)
+    async with database.dedicated_connection() as connection, connection.transaction():
+        await connection.execute("set local statement_timeout = 0")
+        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+        head = await read_head(connection)
+        if problem := await find_state_problem(connection, keys, head):
+            raise PruneRefused(problem)
+        if await read_pruned(connection) != expected:
+            raise PruneRefused("another prune ended meanwhile; run this one again")
+        if webhook := await connection.fetchval(FIND_PENDING, end.event_id):
+            raise PruneRefused(
+                f"the webhook {webhook} has pending deliveries of such events; "
+                "wait until they are over, or enable or delete the webhook"
+            )
+        await write_state(connection, keys[0], await connection.fetchval(READ_WATERMARK), head, end)
+
+
+def _describe_watermark(settled_at: datetime) -> str:
+    if settled_at.year == 1:
+        return "no event is sealed yet; start `depot worker`"
+    return f"the journal is sealed up to {format_time(settled_at)}; prune before that time or an earlier one"

@@ -1,0 +1,16 @@
+"""What a prune left of the journal (`depot audit prune`): the events with newer ids than the pruned ones."""
+
+from uuid import UUID
+
+from service.database.session import Session
+from service.errors import CursorExpired
+
+READ_PRUNED_ID = """
+select coalesce((select pruned_id from sealing), '00000000-0000-0000-0000-000000000000')"""
+"""The newest id that was pruned, or the lowest of all ids."""
+
+
+async def check_list_cursor(session: Session, after: UUID | None) -> None:
+    """Raise `CursorExpired` if a list of events, newest first, has lost what follows this id."""
+    if after is not None and after <= await session.fetchval(READ_PRUNED_ID):
+        raise CursorExpired

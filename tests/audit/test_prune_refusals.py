@@ -1,0 +1,146 @@
+"""`depot audit prune` refuses what is not sealed, not exported, or still to be delivered."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from conftest import Client
+from service.audit.prune import PruneRefused, delete_pruned, prune
+from service.database.database import Database
+from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.journal_history import (
+    HOUR,
+    NOON,
+    PLAIN,
+    count,
+    create_hook,
+    export,
+    findings,
+    happened,
+    prune_all,
+    record_history,
+    tamper,
+)
+
+
+@pytest.fixture
+async def history(database: Database) -> Database:
+    return await record_history(database)
+
+
+@pytest.fixture
+async def hooked(client: Client, history: Database) -> str:
+    """Return the id of a webhook that has pending deliveries of old events."""
+    return await create_hook(client, history)
+
+
+def without_one(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:4], *lines[5:]]
+
+
+UNFIT_FILES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "is empty": lambda lines: [],
+    "ends too early": lambda lines: lines[:6],
+    "ends within a line": lambda lines: [*lines[:9], lines[9][:-20]],
+    "ends before a line feed": lambda lines: [*lines[:9], lines[9].rstrip()],
+    "lacks an event": without_one,
+    "has another event": lambda lines: [*lines[:3], lines[3].replace(b"login", b"logout"), *lines[4:]],
+    "has another order": lambda lines: [lines[1], lines[0], *lines[2:]],
+    "was written before the seals": lambda lines: [
+        line[: line.index(b'"seal":')] + b'"seal":null}\n' for line in lines
+    ],
+    "is something else": lambda lines: [b"sku,name\n", b"B-1,Bolt\n"],
+    "is another JSON file": lambda lines: [b"{}\n"],
+    "is binary": lambda lines: [bytes(range(256))],
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT_FILES.values(), ids=UNFIT_FILES)
+async def test_what_the_file_does_not_hold_is_not_pruned(
+    history: Database, unfit: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    with pytest.raises(PruneRefused, match="file"):
+        await prune(history, PLAIN, NOON, iter(unfit(await export(history))))
+    assert await delete_pruned(history, PLAIN) == 0
+    assert (await count(history), await findings(history)) == (20, [])
+
+
+@pytest.mark.parametrize("away", [timedelta(minutes=-1), HOUR, timedelta(days=9000)])
+async def test_what_is_not_sealed_yet_is_not_pruned(history: Database, away: timedelta) -> None:
+    """The time of a future date is not over: an event of it could still appear."""
+    with pytest.raises(PruneRefused, match="the journal is sealed up to 20"):
+        await prune_all(history, datetime.now(UTC) + away)
+    assert await count(history) == 20
+
+
+async def test_without_a_seal_nothing_is_pruned(database: Database) -> None:
+    await happened(database, NOON - HOUR)
+    with pytest.raises(PruneRefused, match="no event is sealed yet"):
+        await prune_all(database)
+
+
+async def test_a_journal_that_was_tampered_with_is_not_pruned(history: Database, database_url: str) -> None:
+    await tamper(database_url, "update events set actor = 'x' where payload->>'n' = '3'")
+    with pytest.raises(PruneRefused, match="depot audit verify"):
+        await prune_all(history)
+
+
+async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
+    history: Database, hooked: str, client: Client
+) -> None:
+    with pytest.raises(PruneRefused, match=f"webhook {hooked} has pending deliveries"):
+        await prune_all(history)
+    await client.delete(f"/webhooks/{hooked}")
+    await prune_all(history)
+    assert await history.fetchval("select count(*) from events where created_at < $1", NOON) == 0
+
+
+@dataclass
+class Command:
+    status: int
+    out: str
+    err: str
+
+
+def depot_audit(database_url: str, *arguments: str, **environment: str) -> Command:
+    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
+    completed = run_depot(["audit", *arguments], env=environment)
+    return Command(completed.returncode, completed.stdout, completed.stderr)
+
+
+async def test_the_command_prunes_and_says_where_the_chain_begins(
+    history: Database, database_url: str, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "trail ü.jsonl")
+    arguments = ("prune", "--before", NOON.isoformat(), "--exported", file)
+    assert depot_audit(database_url, "export", file).status == 0
+    pruned = depot_audit(database_url, *arguments, **NEW_INTERPRETER)
+    assert pruned.status == 0, pruned.err
+    anchor = pruned.out.split()[-1]
+    assert pruned.out == f"10 events pruned, the chain begins at {anchor}\n"
+    assert anchor.startswith("10:")
+    assert depot_audit(database_url, "verify", "--anchor", anchor).status == 0
+    older = depot_audit(database_url, "verify", "--anchor", f"9:{'00' * 32}")
+    assert (older.status, anchor in older.err) == (1, True)
+    again = depot_audit(database_url, *arguments)
+    assert (again.status, again.out) == (0, f"0 events pruned, the chain begins at {anchor}\n")
+
+
+async def test_the_command_says_why_nothing_is_pruned(
+    history: Database, database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "trail.jsonl"
+    file.write_bytes(b"")
+    for before, words in ((NOON.isoformat(), "does not hold event"), ("2062-01-01", "is sealed up to")):
+        refused = depot_audit(database_url, "prune", "--before", before, "--exported", str(file))
+        assert (refused.status, refused.out) == (1, "")
+        assert "nothing was pruned" in refused.err
+        assert words in " ".join(refused.err.split())
+    wrong = depot_audit(database_url, "prune", "--before", "yesterday", "--exported", str(file))
+    assert wrong.status == 2
+    assert "RFC 3339" in wrong.err
+    assert depot_audit(database_url, "prune", "--before", "2026-01-01").status == 2
