@@ -80,7 +80,7 @@ async def test_a_period_and_a_currency_select(sold: dict[str, str]) -> None:
     ("arguments", "expected"),
     [
         (["--currency", "usd"], "ISO 4217"),
-        (["--from", "yesterday"], "%Y-%m-%d"),
+        (["--from", "yesterday"], "must be a date such as 2026-11-23"),
         (["--from", "2026-01-02", "--to", "2026-01-02"], "before"),
         (["--csv", "--html", "x.html"], "--csv"),
     ],

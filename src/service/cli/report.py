@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import rich_click as click
 from rich.console import Console
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from service.database.database import Database
     from service.reports.schemas import FinancialReport
 
-DATE = click.DateTime(formats=["%Y-%m-%d"])
+
+class Date(click.ParamType[date]):
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail("must be a date such as 2026-11-23", param, ctx)
 
 
 @click.command()
 @click.option(
-    "--from", "begin", type=DATE, help="First day (UTC). Default: 30 days up to and including today."
+    "--from", "begin", type=Date(), help="First day (UTC). Default: 30 days up to and including today."
 )
-@click.option("--to", "end", type=DATE, help="Day after the last (UTC).")
+@click.option("--to", "end", type=Date(), help="Day after the last (UTC).")
 @click.option("--currency", metavar="CODE", help="Only this currency, such as USD.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the days as CSV.")
 @click.option(
@@ -30,8 +38,8 @@ DATE = click.DateTime(formats=["%Y-%m-%d"])
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the HTML page in a browser.")
 def report(
-    begin: datetime | None,
-    end: datetime | None,
+    begin: date | None,
+    end: date | None,
     currency: str | None,
     as_csv: bool,
     html: Path | None,
@@ -41,7 +49,7 @@ def report(
     has one tab-separated line per day and currency."""
     if as_csv and (html or open_page):
         raise click.UsageError("--csv cannot be combined with --html or --open")
-    result = _read(begin and begin.date(), end and end.date(), currency)
+    result = _read(begin, end, currency)
     if html or open_page:
         _write_page(
             result, html or Path(mkdtemp(prefix="depot-report-")) / "report.html", open_page=open_page
