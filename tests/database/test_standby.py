@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import asyncpg
 import httpx
 import pytest
 from litestar.testing import AsyncTestClient
@@ -14,6 +15,7 @@ from service.app import create_app
 from service.cli.doctor.run import run_checks
 from service.database import migrate
 from service.database.database import Database, standby_settings
+from service.database.session import Session
 from service.settings import Settings
 from service.testing import mint
 from tests.support.app_helpers import connected, eventually, item, order, running
@@ -156,6 +158,32 @@ async def test_doctor_checks_the_rows_of_the_standby(pair: Pair, settings: Setti
         assert QUANTITIES not in await failed_checks(settings)
         assert QUANTITIES in await failed_checks(replace(settings, read_database_url=None))
     await execute(pair[0], "update items set quantity = quantity - 1")
+
+
+async def test_a_read_that_takes_too_long_is_not_repeated_on_the_primary(settings: Settings) -> None:
+    servers: list[bool] = []
+
+    async def sleep(reader: Session) -> None:
+        servers.append(await reader.fetchval("select pg_is_in_recovery()"))
+        await reader.fetchval("select pg_sleep(5)")
+
+    async with (
+        Database(replace(settings, statement_timeout_seconds=0.1)).open() as database,
+        database.session() as session,
+    ):
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await session.read(sleep)
+    assert servers == [True]
+
+
+async def test_a_read_that_the_standby_gives_up_is_repeated_on_the_primary(settings: Settings) -> None:
+    async def conflict(reader: Session) -> bool:
+        if is_standby := await reader.fetchval("select pg_is_in_recovery()"):
+            raise asyncpg.SerializationError("canceling statement due to conflict with recovery")
+        return bool(is_standby)
+
+    async with Database(settings).open() as database, database.session() as session:
+        assert await session.read(conflict) == (False, None)
 
 
 def test_a_standby_is_required_unless_the_url_says_otherwise(settings: Settings) -> None:
