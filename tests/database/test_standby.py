@@ -63,7 +63,13 @@ async def execute(server: Node, statement: str) -> None:
 @asynccontextmanager
 async def paused(copy: Node) -> AsyncIterator[None]:
     """Keep the standby from applying changes until the block ends."""
-    await execute(copy, "select pg_wal_replay_pause()")
+    async with connected(copy.url) as connection:
+        await connection.execute("select pg_wal_replay_pause()")
+
+        async def is_paused() -> bool:
+            return bool(await connection.fetchval("select pg_get_wal_replay_pause_state()") == "paused")
+
+        await eventually(is_paused)
     try:
         yield
     finally:
@@ -191,3 +197,14 @@ def test_a_standby_is_required_unless_the_url_says_otherwise(settings: Settings)
     found = standby_settings(settings)
     assert found is not None
     assert str(found.database_url).endswith("?target_session_attrs=standby")
+
+
+async def test_a_standby_that_was_promoted_is_not_read_any_more(
+    pair: Pair, client: httpx.AsyncClient
+) -> None:
+    """The last test of this module, because there is no standby after it."""
+    await sell(client)
+    before = await caught_up(client)
+    pair[1].promote()
+    await sell(client)
+    assert await report(client) == (before + 1, None)
