@@ -1,6 +1,7 @@
 """Replies: exact JSON, entity tags (RFC 9110 §8.8.3) and conditional requests (§13)."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -40,6 +41,7 @@ class Reply(Response[T]):
         *,
         media_type: str | None = None,
         status_code: int | None = None,
+        headers: Mapping[str, str] | None = None,
         **_: Any,
     ) -> ASGIResponse:
         status = self.status_code or status_code or 200
@@ -49,7 +51,7 @@ class Reply(Response[T]):
             body = self.render(self.content, media_type)
             charset = "; charset=utf-8" if media_type.startswith("text/") else ""
             raw = {b"content-type": (media_type + charset).encode(), b"content-length": b"%d" % len(body)}
-        for name, value in self.headers.items():
+        for name, value in (*(headers or {}).items(), *self.headers.items()):
             raw[name.lower().encode()] = str(value).encode("latin-1")
         return RenderedReply(status, list(raw.items()), body)
 
