@@ -1,7 +1,8 @@
 """`make scale`: measure reads and orders with ten million transactions and a million items.
 
 It builds the database with `depot demo` unless it exists. Then it measures the first and the last page of
-every list, the report of 30 days, and orders compared with a shop of a thousand items on the same server.
+every list, the report of 30 days, orders compared with a shop of a thousand items on the same server, and
+what each kind of request costs PostgreSQL.
 `--explain` writes the plans of the statements.
 """
 
@@ -14,10 +15,12 @@ from statistics import median
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 from rich.console import Console
 from rich.table import Table
 
 from bench import process_usage
+from bench.costs import RequestCost, request_costs
 from bench.errors import BenchError
 from bench.load import Figures, Work, drive, wrk_is_missing
 from bench.pages import Cost, Reports, page_costs, report_times
@@ -36,7 +39,7 @@ with restocked as (
 insert into movements (item_id, version, cause, delta, resulting_quantity)
 select id, version, 'set', 10000000, quantity from restocked"""
 REOPEN = "update books set closed_until = date_trunc('day', closed_until - interval '1 hour', 'UTC')"
-PARTS = ("pages", "reports", "placing")
+PARTS = ("pages", "reports", "placing", "costs")
 
 
 class Placing(Struct, frozen=True):
@@ -58,6 +61,7 @@ class Result(Struct, omit_defaults=True):
     pages: list[Cost] = []
     reports: dict[str, Reports] = {}
     placing: list[Placing] = []
+    costs: list[RequestCost] = []
 
 
 def main() -> None:
@@ -94,6 +98,8 @@ def measured(large: Warehouse, size: Size, parts: list[str], seconds: int) -> Re
             shop.database.value(RESTOCK)
             shop.database.value("vacuum analyze items")
         result.placing = compared({few.items: small, size.items: large}, seconds)
+    if "costs" in parts:
+        result.costs = list(request_costs(large.database, large.home, seconds))
     return result
 
 
@@ -174,6 +180,11 @@ def show(result: Result, console: Console) -> None:
         console.print(table)
     if result.placing:
         console.print(_placing(*result.placing))
+    if result.costs:
+        costs = Table("work", "requests/s", "service µs", "PostgreSQL µs", "bytes of log", "rows")
+        for row in result.costs:
+            costs.add_row(*(str(value) for value in astuple(row)))
+        console.print(costs)
 
 
 def _placing(small: Placing, large: Placing) -> Table:
