@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from service.audit import feed
 from service.database.database import Database
 from service.events.journal import CLI, INSERT_EVENT, event_arguments
 from service.settings import Settings
+from service.times import lowest_uuid7
 from tests.support.app_helpers import connected, eventually, item, order, running, wait_for_locks
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
@@ -142,6 +144,17 @@ async def test_what_commits_late_is_not_missed(client: Client, database_url: str
                 assert await reader.poll() == []
         assert [event["id"] for event in await reader.until(2)] == [first, second]
     assert await reader.poll() == []
+
+
+@pytest.mark.parametrize("filters", [{}, {"entity": "ann"}])
+async def test_an_event_of_a_clock_that_was_set_back_is_not_missed(
+    client: Client, database: Database, filters: dict[str, str]
+) -> None:
+    reader, earlier = Reader(client, **filters), lowest_uuid7(datetime.now(UTC))
+    await reader.poll()
+    values = "values ($1, 'user.action', 'ann', 'cli', '{}')"
+    await database.fetch(f"insert into events (id, type, subject, actor, payload) {values}", earlier)
+    assert [event["id"] for event in await reader.poll()] == [str(earlier)]
 
 
 async def test_what_commits_late_is_not_missed_where_activity_is_not_tracked(

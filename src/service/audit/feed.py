@@ -54,8 +54,11 @@ a transaction began, the feed stands still, because it could miss what that tran
 The second column is the newest id of a pruned event.
 """
 
+# The last event, not the horizon: the clock of the database may be set back, or a failover find one behind.
+LAST = "select id from events where id > $1 and id < $2 order by id desc limit 1"
 SCAN_END = f"""
-select id from events where id > $1 and id < $2 order by id offset {SCAN_MAX - 1} limit 1"""
+select coalesce(
+  (select id from events where id > $1 and id < $2 order by id offset {SCAN_MAX - 1} limit 1), ({LAST}))"""
 
 LIST = ListQuery(
     "select id, type, created_at, split_part(type, '.', 1), subject, payload from events",
@@ -98,8 +101,8 @@ async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | 
     if settled_until < EARLIEST:
         log.warning("event_feed_blocked", cause="the activity of a session is hidden or not tracked")
     horizon = lowest_uuid7(settled_until)
-    end = None if filters.get("entity_id") else await session.fetchval(SCAN_END, begin, horizon)
-    end = max(begin, end or UUID(int=horizon.int - 1))
+    scan_end = LAST if filters.get("entity_id") else SCAN_END
+    end = await session.fetchval(scan_end, begin, horizon) or begin
     rows = await LIST.fetch(session, {**filters, "after": begin, "end": end}, limit)
     return FeedRows([FeedEvent(*row) for row in rows], end)
 
