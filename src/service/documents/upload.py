@@ -1,4 +1,4 @@
-"""Receive an upload: count and hash it while it arrives, in a staging file on disk, and check it at its end.
+"""Receive an upload: count it while it arrives, in a staging file on disk, and check and hash it at its end.
 
 A rejected file never gets a blob key and is deleted with the request.
 """
@@ -159,7 +159,6 @@ class UploadBuffer:
         self._rules = rules
         self._known_to_fit = known_to_fit
         self._size_bytes = 0
-        self._hash = hashlib.sha256()
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self._problem: str | None = None
@@ -184,21 +183,22 @@ class UploadBuffer:
             self._batch_bytes += len(data)
 
     def flush(self) -> None:
-        """Hash the bytes and write them to the file. Call it in a thread."""
-        for data in self._batch:
-            self._hash.update(data)
-            self._file.write(data)
+        """Write the bytes to the file. Call it in a thread.
+
+        They are joined, because each blocking call releases the GIL and then waits for the event loop.
+        """
+        self._file.write(b"".join(self._batch))
         self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> ReceivedFile:
-        """Check the complete file. Call it in a thread. Raises `InvalidType`."""
+        """Check and hash the complete file. Call it in a thread. Raises `InvalidType`."""
         self.flush()
         try:
-            self._check()
+            sha256 = self._check()
         except MalformedFile as malformed:
             raise self._rules.rejection(str(malformed)) from None
         filename = clean(self._part.filename, self._format.suffixes)
-        return ReceivedFile(filename, self._format, self._size_bytes, self._hash.digest(), self._file)
+        return ReceivedFile(filename, self._format, self._size_bytes, sha256, self._file)
 
     def _check_start(self, data: bytes) -> None:
         try:
@@ -208,10 +208,13 @@ class UploadBuffer:
             if self._known_to_fit:
                 raise self._rules.rejection(self._problem) from None
 
-    def _check(self) -> None:
+    def _check(self) -> bytes:
+        """Return the hash of a file that is well-formed. Raises `MalformedFile`."""
         if self._problem is not None:
             raise MalformedFile(self._problem)
         if not self._size_bytes:
             raise MalformedFile("the file is empty")
         self._file.flush()
-        self._format.check(mmap(self._file.fileno(), 0, access=ACCESS_READ))
+        content = mmap(self._file.fileno(), 0, access=ACCESS_READ)
+        self._format.check(content)
+        return hashlib.sha256(content).digest()
