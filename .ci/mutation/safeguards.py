@@ -121,6 +121,51 @@ SAFEGUARDS = [
         "orders/test_deferred.py",
     ),
     Safeguard(
+        "a request that breaks its batch fails alone",
+        "database/batch.py",
+        "if len(batch) == 1 or isinstance(error, SHARED_ERRORS):",
+        "if True:",
+        "database/test_batch.py",
+    ),
+    Safeguard(
+        "two changes of one row never share a batch",
+        "database/batch.py",
+        "if key is not None and key in keys:",
+        "if False:",
+        "database/test_batch.py",
+    ),
+    Safeguard(
+        "a read sees what was committed before it arrived",
+        "database/batch.py",
+        "            _resolve(list(zip(batch, outcomes, strict=True)))",
+        "            results = {repr(member.request): outcome for member, outcome in zip(batch, outcomes)}\n"
+        "            for member in [*batch, *self._queue]:\n"
+        "                if repr(member.request) in results:\n"
+        "                    member.resolve(results[repr(member.request)])",
+        "database/test_batch.py",
+    ),
+    Safeguard(
+        "a caller that is cancelled changes nothing for the others of its batch",
+        "database/batch.py",
+        "            return  # the caller was cancelled",
+        "            pass",
+        "database/test_batch.py",
+    ),
+    Safeguard(
+        "a shutdown answers every request in a batch",
+        "database/batch.py",
+        "        while self._running:",
+        "        while False:",
+        "database/test_batch.py",
+    ),
+    Safeguard(
+        "a batch waits for no timer",
+        "database/batch.py",
+        "            while batch := self._take():",
+        "            await asyncio.sleep(0.001)\n            while batch := self._take():",
+        "database/test_batch.py",
+    ),
+    Safeguard(
         "forged history is not sealed",
         "audit/state.py",
         "hmac.compare_digest(mac, _mac(key, settled_at, head))",

@@ -124,8 +124,11 @@ def test_a_member_that_breaks_its_batch_fails_alone(deposits: list[Deposit], dat
     asyncio.run(run())
 
 
-@given(count=st.integers(2, 12), data=st.data())
-def test_a_cancelled_caller_changes_nothing_for_the_others(count: int, data: st.DataObject) -> None:
+@given(count=st.integers(2, 12), turns=st.sampled_from([1, 2]), data=st.data())
+def test_a_cancelled_caller_changes_nothing_for_the_others(
+    count: int, turns: int, data: st.DataObject
+) -> None:
+    """The callers are cancelled after so many turns of the loop: before their batch runs, or meanwhile."""
     cancelled = set(data.draw(st.lists(st.integers(0, count - 1))))
 
     async def run() -> None:
@@ -133,11 +136,13 @@ def test_a_cancelled_caller_changes_nothing_for_the_others(count: int, data: st.
         batcher = batcher_of(bank, concurrency_max=1)
         bank.gate.clear()
         calls = [asyncio.create_task(batcher.join(Deposit(account, 1))) for account in range(count)]
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
         for position in cancelled:
             calls[position].cancel()
         bank.gate.set()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
         for position, outcome in enumerate(outcomes):
             assert outcome == 1 or (position in cancelled and isinstance(outcome, asyncio.CancelledError))
 
@@ -174,6 +179,27 @@ async def test_requests_that_arrive_while_a_batch_runs_share_the_next_one() -> N
     bank.gate.set()
     assert await asyncio.gather(first, *others) == [1] * 40
     assert [len(batch) for batch in bank.batches] == [1, 39]
+
+
+async def test_a_read_sees_what_was_committed_before_it_arrived() -> None:
+    bank = Bank()
+
+    async def read(bank: Bank, accounts: Sequence[int]) -> list[Outcome]:
+        balances: list[Outcome] = [bank.balances.get(account, 0) for account in accounts]
+        await bank.gate.wait()
+        return balances
+
+    kind: BatchKind[int, int] = BatchKind(BatchKey("balances"), read)
+    batcher = Batcher(kind, bank.session)
+    bank.gate.clear()
+    early = asyncio.create_task(batcher.join(1))
+    for _ in range(2):  # the batch of the early read is sent
+        await asyncio.sleep(0)
+    bank.balances[1] = 5
+    late = asyncio.create_task(batcher.join(1))
+    await asyncio.sleep(0)
+    bank.gate.set()
+    assert await asyncio.gather(early, late) == [0, 5]
 
 
 async def test_a_full_queue_rejects_without_running_anything() -> None:
