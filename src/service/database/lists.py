@@ -15,11 +15,16 @@ class ListQuery(Struct, frozen=True):
     select: str
     filters: Mapping[str, str]
     order_by: str
+    statements: dict[tuple[str, ...], str] = {}
+    """The statements that were built, by the names of their filters."""
 
     async def fetch(self, session: Session, values: Mapping[str, Any], limit: int) -> list[asyncpg.Record]:
         """Return the first rows that meet the filters. A value that is None does not filter."""
         provided = {name: value for name, value in values.items() if value is not None}
-        return await session.fetch(self.statement(provided), *provided.values(), limit)
+        names = tuple(provided)
+        if names not in self.statements:
+            self.statements[names] = self.statement(names)
+        return await session.fetch(self.statements[names], *provided.values(), limit)
 
     def statement(self, names: Collection[str]) -> str:
         """Return the statement for these filters, whose values are its arguments, followed by the limit."""

@@ -15,7 +15,7 @@ import msgspec
 from litestar import Request
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from service.constraints import describe_error, find_in_type
 from service.errors import Detail, ValidationFailed
@@ -29,6 +29,14 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 SUGGESTIONS_MAX = 10
 """Unknown names that are compared with the known ones; each comparison takes about 0.1 ms."""
 NAME_LENGTH_MAX = 64
+
+
+class QueryType(Struct, frozen=True):
+    """The type of a query parameter. One that is a list may be given up to `count_max` times."""
+
+    element: Any
+    is_list: bool = False
+    count_max: int | None = None
 
 
 async def validate_parameters(request: AnyRequest) -> None:
@@ -93,15 +101,13 @@ def _unknown_name_problem(name: str, known: list[str]) -> str:
     return "is not a known parameter" + (f"; did you mean {similar[0]}?" if similar else "")
 
 
-def _texts_problem(texts: list[str], type_: Any, parse: Callable[[str], object] | None) -> str | None:
+def _texts_problem(texts: list[str], type_: QueryType, parse: Callable[[str], object] | None) -> str | None:
     """Return what is wrong with a parameter that was given once or, if its type is a list, several times."""
-    list_ = find_in_type(type_, lambda part: get_origin(part) is list)
-    if list_ is None:
-        return "must be given only once" if len(texts) > 1 else _text_problem(texts[0], type_, parse)
-    count_max = find_in_type(type_, lambda part: isinstance(part, Meta) and part.max_length is not None)
-    if count_max and len(texts) > count_max.max_length:
-        return f"must be given at most {count_max.max_length} times"
-    problems = (_text_problem(text, get_args(list_)[0], parse) for text in texts)
+    if type_.is_list and type_.count_max is not None and len(texts) > type_.count_max:
+        return f"must be given at most {type_.count_max} times"
+    if not type_.is_list and len(texts) > 1:
+        return "must be given only once"
+    problems = (_text_problem(text, type_.element, parse) for text in texts)
     return next((problem for problem in problems if problem is not None), None)
 
 
@@ -120,14 +126,24 @@ def _text_problem(text: str, type_: Any, parse: Callable[[str], object] | None) 
 
 
 @cache
-def _query_types(handler: BaseRouteHandler) -> dict[str, Any]:
+def _query_types(handler: BaseRouteHandler) -> dict[str, QueryType]:
     """Return the types of a handler's query parameters by name, without None: a query cannot carry it."""
     types: dict[str, Any] = handler.signature_model.__annotations__
     return {
-        field.kwarg_definition.name or name: next(part for part in _members(types[name]) if part is not None)
+        field.kwarg_definition.name or name: _query_type(
+            next(part for part in _members(types[name]) if part is not None)
+        )
         for name, field in handler.parsed_fn_signature.parameters.items()
         if isinstance(field.kwarg_definition, QueryParameter)
     }
+
+
+def _query_type(type_: Any) -> QueryType:
+    list_ = find_in_type(type_, lambda part: get_origin(part) is list)
+    if list_ is None:
+        return QueryType(type_)
+    count = find_in_type(type_, lambda part: isinstance(part, Meta) and part.max_length is not None)
+    return QueryType(get_args(list_)[0], is_list=True, count_max=count and count.max_length)
 
 
 def _members(type_: Any) -> tuple[Any, ...]:
