@@ -158,6 +158,14 @@ class Components:
         self.rate_limiter = RateLimiter(self.metrics, settings.rate_limit_store)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
+        self.by_type: dict[type, Any] = {
+            type(component): component
+            for component in (
+                *(settings, self.blobs, self.dispatcher, self.document_store),
+                *(self.streams, self.upload_receiver),
+            )
+        }
+        """The components that handlers with a session use (see `StrictRequest.component`)."""
 
     def draining(self) -> bool:
         return self.probe.draining
@@ -196,18 +204,10 @@ class Components:
 
     def dependencies(self) -> dict[str, Provide]:
         """Return the dependencies that handlers request by parameter name."""
-        components = {
-            "settings": self.settings,
-            "upload_receiver": self.upload_receiver,
-            "document_store": self.document_store,
-            "dispatcher": self.dispatcher,
-            "streams": self.streams,
-            "blobs": self.blobs,
-            "probe": self.probe,
-            "scrapes": self.scrapes,
-        }
-        return {name: _provide(part) for name, part in components.items()} | {
-            "session": session_dependency(self.database)
+        return {
+            "session": session_dependency(self.database),
+            "probe": _provide(self.probe),
+            "scrapes": _provide(self.scrapes),
         }
 
 

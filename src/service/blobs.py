@@ -125,10 +125,11 @@ class BlobStore:
         try:
             yield file
         finally:
-            await asyncio.shield(self.in_thread(_discard, file))
+            if not file.closed:
+                await asyncio.shield(self.in_thread(_discard, file))
 
     async def commit_staging_file(self, key: str, file: BinaryIO) -> None:
-        """Store a staging file, as `put` does. A cancelled call may still take effect."""
+        """Store a staging file, as `put` does, and close it. A cancelled call may still take effect."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._commit_threads, self._commit_staging_file, key, file)
 
@@ -193,6 +194,7 @@ class BlobStore:
             with self._writer(key) as writer:
                 shutil.copyfileobj(file, writer, CHUNK_BYTES)
         self._flush(key)
+        file.close()
 
     def _writer(self, key: str) -> "obstore.WritableFile":
         part = PART_BYTES if self._directory is None else CHUNK_BYTES

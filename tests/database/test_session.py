@@ -122,6 +122,13 @@ def test_every_handler_that_touches_the_database_has_one_session(settings: Setti
     }
 
 
+def test_litestar_starts_no_tasks_for_the_dependencies_of_a_handler(settings: Settings) -> None:
+    """It does so for every handler with more than one, which takes longer than the rest of a simple read."""
+    for handler in handlers(create_app(settings)):
+        used = handler.resolve_dependencies().keys() & handler.parsed_fn_signature.parameters.keys()
+        assert len(used) <= 1, handler.handler_name
+
+
 def test_no_handler_has_the_database_itself(settings: Settings) -> None:
     for handler in handlers(create_app(settings)):
         types = [parameter.annotation for parameter in handler.parsed_fn_signature.parameters.values()]

@@ -52,10 +52,7 @@ class DocumentController(Controller):
     )
     async def store_document(
         self,
-        upload_receiver: NamedDependency[UploadReceiver],
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
-        settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Document]:
         """Upload a PNG, JPEG or PDF
@@ -63,12 +60,13 @@ class DocumentController(Controller):
         Send the file as the form part `file`. Its content must agree with the declared type and be complete.
         A worker then decodes it and makes a thumbnail.
         """
-        limit = settings.document_bytes_max
+        limit = request.component(Settings).document_bytes_max
         rules = UploadRules(
             FORMATS, limit, "Only PNG, JPEG and PDF files are allowed", f"Max {limit / 2**20:g} MiB"
         )
-        async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
-            document = await document_store.store(
+        receiver = request.component(UploadReceiver)
+        async with hold_claim(request) as claim, receiver.receive(request, rules) as received:
+            document = await request.component(DocumentStore).store(
                 session, received, request.author, received.fingerprinted(claim), lambda document: document
             )
         return Reply(document, headers={"Location": location(document.id)})
@@ -112,7 +110,6 @@ class DocumentController(Controller):
     async def get_content(
         self,
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
     ) -> Stream:
@@ -122,7 +119,7 @@ class DocumentController(Controller):
         ranges gets the whole file.
         """
         stored = await store.read(session, document_id)
-        return await download(document_store, request, stored)
+        return await download(request.component(DocumentStore), request, stored)
 
     @get(
         "/{document_id:str}/thumbnail",
@@ -136,7 +133,6 @@ class DocumentController(Controller):
     async def get_thumbnail(
         self,
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
     ) -> Stream:
@@ -146,7 +142,7 @@ class DocumentController(Controller):
         made it. Supports `If-None-Match` (304).
         """
         stored = await store.read(session, document_id)
-        return await download_thumbnail(document_store, request, stored)
+        return await download_thumbnail(request.component(DocumentStore), request, stored)
 
     @delete(
         "/{document_id:str}", opt=operation(scope="documents:write", faults=[NotFound, PreconditionFailed])
@@ -154,7 +150,6 @@ class DocumentController(Controller):
     async def delete_document(
         self,
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
         request: StrictRequest,
         document_id: FromPath[UUID],
     ) -> None:
@@ -162,7 +157,8 @@ class DocumentController(Controller):
 
         Its content is deleted too unless another document shares it.
         """
-        await document_store.delete(session, document_id, request.author, if_match_tags(request))
+        by = request.author
+        await request.component(DocumentStore).delete(session, document_id, by, if_match_tags(request))
 
 
 class UploadController(Controller):
@@ -176,20 +172,18 @@ class UploadController(Controller):
     )
     async def upload(
         self,
-        upload_receiver: NamedDependency[UploadReceiver],
         session: NamedDependency[Session],
-        document_store: NamedDependency[DocumentStore],
-        settings: NamedDependency[Settings],
         request: StrictRequest,
     ) -> Reply[Uploaded]:
         """Upload a PNG
 
         Send the file as the form part `file`. It is stored as a regular document.
         """
-        limit = settings.upload_bytes_max
+        limit = request.component(Settings).upload_bytes_max
         rules = UploadRules([PNG], limit, "Only PNG allowed", f"Max {limit / 1e6:g}MB")
-        async with hold_claim(request) as claim, upload_receiver.receive(request, rules) as received:
-            document = await document_store.store(
+        receiver = request.component(UploadReceiver)
+        async with hold_claim(request) as claim, receiver.receive(request, rules) as received:
+            document = await request.component(DocumentStore).store(
                 session, received, request.author, received.fingerprinted(claim), upload_result
             )
         return Reply(upload_result(document), headers={"Location": location(document.id)})

@@ -39,7 +39,6 @@ class ItemController(Controller):
         self,
         session: NamedDependency[Session],
         request: StrictRequest,
-        settings: NamedDependency[Settings],
         data: JSONBody[ItemCreate],
     ) -> Reply[Item]:
         """Create an item
@@ -47,9 +46,8 @@ class ItemController(Controller):
         An initial quantity is recorded as its first stock movement.
         """
         async with hold_claim(request) as claim:
-            item = await catalog.create_item(
-                session, data, claim, request.author, default_currency=settings.currency
-            )
+            currency = request.component(Settings).currency
+            item = await catalog.create_item(session, data, claim, request.author, default_currency=currency)
         return versioned_reply(request, item, location=catalog.location(item))
 
     @get(opt=operation(scope="items:read", media=[CSV], faults=[InvalidCursor]))

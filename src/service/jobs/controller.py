@@ -132,7 +132,6 @@ class JobController(Controller):
     async def follow_job(
         self,
         session: NamedDependency[Session],
-        streams: NamedDependency[JobStreams],
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
@@ -141,7 +140,7 @@ class JobController(Controller):
         Server-sent events: a `job` event contains the job as JSON, sent immediately and after each change
         until the job ends. The stream may end early when the service restarts; reconnect then.
         """
-        changes = streams.follow(session, job_id, request.user.id)
+        changes = request.component(JobStreams).follow(session, job_id, request.user.id)
         first = await anext(changes)  # errors are raised before the first byte
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         exchange = Exchange.of(request.scope)
@@ -155,7 +154,6 @@ class JobController(Controller):
     async def get_output(
         self,
         session: NamedDependency[Session],
-        blobs: NamedDependency[BlobStore],
         request: StrictRequest,
         job_id: FromPath[UUID],
     ) -> Stream:
@@ -165,7 +163,7 @@ class JobController(Controller):
         """
         output = operations.job_output(await operations.read_job(session, job_id))
         session.release()  # the blob store can be slow
-        size_bytes, content = await blobs.get(output.key)
+        size_bytes, content = await request.component(BlobStore).get(output.key)
         headers = {
             "Content-Type": output.content_type,
             "Content-Length": str(size_bytes),

@@ -40,8 +40,6 @@ class WebhookController(Controller):
     async def create_webhook(
         self,
         session: NamedDependency[AsyncSession],
-        settings: NamedDependency[Settings],
-        dispatcher: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         data: JSONBody[WebhookCreate],
     ) -> Reply[Webhook]:
@@ -52,6 +50,7 @@ class WebhookController(Controller):
         the id is the same for every attempt. An attempt without a 2xx within the timeout (15 seconds by
         default) is retried for three days; 410 disables the webhook. Redirects are not followed.
         """
+        settings = request.component(Settings)
         if not settings.webhook_allow_private:
             reject_private_url(data.url)
         new = new_webhook(data)
@@ -60,7 +59,7 @@ class WebhookController(Controller):
             if claim is not None:
                 await store_reply_in_session(session, creation_reply(claim, created, location))
             await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
-        dispatcher.enable()
+        request.component(WebhookDispatcher).enable()
         return versioned_reply(request, created, location=location)
 
     @get(opt=operation(scope="webhooks:read", faults=[InvalidCursor]))
@@ -90,8 +89,6 @@ class WebhookController(Controller):
     async def update_webhook(
         self,
         session: NamedDependency[AsyncSession],
-        settings: NamedDependency[Settings],
-        dispatcher: NamedDependency[WebhookDispatcher],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
         data: JSONBody[WebhookPatch],
@@ -101,13 +98,13 @@ class WebhookController(Controller):
         Only the fields that are sent change. While a webhook is disabled nothing is sent and new events are
         not stored for it; pending deliveries continue once it is enabled.
         """
-        if not settings.webhook_allow_private:
+        if not request.component(Settings).webhook_allow_private:
             reject_private_url(data.url)
         record = await WebhookService(session).patch(
             webhook_id, data, request.author, versions=if_match_versions(request)
         )
         if record.enabled:
-            dispatcher.enable()
+            request.component(WebhookDispatcher).enable()
         return versioned_reply(request, to_schema(record))
 
     @delete("/{webhook_id:str}", opt=operation(scope="webhooks:write", faults=[NotFound, PreconditionFailed]))
@@ -128,7 +125,6 @@ class WebhookController(Controller):
     async def rotate_secret(
         self,
         session: NamedDependency[AsyncSession],
-        settings: NamedDependency[Settings],
         request: StrictRequest,
         webhook_id: FromPath[UUID],
     ) -> Reply[Webhook]:
@@ -138,8 +134,9 @@ class WebhookController(Controller):
         day by default), so that receivers can switch: meanwhile each event carries both signatures.
         """
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            overlap_seconds = request.component(Settings).webhook_secret_overlap_seconds
             record = await WebhookService(session).rotate(
-                webhook_id, request.author, overlap_seconds=settings.webhook_secret_overlap_seconds
+                webhook_id, request.author, overlap_seconds=overlap_seconds
             )
             rotated = to_schema(record, show_secret=True)
             if claim is not None:
