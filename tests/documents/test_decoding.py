@@ -18,6 +18,7 @@ from PIL import Image, ImageStat
 from samples import JPEG, PNG, bomb_of_pixels, bomb_of_rows, bomb_of_scans, bomb_of_text, picture
 
 from service.documents.decoder import Decoder, DecoderCrashed
+from service.documents.decoding import inspect_file
 from service.documents.inspection_types import DecodingLimits, InspectionResult, Outcome, Rejection
 from service.errors import Overloaded
 from tests.support.app_helpers import eventually
@@ -29,6 +30,7 @@ COLOR_ERROR_MAX = 6.0
 """Maximum difference of a color, of 255: thumbnails are compressed with losses."""
 
 Inspect = Callable[..., Awaitable[Outcome]]
+Decode = Callable[[bytes, str], InspectionResult]
 
 
 @pytest.fixture
@@ -49,6 +51,20 @@ async def decoded(outcome: Awaitable[Outcome]) -> InspectionResult:
     return result
 
 
+@pytest.fixture
+def decode(tmp_path: Path) -> Decode:
+    """Return the function of a decoder process, called in this one: a process takes a tenth of a second."""
+
+    def decode(content: bytes, content_type: str) -> InspectionResult:
+        file = tmp_path / "file"
+        file.write_bytes(content)
+        result = inspect_file(str(file), content_type, LIMITS.pixels)
+        assert isinstance(result, InspectionResult), result
+        return result
+
+    return decode
+
+
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
@@ -67,8 +83,8 @@ async def test_every_kind_of_image_gets_a_thumbnail(inspect: Inspect, mode: str,
 
 
 @pytest.mark.parametrize("sent", COLOR_PICTURES, ids=lambda sent: sent.name)
-async def test_a_thumbnail_has_the_colors_of_its_image(inspect: Inspect, sent: ColorPicture) -> None:
-    found = await decoded(inspect(sent.content, sent.content_type))
+def test_a_thumbnail_has_the_colors_of_its_image(decode: Decode, sent: ColorPicture) -> None:
+    found = decode(sent.content, sent.content_type)
     with Image.open(BytesIO(found.thumbnail)) as shown:
         mean = ImageStat.Stat(shown.convert("RGBA")).mean
     assert mean == pytest.approx(sent.mean, abs=COLOR_ERROR_MAX)
@@ -76,11 +92,11 @@ async def test_a_thumbnail_has_the_colors_of_its_image(inspect: Inspect, sent: C
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", TYPES)
-async def test_width_and_height_are_as_shown(inspect: Inspect, kind: str, orientation: int) -> None:
+def test_width_and_height_are_as_shown(decode: Decode, kind: str, orientation: int) -> None:
     content, exif = BytesIO(), Image.Exif()
     exif[ORIENTATION] = orientation
     Image.new("RGB", (400, 200)).save(content, kind, exif=exif)
-    found = await decoded(inspect(content.getvalue(), TYPES[kind]))
+    found = decode(content.getvalue(), TYPES[kind])
     with Image.open(BytesIO(found.thumbnail)) as shown:
         turned = shown.width < shown.height
     assert turned == (orientation >= 5)
