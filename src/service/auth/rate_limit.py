@@ -10,10 +10,9 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 
+from service.auth.windows import MemoryWindows, RedisWindows, Windows
 from service.errors import RateLimited
 from service.observability.metrics import Metrics
 
@@ -40,7 +39,7 @@ class RateLimiter:
     def __init__(self, metrics: Metrics, store_url: str | None = None) -> None:
         self._metrics = metrics
         self._pool = _redis_pool(store_url) if store_url else None
-        self._limiter = SlidingWindowCounterRateLimiter(_storage(self._pool))
+        self._windows: Windows = RedisWindows(self._pool) if self._pool else MemoryWindows()
         self._slots = asyncio.Semaphore(STORE_CHECKS_MAX)
         self._paused_until = 0.0
         self._is_down = False
@@ -60,7 +59,7 @@ class RateLimiter:
         """Connect before the first request, so that the log reports a store that is down at the start."""
         try:
             async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
-                await self._limiter.get_window_stats(_parse("1/second"), "start")
+                await self._windows.hit(_parse("1/second"), "start")
         except (StorageError, OSError) as error:
             self._mark_down(error)
 
@@ -75,8 +74,7 @@ class RateLimiter:
             return []
         try:
             async with asyncio.timeout(STORE_TIMEOUT_SECONDS), self._slots:
-                granted = await self._limiter.hit(limit, key_id)
-                reset_at, remaining = await self._limiter.get_window_stats(limit, key_id)
+                granted, reset_at, remaining = await self._windows.hit(limit, key_id)
         except (StorageError, OSError) as error:  # TimeoutError is an OSError
             self._metrics.rate_limit_unchecked.inc()
             self._mark_down(error)
@@ -103,18 +101,6 @@ class RateLimiter:
 
 def _policy(limit: RateLimitItem) -> dict[str, str]:
     return {"RateLimit-Policy": f'"default";q={limit.amount};w={limit.get_expiry()}'}
-
-
-def _storage(pool: Any) -> Storage:
-    if pool is None:
-        return MemoryStorage()
-    return RedisStorage(
-        "async+redis://",  # the pool has the URL, which need not name a port
-        wrap_exceptions=True,
-        implementation="redispy",
-        key_prefix="depot",
-        connection_pool=pool,
-    )
 
 
 def _redis_pool(url: str) -> Any:

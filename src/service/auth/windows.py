@@ -1,0 +1,82 @@
+"""Sliding windows of the library `limits`, in this process or in Redis."""
+
+import math
+import time
+from typing import Any, NamedTuple, Protocol
+
+from limits import RateLimitItem
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
+
+KEY_PREFIX = "depot"
+
+
+class Window(NamedTuple):
+    """Result of counting one request: whether it is within the limit, and what is left until when."""
+
+    granted: bool
+    reset_at: float
+    remaining: int
+
+
+class Windows(Protocol):
+    async def hit(self, limit: RateLimitItem, key_id: str) -> Window:
+        """Count one request. Raises `StorageError` if the store is down."""
+
+
+class MemoryWindows:
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def hit(self, limit: RateLimitItem, key_id: str) -> Window:
+        granted = await self._limiter.hit(limit, key_id)
+        return Window(granted, *await self._limiter.get_window_stats(limit, key_id))
+
+
+class RedisWindows:
+    """Counts and reads a window in one round trip, which takes half the CPU of the library's two."""
+
+    def __init__(self, pool: Any) -> None:
+        from redis.asyncio import Redis  # noqa: PLC0415  # of an optional extra
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        self._hit = Redis(connection_pool=pool).register_script(_script())
+        self._errors = RedisError
+
+    async def hit(self, limit: RateLimitItem, key_id: str) -> Window:
+        key = f"{KEY_PREFIX}:{{{limit.key_for(key_id)}}}"  # braces: both are on one server of a cluster
+        try:
+            row = await self._hit([f"{key}/-1", key], [limit.amount, limit.get_expiry(), 1])
+        except self._errors as error:
+            raise StorageError(error) from error
+        return remaining_window(limit, *(int(value or 0) for value in row))
+
+
+def _script() -> str:
+    """Return one script that runs the library's two: count a request, then read the window."""
+    from limits.aio.storage.redis.redispy import RedispyBridge  # noqa: PLC0415  # imports Redis
+
+    acquire, read = (
+        source.decode()
+        for source in (RedispyBridge.SCRIPT_ACQUIRE_SLIDING_WINDOW, RedispyBridge.SCRIPT_SLIDING_WINDOW)
+    )
+    return f"""
+local function acquire(KEYS, ARGV) {acquire} end
+local function read(KEYS, ARGV) {read} end
+local granted = acquire(KEYS, ARGV) and 1 or 0
+return {{granted, unpack(read(KEYS, {{ARGV[2]}}))}}"""
+
+
+def remaining_window(
+    limit: RateLimitItem, granted: int, previous: int, previous_ms: int, current: int, current_ms: int
+) -> Window:
+    """Return what the library reports for these counters and their times to live."""
+    expiry_ms = limit.get_expiry() * 1000
+    previous_ms, current_ms = max(0, previous_ms), max(0, current_ms)
+    used = math.floor(previous * previous_ms / expiry_ms + current)
+    reset_ms = current_ms % expiry_ms if current else math.inf
+    if previous:
+        reset_ms = min(reset_ms, previous_ms % (expiry_ms / previous))
+    reset_at = time.time() + (reset_ms / 1000 if current or previous else 0)
+    return Window(bool(granted), reset_at, max(0, limit.amount - used))
