@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from service.audit import chain
 from service.audit import prune as pruning
 from service.audit.chain import accept, seal
 from service.audit.prune import PruneRefused, delete_pruned, prune
-from service.audit.state import Head, Pruned
+from service.audit.state import Head
 from service.audit.verify import AnchorPruned, verify
 from service.cli.doctor.run import CHAIN_CHECK, run_checks
 from service.database.database import Database
@@ -149,6 +149,8 @@ async def test_an_event_that_was_sealed_late_stays_with_those_before_it_in_the_f
     monkeypatch.undo()
     assert await database.fetchval("update sealing set settled_at = now() returning true")
     await accept(database, PLAIN)
+    assert (await prune_all(database, late + timedelta(seconds=1))).anchor.position == 7
+    assert await count(database) == 14
     pruned = await prune_all(database)
     assert pruned.anchor.position == 11  # the late one is behind the tenth in the chain
     assert await count(database) == 10
@@ -260,12 +262,17 @@ async def test_a_prune_while_others_write_loses_none_of_their_events(history: Da
     assert await findings(history) == []
 
 
-async def test_of_two_prunes_at_once_one_wins_and_both_are_right(history: Database) -> None:
-    lines = await export(history)
-    outcomes = await asyncio.gather(
-        prune_all(history, NOON, lines), prune_all(history, NOW - HOUR, lines), return_exceptions=True
-    )
-    for outcome in outcomes:
-        assert isinstance(outcome, Pruned | PruneRefused), outcome
-    assert await findings(history) == []
-    assert await count(history) in {0, 10}
+async def test_of_two_prunes_at_once_one_is_refused(
+    history: Database, database_url: str, tmp_path: Path
+) -> None:
+    file, lines = tmp_path / "trail.jsonl", await export(history)
+    file.write_bytes(b"".join(lines))
+
+    def lines_while_another_prunes() -> Iterator[bytes]:
+        arguments = ["audit", "prune", "--before", NOON.isoformat(), "--exported", str(file)]
+        run_depot(arguments, env={**os.environ, "DATABASE_URL": database_url}, check=True)
+        yield from lines
+
+    with pytest.raises(PruneRefused, match="another prune ended meanwhile"):
+        await prune(history, PLAIN, NOW - HOUR, lines_while_another_prunes())
+    assert (await count(history), await findings(history)) == (10, [])
