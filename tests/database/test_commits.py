@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
+import asyncpg
 import httpx
 import pytest
 from structlog.testing import capture_logs
@@ -18,12 +19,15 @@ from service.database.database import Database
 from service.settings import Settings
 from service.testing import execute, mint
 from tests.support.app_helpers import Json, eventually, item, order, running
+from tests.support.delaying_proxy import delaying_proxy
 from tests.support.depot_process import depot_serve
+from tests.support.outage_load import PNG
 from tests.support.postgres_nodes import Node, node, standby
 
 INTERRUPTED_AFTER_SECONDS = 0.3
 REFUSED_SECONDS = 1.0
 SLOW_COMMIT_SECONDS = 0.7
+DISTANT_SECONDS = 0.15
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,7 @@ async def test_while_commits_are_blocked_writes_are_rejected_and_reads_served(
         writes = [timed(client, "DELETE", path) for path in paths[1:]]
         writes.append(timed(client, "POST", "/orders", json=placed, headers=keyed))
         writes.append(timed(client, "POST", "/webhooks", json=hook))
+        writes.append(timed(client, "POST", "/documents", files={"file": ("dot.png", PNG, "image/png")}))
         writes.append(timed(client, "POST", f"{paths[0]}/stock", json={"delta": 1, "reason": "found"}))
         reads = [timed(client, "GET", path) for path in paths]
         waited, read = await asyncio.gather(asyncio.gather(*writes), asyncio.gather(*reads))
@@ -183,6 +188,20 @@ async def test_on_a_slow_machine_commits_that_wait_for_nobody_are_not_blocked(
         with capture_logs() as logs:
             await eventually(lambda: has_committed(database.commits, SLOW_COMMIT_SECONDS))
     assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []
+
+
+async def test_a_distant_database_gives_up_connections_of_blocked_commits_too(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    primary, copy = pair
+    async with delaying_proxy(primary.port, DISTANT_SECONDS) as port:
+        url = primary.url.replace(f":{primary.port}", f":{port}")
+        async with Database(Settings(database_url=url, home=tmp_path)).open() as database:
+            commits = database.commits
+            async with commits.watch(lambda: None):
+                await eventually(lambda: has_committed(commits))
+                with suspended(copy), pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                    await database.fetchval("select pg_logical_emit_message(true, 'test', '')")
 
 
 @contextmanager

@@ -61,6 +61,29 @@ def adjust(admission: AdmissionControl) -> None:
     admission.adjust_limit(TICK_SECONDS, perf_counter())
 
 
+class Write(Request):
+    """A request that writes. It counts how often it is rejected."""
+
+    rejections = 0
+
+    async def reject_write(self) -> None:
+        self.rejections += 1
+
+
+async def test_writes_are_rejected_together_those_with_a_deadline_of_their_own_too(
+    admission: AdmissionControl,
+) -> None:
+    short, long, completed = Write(0), Write(0), Write(0)
+    for request in (short, long, completed):
+        admission.admit(request)
+    for request in (long, completed):
+        admission.exempt(request)
+    admission.complete(completed)
+    admission.reject_writes()
+    await asyncio.sleep(0)
+    assert [request.rejections for request in (short, long, completed)] == [1, 1, 0]
+
+
 def test_a_burst_is_admitted(admission: AdmissionControl) -> None:
     for _ in range(OVERLOADED_TICKS - 1):
         tick(admission, 100, seconds=0.5)

@@ -26,8 +26,10 @@ async def delaying_proxy(port: int, round_trip_seconds: float) -> AsyncIterator[
         task.add_done_callback(tasks.discard)
 
     own_port = free_port()
-    async with await asyncio.start_server(accept, "127.0.0.1", own_port):
+    async with await asyncio.start_server(accept, "127.0.0.1", own_port) as server:
         yield own_port
+        server.close()
+        await asyncio.sleep(round_trip_seconds)  # a connection that was just made becomes a task first
         for task in tasks:
             task.cancel()
         if tasks:

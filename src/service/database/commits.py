@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from time import monotonic
 
+import asyncpg
 import structlog
 
 from service.database.background import BackgroundConnection
@@ -46,7 +47,8 @@ select exists (select from pg_stat_activity
 A machine that is merely slow must not count: without a standby the transaction is a read.
 """
 
-SELECT_BLOCKED = "select pid from pg_stat_activity where wait_event = 'SyncRep' and pid = any($1::int[])"
+SELECT_BLOCKED = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+"""It has no parameter: asyncpg would look up the type of an array, which takes two more round trips."""
 
 CONFIRM_COMMITS: BatchKey[None, None] = BatchKey("confirm commits")
 """Joined by an operation that returns a change made earlier without writing anything."""
@@ -162,13 +164,18 @@ class CommitMonitor:
     async def _is_waiting(self) -> bool:
         """Ask the server whether the commit waits. If it does not say in time, the state stays as it is."""
         try:
-            async with self._monitor.timeout(COMMIT_WAIT_SECONDS):
-                observer = await self._observer.get()
-                return bool(await observer.fetchval(IS_WAITING, COMMIT_EMPTY))
+            [row] = await self._observe(IS_WAITING, COMMIT_EMPTY)
         except DATABASE_ERRORS as error:
             log.warning("commit_not_observed", cause=repr(error))
             self._observer.close()
             return self.is_blocked
+        return bool(row["exists"])
+
+    async def _observe(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Query on another connection than that of the commit, which may have to log in first."""
+        async with self._monitor.timeout(max(COMMIT_WAIT_SECONDS, 2 * self._monitor.login_seconds)):
+            observer = await self._observer.get()
+            return await observer.fetch(query, *arguments)
 
     def _set_blocked(self, *, blocked: bool) -> None:
         if blocked and not self.is_blocked:
@@ -184,12 +191,11 @@ class CommitMonitor:
         PostgreSQL goes on waiting. A cancellation would make the commit visible, though no standby has it.
         """
         try:
-            async with self._monitor.timeout(COMMIT_WAIT_SECONDS):
-                observer = await self._observer.get()
-                alive = [connection for connection in self._pooled if not connection.is_closed()]
-                by_pid = {connection.get_server_pid(): connection for connection in alive}
-                for row in await observer.fetch(SELECT_BLOCKED, list(by_pid)):
-                    by_pid[row["pid"]].terminate()
+            blocked = {row["pid"] for row in await self._observe(SELECT_BLOCKED)}
         except DATABASE_ERRORS as error:
             log.warning("blocked_commits_not_found", cause=repr(error))
             self._observer.close()
+            return
+        for connection in tuple(self._pooled):
+            if not connection.is_closed() and connection.get_server_pid() in blocked:
+                connection.terminate()

@@ -60,6 +60,7 @@ class AdmissionControl:
         timeout_seconds: float,
     ) -> None:
         self._in_flight: set[AdmittedRequest] = set()
+        self._exempt: set[AdmittedRequest] = set()
         self._min = min(in_flight_min, in_flight_max)
         self._max = self.limit = in_flight_max
         self._delay_seconds = delay_seconds
@@ -102,10 +103,12 @@ class AdmissionControl:
         self._peak = max(self._peak, len(self._in_flight) + self.pending)
 
     def exempt(self, request: AdmittedRequest) -> None:
-        """Stop tracking a request that has its reply, or its own limit and deadline from now on."""
+        """Stop limiting a request that has its reply, or its own limit and deadline from now on."""
         self._in_flight.discard(request)
+        self._exempt.add(request)
 
     def complete(self, request: AdmittedRequest) -> None:
+        self._exempt.discard(request)
         if request in self._in_flight:
             self._in_flight.discard(request)
             self._durations.append(perf_counter() - request.started)
@@ -172,7 +175,7 @@ class AdmissionControl:
 
     def reject_writes(self) -> None:
         """Answer the writes in flight, because commits do not come back."""
-        for request in tuple(self._in_flight):
+        for request in (*self._in_flight, *self._exempt):
             self._answer(request.reject_write())
 
     def _answer(self, reply: Coroutine[None, None, None]) -> None:
