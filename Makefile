@@ -15,7 +15,7 @@ $(error .venv cannot be used)
 endif
 endif
 
-.PHONY: help run test check container coverage format bench scale storm chaos outage rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
+.PHONY: help run test check container coverage format bench scale storm chaos outage cluster rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
 
 # Where the environment forbids to store bytecode, each process would compile Depot again.
 run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
@@ -52,6 +52,9 @@ chaos: .venv/test # kill processes at random under load: ROUNDS=20 SEED=42
 
 outage: .venv/test # take the database away in several ways: SECONDS=60 each
 	@$(BIN)/python -m bench.outage --seconds $(or $(SECONDS),60)
+
+cluster: .venv/test # lose hosts of a Patroni cluster under load (as root on Debian): ARGS=--all for all faults
+	@$(BIN)/python -m bench.cluster $(ARGS)
 
 rolling: .venv/test # restart replicas behind HAProxy: ROUNDS=20 RATE=300
 	@$(BIN)/python -m bench.rolling --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)

@@ -114,3 +114,27 @@ def test_haproxy_retries_exactly_the_posts_that_accept_a_key() -> None:
     assert match
     posts = {path for path, item in paths.items() if "post" in item}
     assert {path for path in posts if re.fullmatch(match[1], re.sub(r"\{\w+\}", "x", path))} == keep
+
+
+def test_patroni_acknowledges_nothing_that_one_server_alone_has() -> None:
+    patroni = yaml.safe_load((DEPLOY / "patroni" / "patroni.yml").read_text())
+    cluster = patroni["bootstrap"]["dcs"]
+    assert cluster["synchronous_mode"] == "quorum"
+    assert cluster["synchronous_mode_strict"]
+    assert cluster["postgresql"]["parameters"]["synchronous_commit"] == "on"
+    assert patroni["watchdog"]["mode"] == "required"
+
+
+def test_patroni_stops_a_primary_before_its_lock_expires() -> None:
+    patroni = yaml.safe_load((DEPLOY / "patroni" / "patroni.yml").read_text())
+    cluster = patroni["bootstrap"]["dcs"]
+    assert cluster["loop_wait"] + 2 * cluster["retry_timeout"] <= cluster["ttl"]
+    assert patroni["watchdog"]["safety_margin"] < cluster["ttl"] - cluster["loop_wait"]
+
+
+def test_haproxy_asks_patroni_which_database_is_the_primary() -> None:
+    patroni = yaml.safe_load((DEPLOY / "patroni" / "patroni.yml").read_text())
+    text = (DEPLOY / "patroni" / "haproxy-db.cfg").read_text()
+    assert "option httpchk OPTIONS /primary" in text
+    assert f"check port {patroni['restapi']['listen'].rpartition(':')[2]} " in text
+    assert "on-marked-down shutdown-sessions" in text

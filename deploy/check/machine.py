@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -36,9 +37,9 @@ class CannotRunError(Exception):
     """The reason why the test cannot run on this machine."""
 
 
-def install() -> None:
-    """Install what is missing, with apt. Raises `CannotRunError`."""
-    missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
+def install(programs: Mapping[str, str] = PROGRAMS) -> None:
+    """Install the packages of missing programs, with apt. Raises `CannotRunError`."""
+    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
     if os.geteuid() != 0:
         raise CannotRunError("root is required for namespaces, mounts and packages")
     if subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode != 0:

@@ -5,15 +5,14 @@ import json
 import os
 from asyncio import Event
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import aiohttp
-import psutil
 from msgspec import Struct
 
 from tests.support.app_helpers import connected
@@ -22,6 +21,7 @@ from tests.support.chaos_jobs import UNFINISHED
 from tests.support.depot_command import run_depot
 from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
 from tests.support.fault_injection import wait_until_zero
+from tests.support.process_memory import Memory
 from tests.support.recording_receiver import RecordingReceiver, recording_receiver
 
 ANSWER_SECONDS = 1.0
@@ -98,12 +98,13 @@ class OutageVerdict(Struct):
 class Load:
     """Clients of every kind of request. Those that create repeat a request until it is acknowledged."""
 
-    def __init__(self, session: aiohttp.ClientSession, item: str) -> None:
+    def __init__(self, sessions: Sequence[aiohttp.ClientSession], item: str) -> None:
+        """`sessions` lead to replicas of the service, which take turns."""
         self.attempts: list[Attempt] = []
         self.acknowledged: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
         """The name and the id of each acknowledged creation, by kind."""
         self.over = Event()
-        self._session = session
+        self._sessions = cycle(sessions)
         self._item = item
         self._numbers = count()
 
@@ -133,21 +134,26 @@ class Load:
         method, template = kind.split(" ")
         body: dict[str, Any] = KINDS[kind](name, self._item)
         headers = {"Idempotency-Key": name} if kind in KEYED else {}
-        started = monotonic()
-        try:
-            async with self._session.request(
-                method, template.format(item=self._item), headers=headers, **body
-            ) as reply:
-                content = await reply.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self.attempts.append(Attempt(kind, started, monotonic(), 0, repr(error)))
-            return False
-        code, after = reply.headers.get("X-Error-Code", ""), reply.headers.get("Retry-After", "")
-        attempt = Attempt(kind, started, monotonic(), reply.status, code, after)
-        self.attempts.append(attempt)
+        path = template.format(item=self._item)
+        attempt, content = await self.send(kind, method, path, headers=headers, **body)
         if attempt.succeeded and kind in KEYED:
             self.acknowledged[kind].append((name, json.loads(content)["id"]))
         return attempt.succeeded
+
+    async def send(self, kind: str, method: str, path: str, **content: Any) -> tuple[Attempt, bytes]:
+        """Send a request once, and record it."""
+        started = monotonic()
+        try:
+            async with next(self._sessions).request(method, path, **content) as reply:
+                body = await reply.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            attempt = Attempt(kind, started, monotonic(), 0, repr(error))
+            body = b""
+        else:
+            code, after = reply.headers.get("X-Error-Code", ""), reply.headers.get("Retry-After", "")
+            attempt = Attempt(kind, started, monotonic(), reply.status, code, after)
+        self.attempts.append(attempt)
+        return attempt, body
 
 
 def _no_body(name: str, item: str) -> dict[str, Any]:
@@ -186,27 +192,6 @@ KINDS: dict[str, Callable[[str, str], dict[str, Any]]] = {
 }
 
 
-class Memory:
-    """The memory of a process before, during and after the block."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self.before = self.most = self.after = self._process.memory_info().rss
-
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        self.before = self._process.memory_info().rss
-        watching = asyncio.create_task(self._watch())
-        yield
-        watching.cancel()
-        self.after = self._process.memory_info().rss
-
-    async def _watch(self) -> None:
-        while True:
-            self.most = max(self.most, self._process.memory_info().rss)
-            await asyncio.sleep(0.1)
-
-
 async def prove_outage(
     database_url: str,
     home: Path,
@@ -224,7 +209,7 @@ async def prove_outage(
     with cluster(database_url, home, **settings) as (service, worker, key):
         async with recording_receiver() as receiver, client(service.url, key) as session:
             item = await prepare(session, receiver)
-            load, memory = Load(session, item), Memory(service.process.pid)
+            load, memory = Load([session], item), Memory(service.process.pid)
             async with load.running():
                 await asyncio.sleep(BEFORE_SECONDS)
                 async with memory.watched():
@@ -313,7 +298,7 @@ def judge(
 ) -> OutageVerdict:
     """Check the replies that the clients got, and their times."""
     refused = [attempt for attempt in load.attempts if not attempt.succeeded]
-    odd = [attempt for attempt in refused if not _is_refusal(attempt)]
+    odd = [attempt for attempt in refused if not is_refusal(attempt)]
     early = [attempt for attempt in refused if attempt.ended < broken_at]
     late = [attempt for attempt in refused if attempt.started > restored_at + RETURN_SECONDS]
     waited = {id(a): a.ended - max(a.started, broken_at) for a in refused if a.started < restored_at}
@@ -340,7 +325,7 @@ def judge(
     )
 
 
-def _is_refusal(attempt: Attempt) -> bool:
+def is_refusal(attempt: Attempt) -> bool:
     return attempt.status == 503 and attempt.code in REFUSALS and attempt.retry_after != ""
 
 
