@@ -15,7 +15,7 @@ $(error .venv cannot be used)
 endif
 endif
 
-.PHONY: help run test check container coverage format bench scale storm chaos outage cluster rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
+.PHONY: help run test check container coverage format bench scale storm concurrency chaos outage cluster rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
 
 # Where the environment forbids to store bytecode, each process would compile Depot again.
 run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
@@ -46,6 +46,9 @@ coverage: .venv/test # run the test suite and report its coverage
 
 storm: .venv/test # order from many clients at the same time: SECONDS=30
 	@$(BIN)/python -m bench.storm --seconds $(or $(SECONDS),30)
+
+concurrency: .venv/test # read the feed while 64 clients write, and count stock while selling: SECONDS=60 each
+	@PROOF_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/audit/test_feed_proof.py tests/items/test_stock_counts.py -k "reader or model"
 
 chaos: .venv/test # kill processes at random under load: ROUNDS=20 SEED=42
 	@$(BIN)/python -m bench.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED))

@@ -1,7 +1,6 @@
 """`GET /events`: the feed for consumers that poll. It misses nothing and repeats nothing."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,15 +14,13 @@ from structlog.testing import capture_logs
 from conftest import Client
 from service.audit import feed
 from service.database.database import Database
-from service.events.journal import CLI, INSERT_EVENT, event_arguments
 from service.settings import Settings
 from service.times import lowest_uuid7
 from tests.support.app_helpers import connected, eventually, item, order, running, wait_for_locks
+from tests.support.feed_reader import record
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
 MakeKey = Callable[..., Awaitable[str]]
-SECONDS = 4.0
-WRITERS = 16
 
 
 class Reader:
@@ -52,12 +49,6 @@ class Reader:
     @property
     def ids(self) -> list[str]:
         return [event["id"] for event in self.events]
-
-
-async def record(connection: Any, number: int) -> str:
-    insert = f"{INSERT_EVENT.replace('$5::jsonb', '$5::text::jsonb')} returning id"
-    arguments = event_arguments("user.action", "ann", CLI, {})
-    return str(await connection.fetchval(insert, *arguments[:4], f'{{"number": {number}}}'))
 
 
 async def test_an_event_is_what_webhooks_get_under_its_webhook_id(client: Client, database: Database) -> None:
@@ -213,44 +204,3 @@ async def test_an_action_that_waits_before_its_commit_is_not_missed(
             assert [await reader.poll() for _ in range(5)] == [[]] * 5
         recorded = (await waiting).raise_for_status().json()
         assert [event["id"] for event in await reader.until(1)] == [recorded["id"]]
-
-
-async def test_a_reader_misses_nothing_and_gets_nothing_twice_while_commits_overtake_each_other(
-    client: Client, database_url: str
-) -> None:
-    written: list[str] = []
-    ended = asyncio.Event()
-
-    async def write(number: int) -> None:
-        generator = random.Random(number)  # reproducible pauses
-        async with connected(database_url) as connection:
-            while not ended.is_set():
-                async with connection.transaction():
-                    ids = [await record(connection, number) for _ in range(generator.randint(1, 3))]
-                    await asyncio.sleep(generator.choice([0, 0, 0.001, 0.05]))
-                written.extend(ids)
-
-    async def hold_open() -> None:
-        async with connected(database_url) as connection, connection.transaction():
-            written.append(await record(connection, -1))
-            await asyncio.sleep(SECONDS / 2)
-
-    readers = [Reader(client, type="user.action", limit=limit) for limit in (50, 200)]
-    async with asyncio.TaskGroup() as group:
-        for number in range(WRITERS):
-            group.create_task(write(number))
-        group.create_task(hold_open())
-        try:
-            async with asyncio.timeout(SECONDS):
-                while True:
-                    await asyncio.gather(*(reader.poll() for reader in readers))
-        except TimeoutError:
-            ended.set()
-    for reader in readers:
-        if "cursor" in reader.filters:
-            await reader.until(len(written))
-            while await reader.poll():
-                pass
-        assert len(reader.ids) == len(set(reader.ids))
-        assert set(reader.ids) == set(written)
-        assert reader.ids == sorted(reader.ids)

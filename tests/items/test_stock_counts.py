@@ -1,7 +1,10 @@
 """Stock is counted while it is sold: a count overwrites no sale; many changes are all made or none."""
 
 import asyncio
+import os
 import random
+from collections import Counter
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -12,6 +15,7 @@ from tests.support.app_helpers import Json, item, order, stock
 from tests.support.consistency import discrepancies
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
+SECONDS = float(os.environ.get("PROOF_SECONDS", "0")) / 3
 MOST = 2_147_483_647
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
@@ -177,7 +181,20 @@ async def test_keyed_changes_of_many_items_are_made_once(concurrent_client: http
 async def test_counts_and_orders_at_once_agree_with_a_model(
     concurrent_client: httpx.AsyncClient, database_url: str, seed: int
 ) -> None:
-    """Replay what succeeded, in the order of each item's versions: every count met the stock it expected."""
+    """Replay what succeeded, in the order of each item's versions: every count met the stock it expected.
+
+    `make concurrency` repeats it for a minute.
+    """
+    started, rounds, outcomes = monotonic(), 0, Counter[str]()
+    while not rounds or monotonic() - started < SECONDS:
+        outcomes += await count_while_selling(concurrent_client, seed + 3 * rounds)
+        rounds += 1
+    assert {"changed", "201", "QUANTITY_CHANGED"} <= set(outcomes)
+    assert await discrepancies(database_url) == []
+    print(dict(outcomes))
+
+
+async def count_while_selling(concurrent_client: httpx.AsyncClient, seed: int) -> Counter[str]:
     draw = random.Random(seed)
     items = [await item(concurrent_client, 30, low_stock_at=None) for _ in range(4)]
     applied: dict[tuple[str, int], Json] = {}
@@ -208,10 +225,9 @@ async def test_counts_and_orders_at_once_agree_with_a_model(
     outcomes = await asyncio.gather(
         *(count_and_adjust(number) if number % 2 else sell() for number in range(150))
     )
-    assert {"changed", "201", "QUANTITY_CHANGED"} <= set(outcomes)
     for each in items:
         await replay(concurrent_client, each, applied)
-    assert await discrepancies(database_url) == []
+    return Counter(outcomes)
 
 
 async def replay(client: httpx.AsyncClient, each: Json, applied: dict[tuple[str, int], Any]) -> None:
