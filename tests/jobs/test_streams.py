@@ -277,6 +277,6 @@ async def test_comments_keep_a_silent_stream_alive(
         while b'"status":"queued"' not in await anext(sent):
             pass
         assert [await anext(sent) for _ in range(3)] == [b": keep-alive\n\n"] * 3
-        await in_session(database, cancel, job_id, CLI)
+        await in_session(database, cancel, job_id, CLI, None)
         states = [event async for event in sent if b"event: job" in event]
     assert [b'"status":"cancelled"' in state for state in states] == [True]
