@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port
 from tests.support.raw_http import MAX_WAIT_SECONDS, LiveServer, assert_error_contract, serving
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx.conf"

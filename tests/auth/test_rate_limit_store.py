@@ -24,7 +24,7 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 from tests.support.app_helpers import eventually, running
 from tests.support.depot_process import depot_serve
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port
 from tests.support.redis_server import PROGRAM, redis_server
 
 Mint = Callable[..., Awaitable[str]]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:
-    with node(home) as server, pgbouncer(home, server) as url:
+    with node(home) as server, pgbouncer(server) as url:
         with cluster(url, tmp_path / "depot", **settings_behind(server)) as (service, worker, key):
             async with recording_receiver() as receiver, client(service.url, key) as session:
                 load = Load([session], await prepare(session, receiver))

@@ -26,7 +26,7 @@ import pytest
 from malformed_http import SMUGGLED, Mangler, Stream
 
 from tests.support.depot_process import DepotProcess, depot_serve
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port
 
 SEED = os.environ.get("SEED", "42")
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port
 
 
 @asynccontextmanager

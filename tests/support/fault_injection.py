@@ -6,7 +6,6 @@ They serve the chaos tests. All random choices come from one seed, but which req
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -18,6 +17,7 @@ import httpx
 
 from tests.support.app_helpers import connected
 from tests.support.depot_command import start_depot
+from tests.support.ports import free_port
 
 MAX_WAIT_SECONDS = 60.0
 RETRY_DELAY_SECONDS = 0.05
@@ -133,9 +133,3 @@ async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(MAX_WAIT_SECONDS):
         while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
             await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

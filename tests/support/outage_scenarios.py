@@ -33,7 +33,7 @@ async def _returns(
 async def _returns_to_pgbouncer(
     break_database: Act, restore_database: Act, home: Path, depot_home: Path, seconds: float
 ) -> OutageVerdict:
-    with node(home) as database, pgbouncer(home, database) as url:
+    with node(home) as database, pgbouncer(database) as url:
         return await prove_outage(
             url,
             depot_home,

@@ -2,11 +2,12 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port, wait_for_listener
 from tests.support.postgres_nodes import Node
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
@@ -16,11 +17,28 @@ SERVERS = 3
 
 
 @contextmanager
-def pgbouncer(home: Path, node: Node) -> Iterator[str]:
+def pgbouncer(node: Node) -> Iterator[str]:
     """Run PgBouncer as docs/database.md describes it, and yield its URL."""
     port = free_port()
-    configuration = home / "pgbouncer.ini"
-    configuration.write_text(f"""
+    # It refuses to run as root, and pytest's directories are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="depot-pgbouncer-") as folder:
+        configuration = Path(folder) / "pgbouncer.ini"
+        configuration.write_text(configured(node, port))
+        if node.system_user is not None:
+            shutil.chown(folder, node.system_user)
+        process = subprocess.Popen(
+            [str(PROGRAM), "--quiet", str(configuration)], user=node.system_user, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for_listener(port)
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def configured(node: Node, port: int) -> str:
+    return f"""
 [databases]
 * = host=127.0.0.1 port={node.port} user=postgres
 [pgbouncer]
@@ -33,15 +51,7 @@ default_pool_size = {SERVERS}
 max_client_conn = 200
 server_login_retry = 1
 ignore_startup_parameters = statement_timeout, idle_in_transaction_session_timeout
-""")
-    process = subprocess.Popen(
-        [str(PROGRAM), "--quiet", str(configuration)], user=node.system_user, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        process.kill()
-        process.wait()
+"""
 
 
 def settings_behind(node: Node) -> dict[str, str]:

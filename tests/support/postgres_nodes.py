@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from service.database.embedded import EmbeddedServer
-from tests.support.fault_injection import free_port
+from tests.support.ports import free_port
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",

@@ -16,7 +16,8 @@ from uuid import uuid4
 import aiohttp
 from msgspec import Struct, field
 
-from tests.support.fault_injection import RestartableProcess, free_port, wait_until
+from tests.support.fault_injection import RestartableProcess, wait_until
+from tests.support.ports import free_port
 
 HAPROXY = shutil.which("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
