@@ -4,9 +4,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.app import create_app
 from service.http.middleware import Exchange
 from service.settings import Settings
-from tests.support.app_helpers import running
+from service.testkit.live_server import serving
+from tests.support.app_helpers import eventually, running
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 NEW = {"sku": "A", "name": "A", "price": "1"}
@@ -57,3 +62,14 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+async def test_an_idle_connection_holds_no_request(settings: Settings) -> None:
+    with serving(create_app(settings), settings) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/health/live")).status_code == 200
+            await eventually(requests_are_freed)
+
+
+async def requests_are_freed() -> bool:
+    return not any(type(each) is RequestResponseCycle for each in gc.get_objects())

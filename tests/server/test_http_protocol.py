@@ -22,6 +22,7 @@ SHORT_LIMITS = {
     "DEPOT_READ_TIMEOUT_SECONDS": "0.5",
     "DEPOT_WRITE_TIMEOUT_SECONDS": "0.5",
     "DEPOT_REQUEST_TIMEOUT_SECONDS": "0.5",
+    "DEPOT_KEEPALIVE_SECONDS": "1",
     "DEPOT_HEAD_BYTES_MAX": "4096",
     "DEPOT_CONNECTIONS_MAX": "40",
     "DEPOT_IN_FLIGHT_MAX": "2",
@@ -97,6 +98,22 @@ def test_complete_requests_keep_their_connection(served: LiveServer) -> None:
         connection.sendall(HALF_A_HEAD.replace(b"/items", b"/nope") + b"Rest: a\r\n\r\n")
         replies = received(connection, until=b'"path":"/nope"')
     assert replies.count(b"HTTP/1.1 401 ") == 2
+
+
+def test_an_idle_connection_is_closed_and_one_in_use_is_not(served: LiveServer) -> None:
+    def exchange(connection: socket.socket) -> None:
+        connection.sendall(served.request("GET", "/health/live"))
+        assert received(connection, until=b"live").startswith(b"HTTP/1.1 200 ")
+
+    with connected(served) as idle, connected(served) as in_use:
+        exchange(idle)
+        idle.settimeout(0.1)
+        for _ in range(100):
+            exchange(in_use)
+            with suppress(TimeoutError):
+                assert idle.recv(65536) == b""
+                return exchange(in_use)
+    raise AssertionError("the connection is still open")
 
 
 def test_a_client_that_does_not_read_its_reply_is_disconnected(served: LiveServer) -> None:

@@ -82,7 +82,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._request_start = b"" if self._incomplete else data
         self._buffered_bytes += len(data)
         self._head_may_be_too_large = self._buffered_bytes > self._settings.head_bytes_max
-        self._unset_keepalive_if_required()
         rest: memoryview | None = memoryview(data)
         while rest is not None:
             rest = self._parse(rest)
@@ -133,18 +132,30 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        last = not self.pipeline
-        super().on_response_complete()
-        if last and not self.transport.is_closing():
-            self._connection_limit.mark_idle(self)
-        if last and self._rejection is not None:
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._rejection is not None:
             self._write_error_and_close(self._rejection)
+        else:
+            self._connection_limit.mark_idle(self)
+            if not self._incomplete:
+                self._release_request()
 
-    def timeout_keep_alive_handler(self) -> None:
+    def _release_request(self) -> None:
+        """Free the answered request now; otherwise it would live until the connection's next one."""
+        self.scope, self.headers = cast("Any", None), []
+        self.cycle, self._active_cycle = FINISHED_CYCLE, None
+
+    def expire(self) -> None:
+        if self._incomplete or self.cycle is None:
+            return  # the next request, or the first one, has a timeout of its own
         if self.transport.get_write_buffer_size():  # the client has not read the last reply, and never will
             self.transport.abort()
         else:
-            super().timeout_keep_alive_handler()
+            self.transport.close()
 
     def close_idle(self) -> None:
         """Make room for another connection."""

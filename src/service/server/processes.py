@@ -36,6 +36,7 @@ RESPAWN_SECONDS = 1.0
 """Delay before a dead worker is replaced, so that crashes at startup do not use a full core."""
 
 
+EXPIRY_INTERVAL_SECONDS = 1.0
 COLLECTION_THRESHOLD = 50_000
 """More objects since the last collection start the next one: those of about 500 requests in flight."""
 
@@ -50,18 +51,18 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: Litestar, settings: Settings, on_started: Callable[[], None] | None = None
     ) -> None:
-        limit = ConnectionLimit(fit_connections(settings))
+        self._connection_limit = ConnectionLimit(fit_connections(settings))
+        self._keepalive_seconds = settings.keepalive_seconds
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=cast("type[HttpProtocol]", partial(HttpProtocol, connection_limit=limit)),
+            http=cast("type[HttpProtocol]", partial(HttpProtocol, connection_limit=self._connection_limit)),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=settings.keepalive_seconds,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
             backlog=BACKLOG,
         )
@@ -74,11 +75,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._acceptors = [Acceptor(listener, self._create_protocol) for listener in sockets or []]
+        self._expire_connections()
         self.settle_garbage_collector()
         host, port, *_ = self.servers[0].sockets[0].getsockname()
         log.info("listening", host=host, port=port)
         if self._on_started is not None:
             self._on_started()
+
+    def _expire_connections(self) -> None:
+        self._connection_limit.expire(time.monotonic(), self._keepalive_seconds)
+        asyncio.get_running_loop().call_later(EXPIRY_INTERVAL_SECONDS, self._expire_connections)
 
     def settle_garbage_collector(self) -> None:
         """Collect rarely, and never the objects created at startup (decision 0020)."""
