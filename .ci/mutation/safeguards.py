@@ -168,9 +168,23 @@ SAFEGUARDS = [
     Safeguard(
         "forged history is not sealed",
         "audit/state.py",
-        "hmac.compare_digest(mac, _mac(key, settled_at, head))",
+        "hmac.compare_digest(mac, expected)",
         "mac",
         "audit/test_verify.py",
+    ),
+    Safeguard(
+        "a prune deletes only what the exported file holds",
+        "audit/prune.py",
+        "if next(lines, None) != encode_line(entry):",
+        "if False:",
+        "audit/test_prune_refusals.py",
+    ),
+    Safeguard(
+        "no cursor skips pruned events silently",
+        "audit/feed.py",
+        "if begin < pruned_id:",
+        "if False:",
+        "audit/test_pruned_events.py",
     ),
     Safeguard(
         "the best-selling items are net of cancellations",
