@@ -88,7 +88,7 @@ SAFEGUARDS = [
     Safeguard(
         "a 2xx means committed",
         "orders/placement.py",
-        "            await written.write(session)\n",
+        "            await placed.write(session)\n",
         "            return [outcomes[pending] for pending in batch]\n",
         "orders/test_placement.py orders/test_kill.py",
     ),

@@ -1,4 +1,4 @@
-"""Item operations. Each takes one round trip, and one more to explain a rejection."""
+"""Item operations. All but a merge take one round trip, and one more to explain a rejection."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ async def read_items(session: Session, item_ids: Sequence[UUID]) -> list[Item | 
 
 
 async def patch_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
-    """Set the fields that were sent, of each item alone."""
+    """Set the fields that were sent. Each change takes effect or is rejected independently of the others."""
     patches = {"patches": [change.change for change in changes]}
     rows = await session.fetch(*statements.PATCH(**patches, **change_columns(changes)))
     return await outcomes(session, changes, rows, _patch_rejection)
@@ -159,13 +159,13 @@ def _merged(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch]
 
 
 def _patch_rejection(patch: ItemPatch, state: asyncpg.Record) -> Fault:
-    """Return why a current item did not take a patch."""
+    """Return why an item with the required version did not change."""
     detail = _price_detail(patch, state["price"], state["currency"])
     return ValidationFailed([detail]) if detail else PreconditionFailed(state["version"])
 
 
 def _price_detail(patch: ItemPatch, stored_price: Decimal, stored_currency: str) -> Detail | None:
-    """Return the error if a price and a currency do not fit together, one of which may be the stored one."""
+    """Return the error if the price does not fit the currency; the patch may have only one of the two."""
     currency = stored_currency if patch.currency is UNSET else patch.currency
     if patch.price is not UNSET:
         problem = price_problem(patch.price, currency)

@@ -1,4 +1,4 @@
-"""Changes of items: who changes which versions of which item, and what became of each."""
+"""Changes that clients request of items, and the result of each change."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
@@ -27,7 +27,7 @@ class ItemChange(Struct, Generic[Change], frozen=True):
 
 
 def change_columns(changes: Sequence[ItemChange[Any]]) -> dict[str, list[Any]]:
-    """Return the arguments that all statements for changes of items have."""
+    """Return the arguments that all statements for changes of items share."""
     return {
         "item_ids": [change.item_id for change in changes],
         # As text, because asyncpg would take a list of lists for an array of two dimensions.
@@ -45,7 +45,7 @@ async def outcomes(
     changed: Iterable[asyncpg.Record],
     explain: Callable[[Change, asyncpg.Record], Fault],
 ) -> list[Item | Exception]:
-    """Return the changed items, and the reason in the place of each item that did not change.
+    """Return each changed item, or in its place the reason why it did not change.
 
     `explain` gets a change and the current row of an item that exists and has the required version.
     """

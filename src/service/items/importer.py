@@ -47,8 +47,8 @@ with existing as (
   returning s.line, p.currency, s.price
 )
 select line, currency, price, count(*) over () from unfit order by line limit $1"""
-"""A file without a column for the currency keeps those of the items, which its prices must fit; new items get
-the default currency."""
+"""For files without a currency column: an existing item keeps its currency, which the new price must fit, and
+a new item gets the default currency."""
 
 INSERT_NEW = f"""
 with created as (
@@ -84,7 +84,7 @@ with before as (
 ), recorded as ({RECORD_ITEM_EVENTS}
 )
 select count(*) from changed"""
-"""Compares what is stored as text: as JSON, 1.5 equals 1.50."""
+"""Compares the old and the new values as text, because as JSON 1.5 equals 1.50."""
 NEW_VALUES = {
     "price": "s.price::numeric(12, 2)",
     "description": "coalesce(s.description, case when i.description = '' then '' end)",
@@ -200,7 +200,8 @@ async def _merge(connection: Connection, columns: list[str], author: Author, rep
     # them, such as a PATCH that renames it to a SKU of this file.
     await connection.fetchval(LOCK_EXISTING, timeout=STATEMENT_TIMEOUT_SECONDS)
     report.created = await connection.fetchval(INSERT_NEW, *by, timeout=STATEMENT_TIMEOUT_SECONDS)
-    report.unchanged = await connection.fetchval(LOCK_EXISTING, timeout=STATEMENT_TIMEOUT_SECONDS)
+    # The staging table has lost the rows of new items, so this counts only the others.
+    existing = await connection.fetchval(LOCK_EXISTING, timeout=STATEMENT_TIMEOUT_SECONDS)
     updated = [name for name in columns if name != "sku"]
     statement = UPDATE_EXISTING.format(
         columns=", ".join(updated),
@@ -208,4 +209,4 @@ async def _merge(connection: Connection, columns: list[str], author: Author, rep
         current=", ".join(f"i.{name}" for name in updated),
     )
     report.updated = await connection.fetchval(statement, *by, timeout=STATEMENT_TIMEOUT_SECONDS)
-    report.unchanged -= report.updated
+    report.unchanged = existing - report.updated

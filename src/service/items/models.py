@@ -65,7 +65,7 @@ class Item(Base):
 
 
 class Movement(Base):
-    """A stock change, identified by the item version it produced. Their sum is the item's quantity."""
+    """A stock change, identified by the item version it produced. The deltas add up to the quantity."""
 
     __tablename__ = "movements"
     __table_args__ = (

@@ -105,16 +105,16 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
 Reason = Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])]
 Pieces = Annotated[Delta, Meta(description="Pieces to add (positive) or remove (negative); not zero.")]
 Counted = Annotated[Quantity, Meta(description="The counted stock, set if the stock is still `expected`.")]
-Expected = Annotated[Quantity, Meta(description="The stock as it was known when it was counted.")]
+Expected = Annotated[Quantity, Meta(description="The stock when counting began.")]
 STOCK_CHANGES_MAX = 200
 ITEM_REFERENCE_MESSAGE = "must have either item_id or sku"
 STOCK_CHANGE_MESSAGE = "must have either delta, or quantity and expected"
 COUNT_SCHEMA = {"dependentRequired": {"quantity": ["expected"], "expected": ["quantity"]}}
-"""What JSON Schema can say of a count without conditions, which generators of clients do not understand."""
+"""The part of the rule that needs no conditions, which generators of clients do not support."""
 
 
 def stock_change_problem(provided: Container[str]) -> str | None:
-    """Return what is wrong with a change of these fields: it has a difference, or else a count."""
+    """Return what is wrong with a change that has these fields: it must have a difference or a count."""
     count = ["quantity" in provided, "expected" in provided]
     valid = not any(count) if "delta" in provided else all(count)
     return None if valid else STOCK_CHANGE_MESSAGE
@@ -162,7 +162,7 @@ class ItemStockChange(Body):
 class StockChanges(Body):
     changes: Annotated[
         list[ItemStockChange],
-        Meta(min_length=1, max_length=STOCK_CHANGES_MAX, description="Each names another item."),
+        Meta(min_length=1, max_length=STOCK_CHANGES_MAX, description="Each must name a different item."),
     ]
     reason: Reason | None = None
 

@@ -10,12 +10,12 @@ COLUMNS = """id, sku, name, description, amount_text(price, currency), currency,
 READ = f"select {COLUMNS} from items where id = any($1::uuid[])"
 
 READ_STATE = "select id, version, sku, quantity, price, currency from items where id = any($1::uuid[])"
-"""Reads why guarded statements changed nothing; only used then."""
+"""Reads the state that explains why a conditional statement did not change an item."""
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
     'price', amount_text({0}.price, {0}.currency), 'currency', {0}.currency, 'quantity', {0}.quantity,
     'attributes', {0}.attributes, 'archived', {0}.archived, 'low_stock_at', {0}.low_stock_at)"""
-"""The fields the journal compares, as JSON."""
+"""The fields whose changes the journal records, as JSON."""
 
 CREATED_FIELDS = (
     "id",
@@ -106,7 +106,10 @@ with requested as (
 ), recorded as ({RECORD_ITEM_EVENTS}
 )
 select {COLUMNS} from changed""")
-"""Returns the changed items; an item that is missing does not exist, or has another version or currency."""
+"""Returns the changed items.
+
+An item is absent if it does not exist, has another version, or has a currency that the price does not fit.
+"""
 
 LOCK_ATTRIBUTES = """
 select id, attributes from items where id = any($1::uuid[]) order by id for no key update"""

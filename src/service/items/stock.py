@@ -1,4 +1,4 @@
-"""Changes of stock, by a difference or to a count: of one item, or of many at once."""
+"""Stock changes, by a difference or to a counted quantity, of one item or of many in one request."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -31,7 +31,7 @@ AnyChange = StockChange | ItemStockChange
 
 
 class Matched(NamedTuple):
-    """A row of `statements.ADJUST_ALL`."""
+    """A row of `statements.ADJUST_ALL`. `quantity` and `version` are None if nothing changed."""
 
     position: int
     item_id: UUID
@@ -44,7 +44,7 @@ class Matched(NamedTuple):
 async def adjust_stocks(
     session: Session, changes: Sequence[ItemChange[StockChange]]
 ) -> list[Item | Exception]:
-    """Change the stock of each item alone."""
+    """Change stocks. Each change takes effect or is rejected independently of the others."""
     rows = await session.fetch(*statements.ADJUST(**_adjustments(changes)))
     return await outcomes(session, changes, rows, _rejection)
 
@@ -81,12 +81,14 @@ async def adjust_all(
         matched = [Matched(*row) for row in await session.fetch(*statements.ADJUST_ALL(**arguments))]
         if fault := _rejection_of_all(changes, matched):
             raise fault
-        stocks = ItemStocks(
-            [ItemStock(row.item_id, row.sku, row.quantity or 0, row.version or 1) for row in matched]
-        )
+        stocks = ItemStocks([_changed_stock(row) for row in matched])
         if claim is not None:
             await store_reply(session, StoredReply(claim, 200, {}, encode_json(stocks)))
     return stocks
+
+
+def _changed_stock(row: Matched) -> ItemStock:
+    return ItemStock(row.item_id, row.sku, cast("int", row.quantity), cast("int", row.version))
 
 
 def _amounts(changes: Sequence[AnyChange]) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def _adjustments(changes: Sequence[ItemChange[StockChange]]) -> dict[str, list[A
 
 
 def _rejection(change: StockChange, state: asyncpg.Record) -> Fault:
-    """Return why a current item did not take a change of its stock."""
+    """Return why the stock of an item with the required version did not change."""
     if problem := _delta_problem(change, state["quantity"]):
         return ValidationFailed([Detail("/delta", problem)])
     if change.delta is UNSET:
@@ -117,7 +119,7 @@ def _rejection_of_all(changes: Sequence[ItemStockChange], matched: Sequence[Matc
     if invalid := _invalid(changes, matched):
         return ValidationFailed(invalid)
     different = [
-        _difference(changes[row.position], row) for row in matched if _is_counted_wrong(changes, row)
+        _difference(changes[row.position], row) for row in matched if _is_outdated_count(changes, row)
     ]
     short = [
         {**_shortage(row.item_id, row.sku, delta, row.before), "change": row.position}
@@ -130,7 +132,7 @@ def _rejection_of_all(changes: Sequence[ItemStockChange], matched: Sequence[Matc
 
 
 def _invalid(changes: Sequence[ItemStockChange], matched: Sequence[Matched]) -> list[Detail]:
-    """Return the changes that name the item of an earlier one, and those that exceed its maximum."""
+    """Return an error for each change that names the item of an earlier one or exceeds the maximum."""
     first: dict[UUID, int] = {}
     details = []
     for row in matched:
@@ -141,7 +143,7 @@ def _invalid(changes: Sequence[ItemStockChange], matched: Sequence[Matched]) -> 
     return details
 
 
-def _is_counted_wrong(changes: Sequence[ItemStockChange], row: Matched) -> bool:
+def _is_outdated_count(changes: Sequence[ItemStockChange], row: Matched) -> bool:
     return changes[row.position].delta is UNSET and changes[row.position].expected != row.before
 
 

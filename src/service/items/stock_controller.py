@@ -1,4 +1,4 @@
-"""HTTP endpoint of changes of the stock of many items."""
+"""HTTP endpoint that changes the stock of many items."""
 
 from litestar import Controller, post
 from litestar.di import NamedDependency

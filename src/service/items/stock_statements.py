@@ -8,8 +8,8 @@ from service.items.statements import COLUMNS, ITEM_JSON, RECORD_ITEM_EVENTS
 IS_POSSIBLE = f"""case when r.delta is null then before.quantity = r.expected
     else before.quantity + r.delta::bigint between 0 and {QUANTITY_MAX} end"""
 
-# The rows are locked in id order, so the target rows are those of `before`. The sum reads `before`, because
-# PostgreSQL first checks constraints with the row of its snapshot, even if that row has changed since.
+# The sum reads the locked row in `before`, not the target row `i`: PostgreSQL first computes the new row from
+# the target row in its snapshot, and checks the constraints on it, even if that row has changed since.
 _SET_QUANTITY = """quantity = coalesce(r.counted, before.quantity + r.delta), version = i.version + 1,
     updated_at = now()"""
 

@@ -45,7 +45,7 @@ class OrderBatch:
             cancel_reason=None,
         )
         self._orders.append(order)
-        event_fields = (*astuple(order), [_level(line) for line in allocation.lines])
+        event_fields = (*astuple(order), [_remaining_stock(line) for line in allocation.lines])
         self._events.append(OrderPlacedEvent(*event_fields))
         self._authors.append(author)
         self._allocated += allocation.lines
@@ -66,7 +66,7 @@ class OrderBatch:
                 raise ClaimConflict
 
     def _columns(self) -> dict[str, object]:
-        """Return the arguments of `statements.PLACE` but those of the replies."""
+        """Return the arguments of `statements.PLACE`, except those of the replies."""
         orders, allocated = self._orders, self._allocated
         stock = list({line.stock.item_id: line.stock for line in allocated}.values())
         lines = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
@@ -102,7 +102,7 @@ def location(order: Order) -> str:
     return f"/orders/{order.id}"
 
 
-def _level(allocated: AllocatedLine) -> ItemStock:
+def _remaining_stock(allocated: AllocatedLine) -> ItemStock:
     stock = allocated.stock
     return ItemStock(stock.item_id, stock.sku, allocated.remaining, allocated.version)
 

@@ -1,6 +1,7 @@
-"""Orders that wait because another transaction, such as an import, holds their items for long.
+"""Orders that wait because another transaction, such as an import, holds locks on their items for long.
 
-In the queue, one such order would block a whole commit, and two such commits all placement in this process.
+In the queue, one such order would block a whole commit, and two such commits would block all orders of this
+process.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from service.orders.allocation import item_reference
 from service.orders.pending import PendingOrder, item_references
 
 POLL_INTERVAL_SECONDS = 0.05
-"""Waiting for the locks themselves would take a connection per order."""
+"""Orders poll, because waiting for a lock in PostgreSQL would take a connection per order."""
 LOCK_WAIT_EXCEEDED = "An item of this order is locked by a long-running operation; retry later"
 
 
@@ -63,7 +64,7 @@ class DeferredOrders:
                 await self._poll_locks()
                 if self._waiters:
                     await asyncio.sleep(POLL_INTERVAL_SECONDS)
-        except Exception as error:  # any error is the result of these orders
+        except Exception as error:  # the waiting orders raise it
             for waiter in self._waiters:
                 if not waiter.unlocked.done():
                     waiter.unlocked.set_exception(error)
@@ -76,7 +77,7 @@ class DeferredOrders:
         rows = await self._database.fetch(statements.SELECT_LOCKED_ITEMS, *references)
         self._locked_items = {reference for row in rows for reference in row}
         now = monotonic()
-        for waiter in reversed(polled):  # each is queued before the others, so the first one comes last
+        for waiter in reversed(polled):  # each joins at the head of the queue, so the oldest must join last
             if waiter.unlocked.done():
                 continue
             if waiter.deadline < now:

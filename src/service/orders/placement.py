@@ -6,7 +6,7 @@ up to `batch_max` orders. docs/decisions/0003-group-commit.md has the reasons an
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -94,16 +94,15 @@ class PlacementQueue:
                 self._idle.set()
 
     async def _place(self, pending: PendingOrder) -> Order:
-        """Join batches until one gets the locks; after a wait for them, at the head of the queue."""
-        deadline: float | None = None
+        """Join a batch. While an item is locked, wait for it, then join a batch at the head of the queue."""
+        if not self._deferred.must_defer(pending):
+            with suppress(asyncpg.LockNotAvailableError):
+                return await self._batcher.join(pending)
+        deadline = monotonic() + self._lock_wait_seconds
         while True:
-            if deadline is not None or self._deferred.must_defer(pending):
-                deadline = deadline or monotonic() + self._lock_wait_seconds
-                await self._deferred.wait(pending, deadline)
-            try:
-                return await self._batcher.join(pending, first=deadline is not None)
-            except asyncpg.LockNotAvailableError:
-                deadline = deadline or monotonic() + self._lock_wait_seconds
+            await self._deferred.wait(pending, deadline)
+            with suppress(asyncpg.LockNotAvailableError):
+                return await self._batcher.join(pending, first=True)
 
     async def _commit_with_retry(
         self, session: Session, batch: Sequence[PendingOrder]
@@ -121,7 +120,7 @@ class PlacementQueue:
 
     async def _commit(self, session: Session, batch: Sequence[PendingOrder]) -> list[Order | Exception]:
         async with session.transaction():
-            # Requests with one claim lock the same items, so the second one sees the first one's reply.
+            # Requests with the same claim lock the same items, so the second one sees the first one's reply.
             rows = await session.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
             stock = index_stock(Stock(*row[:-1]) for row in rows)
             # The database's time: the books rely on it, and the clocks of processes differ.
@@ -129,14 +128,14 @@ class PlacementQueue:
             replayed = await stored_outcomes(session, [order.claim for order in batch if order.claim])
             fresh = [pending for pending in batch if pending.claim not in replayed]
             allocations = allocate(stock, [pending.order for pending in fresh])
-            written = OrderBatch(placed_at)
+            placed = OrderBatch(placed_at)
             outcomes: dict[PendingOrder, Order | Exception] = {
                 pending: result
                 if isinstance(result, Fault)
-                else written.add(pending.order, result, pending.claim, pending.author)
+                else placed.add(pending.order, result, pending.claim, pending.author)
                 for pending, result in zip(fresh, allocations, strict=True)
             }
-            await written.write(session)
+            await placed.write(session)
         return [
             replayed[pending.claim] if pending.claim in replayed else outcomes[pending] for pending in batch
         ]

@@ -44,7 +44,8 @@ async def list_orders(session: Session, filters: Mapping[str, Any], limit: int) 
 def period_filters(since: datetime | None, until: datetime | None) -> dict[str, Any]:
     """Return the filters of a period; `until` is exclusive.
 
-    Ids are UUIDv7 of the process's clock, so bounds on them let a list start and end at the period.
+    An order's id is a UUIDv7, which contains the time of a process's clock. The bounds on ids allow for clock
+    skew, and keep the scan of the primary key within the period.
     """
     return {
         "since": since,

@@ -5,8 +5,8 @@ from service.database.named_sql import NamedSql
 from service.idempotency.replies import STORE_REPLIES
 from service.items.statements import BACK_IN_STOCK_EVENTS, low_stock_condition
 
-# Locks in id order, so that no two flushes deadlock; NO KEY, so that foreign keys do not wait. The statement
-# sets its own lock timeout until the transaction ends, which saves a round trip.
+# The rows are locked in id order, so that two batches cannot deadlock, and with NO KEY, so that checks of
+# foreign keys do not wait. The statement also sets the transaction's lock timeout, which saves a round trip.
 LOCK_STOCK = """
 with lock_timeout as materialized (select set_config('lock_timeout', $3, true))
 select id, sku, name, price, currency, quantity, version, archived, low_stock_at,
@@ -65,7 +65,7 @@ with stored_replies as ({STORE_REPLIES}
   select item_id, version, 'order', -quantity, remaining, order_id, :placed_at from lines
 )
 select count(*) from stored_replies""")
-"""Returns the number of stored replies; if it is lower than passed, a claim is taken."""
+"""Returns the number of stored replies. If fewer are stored than were passed, a claim is taken."""
 
 
 def _time(column: str) -> str:
@@ -118,7 +118,7 @@ inserted_events as (
 STOCK_AFTER_CANCEL = """jsonb_build_object('stock', (select jsonb_agg(jsonb_build_object(
     'item_id', id, 'sku', sku, 'quantity', quantity, 'version', version) order by id) from changed))"""
 
-# Locks the order first, which serializes concurrent changes, then the items in id order as LOCK_STOCK does.
+# The order is locked first, which serializes concurrent changes, then its items in id order as in LOCK_STOCK.
 CANCEL = f"""
 with {transition_sql("cancelled", ", cancel_reason = $5::text")}, locked_items as (
   select i.id, i.quantity from items i
