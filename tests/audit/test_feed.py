@@ -116,7 +116,7 @@ async def test_a_key_sees_the_types_whose_area_it_may_read(client: Client, make_
 async def test_a_rare_type_is_found_behind_many_events_of_others(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "SCAN_END", feed.SCAN_END.replace(str(feed.SCAN_MAX - 1), "2"))
+    monkeypatch.setattr(feed, "READ_SCAN_END", feed.READ_SCAN_END.replace(str(feed.SCAN_MAX - 1), "2"))
     for _ in range(9):
         bolt = await item(client, 1)
     await client.delete(f"/items/{bolt['id']}")

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 LOCK = 0x7365616C  # "seal"
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
+"""The watermark before the first sealing."""
 BATCH_SIZE = 10_000
 
 CONTAINS = "select exists (select from seals where position = $1 and hash = $2)"
@@ -102,13 +103,13 @@ async def accept(database: Database, settings: Settings) -> Head:
 async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tuple[int, Head]:
     oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
     settled_at = await connection.fetchval(READ_WATERMARK)
-    begin, first = watermark_id(settled_at), head.position
+    begin, sealed_before = watermark_id(settled_at), head.position
     while batch := await connection.fetch(UNSEALED, begin):
         head = await _append(connection, key, head, batch)
         begin = batch[-1]["id"]
     pruned = await read_pruned(connection)
     await write_state(connection, key, max(settled_at, oldest - MAX_CLOCK_SKEW), head, pruned)
-    return head.position - first, head
+    return head.position - sealed_before, head
 
 
 async def _find_rewinding(connection: Connection, last: Head) -> str | None:
@@ -145,4 +146,4 @@ async def chain_keys(database: Database, settings: Settings) -> list[bytes]:
 
 def watermark_id(settled_at: datetime) -> UUID:
     """Return a lower bound for the ids of unsealed events."""
-    return UUID(int=0) if settled_at.year == 1 else lowest_uuid7(settled_at)
+    return UUID(int=0) if settled_at == NEVER else lowest_uuid7(settled_at)

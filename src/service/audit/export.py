@@ -13,7 +13,7 @@ from service.database.database import Database
 from service.values import encode_json
 
 PREFETCH = 5_000
-# JSON stays text, so that numbers keep their digits.
+# JSON is exported as the text that PostgreSQL returns, so that numbers keep their digits.
 EXPORT = f"""
 select e.id, e.type, {ENTITY} as entity, e.subject, e.actor, e.request_id,
   (e.payload->'changes')::text as changes,
@@ -34,7 +34,7 @@ class ExportedEntry(Entry):
 
 
 async def exported_entries(database: Database, end: UUID = LAST_ID) -> AsyncIterator[ExportedEntry]:
-    """Yield the events before an id, oldest first, all of one snapshot."""
+    """Yield the events before an id, oldest first, from one snapshot."""
     async with (
         database.dedicated_connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),

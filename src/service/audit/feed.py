@@ -1,8 +1,8 @@
 """The feed of events: the journal, oldest first, for readers that keep a cursor.
 
-Transactions commit in another order than that of their events' ids, so a reader that followed the newest id
-would miss what commits later. The feed therefore ends before the oldest transaction that may still write:
-behind that horizon nothing appears any more.
+Transactions can commit in a different order than that of their events' ids, so a reader that followed the
+newest id would miss events that commit later. The feed therefore ends at a horizon, the start of the oldest
+transaction that may still write. No new event can appear before it.
 """
 
 from collections.abc import Mapping
@@ -38,10 +38,11 @@ SCOPES = {
 """The scope that reads an event, by the part of its type before the dot."""
 
 SCAN_MAX = 20_000
-"""How many events one request looks through for those that its filters want."""
+"""Maximum number of events that one request examines for matches of its filters."""
 
 # Ids come from the database's clock, in the statement that inserts the event or after the transaction got its
-# own id. So a transaction without one has no event yet, and none before its present statement.
+# own id. So a transaction without one has written no event, and can write none with an id from before its
+# current statement.
 HORIZON = f"""
 select least(now(), min(case when backend_xid is not null then coalesce(xact_start, {UNKNOWN_START})
   when state = 'disabled' then {UNKNOWN_START}
@@ -49,16 +50,18 @@ select least(now(), min(case when backend_xid is not null then coalesce(xact_sta
 from {CLIENT_SESSIONS}"""
 """No event with an earlier id can appear after this statement.
 
-It has to be a statement of its own: later ones see all that has ended before it. While PostgreSQL hides when
-a transaction began, the feed stands still, because it could miss what that transaction writes.
-The second column is the newest id of a pruned event.
+It must be a separate statement, because only later statements see every transaction that ended before it.
+While PostgreSQL hides when a transaction began, the feed returns no new events, because it could miss those
+of that transaction. The second column is the newest id of a pruned event.
 """
 
-# The last event, not the horizon: the clock of the database may be set back, or a failover find one behind.
-LAST = "select id from events where id > $1 and id < $2 order by id desc limit 1"
-SCAN_END = f"""
+# A page ends at its last event, not at the horizon, because the database's clock can be set back, or be
+# behind after a failover.
+READ_LAST_ID = "select id from events where id > $1 and id < $2 order by id desc limit 1"
+READ_SCAN_END = f"""
 select coalesce(
-  (select id from events where id > $1 and id < $2 order by id offset {SCAN_MAX - 1} limit 1), ({LAST}))"""
+  (select id from events where id > $1 and id < $2 order by id offset {SCAN_MAX - 1} limit 1),
+  ({READ_LAST_ID}))"""
 
 LIST = ListQuery(
     "select id, type, created_at, split_part(type, '.', 1), subject, payload from events",
@@ -86,7 +89,7 @@ class FeedEvent(Struct):  # in the order of `LIST`
 class FeedRows(Struct):
     events: list[FeedEvent]
     end: UUID
-    """All events up to this id have been looked at, if there are no more rows than the limit."""
+    """The id up to which the feed was read, if it has no more rows than the limit."""
 
 
 async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | None, limit: int) -> FeedRows:
@@ -101,8 +104,8 @@ async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | 
     if settled_until < EARLIEST:
         log.warning("event_feed_blocked", cause="the activity of a session is hidden or not tracked")
     horizon = lowest_uuid7(settled_until)
-    scan_end = LAST if filters.get("entity_id") else SCAN_END
-    end = await session.fetchval(scan_end, begin, horizon) or begin
+    read_end = READ_LAST_ID if filters.get("entity_id") else READ_SCAN_END
+    end = await session.fetchval(read_end, begin, horizon) or begin
     rows = await LIST.fetch(session, {**filters, "after": begin, "end": end}, limit)
     return FeedRows([FeedEvent(*row) for row in rows], end)
 
@@ -110,7 +113,7 @@ async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | 
 def readable_areas(key: Key, wanted: str | None) -> list[str] | None:
     """Return the areas whose events a key may read, or None for all of them.
 
-    Raises `Forbidden` if it may not read the one that is wanted, or none at all.
+    Raises `Forbidden` if it may not read the wanted area or, without one, any area.
     """
     required = {wanted: SCOPES.get(wanted, "admin")} if wanted else SCOPES
     areas = [area for area, scope in required.items() if key.has_scope(scope)]

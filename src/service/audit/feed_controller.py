@@ -26,7 +26,7 @@ class EventFeed(Struct):
         str,
         Meta(
             max_length=CURSOR_LENGTH_MAX,
-            description="Cursor of what follows, never null; ask again from there, even after an empty page.",
+            description="Cursor of the next page, never null. Continue from it, even after an empty page.",
         ),
     ]
 
@@ -70,15 +70,15 @@ class FeedController(Controller):
     ) -> EventFeed:
         """List events, oldest first
 
-        For consumers that poll: a reader that keeps `next_cursor` misses no event and gets none twice. A page
-        can be empty; ask again with its cursor. A cursor older than the retained events is 410
-        `CURSOR_EXPIRED`. An event appears once every transaction that began before it
-        has ended, usually within milliseconds. A key sees the types whose area it may read: `item.*` needs
-        `items:read`, `order.*` needs `orders:read`, and so on.
+        A consumer that polls and stores `next_cursor` misses no event and gets none twice. A page can be
+        empty; continue with its cursor. A request with a cursor older than the retained events gets 410
+        `CURSOR_EXPIRED`. An event appears as soon as all earlier transactions that write have ended, usually
+        within milliseconds. A key sees the types that its scopes can read: `item.*` needs `items:read`,
+        `order.*` needs `orders:read`, and so on.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        about = entity_filters(entity)
-        area = type_.partition(".")[0] if type_ else about.get("entity")
-        filters = {**about, "type": type_, "areas": readable_areas(request.user, area)}
+        of_entity = entity_filters(entity)
+        area = type_.partition(".")[0] if type_ else of_entity.get("entity")
+        filters = {**of_entity, "type": type_, "areas": readable_areas(request.user, area)}
         rows = await read_feed(session, filters, pager.after, pager.fetch_limit)
         return EventFeed(*pager.open_page(rows.events, lambda event: event.id, rows.end))

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from msgspec import MsgspecError, Struct, json
 
-from service.audit.chain import LOCK, chain_keys
+from service.audit.chain import LOCK, NEVER, chain_keys
 from service.audit.export import encode_line, exported_entries
 from service.audit.state import (
     READ_WATERMARK,
@@ -63,8 +63,8 @@ async def prune(
     """Move the beginning of the journal to `before`, and return it; `delete_pruned` deletes what is older.
 
     `exported` are the lines of a file of `depot audit export`, which must hold every pruned event as it is
-    stored. Events that were sealed after younger ones can stay, so that what is pruned is the beginning of
-    both the chain and the feed. Raises `PruneRefused`.
+    stored. The pruned events are the beginning of both the feed and the chain, whose orders can differ: if an
+    event was sealed after newer ones, it and they can stay. Raises `PruneRefused`.
     """
     if (await verify(database, settings)).findings:
         raise PruneRefused("the journal does not match its chain; run `depot audit verify`")
@@ -97,7 +97,7 @@ async def _find_end(
 ) -> Pruned:
     """Compare the events before a time with the exported ones.
 
-    Return the last event up to which the order of the ids and that of the seals hold the same events.
+    Return the last event that ends a beginning of the feed and of the chain with the same events.
     """
     lines = _lines_after(pruned.event_id, exported)
     end, last, count = pruned, pruned.anchor, 0
@@ -112,13 +112,13 @@ async def _find_end(
         if entry.seal.position > last.position:
             last = Head(entry.seal.position, bytes.fromhex(entry.seal.hash))
         count += 1
-        if last.position == pruned.anchor.position + count:
+        if last.position == pruned.anchor.position + count:  # then these events have the seals up to `last`
             end = Pruned(last, entry.id)
     return end
 
 
 def _lines_after(event_id: UUID, exported: Iterable[bytes]) -> Iterator[bytes]:
-    """Skip the events of an older file that are pruned already."""
+    """Return the lines after those of events that an earlier prune has deleted."""
     try:
         yield from dropwhile(lambda line: json.decode(line, type=_Line).id <= event_id, exported)
     except MsgspecError:
@@ -144,6 +144,6 @@ async def _move_beginning(database: Database, settings: Settings, expected: Prun
 
 
 def _describe_watermark(settled_at: datetime) -> str:
-    if settled_at.year == 1:
+    if settled_at == NEVER:
         return "no event is sealed yet; start `depot worker`"
     return f"the journal is sealed up to {format_time(settled_at)}; prune before that time or an earlier one"

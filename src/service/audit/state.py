@@ -1,7 +1,6 @@
-"""The sealing state: where the chain ends and how far the journal is sealed, authenticated with its key.
+"""The sealing state: the end of the chain and the watermark, authenticated with the chain's key.
 
-Without it, the owner of the database could delete seals, change their events and have them
-sealed again.
+Without it, the owner of the database could delete seals, change their events and have them sealed again.
 """
 
 import hmac
@@ -28,7 +27,7 @@ READ_HEAD = "select position, hash from seals order by position desc limit 1"
 HAS_OLDER_EVENTS = "select exists (select from events where id < $1)"
 
 NEW_JOURNAL_AGE = timedelta(days=1)
-"""The oldest age of a journal whose chain starts by itself; later, its start must be accepted."""
+"""Maximum age of a journal whose chain starts without `depot audit accept`."""
 
 STATE_DELETED = "the sealing state was deleted"
 STATE_MISMATCH = "the sealing state does not match the chain: seals were deleted, or the state was changed"
@@ -127,6 +126,6 @@ def _pruned(position: int, hash_: bytes, event_id: UUID) -> Pruned:
 
 def _mac(key: bytes, settled_at: datetime, head: Head, pruned: Pruned) -> bytes:
     state = f"state {settled_at.isoformat()} {head}"
-    if pruned != NOTHING_PRUNED:  # otherwise as in version 0.2
+    if pruned != NOTHING_PRUNED:  # without a prune, the MAC is that of version 0.2
         state += f" pruned {pruned.anchor} {pruned.event_id}"
     return hmac.digest(key, state.encode(), "sha256")

@@ -40,7 +40,7 @@ class Verification(Struct):
 async def verify(database: Database, settings: Settings, anchor: Head | None = None) -> Verification:
     """Verify the journal in one snapshot. `anchor` is an earlier head that the chain must still contain.
 
-    Raises `AnchorPruned` if that is no longer known.
+    Raises `AnchorPruned` if its seal was pruned.
     """
     keys = await chain_keys(database, settings)
     links = LinkChecker(keys, anchor)
@@ -95,8 +95,8 @@ async def _check_beginning(connection: Connection, pruned: Pruned, anchor: Head 
 class LinkChecker:
     """Checks the links of a chain in their order.
 
-    The links of the previous key come first: once the current key made one, the previous key is retired, so
-    that a leaked secret forges nothing after its change.
+    Links of the previous key come before those of the current one. After the first link of the current key,
+    the previous key is no longer accepted, so a leaked secret cannot forge links after its change.
     """
 
     def __init__(self, keys: Sequence[bytes], anchor: Head | None) -> None:
@@ -106,8 +106,8 @@ class LinkChecker:
     def find_problem(self, previous: Head, row: asyncpg.Record) -> str | None:
         """Return what is wrong with a row, or None.
 
-        Each link is compared with the stored previous link, so that one bad row does not make all later ones
-        bad.
+        Each link is compared with the previous link as stored, so one bad row does not invalidate all later
+        ones.
         """
         position, event_id = row["position"], row["event_id"]
         if position != previous.position + 1:

@@ -13,7 +13,7 @@ KEY_PREFIX = "depot"
 
 
 class Window(NamedTuple):
-    """Result of counting one request: whether it is within the limit, and what is left until when."""
+    """Result of counting one request: whether it is granted, and how many remain until the reset."""
 
     granted: bool
     reset_at: float
@@ -38,14 +38,16 @@ class RedisWindows:
     """Counts and reads a window in one round trip, which takes half the CPU of the library's two."""
 
     def __init__(self, pool: Any) -> None:
-        from redis.asyncio import Redis  # noqa: PLC0415  # of an optional extra
+        from redis.asyncio import Redis  # noqa: PLC0415  # an optional extra
         from redis.exceptions import RedisError  # noqa: PLC0415
 
         self._hit = Redis(connection_pool=pool).register_script(_script())
         self._errors = RedisError
 
     async def hit(self, limit: RateLimitItem, key_id: str) -> Window:
-        key = f"{KEY_PREFIX}:{{{limit.key_for(key_id)}}}"  # braces: both are on one server of a cluster
+        key = (
+            f"{KEY_PREFIX}:{{{limit.key_for(key_id)}}}"  # the braces keep both keys on one node of a cluster
+        )
         try:
             row = await self._hit([f"{key}/-1", key], [limit.amount, limit.get_expiry(), 1])
         except self._errors as error:

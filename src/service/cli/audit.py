@@ -28,7 +28,7 @@ def audit() -> None:
     help="Head printed by an earlier run; detects a chain whose end was cut off.",
 )
 def audit_verify(anchor: str | None) -> None:
-    """Find events that were edited, deleted, reordered or slipped in. Exit status 1 if there are any."""
+    """Find events that were edited, deleted, reordered or inserted. Exit status 1 if there are any."""
     from service.audit.verify import AnchorPruned, verify
 
     known = _parse_anchor(anchor)
@@ -122,7 +122,7 @@ def audit_prune(before: datetime, exported: Path) -> None:
     """Delete old events, their seals and their deliveries, and print where the chain begins.
 
     Every pruned event must be sealed and in the exported file, exactly as it is stored; otherwise nothing is
-    pruned. Users' actions are events too. Cursors older than that are 410 CURSOR_EXPIRED.
+    pruned. Users' actions are events too. Requests with older cursors get 410 CURSOR_EXPIRED.
     """
     from service.audit.prune import PruneRefused, delete_pruned, prune
     from service.jobs.maintenance import sweep_deliveries

@@ -32,7 +32,7 @@ IDLE_INTERVAL_SECONDS = 2.0
 COMMIT_WAIT_SECONDS = 0.25
 DURATIONS_KEPT = 20
 MISSED_COMMITS_MAX = 2
-"""Waits in a row after which the server is asked about the commit. One may be our own event loop's fault."""
+"""Waits in a row after which the server is asked about the commit. One may be due to a slow event loop."""
 
 COMMIT_EMPTY = """
 select case when current_setting('synchronous_standby_names') <> ''

@@ -12,9 +12,9 @@ from service.database.servers import ServerList
 from service.settings import Settings
 
 LOCK_TIMEOUT_SECONDS = 1.0
-"""How long a migration waits for the lock of a table. All other transactions that need it wait behind it."""
+"""Time that a migration waits for a table's lock. Others that need the table wait behind it."""
 LOCK_PAUSE_SECONDS = 2.0
-"""How long a migration lets the others work before it tries again."""
+"""Time for which other transactions can use the table before the migration tries again."""
 LOCK_ATTEMPTS_MAX = 30
 
 PACKAGED = Path(__file__).parents[1] / "migrations"

@@ -85,7 +85,7 @@ class SingleFileForm:
 async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
     """Yield the body in chunks, then an empty one. Raises `ClientClosedRequest`.
 
-    Litestar's own path takes another generator and checks a limit that the receiver sets itself.
+    Litestar's `stream` would add a generator, and a limit that `UploadReceiver` enforces already.
     """
     more = True
     while more:

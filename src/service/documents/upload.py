@@ -1,4 +1,4 @@
-"""Receive an upload: count it while it arrives, in a staging file on disk, and check and hash it at its end.
+"""Receive an upload: write it to a staging file while it arrives, then check and hash the complete file.
 
 A rejected file never gets a blob key and is deleted with the request.
 """

@@ -1,4 +1,4 @@
-"""What a prune left of the journal (`depot audit prune`): the events with newer ids than the pruned ones."""
+"""The beginning of the journal: `depot audit prune` deletes older events and retains those with newer ids."""
 
 from uuid import UUID
 
@@ -11,6 +11,6 @@ select coalesce((select pruned_id from sealing), '00000000-0000-0000-0000-000000
 
 
 async def check_list_cursor(session: Session, after: UUID | None) -> None:
-    """Raise `CursorExpired` if a list of events, newest first, has lost what follows this id."""
+    """Raise `CursorExpired` if the events that follow this id in a list, newest first, were pruned."""
     if after is not None and after <= await session.fetchval(READ_PRUNED_ID):
         raise CursorExpired

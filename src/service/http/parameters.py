@@ -42,7 +42,7 @@ class QueryType(Struct, frozen=True):
 async def validate_parameters(request: AnyRequest) -> None:
     """Reject a request with invalid parameters in path or query, before its handler is called.
 
-    Litestar would also find those in the path, but then only the garbage collector frees its frames.
+    Litestar rejects invalid path parameters too, but then only the garbage collector frees its frames.
     """
     if details := [*_path_errors(request), *_query_errors(request)]:
         raise ValidationFailed([*await _body_errors(request), *details])

@@ -26,7 +26,7 @@ from service.times import format_time, uuid7_time
 
 AGE_MAX = timedelta(days=30)
 AGE_TOLERANCE = timedelta(hours=1)
-"""For clients that ask for the last 30 days and whose clock is behind."""
+"""Tolerance for clients that request the last 30 days: their clocks may be behind."""
 
 READ_WEBHOOK = "select enabled, events from webhooks where id = $1"
 

@@ -1,7 +1,7 @@
 """Job kind `webhook.replay`: deliver again to one webhook what happened in a period.
 
-Deliveries are made due in small batches, and the next batch waits until the receiver has worked off the last
-one, so that a live event never queues behind more than a batch or two.
+Deliveries are created in small batches. Before each batch, the job waits until less than a batch is due, so a
+live event waits behind less than two batches.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from service.times import lowest_uuid7
 
 BATCH_SIZE = 50
 SCAN_SIZE = 5000
-"""Events that one statement looks through."""
+"""Maximum number of events that one statement examines."""
 WAIT_SECONDS = 0.2
 LONGEST_TRANSACTION = timedelta(hours=1)
-"""How much later than its time an event can get its id: the time is that of the transaction's start."""
+"""Maximum time from `created_at`, the start of the transaction, to the time in the event's id."""
 
 READ_QUEUE = """
 select enabled, (select count(*) from (
   select from deliveries where webhook_id = $1 and due_at <= now() limit $2) due) as due
 from webhooks where id = $1"""
 
-# The id of a delivery has the time of the job and a hash of job and event, so that a second run of the job
-# repeats nothing that the first has done.
+# A delivery's id consists of the time of the job and a hash of job and event, so a second run of the job
+# creates no delivery that the first run has created.
 DELIVERY_ID = """overlay(left($2::uuid::text, 24) || right(md5($2::uuid::text || id::text), 12)
     placing left(md5(id::text || $2::uuid::text), 3) from 16 for 3)::uuid"""
 
@@ -46,7 +46,7 @@ with scanned as materialized (
 select (select count(*) from batch) as count, coalesce(
   (select id from batch order by id offset {BATCH_SIZE - 1}),
   (select id from scanned order by id desc limit 1)) as last"""
-"""Makes a batch due; returns its size, and the last event looked at or null at the end."""
+"""Creates a batch of deliveries. Returns its size, and the last event examined, or null at the end."""
 
 
 async def replay(task: JobContext, payload: WebhookReplay) -> Replayed:
@@ -57,7 +57,7 @@ async def replay(task: JobContext, payload: WebhookReplay) -> Replayed:
     while last is not None:
         await _wait_for_receiver(task, payload.webhook_id)
         row = await task.database.fetchrow(REPLAY, payload.webhook_id, task.id, last, end, *period)
-        assert row is not None  # noqa: S101  # it selects no table
+        assert row is not None  # noqa: S101  # a select without `from` returns one row
         if row["last"] is not None:
             count += row["count"]
             await task.report_progress(99 * (row["last"].int - last.int) // (end.int - last.int))
@@ -66,7 +66,7 @@ async def replay(task: JobContext, payload: WebhookReplay) -> Replayed:
 
 
 async def _wait_for_receiver(task: JobContext, webhook_id: UUID) -> None:
-    """Return once less than a batch is due. Raises `JobFailed` if nothing is sent to the webhook any more."""
+    """Return once less than a batch is due. Raises `JobFailed` if the webhook was disabled or deleted."""
     while True:
         webhook = await task.database.fetchrow(READ_QUEUE, webhook_id, BATCH_SIZE)
         if webhook is None or not webhook["enabled"]:

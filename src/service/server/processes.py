@@ -38,7 +38,7 @@ RESPAWN_SECONDS = 1.0
 
 EXPIRY_INTERVAL_SECONDS = 1.0
 COLLECTION_THRESHOLD = 50_000
-"""More objects since the last collection start the next one: those of about 500 requests in flight."""
+"""Number of new objects that starts a collection: as many as about 500 requests in flight have."""
 
 
 class Server(uvicorn.Server):

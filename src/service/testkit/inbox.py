@@ -80,7 +80,7 @@ def open_inbox(settings: Settings) -> Iterator[Inbox]:
 
     with ThreadPoolExecutor(1, "depot-inbox") as thread, ThreadingHTTPServer(ADDRESS, Handler) as server:
         inbox = Inbox(server.server_port)
-        # In the thread, because the fixture of a coroutine may run in an event loop.
+        # It subscribes in the thread, because an event loop may run in this one already.
         inbox.secret = thread.submit(asyncio.run, _subscribe(settings, inbox.url)).result()
         thread.submit(server.serve_forever, POLL_SECONDS)
         try:
