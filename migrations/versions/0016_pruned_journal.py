@@ -11,15 +11,9 @@ down_revision = "0015"
 branch_labels = None
 depends_on = None
 
-APPEND_ONLY = """
-create or replace function append_only() returns trigger language plpgsql as $$
-begin
-  {exception}
-  raise exception 'rows of % are never changed or deleted', tg_table_name
-    using errcode = 'restrict_violation';
-end
-$$"""
-ALLOW_DELETES = "if tg_op = 'DELETE' then return null; end if;"
+APPEND_ONLY_TRIGGER = """
+create or replace trigger append_only before {events} on {table}
+for each statement execute function append_only()"""
 
 ONLY_PRUNED = """
 create function only_pruned_{table}() returns trigger language plpgsql as $$
@@ -47,12 +41,12 @@ def upgrade() -> None:
     for table, (column, comparison) in PRUNED.items():
         op.execute(ONLY_PRUNED.format(table=table, column=column, comparison=comparison))
         op.execute(ONLY_PRUNED_TRIGGER.format(table=table))
-    op.execute(APPEND_ONLY.format(exception=ALLOW_DELETES))
+        op.execute(APPEND_ONLY_TRIGGER.format(table=table, events="update or truncate"))
 
 
 def downgrade() -> None:
-    op.execute(APPEND_ONLY.format(exception=""))
     for table in PRUNED:
+        op.execute(APPEND_ONLY_TRIGGER.format(table=table, events="update or delete or truncate"))
         op.execute(f"drop trigger only_pruned on {table}")
         op.execute(f"drop function only_pruned_{table}")
     for column in ("pruned_id", "pruned_hash", "pruned_position"):

@@ -181,8 +181,8 @@ async def test_back_in_stock_is_told_when_the_quantity_rises_from_zero(
 
 
 @pytest.mark.parametrize("table", ["events", "seals"])
-@pytest.mark.parametrize("statement", ["update {} set {}", "delete from {}", "truncate {}"])
-async def test_nothing_is_ever_changed_or_deleted(database: Database, table: str, statement: str) -> None:
+@pytest.mark.parametrize("statement", ["update {} set {}", "truncate {}"])
+async def test_nothing_is_ever_changed(database: Database, table: str, statement: str) -> None:
     column = {"events": "type = 'item.updated'", "seals": "position = 1"}[table]
     with pytest.raises(asyncpg.RestrictViolationError):
         await database.fetch(statement.format(table, column))
