@@ -12,12 +12,11 @@ from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
 from conftest import Client
 from service.blobs import open_blob_store
 from service.database.database import Database
-from service.job_kinds import build_registry
 from service.jobs.pgqueuer_adapter import queries
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import connected, running
-from tests.support.job_helpers import SLEEP, done, journal, process, read, until
+from tests.support.job_helpers import SLEEP, done, journal, process, read, running_worker, until
 from tests.support.reply_assertions import JSON, all_rows, assert_refused, wrong_fields
 
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
@@ -32,8 +31,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
-    async with worker.open():
+    async with running_worker(settings, database) as worker:
         yield worker
 
 

@@ -13,7 +13,7 @@ from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import running
-from tests.support.job_helpers import done, journal, process, read, until
+from tests.support.job_helpers import done, journal, process, read, running_worker, until
 from tests.support.reply_assertions import assert_refused
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -28,8 +28,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
-    async with worker.open():
+    async with running_worker(settings, database) as worker:
         yield worker
 
 

@@ -19,6 +19,15 @@ from service.http.period import PERIOD_PARSERS, From, To, parse_period
 from service.http.request import StrictRequest
 from service.times import lowest_uuid7
 
+Entity = Annotated[
+    str | None,
+    QueryParameter(
+        pattern=NO_NUL_PATTERN,
+        max_length=200,
+        description="`item` for all items, `item/<id>` for one, or the id of an entity of any type.",
+    ),
+]
+
 
 class AuditController(Controller):
     path = "/audit"
@@ -29,14 +38,7 @@ class AuditController(Controller):
         self,
         session: NamedDependency[Session],
         request: StrictRequest,
-        entity: Annotated[
-            str | None,
-            QueryParameter(
-                pattern=NO_NUL_PATTERN,
-                max_length=200,
-                description="`item` for all items, `item/<id>` for one, or the id of an entity of any type.",
-            ),
-        ] = None,
+        entity: Entity = None,
         actor: Annotated[
             str | None,
             QueryParameter(

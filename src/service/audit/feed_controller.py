@@ -9,10 +9,10 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
+from service.audit.controller import Entity
 from service.audit.feed import SCOPES, FeedEvent, read_feed, readable_areas
 from service.audit.trail import entity_filters
 from service.auth.keys import ANY_SCOPE
-from service.constraints import NO_NUL_PATTERN
 from service.database.session import Session
 from service.errors import CursorExpired, InvalidCursor
 from service.http.operation import operation
@@ -57,14 +57,7 @@ class FeedController(Controller):
                 description="Only events of this type.",
             ),
         ] = None,
-        entity: Annotated[
-            str | None,
-            QueryParameter(
-                pattern=NO_NUL_PATTERN,
-                max_length=200,
-                description="`item` for all items, `item/<id>` for one, or the id of an entity of any type.",
-            ),
-        ] = None,
+        entity: Entity = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
     ) -> EventFeed:
