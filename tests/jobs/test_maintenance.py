@@ -36,7 +36,7 @@ async def random_job(database: Database) -> UUID:
 
 async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, settings: Settings) -> None:
     lost, held, kept, ended = [await random_job(database) for _ in range(4)]
-    await in_session(database, cancel, ended, CLI)
+    await in_session(database, cancel, ended, CLI, None)
     await database.fetch(
         "update jobs set status = 'running', attempts = 1, progress = 50 where id = $1", lost
     )

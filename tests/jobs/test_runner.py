@@ -201,7 +201,7 @@ async def test_a_cancelled_run_changes_nothing(workshop: Workshop) -> None:
     async def work(task: JobContext, _: Wish) -> None:
         await asyncio.sleep(PROGRESS_SECONDS)
         with CancelScope(shield=True):  # the worker may hear of it before `cancel` returns
-            await in_session(task.database, cancel, task.id, CLI)
+            await in_session(task.database, cancel, task.id, CLI, None)
             await assert_superseded(task)
             superseded.set()
 
