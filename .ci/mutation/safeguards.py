@@ -205,7 +205,7 @@ SAFEGUARDS = [
         "orders/statements.py",
         "select item_id, version, 'order', -quantity, remaining",
         "select item_id, version, 'order', -1, remaining",
-        "orders/test_placement.py",
+        "orders/test_orders.py",
     ),
     Safeguard(
         "an event is delivered although its process died",
