@@ -1,6 +1,7 @@
 """`DATABASE_URL` may name several servers; the one that accepts writes is found, whatever the others do."""
 
 import asyncio
+from asyncio import Task
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import text
 
 from service.database import migrate
 from service.database.database import SCHEMA, Database
-from service.database.servers import ServerList, split_servers
+from service.database.servers import NEXT_SERVER_SECONDS, ServerList, split_servers
 from service.settings import Settings
 from tests.support.app_helpers import eventually
 from tests.support.postgres_nodes import Node, node, standby
@@ -87,6 +88,51 @@ async def test_a_silent_server_does_not_use_up_the_time_of_the_others(pair: tupl
         connection = await hosts.connect(2)
         assert monotonic() - started < seconds
         await connection.close()
+
+
+async def test_a_standby_that_is_promoted_beside_a_silent_server_is_found(pair: tuple[Node, Node]) -> None:
+    primary, copy = pair
+    primary.suspend()
+    connecting = asyncio.create_task(ServerList(forms(primary, copy)[0]).connect(10))
+    await asyncio.sleep(NEXT_SERVER_SECONDS * 2)  # the standby has answered that it accepts no writes
+    await asyncio.to_thread(copy.promote)
+    promoted_at = monotonic()
+    connection = await connecting
+    assert monotonic() - promoted_at < 2
+    assert await connection.fetchval("show port") == str(copy.port)
+    await connection.close()
+    primary.resume()
+
+
+async def test_a_server_whose_network_returns_is_found_soon(pair: tuple[Node, Node]) -> None:
+    """The first attempt is lost: what it sent stays unanswered."""
+    primary, _ = pair
+    lost: list[asyncio.StreamWriter] = []
+    proxied: list[Task[None]] = []
+
+    async def drop_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lost.append(writer)
+        if len(lost) > 1:
+            there, back = await asyncio.open_connection("127.0.0.1", primary.port)
+            proxied.extend(asyncio.create_task(pipe(*ends)) for ends in ((reader, back), (there, writer)))
+
+    async with await asyncio.start_server(drop_first, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        started_at = monotonic()
+        connection = await ServerList(f"postgresql://postgres@127.0.0.1:{port}/postgres").connect(10)
+        assert monotonic() - started_at < 2
+        connection.terminate()
+        for writer in lost:
+            writer.close()
+        await asyncio.wait(proxied)
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 async def test_without_a_server_that_accepts_writes_there_is_no_connection(pair: tuple[Node, Node]) -> None:

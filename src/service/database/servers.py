@@ -17,6 +17,10 @@ READ_TIMELINE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 """The timeline of a primary, in hexadecimal digits. Every promotion starts a higher one."""
 NEXT_SERVER_SECONDS = 0.25
 """Seconds after which the next server is tried beside one that has not answered."""
+TRY_AGAIN_SECONDS = 1.0
+"""Seconds without an answer after which all servers are tried again, beside the attempts that are pending: a
+standby may have been promoted meanwhile, and a network that returns delivers a new request sooner than TCP
+repeats a lost one."""
 
 
 class ServerList:
@@ -45,9 +49,7 @@ class ServerList:
         still pending. asyncpg itself would spend the whole timeout on the first server.
         """
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
-        if len(self._urls) == 1:
-            return await _connect(self._urls[0], timeout_seconds, options)
-        urls = [url for url in self._urls if url not in self._deposed]
+        urls = self._candidates()
         attempts: dict[Task[Connection], str] = {}
         failure: Exception | None = None
         try:
@@ -56,9 +58,14 @@ class ServerList:
                     if urls:
                         url = urls.pop(0)
                         attempts[asyncio.create_task(_connect(url, timeout_seconds, options))] = url
-                    wait_seconds = NEXT_SERVER_SECONDS if urls else None
-                    await asyncio.wait(attempts, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-                    for attempt in [attempt for attempt in attempts if attempt.done()]:
+                    done, _ = await asyncio.wait(
+                        attempts,
+                        timeout=NEXT_SERVER_SECONDS if urls else TRY_AGAIN_SECONDS,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    if not (urls or done):
+                        urls = self._candidates()
+                    for attempt in done:
                         url = attempts.pop(attempt)
                         try:
                             connection = attempt.result()
@@ -72,6 +79,9 @@ class ServerList:
                 self._late.add(attempt)
                 attempt.add_done_callback(self._discard)
         raise failure or ConnectionError("every server that answers is deposed")
+
+    def _candidates(self) -> list[str]:
+        return [url for url in self._urls if url not in self._deposed]
 
     @property
     def has_several(self) -> bool:
