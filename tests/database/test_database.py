@@ -109,3 +109,29 @@ async def test_waiting_callers_get_connections_in_the_order_of_their_arrival(set
         clients.create_task(come(database, clients))
         await several_wait.wait()
     assert served == list(range(100))
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be set forward."""
+
+    skipped_seconds = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped_seconds
+
+
+def test_an_old_statement_needs_no_more_round_trips_than_a_new_one(settings: Settings) -> None:
+    """asyncpg would prepare it again, and first close all others of its age one by one."""
+    loop = SkippingLoop()
+    prepared = "select count(*) from pg_prepared_statements where statement = 'select 7'"
+
+    async def use_later() -> None:
+        connection = await Database(settings).connect()
+        await connection.fetchval("select 7")
+        loop.skipped_seconds = 3600
+        await asyncio.sleep(0.01)  # timers that are due run now
+        assert await connection.fetchval(prepared) == 1
+        await connection.close()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(use_later())

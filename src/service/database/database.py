@@ -241,6 +241,7 @@ class Database:
             timeout_seconds or self._settings.connect_timeout_seconds,
             server_settings=self._server_settings,
             statement_cache_size=self._settings.statement_cache_size,
+            max_cached_statement_lifetime=0,  # asyncpg closes aged ones one by one, a round trip for each
             **options,
         )
         self._connections.add(connection)
