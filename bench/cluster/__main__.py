@@ -38,11 +38,12 @@ console = Console(width=140)
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--all", action="store_true", help="all faults (default: the core, under 5 minutes)")
-    options.add_argument("--only", choices=[fault.name for fault in FAULTS], help="one of them")
+    names = [fault.name for fault in FAULTS]
+    options.add_argument("--only", action="append", choices=names, help="one of them; may be repeated")
     given = options.parse_args()
-    chosen = [
-        fault for fault in FAULTS if (fault.name == given.only if given.only else given.all or fault.is_core)
-    ]
+    core = [fault.name for fault in FAULTS if fault.is_core]
+    wanted = given.only or (names if given.all else core)
+    chosen = [fault for fault in FAULTS if fault.name in wanted]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is removed then too
     try:
         prepare()

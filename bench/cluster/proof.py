@@ -101,7 +101,7 @@ class Proof:
         lost, doubled = await compare(await self._primary_url(), self.load)
         verdict = self._judge(fault, started, undone)
         verdict.lost, verdict.doubled = len(set(lost) - self._known), len(set(doubled) - self._known)
-        verdict.wrong += [problem for problem in (*lost, *doubled) if problem not in self._known]
+        verdict.wrong[:0] = [problem for problem in (*lost, *doubled) if problem not in self._known]
         self._known.update(lost, doubled)
         return verdict
 
