@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from service.database import commits, migrate
 from service.database.commits import CommitMonitor
 from service.database.database import Database
+from service.errors import DatabaseUnavailable
 from service.settings import Settings
 from service.testing import execute, mint
 from tests.support.app_helpers import Json, eventually, item, order, running
@@ -27,6 +28,7 @@ from tests.support.postgres_nodes import Node, node, standby
 INTERRUPTED_AFTER_SECONDS = 0.3
 REFUSED_SECONDS = 1.0
 SLOW_COMMIT_SECONDS = 0.7
+SLOW_COMMIT = f"select false as is_standby, null as timeline from pg_sleep({SLOW_COMMIT_SECONDS})"
 DISTANT_SECONDS = 0.15
 
 
@@ -120,6 +122,15 @@ async def test_an_interrupted_commit_is_acknowledged_only_once_the_standby_has_i
     assert replayed == {name for name in requests if name.startswith("keyed")}
 
 
+async def test_a_standby_confirms_nothing(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    """A former primary that has become a standby shows the commits that no other server has."""
+    settings = Settings(database_url=f"{pair[1].url}?target_session_attrs=any", home=tmp_path)
+    async with Database(settings).open() as database:
+        assert await database.fetchval("select pg_is_in_recovery()")
+        with pytest.raises(DatabaseUnavailable):
+            await database.commits.join()
+
+
 async def timed(client: httpx.AsyncClient, method: str, path: str, **content: object) -> tuple[str, float]:
     """Return a reply's status and code, and the seconds that it took."""
     started = monotonic()
@@ -184,7 +195,7 @@ async def test_on_a_slow_machine_commits_that_wait_for_nobody_are_not_blocked(
     monkeypatch.setattr(commits, "IDLE_INTERVAL_SECONDS", 0.05)
     async with Database(settings).open() as database, database.commits.watch(lambda: None):
         await eventually(lambda: has_committed(database.commits))
-        monkeypatch.setattr(commits, "COMMIT_EMPTY", f"select null from pg_sleep({SLOW_COMMIT_SECONDS})")
+        monkeypatch.setattr(commits, "COMMIT_EMPTY", SLOW_COMMIT)
         with capture_logs() as logs:
             await eventually(lambda: has_committed(database.commits, SLOW_COMMIT_SECONDS))
     assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []

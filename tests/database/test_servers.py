@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Task
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from time import monotonic
 
@@ -13,9 +14,11 @@ from sqlalchemy import text
 
 from service.database import migrate
 from service.database.database import SCHEMA, Database
+from service.database.errors import DATABASE_ERRORS
 from service.database.servers import NEXT_SERVER_SECONDS, ServerList, split_servers
+from service.errors import DatabaseUnavailable
 from service.settings import Settings
-from tests.support.app_helpers import eventually
+from tests.support.app_helpers import connected, eventually
 from tests.support.postgres_nodes import Node, node, standby
 
 SINGLE = {
@@ -65,6 +68,43 @@ async def test_the_server_that_accepts_writes_is_found(pair: tuple[Node, Node]) 
         connection = await ServerList(url).connect(2)
         assert await connection.fetchval("show port") == str(primary.port)
         await connection.close()
+
+
+async def test_one_address_that_leads_to_a_standby_is_not_used(pair: tuple[Node, Node]) -> None:
+    """A proxy or a name may lead to a former primary for a moment."""
+    url = pair[1].url
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await ServerList(url).connect(2)
+    connection = await ServerList(f"{url}?target_session_attrs=any").connect(2)
+    await connection.close()
+
+
+async def test_a_new_primary_does_not_confirm_what_the_former_one_showed(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    primary, copy = pair
+    for server, name in product(pair, ("synchronous_standby_names = '*'", "synchronous_commit = local")):
+        await run_on(server, f"alter system set {name}")
+        await run_on(server, "select pg_reload_conf()")
+    async with Database(Settings(database_url=forms(*pair)[0], home=tmp_path)).open() as database:
+        await database.commits.join()
+        primary.kill()
+        copy.promote()
+        await eventually(lambda: answers(database))
+        with pytest.raises(DatabaseUnavailable):
+            await database.commits.join()
+        await database.commits.join()
+
+
+async def run_on(server: Node, statement: str) -> None:
+    async with connected(server.url) as connection:
+        await connection.execute(statement)
+
+
+async def answers(database: Database) -> bool:
+    with suppress(*DATABASE_ERRORS):
+        return bool(await database.fetchval("select 1"))
+    return False
 
 
 async def test_migrations_and_both_pools_find_the_server_that_accepts_writes(

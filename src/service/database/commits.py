@@ -35,9 +35,13 @@ MISSED_COMMITS_MAX = 2
 """Waits in a row after which the server is asked about the commit. One may be due to a slow event loop."""
 
 COMMIT_EMPTY = """
-select case when current_setting('synchronous_standby_names') <> ''
-  then pg_logical_emit_message(true, 'depot', '') end"""
-"""A transaction that must be replicated. Without a synchronous standby it writes nothing."""
+select pg_is_in_recovery() as is_standby,
+  case when current_setting('synchronous_standby_names') <> '' and not pg_is_in_recovery()
+  then left(pg_walfile_name(pg_logical_emit_message(true, 'depot', '')), 8) end as timeline"""
+"""A transaction that must be replicated. Returns the timeline that it was written to.
+
+Without a synchronous standby it writes nothing, and the timeline is null.
+"""
 
 IS_WAITING = """
 select exists (select from pg_stat_activity
@@ -71,6 +75,8 @@ class CommitMonitor:
         self._monitor = monitor
         self._pooled = pooled
         self._committing = False
+        self._timeline: str | None = None
+        """The timeline of the last commit that was replicated."""
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._interval_seconds = COMMIT_INTERVAL_SECONDS
         self._running: Task[None] | None = None
@@ -101,16 +107,20 @@ class CommitMonitor:
     async def join(self, _: None = None, /) -> None:
         """Return once every commit that is visible now has been replicated, as the server is configured.
 
-        Raises `DatabaseUnavailable` if that takes too long.
+        Raises `DatabaseUnavailable` if that takes too long, or if the server has changed: what the caller saw
+        may have been visible on a former primary only.
         """
         if self.is_blocked:
             raise DatabaseUnavailable
+        timeline = self._timeline
         seconds = max(CONFIRM_TIMEOUT_SECONDS, 4 * self._usual_seconds)
         try:
             async with self._monitor.timeout(seconds):
                 await asyncio.shield(self._next_commit())
         except DATABASE_ERRORS:
             raise DatabaseUnavailable from None
+        if timeline not in (None, self._timeline):
+            raise DatabaseUnavailable
 
     @property
     def _usual_seconds(self) -> float:
@@ -132,9 +142,12 @@ class CommitMonitor:
             connection = await self._connection.get()
             self._committing = True
             started = monotonic()
-            written = await connection.fetchval(COMMIT_EMPTY)
+            [commit] = await connection.fetch(COMMIT_EMPTY)
+            if commit["is_standby"]:  # it may show commits of its time as a primary that no other server has
+                raise DatabaseUnavailable
             self._durations.append(monotonic() - started)
-            self._interval_seconds = COMMIT_INTERVAL_SECONDS if written else IDLE_INTERVAL_SECONDS
+            self._timeline = commit["timeline"]
+            self._interval_seconds = COMMIT_INTERVAL_SECONDS if self._timeline else IDLE_INTERVAL_SECONDS
         except DATABASE_ERRORS:
             self._connection.close()
             raise

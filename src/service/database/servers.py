@@ -29,8 +29,8 @@ class ServerList:
     def __init__(self, url: str) -> None:
         url, self._options = split_parameters(url)
         self._urls = split_servers(url)
-        if len(self._urls) > 1 and "target_session_attrs" not in url:
-            self._options["target_session_attrs"] = "read-write"  # the first to answer may be a standby
+        if "target_session_attrs" not in url:  # the first to answer may be a standby, also behind a proxy
+            self._options["target_session_attrs"] = "read-write" if self.has_several else "primary"
         self._deposed: set[str] = set()
         """Servers that still accept writes, though another one was promoted after them."""
         self._newest_timeline = ""
