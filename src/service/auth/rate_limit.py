@@ -12,7 +12,7 @@ import structlog
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 
-from service.auth.windows import MemoryWindows, RedisWindows, Windows
+from service.auth.windows import MemoryWindows, RedisWindows, Window, Windows
 from service.errors import RateLimited
 from service.observability.metrics import Metrics
 
@@ -24,7 +24,7 @@ _parse = lru_cache(1024)(parse)
 STORE_TIMEOUT_SECONDS = 0.5
 """Time that a request waits for the store."""
 STORE_PAUSE_SECONDS = 0.5
-"""Time for which requests pass unchecked after the store failed."""
+"""Time between two attempts to reach a store that is down."""
 STORE_CHECKS_MAX = 4
 """Concurrent checks per process. A check is brief, so few suffice. The semaphore is fair; the waiters of
 redis-py's own pool starve."""
@@ -33,7 +33,7 @@ redis-py's own pool starve."""
 class RateLimiter:
     """Rate limiter that reports its state in the headers of draft-ietf-httpapi-ratelimit-headers-10.
 
-    While the store is down, requests pass unchecked.
+    While the store is down, requests pass unchecked. A task asks it, so that no request waits for it.
     """
 
     def __init__(self, metrics: Metrics, store_url: str | None = None) -> None:
@@ -41,27 +41,21 @@ class RateLimiter:
         self._pool = _redis_pool(store_url) if store_url else None
         self._windows: Windows = RedisWindows(self._pool) if self._pool else MemoryWindows()
         self._slots = asyncio.Semaphore(STORE_CHECKS_MAX)
-        self._paused_until = 0.0
-        self._is_down = False
+        self._recovery: asyncio.Task[None] | None = None
+        """It exists while the store is down."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect to the store, and close the connections when the block ends."""
         try:
-            if self._pool is not None:
-                await self._connect()
+            if self._pool is not None:  # so that the log reports a store that is down at the start
+                await self._reach_store()
             yield
         finally:
+            if self._recovery is not None:
+                self._recovery.cancel()
             if self._pool is not None:
                 await self._pool.disconnect()
-
-    async def _connect(self) -> None:
-        """Connect before the first request, so that the log reports a store that is down at the start."""
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
-                await self._windows.hit(_parse("1/second"), "start")
-        except (StorageError, OSError) as error:
-            self._mark_down(error)
 
     async def consume(self, key_id: str, rate: str) -> Headers:
         """Count one request against a rate such as `600/minute`.
@@ -69,34 +63,43 @@ class RateLimiter:
         Raises `RateLimited` once the limit is reached.
         """
         limit = _parse(rate)
-        if time.monotonic() < self._paused_until:
+        window = None if self._recovery is not None else await self._hit(limit, key_id)
+        if window is None:
             self._metrics.rate_limit_unchecked.inc()
             return []
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT_SECONDS), self._slots:
-                granted, reset_at, remaining = await self._windows.hit(limit, key_id)
-        except (StorageError, OSError) as error:  # TimeoutError is an OSError
-            self._metrics.rate_limit_unchecked.inc()
-            self._mark_down(error)
-            return []
-        self._mark_up()
-        reset_seconds = max(1, math.ceil(reset_at - time.time()))
-        headers = {**_policy(limit), "RateLimit": f'"default";r={remaining};t={reset_seconds}'}
-        if not granted:
+        reset_seconds = max(1, math.ceil(window.reset_at - time.time()))
+        headers = {**_policy(limit), "RateLimit": f'"default";r={window.remaining};t={reset_seconds}'}
+        if not window.granted:
             raise RateLimited(headers={**headers, "Retry-After": str(reset_seconds)})
         return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
-    def _mark_down(self, error: Exception) -> None:
-        self._paused_until = time.monotonic() + STORE_PAUSE_SECONDS
-        if not self._is_down:
-            self._is_down = True
-            cause = error.__cause__ or error  # not its text, which may contain the URL
-            log.warning("rate_limit_store_down", cause=type(cause).__name__)
+    async def _hit(self, limit: RateLimitItem, key_id: str) -> Window | None:
+        """Count one request in the store, or return None if the store is down."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_SECONDS), self._slots:
+                return await self._windows.hit(limit, key_id)
+        except (StorageError, OSError) as error:  # TimeoutError is an OSError
+            if self._recovery is None:
+                self._recovery = asyncio.create_task(self._recover())
+                cause = error if isinstance(error, OSError) else error.__cause__ or error
+                log.warning(
+                    "rate_limit_store_down", cause=type(cause).__name__
+                )  # its text may contain the URL
+            return None
 
-    def _mark_up(self) -> None:
-        if self._is_down:
-            self._is_down = False
+    async def _reach_store(self) -> bool:
+        return await self._hit(_parse("1/second"), "start") is not None
+
+    async def _recover(self) -> None:
+        """Ask the store until it answers."""
+        try:
+            is_up = False
+            while not is_up:
+                await asyncio.sleep(STORE_PAUSE_SECONDS)
+                is_up = await self._reach_store()
             log.info("rate_limit_store_up")
+        finally:
+            self._recovery = None
 
 
 def _policy(limit: RateLimitItem) -> dict[str, str]:
