@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from service.server.acceptor import Acceptor
 from service.server.processes import Server, bind
 from service.settings import Settings
 from tests.support.app_helpers import wait_for_locks
-from tests.support.depot_process import depot_serve
+from tests.support.depot_process import depot_running, depot_serve
 from tests.support.reply_assertions import assert_refused
 
 Make = Callable[..., Awaitable[str]]
@@ -99,12 +100,26 @@ def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: 
 def test_a_worker_that_dies_is_replaced(database_url: str, tmp_path: Path) -> None:
     with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
         server.wait_for("listening", 2)
-        serving = [
-            p for p in psutil.Process(server.process.pid).children() if "spawn_main" in " ".join(p.cmdline())
-        ]
-        serving[0].kill()
+        serving_children(psutil.Process(server.process.pid))[0].kill()
         server.wait_for("listening", 3)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
+
+
+def test_ctrl_c_while_the_workers_start_ends_all_of_them_quietly(database_url: str, tmp_path: Path) -> None:
+    command = ["serve", "--port", "0", "--workers", "2"]
+    with depot_running(command, database_url, tmp_path / "home", {}) as server:
+        parent = psutil.Process(server.process.pid)
+        while len(starting := serving_children(parent)) < 2:
+            time.sleep(0.01)
+        for process in (parent, *starting):  # a terminal interrupts all of them
+            process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 0
+        assert psutil.wait_procs(starting, timeout=10)[1] == []
+        assert "Traceback" not in server.log.read_text()
+
+
+def serving_children(parent: psutil.Process) -> list[psutil.Process]:
+    return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_a_reply_and_its_log_line_take_little_more_than_one_system_call(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import cast
@@ -119,6 +120,7 @@ class Server(uvicorn.Server):
         Unlike uvicorn's, the signal is not raised again: a requested stop is not a failure.
         """
         before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `_start_worker`
         try:
             yield
         finally:
@@ -173,7 +175,7 @@ def serve_workers(settings: Settings, listener: socket.socket, workers: int) -> 
                 started = context.Process(
                     target=_worker_main, args=(settings, listener, metrics_directory, slot)
                 )
-                started.start()
+                _start_worker(started)
                 processes[slot] = started
                 if stopping:  # the signal arrived before this process was registered
                     started.terminate()
@@ -184,6 +186,20 @@ def serve_workers(settings: Settings, listener: socket.socket, workers: int) -> 
             time.sleep(0 if stopping else RESPAWN_SECONDS)
         for process in processes.values():
             process.join()
+
+
+def _start_worker(worker: BaseProcess) -> None:
+    """Start a worker in which SIGINT is blocked until its server handles it.
+
+    Ctrl-C interrupts all processes of a terminal. It would end a worker that is still importing with a
+    traceback.
+    """
+    resource_tracker.ensure_running()  # starting it unblocks the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _worker_main(settings: Settings, listener: socket.socket, metrics_directory: str, slot: int) -> None:
