@@ -91,19 +91,19 @@ def worker(concurrency: int | None) -> None:
 def migrate(revision: str) -> None:
     """Migrate the database schema to the latest revision or to REVISION. Safe to run from several replicas
     at the same time."""
-    from alembic.util import CommandError as MigrationError
-
     from service.database import migrate as migrations
+    from service.database.database import SCHEMA
 
     with administrative_settings() as settings, report_database_errors():
         before = migrations.current_revision(settings)
         try:
             migrations.upgrade(settings, revision)
-        except MigrationError as error:
-            raise CommandError(str(error)) from None
+        except migrations.UnknownRevision:
+            raise CommandError(f"there is no revision {revision}; use head or 0001 to {SCHEMA}") from None
         after = migrations.current_revision(settings)
     if before == after:
-        click.echo(f"the schema is already at {after}; nothing was changed")
+        newer = f", which is newer than this version's {SCHEMA}" if (after or "") > SCHEMA else ""
+        click.echo(f"the schema is already at {after}{newer}; nothing was changed")
     else:
         click.echo(f"the schema was migrated from {before or 'nothing'} to {after}")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import asyncpg
 from advanced_alchemy.alembic.commands import AlembicCommands
 from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
+from alembic.util import CommandError
 
-from service.database.database import READ_SCHEMA_VERSION, VERSION_TABLE, direct_dsn
+from service.database.database import READ_SCHEMA_VERSION, SCHEMA, VERSION_TABLE, direct_dsn
 from service.database.servers import ServerList
 from service.settings import Settings
 
@@ -37,8 +38,21 @@ def commands(settings: Settings) -> AlembicCommands:
     return alembic
 
 
+class UnknownRevision(Exception):
+    """This version has no such revision."""
+
+
 def upgrade(settings: Settings, revision: str = "head") -> None:
-    commands(settings).upgrade(revision=revision)
+    """Migrate the schema to a revision. Raises `UnknownRevision`.
+
+    A schema that is newer than this version stays, so that a deployment can be rolled back.
+    """
+    if (current_revision(settings) or "") > SCHEMA:
+        return
+    try:
+        commands(settings).upgrade(revision=revision)
+    except CommandError:
+        raise UnknownRevision from None
 
 
 def current_revision(settings: Settings) -> str | None:
