@@ -1,7 +1,5 @@
 """`depot audit head` prints an anchor, which reveals that the database was set back to an older state."""
 
-import os
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,16 +11,12 @@ from service.database.database import Database
 from service.settings import Settings
 from service.testing import database_url_for, execute
 from tests.support.app_helpers import connected
-from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, depot
 
 PLAIN = Settings()
 CopyDatabase = Callable[[], Awaitable[str]]
 
 ACTION = "insert into events (type, subject, actor, payload) values ('user.action', 'ann', 'key', '{}')"
-
-
-def depot(url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return run_depot(arguments, env={**os.environ, "DATABASE_URL": url, **environment})
 
 
 async def act(url: str, times: int) -> None:

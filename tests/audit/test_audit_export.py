@@ -1,7 +1,6 @@
 """`depot audit export` writes every event with its seal, or no file at all."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ from service.audit.chain import seal
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import item
-from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, depot
 
 
 def export(database_url: str, path: Path, **environment: str) -> tuple[int, str, str]:
-    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
-    completed = run_depot(["audit", "export", str(path)], env=environment)
+    completed = depot(database_url, "audit", "export", str(path), **environment)
     return completed.returncode, completed.stdout, completed.stderr
 
 

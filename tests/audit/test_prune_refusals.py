@@ -1,23 +1,19 @@
-"""`depot audit prune` refuses what is not sealed, not exported, or still to be delivered."""
+"""`depot audit prune` refuses what is not sealed or not exported."""
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from conftest import Client
 from service.audit.prune import PruneRefused, delete_pruned, prune
 from service.database.database import Database
-from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, depot
 from tests.support.journal_history import (
     HOUR,
     NOON,
     PLAIN,
     count,
-    create_hook,
     export,
     findings,
     happened,
@@ -30,12 +26,6 @@ from tests.support.journal_history import (
 @pytest.fixture
 async def history(database: Database) -> Database:
     return await record_history(database)
-
-
-@pytest.fixture
-async def hooked(client: Client, history: Database) -> str:
-    """Return the id of a webhook that has pending deliveries of old events."""
-    return await create_hook(client, history)
 
 
 def without_one(lines: list[bytes]) -> list[bytes]:
@@ -89,45 +79,22 @@ async def test_a_journal_that_was_tampered_with_is_not_pruned(history: Database,
         await prune_all(history)
 
 
-async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
-    history: Database, hooked: str, client: Client
-) -> None:
-    with pytest.raises(PruneRefused, match=f"webhook {hooked} has pending deliveries"):
-        await prune_all(history)
-    await client.delete(f"/webhooks/{hooked}")
-    await prune_all(history)
-    assert await history.fetchval("select count(*) from events where created_at < $1", NOON) == 0
-
-
-@dataclass
-class Command:
-    status: int
-    out: str
-    err: str
-
-
-def depot_audit(database_url: str, *arguments: str, **environment: str) -> Command:
-    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
-    completed = run_depot(["audit", *arguments], env=environment)
-    return Command(completed.returncode, completed.stdout, completed.stderr)
-
-
 async def test_the_command_prunes_and_says_where_the_chain_begins(
     history: Database, database_url: str, tmp_path: Path
 ) -> None:
     file = str(tmp_path / "trail ü.jsonl")
-    arguments = ("prune", "--before", NOON.isoformat(), "--exported", file)
-    assert depot_audit(database_url, "export", file).status == 0
-    pruned = depot_audit(database_url, *arguments, **NEW_INTERPRETER)
-    assert pruned.status == 0, pruned.err
-    anchor = pruned.out.split()[-1]
-    assert pruned.out == f"10 events pruned, the chain begins at {anchor}\n"
+    arguments = ("audit", "prune", "--before", NOON.isoformat(), "--exported", file)
+    assert depot(database_url, "audit", "export", file).returncode == 0
+    pruned = depot(database_url, *arguments, **NEW_INTERPRETER)
+    assert pruned.returncode == 0, pruned.stderr
+    anchor = pruned.stdout.split()[-1]
+    assert pruned.stdout == f"10 events pruned, the chain begins at {anchor}\n"
     assert anchor.startswith("10:")
-    assert depot_audit(database_url, "verify", "--anchor", anchor).status == 0
-    older = depot_audit(database_url, "verify", "--anchor", f"9:{'00' * 32}")
-    assert (older.status, anchor in older.err) == (1, True)
-    again = depot_audit(database_url, *arguments)
-    assert (again.status, again.out) == (0, f"0 events pruned, the chain begins at {anchor}\n")
+    assert depot(database_url, "audit", "verify", "--anchor", anchor).returncode == 0
+    older = depot(database_url, "audit", "verify", "--anchor", f"9:{'00' * 32}")
+    assert (older.returncode, anchor in older.stderr) == (1, True)
+    again = depot(database_url, *arguments)
+    assert (again.returncode, again.stdout) == (0, f"0 events pruned, the chain begins at {anchor}\n")
 
 
 async def test_the_command_says_why_nothing_is_pruned(
@@ -135,12 +102,13 @@ async def test_the_command_says_why_nothing_is_pruned(
 ) -> None:
     file = tmp_path / "trail.jsonl"
     file.write_bytes(b"")
+    arguments = ("audit", "prune", "--exported", str(file), "--before")
     for before, words in ((NOON.isoformat(), "does not hold event"), ("2062-01-01", "is sealed up to")):
-        refused = depot_audit(database_url, "prune", "--before", before, "--exported", str(file))
-        assert (refused.status, refused.out) == (1, "")
-        assert "nothing was pruned" in refused.err
-        assert words in " ".join(refused.err.split())
-    wrong = depot_audit(database_url, "prune", "--before", "yesterday", "--exported", str(file))
-    assert wrong.status == 2
-    assert "RFC 3339" in wrong.err
-    assert depot_audit(database_url, "prune", "--before", "2026-01-01").status == 2
+        refused = depot(database_url, *arguments, before)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "nothing was pruned" in refused.stderr
+        assert words in " ".join(refused.stderr.split())
+    wrong = depot(database_url, *arguments, "yesterday")
+    assert wrong.returncode == 2
+    assert "RFC 3339" in wrong.stderr
+    assert depot(database_url, "audit", "prune", "--before", "2026-01-01").returncode == 2

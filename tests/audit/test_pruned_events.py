@@ -1,4 +1,4 @@
-"""What clients and operators see of events that were pruned."""
+"""What deliveries, clients and operators see of events that were pruned."""
 
 from datetime import timedelta
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from conftest import Client
 from service.audit import chain
 from service.audit.chain import seal
-from service.audit.prune import delete_pruned, prune
+from service.audit.prune import PruneRefused, delete_pruned, prune
 from service.cli.doctor.run import run_checks
 from service.database.database import Database
 from service.jobs.maintenance import sweep_deliveries
@@ -19,7 +19,6 @@ from tests.support.journal_history import (
     NOON,
     NOW,
     PLAIN,
-    create_hook,
     export,
     prune_all,
     record_history,
@@ -35,8 +34,25 @@ async def history(database: Database) -> Database:
 
 @pytest.fixture
 async def hooked(client: Client, history: Database) -> str:
-    """Return the id of a webhook that has pending deliveries of old events."""
-    return await create_hook(client, history)
+    """Return the id of a webhook that has pending deliveries of two old events."""
+    body = {"url": "https://example.com/", "events": ["user.action"]}
+    webhook = (await client.post("/webhooks", json=body)).json()["id"]
+    await history.fetch(
+        """insert into deliveries (webhook_id, event_id, due_at) select $1, event_id, now() + interval '1 day'
+           from seals where position in (2, 3)""",
+        webhook,
+    )
+    return str(webhook)
+
+
+async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
+    history: Database, hooked: str, client: Client
+) -> None:
+    with pytest.raises(PruneRefused, match=f"webhook {hooked} has pending deliveries"):
+        await prune_all(history)
+    await client.delete(f"/webhooks/{hooked}")
+    await prune_all(history)
+    assert await history.fetchval("select count(*) from events where created_at < $1", NOON) == 0
 
 
 async def test_deliveries_of_pruned_events_go_with_them(

@@ -1,8 +1,6 @@
 """The chain over the journal: any edited, deleted, reordered or slipped in row is found and named."""
 
 import asyncio
-import os
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -11,20 +9,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from conftest import AS_OWNER, Client
+from conftest import Client
 from service.audit import chain
 from service.audit.chain import accept, link_hash, seal
-from service.audit.state import GENESIS, Head
+from service.audit.state import GENESIS
 from service.audit.verify import verify
 from service.database.database import Database
 from service.jobs.kinds import KindRegistry
 from service.settings import Settings
 from service.worker import SCHEDULES, Worker
 from tests.support.app_helpers import connected, eventually, item
-from tests.support.depot_command import NEW_INTERPRETER, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, depot
+from tests.support.journal_history import PLAIN, findings, tamper
 
-PLAIN = Settings()
-"""Without a secret: the key is the database's own."""
 FORMER_SECRET = "the former secret, of 32 characters at least"
 OTHER_SECRET = "another secret, of 32 characters at least"
 
@@ -40,15 +37,6 @@ async def sealed(database: Database) -> Database:
     await database.fetchval(FILL, 20)
     assert await seal(database, PLAIN) == await database.fetchval("select count(*) from events")
     return database
-
-
-async def findings(database: Database, anchor: Head | None = None) -> list[str]:
-    return (await verify(database, PLAIN, anchor)).findings
-
-
-async def tamper(database_url: str, statement: str) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(f"{AS_OWNER}; {statement}")
 
 
 async def test_an_honest_journal_has_no_findings(sealed: Database) -> None:
@@ -281,33 +269,20 @@ async def test_what_commits_late_is_sealed_late(
     assert await findings(sealed) == []
 
 
-@dataclass
-class Command:
-    status: int
-    out: str
-    err: str
-
-
-def depot_audit_verify(database_url: str, *arguments: str, **environment: str) -> Command:
-    environment = {**os.environ, "DATABASE_URL": database_url, **environment}
-    completed = run_depot(["audit", "verify", *arguments], env=environment)
-    return Command(completed.returncode, completed.stdout, completed.stderr)
-
-
 async def test_the_command_says_which_row_and_fails(sealed: Database, database_url: str) -> None:
-    honest = depot_audit_verify(database_url, **NEW_INTERPRETER)
-    assert honest.status == 0, honest.err
-    anchor = honest.out.split()[-1]
-    assert depot_audit_verify(database_url, "--anchor", anchor).status == 0
+    honest = depot(database_url, "audit", "verify", **NEW_INTERPRETER)
+    assert honest.returncode == 0, honest.stderr
+    anchor = honest.stdout.split()[-1]
+    assert depot(database_url, "audit", "verify", "--anchor", anchor).returncode == 0
     event_id = await sealed.fetchval("select id from events where subject = 'i-3'")
     await tamper(database_url, "update events set actor = 'x' where subject = 'i-3'")
-    found = depot_audit_verify(database_url)
-    assert found.status == 1
-    assert str(event_id) in found.out
-    assert "tampered" in found.err
-    wrong = depot_audit_verify(database_url, "--anchor", "nonsense")
-    assert wrong.status == 1
-    assert "--anchor" in wrong.err
+    found = depot(database_url, "audit", "verify")
+    assert found.returncode == 1
+    assert str(event_id) in found.stdout
+    assert "tampered" in found.stderr
+    wrong = depot(database_url, "audit", "verify", "--anchor", "nonsense")
+    assert wrong.returncode == 1
+    assert "--anchor" in wrong.stderr
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=6, unique=True), st.data())

@@ -151,6 +151,11 @@ def run_depot(
     return completed
 
 
+def depot(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run `depot` on a database until it ends, and return its output."""
+    return run_depot(arguments, env={**os.environ, "DATABASE_URL": database_url, **environment})
+
+
 def _open_stream(number: int, target: Stream) -> tuple[int, IO[str] | None]:
     """Return the child's file, and our end of it if it is a pipe."""
     if target == subprocess.PIPE:

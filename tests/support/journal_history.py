@@ -2,8 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-import httpx
-
 from conftest import AS_OWNER
 from service.audit.chain import seal
 from service.audit.export import encode_line, exported_entries
@@ -15,6 +13,7 @@ from service.settings import Settings
 from tests.support.app_helpers import connected
 
 PLAIN = Settings()
+"""Without a secret: the key is the database's own."""
 NOW = datetime.now(UTC)
 HOUR = timedelta(hours=1)
 NOON = NOW - 6 * HOUR
@@ -77,15 +76,3 @@ async def record_history(database: Database) -> Database:
     await happened(database, NOON + HOUR)
     assert await seal(database, PLAIN) >= 20
     return database
-
-
-async def create_hook(client: httpx.AsyncClient, history: Database) -> str:
-    """Create a webhook with pending deliveries of two old events, and return its id."""
-    body = {"url": "https://example.com/", "events": ["user.action"]}
-    webhook = (await client.post("/webhooks", json=body)).json()["id"]
-    await history.fetch(
-        """insert into deliveries (webhook_id, event_id, due_at) select $1, event_id, now() + interval '1 day'
-           from seals where position in (2, 3)""",
-        webhook,
-    )
-    return str(webhook)
