@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.testing import scratch_directory
-from service.testkit.inbox import Inbox
+from service.testing.inbox import Inbox
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.depot_command import NEW_INTERPRETER, PYTEST, run_depot
 

@@ -167,7 +167,7 @@ SAFEGUARDS = [
     ),
     Safeguard(
         "forged history is not sealed",
-        "audit/state.py",
+        "audit/sealing_state.py",
         "hmac.compare_digest(mac, expected)",
         "mac",
         "audit/test_verify.py",

@@ -17,7 +17,7 @@ from service.audit import chain
 from service.audit import prune as pruning
 from service.audit.chain import accept, seal
 from service.audit.prune import PruneRefused, delete_pruned, prune
-from service.audit.state import Head
+from service.audit.sealing_state import Head
 from service.audit.verify import AnchorPruned, verify
 from service.cli.doctor.run import CHAIN_CHECK, run_checks
 from service.database.database import Database

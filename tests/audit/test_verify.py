@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from conftest import Client
 from service.audit import chain
 from service.audit.chain import accept, link_hash, seal
-from service.audit.state import GENESIS
+from service.audit.sealing_state import GENESIS
 from service.audit.verify import verify
 from service.database.database import Database
 from service.jobs.kinds import KindRegistry

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from service.auth.rate_limit import STORE_PAUSE_SECONDS, STORE_TIMEOUT_SECONDS, RateLimiter
-from service.auth.windows import remaining_window
+from service.auth.rate_limit_store import remaining_window
 from service.errors import RateLimited
 from service.observability.metrics import Metrics
 from service.settings import Settings

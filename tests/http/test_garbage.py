@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.app import create_app
 from service.http.middleware import Exchange
 from service.settings import Settings
-from service.testkit.live_server import serving
+from service.testing.live_server import serving
 from tests.support.app_helpers import eventually, running
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -34,14 +35,19 @@ def main() -> None:
 
 
 def import_all() -> None:
-    service = import_module("service")
-    for module in pkgutil.walk_packages(service.__path__, "service."):
-        if not module.name.startswith(("service.testing", "service.migrations")):
-            import_module(module.name)
-    for name in LAZY_IMPORTS:
+    for name in (*modules("service"), *LAZY_IMPORTS):
         import_module(name)
     gc.collect()
     gc.freeze()  # so that the children share the pages
+
+
+def modules(package: str) -> Iterator[str]:
+    """Yield the names of the modules in a package, except the plugin, which pytest must import itself."""
+    for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        if module.name != "service.testing":
+            yield module.name
+            if module.ispkg:
+                yield from modules(module.name)
 
 
 def serve(requests: socket.socket) -> StartRequest:

@@ -6,7 +6,7 @@ from conftest import AS_OWNER
 from service.audit.chain import seal
 from service.audit.export import encode_line, exported_entries
 from service.audit.prune import delete_pruned, prune
-from service.audit.state import Head, Pruned
+from service.audit.sealing_state import Head, Pruned
 from service.audit.verify import verify
 from service.database.database import Database
 from service.settings import Settings

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import asyncpg
 import structlog
 
-from service.audit.state import (
+from service.audit.sealing_state import (
     GENESIS,
     READ_WATERMARK,
     Head,

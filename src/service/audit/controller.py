@@ -12,7 +12,7 @@ from service.constraints import NO_NUL_PATTERN
 from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import CursorExpired, InvalidCursor
-from service.events.retention import check_list_cursor
+from service.events.pruned import check_list_cursor
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.period import PERIOD_PARSERS, From, To, parse_period

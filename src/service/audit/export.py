@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Raw, Struct
 
-from service.audit.state import read_pruned
+from service.audit.sealing_state import read_pruned
 from service.audit.trail import ENTITY, LAST_ID, Entry
 from service.database.database import Database
 from service.values import encode_json

@@ -18,7 +18,7 @@ from service.database.database import CLIENT_SESSIONS, UNKNOWN_START
 from service.database.lists import ListQuery
 from service.database.session import Session
 from service.errors import CursorExpired, Forbidden
-from service.events.retention import READ_PRUNED_ID
+from service.events.pruned import READ_PRUNED_ID
 from service.times import EARLIEST, lowest_uuid7
 from service.values import Timestamp
 

@@ -13,7 +13,7 @@ from msgspec import MsgspecError, Struct, json
 
 from service.audit.chain import LOCK, NEVER, chain_keys
 from service.audit.export import encode_line, exported_entries
-from service.audit.state import (
+from service.audit.sealing_state import (
     READ_WATERMARK,
     Head,
     Pruned,

@@ -6,7 +6,7 @@ import asyncpg
 from msgspec import Struct
 
 from service.audit.chain import CONTAINS, DIGEST, NEVER, chain_keys, link_hash, watermark_id
-from service.audit.state import READ_WATERMARK, Head, Pruned, find_state_problem, read_pruned
+from service.audit.sealing_state import READ_WATERMARK, Head, Pruned, find_state_problem, read_pruned
 from service.database.database import MAX_CLOCK_SKEW, Database
 from service.database.servers import Connection
 from service.settings import Settings

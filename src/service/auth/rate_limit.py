@@ -12,7 +12,7 @@ import structlog
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 
-from service.auth.windows import MemoryWindows, RedisWindows, Window, Windows
+from service.auth.rate_limit_store import MemoryWindows, RedisWindows, Window, Windows
 from service.errors import RateLimited
 from service.observability.metrics import Metrics
 

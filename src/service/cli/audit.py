@@ -12,7 +12,7 @@ import rich_click as click
 from service.cli.environment import CommandError, administrative_settings, run_with_database
 
 if TYPE_CHECKING:
-    from service.audit.state import Head
+    from service.audit.sealing_state import Head
     from service.database.database import Database
 
 
@@ -47,7 +47,7 @@ def audit_verify(anchor: str | None) -> None:
 
 
 def _parse_anchor(anchor: str | None) -> "Head | None":
-    from service.audit.state import Head
+    from service.audit.sealing_state import Head
 
     try:
         return None if anchor is None else Head.parse(anchor)
@@ -62,7 +62,7 @@ def audit_head() -> None:
     Exit status 1 if the chain does not match its state.
     """
     from service.audit.chain import read_authentic_head
-    from service.audit.state import StateProblem
+    from service.audit.sealing_state import StateProblem
 
     try:
         with administrative_settings() as settings:

@@ -3,7 +3,7 @@
 from service.blobs import open_blob_store
 from service.database.batches import BATCHES_MAX, run_in_batches
 from service.database.database import Database
-from service.events.retention import READ_PRUNED_ID
+from service.events.pruned import READ_PRUNED_ID
 from service.idempotency.replies import RETENTION
 from service.jobs import statements
 from service.jobs.queue import enqueue

@@ -12,7 +12,7 @@ from litestar.params import FromPath, JSONBody
 from service.database.session import Session
 from service.errors import Detail, InvalidState, NotFound, ValidationFailed
 from service.events.journal import ALL_EVENTS, EventType
-from service.events.retention import READ_PRUNED_ID
+from service.events.pruned import READ_PRUNED_ID
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.reply import Reply

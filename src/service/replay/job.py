@@ -9,7 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from service.database.database import MAX_CLOCK_SKEW
-from service.events.retention import READ_PRUNED_ID
+from service.events.pruned import READ_PRUNED_ID
 from service.jobs.context import JobContext, JobFailed
 from service.jobs.kinds import Kind
 from service.replay.schemas import Replayed, WebhookReplay

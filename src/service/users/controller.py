@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody, PathParameter
 
 from service.database.session import Session
 from service.errors import CursorExpired, InvalidCursor, NotFound
-from service.events.retention import check_list_cursor
+from service.events.pruned import check_list_cursor
 from service.http.idempotency import hold_claim
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager

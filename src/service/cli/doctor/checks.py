@@ -1,7 +1,7 @@
 """Consistency checks: each statement selects the rows that violate an invariant."""
 
 from service.database.database import MAX_CLOCK_SKEW
-from service.events.retention import READ_PRUNED_ID
+from service.events.pruned import READ_PRUNED_ID
 from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 
 ANY_DAY = "'0001-01-01'"

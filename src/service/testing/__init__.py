@@ -35,8 +35,8 @@ with warnings.catch_warnings():
     from service.database.database import Database
     from service.database.embedded import postgres
     from service.settings import Settings
-    from service.testkit.inbox import Inbox, open_inbox
-    from service.testkit.live_server import serving
+    from service.testing.inbox import Inbox, open_inbox
+    from service.testing.live_server import serving
 
 
 FAST_OPTIONS = {
