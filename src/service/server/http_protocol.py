@@ -4,7 +4,6 @@ It adds read and write timeouts, limits on request heads and connections, and er
 never reaches the application: malformed HTTP and shed requests.
 """
 
-import re
 from asyncio import Event, TimerHandle, Transport
 from typing import Any, cast
 from urllib.parse import unquote
@@ -12,7 +11,6 @@ from urllib.parse import unquote
 import uvicorn
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 from litestar import Litestar
-from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.app import components_of
@@ -21,11 +19,10 @@ from service.http.head import RequestHead
 from service.http.middleware import SHEDDING_EXEMPT_PATHS
 from service.server.buffered_transport import BufferedTransport
 from service.server.connections import ConnectionLimit
+from service.server.http10 import delimit_by_close
+from service.server.request_rewrites import with_known_method, without_upgrade
 
-METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
-"""Any valid method (RFC 9110 §9.1); the parser knows only registered ones."""
-UPGRADE_OPTION = re.compile(rb"(?i)(?<![^, \t])upgrade(?![^, \t])")
-PLACEHOLDER_METHOD, UNKNOWN_METHOD = b"PROPFIND ", "_OTHER"
+UNKNOWN_METHOD = "_OTHER"
 SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
 PATH_LENGTH_MAX = 2048
 """Maximum path length in an error reply: the reply to a target that is too large is small."""
@@ -182,25 +179,19 @@ class HttpProtocol(HttpToolsProtocol):
         return None
 
     def _ignore_upgrade(self, rest: memoryview) -> memoryview | None:
-        """Parse the head again without its upgrade, which is not supported (RFC 9110 §7.8)."""
+        """Parse the head again without its upgrade."""
         version = self.parser.get_http_version().encode()
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
-        for name, value in self.headers:
-            if name == b"connection":
-                head += [b"connection: ", UPGRADE_OPTION.sub(b"", value), b"\r\n"]
-            elif name != b"upgrade":
-                head += [name, b": ", value, b"\r\n"]
+        head = without_upgrade(self.parser.get_method() + b" " + self.url + b" HTTP/" + version, self.headers)
         self.parser, self._has_upgrade = HttpRequestParser(self), False
-        self._parse(memoryview(b"".join([*head, b"\r\n"])))
+        self._parse(memoryview(head))
         return rest if self._rejection is None else None
 
     def _replace_unknown_method(self) -> memoryview | None:
         """Return the request under a known method, so that the application answers 405 for a valid one."""
-        method = METHOD.match(self._request_start)
-        if method is None:
+        request = with_known_method(self._request_start)
+        if request is None:
             self._reject_malformed()
             return None
-        request = PLACEHOLDER_METHOD + self._request_start[method.end() :]
         self.parser, self._unknown_method = HttpRequestParser(self), True
         self._request_start, self._incomplete, self._buffered_bytes = b"", False, len(request)
         return memoryview(request)
@@ -214,7 +205,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._admission.pending += 1
         cycle.scope["state"]["pending"] = True
         if cycle.scope["http_version"] == "1.0":
-            app = _delimit_by_close(cycle, app)
+            app = delimit_by_close(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def _start_read_timer(self) -> None:
@@ -322,28 +313,3 @@ class FinishedCycle:
 
 
 FINISHED_CYCLE = cast("RequestResponseCycle", FinishedCycle())
-
-
-def _delimit_by_close(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
-    """Wrap `app` for an HTTP/1.0 client, which knows no chunks (RFC 9112 §6.1).
-
-    The end of the connection ends a reply without `Content-Length`. uvicorn would send it in chunks.
-    """
-
-    async def run(scope: Any, receive: Any, send: Any) -> None:
-        delimited = False
-
-        async def send_without_chunks(message: Any) -> None:
-            nonlocal delimited
-            if message["type"] == "http.response.start":
-                names = {name.lower() for name, _ in message["headers"]}
-                delimited = b"content-length" not in names
-                if delimited:
-                    cycle.chunked_encoding, cycle.keep_alive = False, False
-            elif delimited:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, send_without_chunks)
-
-    return run
