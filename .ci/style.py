@@ -1,8 +1,9 @@
 """List what the style guide rules out: long functions, long modules, fragments and retired terms in prose.
 
 A comment or docstring starts with a capital letter, a number, a symbol or a name written in lowercase. A
-comment behind code may be a short lowercase clause. Migrations are exempt: they are lists of statements, and
-their titles are Alembic's. Exits with 1 if anything is listed.
+docstring of a function or class does not start with a question word. A comment behind code may be a short
+lowercase clause. Migrations are exempt: they are lists of statements, and their titles are Alembic's. Exits
+with 1 if anything is listed.
 """
 
 import ast
@@ -35,6 +36,8 @@ LOWERCASE_NAMES = {
     ),
     *("uvicorn", "uvloop", "wrk", "advanced-alchemy", "iText", "libpng", "qpdf", "exiftool", "schemathesis"),
 }
+DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+QUESTION_WORDS = re.compile(r"(What|Whether|How|Who|When|Where|Why)\b")
 RETIRED_TERMS = re.compile(
     r"\b(pulse|shelf|shelves|lanes?|parcels?|lifeline|puller|ears?|sight|telling|owed|wares?|patience|ours"
     r"|(?:the|a) house|(?:the|a|no) room|aside|a look|looks? (?:at|for))\b"
@@ -64,6 +67,8 @@ def findings_of(path: Path) -> Iterator[tuple[Path, int, str]]:
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > FUNCTION_LINES_MAX:
                 yield path, node.lineno, f"{node.name} has {length} lines"
+        if isinstance(node, DEFINITIONS) and QUESTION_WORDS.match(ast.get_docstring(node) or ""):
+            yield path, node.lineno, f"the docstring of {node.name} starts with a question word"
     for line, text, may_be_clause in (*docstrings(tree), *comments(source)):
         if not may_be_clause and is_fragment(text):
             yield path, line, f"starts in lowercase: {' '.join(text.split())[:60]}"

@@ -29,7 +29,7 @@ def prepare_go() -> str | None:
 
 
 PREPARE: dict[str, Callable[[], str | None]] = {"fastify": prepare_fastify, "go": prepare_go}
-"""What must run before the peer of this name can start."""
+"""Functions that prepare a peer before it can start, by its name. Each returns a problem, or None."""
 
 
 def _run(*command: str, cwd: Path) -> str | None:

@@ -38,7 +38,7 @@ SETTINGS = {**ENVIRONMENT, "DEPOT_STATEMENT_TIMEOUT_SECONDS": STATEMENT_TIMEOUT_
 
 
 class Verdict(Struct):
-    """What the clients saw of a fault. `wrong` is empty if the promises hold."""
+    """A fault as the clients saw it. `wrong` is empty if the promises hold."""
 
     fault: str
     requests: int

@@ -65,7 +65,7 @@ class PersistentReader:
 
 
 class Writing:
-    """What writes while it is read. `written` are the ids of all events."""
+    """Writers that are active while the feed is read. `written` are the ids of all events."""
 
     def __init__(self, database_url: str, url: str) -> None:
         self._database_url = database_url

@@ -171,7 +171,7 @@ async def test_a_large_import_shows_progress_and_leaves_the_loop_to_others(
 
 @asynccontextmanager
 async def turns() -> AsyncIterator[list[float]]:
-    """How long this thread worked at one go, each time: what else the machine does is not counted."""
+    """Yield how long this thread works at one go, each time, without what else the machine does."""
     seconds: list[float] = []
 
     async def watch() -> None:

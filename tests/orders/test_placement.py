@@ -32,7 +32,7 @@ SEED = 20
 
 
 async def commits(database_url: str) -> list[int]:
-    """How many orders each commit placed: those of one commit have one time."""
+    """Return the number of orders that each commit placed: those of one commit have one time."""
     async with connected(database_url) as connection:
         rows = await connection.fetch("select count(*) from orders group by created_at order by created_at")
     return [count for (count,) in rows]

@@ -213,7 +213,7 @@ async def answered(buyers: list["asyncio.Task[httpx.Response]"], how_many: int) 
 
 
 async def closed(url: str) -> bool:
-    """Whether nobody listens there any more."""
+    """Return whether nobody listens there any more."""
     try:
         async with httpx.AsyncClient() as client:
             await client.get(url)

@@ -26,7 +26,7 @@ REPORT = "/reports/financial"
 
 
 class Model(Struct):
-    """What the replies add up to."""
+    """The state of the shop that follows from the replies."""
 
     stock: Counter[str]
     orders: dict[str, Any] = field(default_factory=dict)

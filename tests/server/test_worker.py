@@ -92,7 +92,7 @@ async def test_cpu_bound_jobs_do_not_block_the_event_loop(
 
 
 async def lag_seconds(meanwhile: "asyncio.Task[Json]") -> float:
-    """How late the event loop was at most."""
+    """Measure how late the event loop was at most."""
     worst = 0.0
     while not meanwhile.done():
         due = monotonic() + 0.005

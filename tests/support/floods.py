@@ -32,7 +32,7 @@ LIMIT = "http_in_flight_limit"
 
 
 class Recovery(Struct, frozen=True):
-    """What ordinary clients see after a flood."""
+    """The service after a flood, as ordinary clients see it."""
 
     lowest_limit: float
     """The concurrency limit directly after the flood."""

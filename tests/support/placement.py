@@ -41,12 +41,12 @@ async def settle(placement: PlacementQueue, orders: Iterable[OrderCreate]) -> li
 
 
 def outcomes(replies: Iterable[httpx.Response]) -> Counter[str]:
-    """How often each came: `placed`, or the code of an error."""
+    """Count the replies: `placed`, or the code of an error."""
     return Counter(
         "placed" if reply.status_code == 201 else reply.headers["X-Error-Code"] for reply in replies
     )
 
 
 def totals(replies: Iterable[httpx.Response]) -> dict[str, str]:
-    """What the buyers were told is placed."""
+    """Return the totals of the orders that buyers were told are placed, by id."""
     return {reply.json()["id"]: reply.json()["total"] for reply in replies if reply.status_code == 201}

@@ -71,7 +71,7 @@ class Workshop:
             return job
 
     async def ends(self) -> list[str]:
-        """What the journal has of the ends of jobs."""
+        """Return the events of the journal about the ends of jobs."""
         return [row[0] for row in await self.database.fetch(ENDS)]
 
     async def all_taken(self) -> bool:

@@ -65,7 +65,7 @@ class StateProblem(Exception):
 
 
 class Pruned(Struct, frozen=True):
-    """What was pruned: the events up to the seal `anchor`, of which `event_id` is the newest id.
+    """The extent of all prunes: the events up to the seal `anchor`, of which `event_id` is the newest id.
 
     The seal itself is kept, so that the chain that can be verified begins there.
     """

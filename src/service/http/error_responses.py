@@ -31,7 +31,7 @@ class Error(Struct):
 
 
 class Problem(Struct):
-    """The same error as RFC 9457 problem details."""
+    """Body of every 4xx and 5xx reply to a client that accepts problem details (RFC 9457)."""
 
     type: str
     title: str

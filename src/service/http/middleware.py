@@ -154,7 +154,7 @@ class Exchange(RequestHead):
 
 
 class Commits(Protocol):
-    """Whether commits come back, and the wait for those made before."""
+    """A monitor that reports whether commits come back, and waits for those made before."""
 
     is_blocked: bool
 

@@ -83,7 +83,7 @@ class StrictRequest(Request[Key, None, State]):
 
     @property
     def _announces_body(self) -> bool:
-        """Whether the headers announce a body (RFC 9112 §6.3)."""
+        """Return whether the headers announce a body (RFC 9112 §6.3)."""
         length = self.header(b"content-length")
         return self.header(b"transfer-encoding") is not None or length not in {None, "0"}
 

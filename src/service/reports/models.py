@@ -15,7 +15,7 @@ SUM = Numeric(38, 2)
 
 
 class Books(Base):
-    """How far the books are closed; a table with one row."""
+    """The day up to which the books are closed; a table with one row."""
 
     __tablename__ = "books"
     __table_args__ = (CheckConstraint("id", name="id"),)

@@ -35,7 +35,7 @@ class InvalidReply(Exception):
 
 
 class Reply(Struct):
-    """What is known of a reply so far."""
+    """The part of a reply that has arrived so far."""
 
     status: int | None = None
     headers: list[tuple[bytes, bytes]] = []

@@ -16,7 +16,7 @@ PORT_MAX = 65_535
 
 
 class WebhookUrl(Struct, frozen=True):
-    """Where a webhook's requests go."""
+    """The target of a webhook's requests."""
 
     scheme: str
     host: str
