@@ -16,7 +16,7 @@ from conftest import Client
 from service.audit import chain
 from service.audit import prune as pruning
 from service.audit.chain import accept, seal
-from service.audit.prune import PruneRefused, delete_pruned, prune
+from service.audit.prune import PruneRejected, delete_pruned, prune
 from service.audit.sealing_state import Head
 from service.audit.verify import AnchorPruned, verify
 from service.cli.doctor.run import CHAIN_CHECK, run_checks
@@ -273,6 +273,6 @@ async def test_of_two_prunes_at_once_one_is_refused(
         depot(database_url, *arguments).check_returncode()
         yield from lines
 
-    with pytest.raises(PruneRefused, match="another prune ended meanwhile"):
+    with pytest.raises(PruneRejected, match="another prune ended meanwhile"):
         await prune(history, PLAIN, NOW - HOUR, lines_while_another_prunes())
     assert (await count(history), await findings(history)) == (10, [])

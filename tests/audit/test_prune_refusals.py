@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.audit.prune import PruneRefused, delete_pruned, prune
+from service.audit.prune import PruneRejected, delete_pruned, prune
 from service.database.database import Database
 from tests.support.depot_command import NEW_INTERPRETER, depot
 from tests.support.journal_history import (
@@ -53,7 +53,7 @@ UNFIT_FILES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 async def test_what_the_file_does_not_hold_is_not_pruned(
     history: Database, unfit: Callable[[list[bytes]], list[bytes]]
 ) -> None:
-    with pytest.raises(PruneRefused, match="file"):
+    with pytest.raises(PruneRejected, match="file"):
         await prune(history, PLAIN, NOON, iter(unfit(await export(history))))
     assert await delete_pruned(history, PLAIN) == 0
     assert (await count(history), await findings(history)) == (20, [])
@@ -62,20 +62,20 @@ async def test_what_the_file_does_not_hold_is_not_pruned(
 @pytest.mark.parametrize("away", [timedelta(minutes=-1), HOUR, timedelta(days=9000)])
 async def test_what_is_not_sealed_yet_is_not_pruned(history: Database, away: timedelta) -> None:
     """The time of a future date is not over: an event of it could still appear."""
-    with pytest.raises(PruneRefused, match="the journal is sealed up to 20"):
+    with pytest.raises(PruneRejected, match="the journal is sealed up to 20"):
         await prune_all(history, datetime.now(UTC) + away)
     assert await count(history) == 20
 
 
 async def test_without_a_seal_nothing_is_pruned(database: Database) -> None:
     await happened(database, NOON - HOUR)
-    with pytest.raises(PruneRefused, match="no event is sealed yet"):
+    with pytest.raises(PruneRejected, match="no event is sealed yet"):
         await prune_all(database)
 
 
 async def test_a_journal_that_was_tampered_with_is_not_pruned(history: Database, database_url: str) -> None:
     await tamper(database_url, "update events set actor = 'x' where payload->>'n' = '3'")
-    with pytest.raises(PruneRefused, match="depot audit verify"):
+    with pytest.raises(PruneRejected, match="depot audit verify"):
         await prune_all(history)
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import Client
 from service.audit import chain
 from service.audit.chain import seal
-from service.audit.prune import PruneRefused, delete_pruned, prune
+from service.audit.prune import PruneRejected, delete_pruned, prune
 from service.cli.doctor.run import run_checks
 from service.database.database import Database
 from service.jobs.maintenance import sweep_deliveries
@@ -48,7 +48,7 @@ async def hooked(client: Client, history: Database) -> str:
 async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
     history: Database, hooked: str, client: Client
 ) -> None:
-    with pytest.raises(PruneRefused, match=f"webhook {hooked} has pending deliveries"):
+    with pytest.raises(PruneRejected, match=f"webhook {hooked} has pending deliveries"):
         await prune_all(history)
     await client.delete(f"/webhooks/{hooked}")
     await prune_all(history)

@@ -6,8 +6,6 @@ chain at that row. Truncation is detected with an anchor, the head printed by an
 
 import hashlib
 import hmac
-from datetime import UTC, datetime
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -15,28 +13,25 @@ import structlog
 
 from service.audit.sealing_state import (
     GENESIS,
-    READ_WATERMARK,
     Head,
     StateProblem,
     find_state_problem,
+    is_in_chain,
     read_head,
     read_pruned,
+    read_watermark,
+    watermark_id,
     write_state,
 )
 from service.auth.keys import READ_PEPPER, derive_pepper
 from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
 from service.database.servers import Connection
 from service.settings import Settings
-from service.times import lowest_uuid7
 
 log = structlog.get_logger()
 
-LOCK = 0x7365616C  # "seal"
-NEVER = datetime(1, 1, 1, tzinfo=UTC)
-"""The watermark before the first sealing."""
+SEALING_LOCK = 0x7365616C  # "seal"
 BATCH_SIZE = 10_000
-
-CONTAINS = "select exists (select from seals where position = $1 and hash = $2)"
 
 DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor, e.request_id, e.payload,
   extract(epoch from e.created_at))::text, 'UTF8'))"""
@@ -62,7 +57,7 @@ async def seal(database: Database, settings: Settings) -> int:
     keys = await chain_keys(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
-        if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK):
+        if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", SEALING_LOCK):
             return 0
         head = await read_head(connection)
         problem = await find_state_problem(connection, keys, head)
@@ -93,27 +88,27 @@ async def accept(database: Database, settings: Settings) -> Head:
     """Authenticate the present chain and its watermark with the key; return the head."""
     key, *_ = await chain_keys(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", SEALING_LOCK)
         head = await read_head(connection)
-        settled_at = await connection.fetchval(READ_WATERMARK)
-        await write_state(connection, key, settled_at or NEVER, head, await read_pruned(connection))
+        watermark, pruned = await read_watermark(connection), await read_pruned(connection)
+        await write_state(connection, key, watermark, head, pruned)
     return head
 
 
 async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tuple[int, Head]:
     oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
-    settled_at = await connection.fetchval(READ_WATERMARK)
-    begin, sealed_before = watermark_id(settled_at), head.position
+    watermark = await read_watermark(connection)
+    begin, sealed_before = watermark_id(watermark), head.position
     while batch := await connection.fetch(UNSEALED, begin):
         head = await _append(connection, key, head, batch)
         begin = batch[-1]["id"]
     pruned = await read_pruned(connection)
-    await write_state(connection, key, max(settled_at, oldest - MAX_CLOCK_SKEW), head, pruned)
+    await write_state(connection, key, max(watermark, oldest - MAX_CLOCK_SKEW), head, pruned)
     return head.position - sealed_before, head
 
 
 async def _find_rewinding(connection: Connection, last: Head) -> str | None:
-    if last == GENESIS or await connection.fetchval(CONTAINS, last.position, last.hash):
+    if await is_in_chain(connection, last):
         return None
     if last.position < (await read_pruned(connection)).anchor.position:  # another process has sealed since
         return None
@@ -142,8 +137,3 @@ async def chain_keys(database: Database, settings: Settings) -> list[bytes]:
     current = derive_pepper(settings.secret) or await database.fetchval(READ_PEPPER)
     peppers = filter(None, (current, derive_pepper(settings.secret_previous)))
     return [hashlib.sha256(b"depot audit chain" + pepper).digest() for pepper in peppers]
-
-
-def watermark_id(settled_at: datetime) -> UUID:
-    """Return a lower bound for the ids of unsealed events."""
-    return UUID(int=0) if settled_at == NEVER else lowest_uuid7(settled_at)

@@ -4,22 +4,23 @@ One transaction moves the beginning of the journal, and readers see nothing olde
 deleted afterwards in batches. If that is interrupted, the worker or the next prune completes it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime
 from itertools import dropwhile
 from uuid import UUID
 
 from msgspec import MsgspecError, Struct, json
 
-from service.audit.chain import LOCK, NEVER, chain_keys
+from service.audit.chain import SEALING_LOCK, chain_keys
 from service.audit.export import encode_line, exported_entries
 from service.audit.sealing_state import (
-    READ_WATERMARK,
+    NEVER,
     Head,
     Pruned,
     find_state_problem,
     read_head,
     read_pruned,
+    read_watermark,
     write_state,
 )
 from service.audit.verify import verify
@@ -49,8 +50,8 @@ with pruned as materialized (
 select count(*) from deleted_events"""
 
 
-class PruneRefused(Exception):
-    """Nothing is pruned. The message is for operators."""
+class PruneRejected(Exception):
+    """The reason why nothing is pruned, for operators."""
 
 
 class _Line(Struct):
@@ -64,19 +65,19 @@ async def prune(
 
     `exported` are the lines of a file of `depot audit export`, which must hold every pruned event as it is
     stored. The pruned events are the beginning of both the feed and the chain, whose orders can differ: if an
-    event was sealed after newer ones, it and they can stay. Raises `PruneRefused`.
+    event was sealed after newer ones, it and they can stay. Raises `PruneRejected`.
     """
     if (await verify(database, settings)).findings:
-        raise PruneRefused("the journal does not match its chain; run `depot audit verify`")
+        raise PruneRejected("the journal does not match its chain; run `depot audit verify`")
     async with database.dedicated_connection() as connection:
         pruned = await read_pruned(connection)
-        settled_at = await connection.fetchval(READ_WATERMARK)
-    if before > settled_at:
-        raise PruneRefused(_describe_watermark(settled_at))
-    end = await _find_end(database, pruned, before, exported)
-    if end != pruned:
-        await _move_beginning(database, settings, pruned, end)
-    return end
+        watermark = await read_watermark(connection)
+    if before > watermark:
+        raise PruneRejected(_describe_watermark(watermark))
+    target = await _find_target(database, pruned, before, exported)
+    if target != pruned:
+        await _move_beginning(database, settings, pruned, target)
+    return target
 
 
 async def delete_pruned(database: Database, _: Settings) -> int:
@@ -92,29 +93,32 @@ async def delete_pruned(database: Database, _: Settings) -> int:
     return deleted
 
 
-async def _find_end(
+async def _find_target(
     database: Database, pruned: Pruned, before: datetime, exported: Iterable[bytes]
 ) -> Pruned:
-    """Compare the events before a time with the exported ones.
+    """Return the latest event before a time up to which the feed and the chain have the same events."""
+    target, last, count = pruned, pruned.anchor, 0
+    async for event_id, seal in _exported_seals(database, pruned, before, exported):
+        last, count = max(last, seal, key=lambda head: head.position), count + 1
+        if last.position == pruned.anchor.position + count:  # then these events have the seals up to `last`
+            target = Pruned(last, event_id)
+    return target
 
-    Return the last event that ends a beginning of the feed and of the chain with the same events.
-    """
+
+async def _exported_seals(
+    database: Database, pruned: Pruned, before: datetime, exported: Iterable[bytes]
+) -> AsyncIterator[tuple[UUID, Head]]:
+    """Yield the id and seal of each event before a time. Raises `PruneRejected` if one is not exported."""
     lines = _lines_after(pruned.event_id, exported)
-    end, last, count = pruned, pruned.anchor, 0
     async for entry in exported_entries(database, lowest_uuid7(before)):
         if next(lines, None) != encode_line(entry):
-            raise PruneRefused(
+            raise PruneRejected(
                 f"the file does not hold event {entry.id} as it is stored; "
                 "write it again with `depot audit export`"
             )
         if entry.seal is None:
-            raise PruneRefused(f"event {entry.id} is not sealed")
-        if entry.seal.position > last.position:
-            last = Head(entry.seal.position, bytes.fromhex(entry.seal.hash))
-        count += 1
-        if last.position == pruned.anchor.position + count:  # then these events have the seals up to `last`
-            end = Pruned(last, entry.id)
-    return end
+            raise PruneRejected(f"event {entry.id} is not sealed")
+        yield entry.id, Head(entry.seal.position, bytes.fromhex(entry.seal.hash))
 
 
 def _lines_after(event_id: UUID, exported: Iterable[bytes]) -> Iterator[bytes]:
@@ -122,28 +126,28 @@ def _lines_after(event_id: UUID, exported: Iterable[bytes]) -> Iterator[bytes]:
     try:
         yield from dropwhile(lambda line: json.decode(line, type=_Line).id <= event_id, exported)
     except MsgspecError:
-        raise PruneRefused("the file is not one of `depot audit export`") from None
+        raise PruneRejected("the file is not one of `depot audit export`") from None
 
 
-async def _move_beginning(database: Database, settings: Settings, expected: Pruned, end: Pruned) -> None:
+async def _move_beginning(database: Database, settings: Settings, expected: Pruned, target: Pruned) -> None:
     keys = await chain_keys(database, settings)
     async with database.dedicated_connection() as connection, connection.transaction():
         await connection.execute("set local statement_timeout = 0")
-        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", SEALING_LOCK)
         head = await read_head(connection)
         if problem := await find_state_problem(connection, keys, head):
-            raise PruneRefused(problem)
+            raise PruneRejected(problem)
         if await read_pruned(connection) != expected:
-            raise PruneRefused("another prune ended meanwhile; run this one again")
-        if webhook := await connection.fetchval(FIND_PENDING, end.event_id):
-            raise PruneRefused(
+            raise PruneRejected("another prune ended meanwhile; run this one again")
+        if webhook := await connection.fetchval(FIND_PENDING, target.event_id):
+            raise PruneRejected(
                 f"the webhook {webhook} has pending deliveries of such events; "
                 "wait until they are over, or enable or delete the webhook"
             )
-        await write_state(connection, keys[0], await connection.fetchval(READ_WATERMARK), head, end)
+        await write_state(connection, keys[0], await read_watermark(connection), head, target)
 
 
-def _describe_watermark(settled_at: datetime) -> str:
-    if settled_at == NEVER:
+def _describe_watermark(watermark: datetime) -> str:
+    if watermark == NEVER:
         return "no event is sealed yet; start `depot worker`"
-    return f"the journal is sealed up to {format_time(settled_at)}; prune before that time or an earlier one"
+    return f"the journal is sealed up to {format_time(watermark)}; prune before that time or an earlier one"

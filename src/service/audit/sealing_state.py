@@ -6,7 +6,7 @@ Without it, the owner of the database could delete seals, change their events an
 import hmac
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from msgspec import Struct
@@ -24,8 +24,11 @@ insert into sealing (id, settled_at, mac, {PRUNED}) values (true, $1, $2, $3, $4
 on conflict (id) do update set (settled_at, mac, {PRUNED})
   = (excluded.settled_at, excluded.mac, excluded.pruned_position, excluded.pruned_hash, excluded.pruned_id)"""
 READ_HEAD = "select position, hash from seals order by position desc limit 1"
+HAS_SEAL = "select exists (select from seals where position = $1 and hash = $2)"
 HAS_OLDER_EVENTS = "select exists (select from events where id < $1)"
 
+NEVER = datetime(1, 1, 1, tzinfo=UTC)
+"""The watermark before the first sealing."""
 NEW_JOURNAL_AGE = timedelta(days=1)
 """Maximum age of a journal whose chain starts without `depot audit accept`."""
 
@@ -82,19 +85,35 @@ async def read_pruned(connection: Connection) -> Pruned:
     return _pruned(*row) if row else NOTHING_PRUNED
 
 
+async def read_watermark(connection: Connection) -> datetime:
+    """Return the time before which every event is sealed."""
+    watermark: datetime | None = await connection.fetchval(READ_WATERMARK)
+    return watermark or NEVER
+
+
+def watermark_id(watermark: datetime) -> UUID:
+    """Return a lower bound for the ids of unsealed events."""
+    return UUID(int=0) if watermark == NEVER else lowest_uuid7(watermark)
+
+
 async def read_head(connection: Connection) -> Head:
     """Return the end of the chain."""
     row = await connection.fetchrow(READ_HEAD)
     return Head(*row) if row else GENESIS
 
 
+async def is_in_chain(connection: Connection, seal: Head) -> bool:
+    """Return whether the chain contains a seal. Every chain contains `GENESIS`."""
+    return seal == GENESIS or bool(await connection.fetchval(HAS_SEAL, seal.position, seal.hash))
+
+
 async def write_state(
-    connection: Connection, key: bytes, settled_at: datetime, head: Head, pruned: Pruned
+    connection: Connection, key: bytes, watermark: datetime, head: Head, pruned: Pruned
 ) -> None:
     """Store the watermark and what was pruned, bound to the end of the chain."""
-    mac = _mac(key, settled_at, head, pruned)
+    mac = _mac(key, watermark, head, pruned)
     await connection.execute(
-        WRITE_STATE, settled_at, mac, pruned.anchor.position, pruned.anchor.hash, pruned.event_id
+        WRITE_STATE, watermark, mac, pruned.anchor.position, pruned.anchor.hash, pruned.event_id
     )
 
 
@@ -106,10 +125,10 @@ async def find_state_problem(connection: Connection, keys: Sequence[bytes], head
     row = await connection.fetchrow(READ_STATE)
     if row is None:
         return STATE_DELETED
-    settled_at, mac, *pruned = row
+    watermark, mac, *pruned = row
     if mac is None:
         return None if head == GENESIS and await _is_new(connection) else NOT_ACCEPTED
-    authentic = [_mac(key, settled_at, head, _pruned(*pruned)) for key in keys]
+    authentic = [_mac(key, watermark, head, _pruned(*pruned)) for key in keys]
     is_authentic = any(hmac.compare_digest(mac, expected) for expected in authentic)
     return None if is_authentic else STATE_MISMATCH
 
@@ -124,8 +143,8 @@ def _pruned(position: int, hash_: bytes, event_id: UUID) -> Pruned:
     return Pruned(Head(position, hash_), event_id)
 
 
-def _mac(key: bytes, settled_at: datetime, head: Head, pruned: Pruned) -> bytes:
-    state = f"state {settled_at.isoformat()} {head}"
+def _mac(key: bytes, watermark: datetime, head: Head, pruned: Pruned) -> bytes:
+    state = f"state {watermark.isoformat()} {head}"
     if pruned != NOTHING_PRUNED:  # without a prune, the MAC is that of version 0.2
         state += f" pruned {pruned.anchor} {pruned.event_id}"
     return hmac.digest(key, state.encode(), "sha256")

@@ -5,8 +5,15 @@ from collections.abc import Sequence
 import asyncpg
 from msgspec import Struct
 
-from service.audit.chain import CONTAINS, DIGEST, NEVER, chain_keys, link_hash, watermark_id
-from service.audit.sealing_state import READ_WATERMARK, Head, Pruned, find_state_problem, read_pruned
+from service.audit.chain import DIGEST, chain_keys, link_hash
+from service.audit.sealing_state import (
+    Head,
+    find_state_problem,
+    is_in_chain,
+    read_pruned,
+    read_watermark,
+    watermark_id,
+)
 from service.database.database import MAX_CLOCK_SKEW, Database
 from service.database.servers import Connection
 from service.settings import Settings
@@ -14,8 +21,6 @@ from service.settings import Settings
 PREFETCH = 5_000
 FINDINGS_MAX = 1_000
 WHY_MISSING = f"inserted later, or recorded while a clock was off by more than {MAX_CLOCK_SKEW} (h:mm:ss)"
-
-REWRITTEN = "seal {} does not match the anchor: the chain was rewritten"
 
 LINKS = f"""
 select s.position, s.event_id, s.hash, case when e.id is not null then {DIGEST} end as digest
@@ -43,31 +48,25 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
     Raises `AnchorPruned` if its seal was pruned.
     """
     keys = await chain_keys(database, settings)
-    links = LinkChecker(keys, anchor)
     async with (
         database.dedicated_connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await connection.execute("set local statement_timeout = 0")
-        pruned = await read_pruned(connection)
-        findings, head = await _check_beginning(connection, pruned, anchor), pruned.anchor
-        async for row in connection.cursor(LINKS, head.position, prefetch=PREFETCH):
-            if problem := links.find_problem(head, row):
-                findings.append(problem)
-            head = Head(row["position"], row["hash"])
-            if len(findings) >= FINDINGS_MAX:
-                break
-        if len(findings) < FINDINGS_MAX and (problem := await find_state_problem(connection, keys, head)):
+        beginning = (await read_pruned(connection)).anchor
+        if anchor is not None and anchor.position < beginning.position:
+            raise AnchorPruned(beginning)
+        head, findings = await _check_links(connection, keys, beginning)
+        if not await is_in_chain(connection, beginning):
+            findings.append(f"seal {beginning.position}, where the chain begins, was deleted or changed")
+        if problem := await find_state_problem(connection, keys, head):
             findings.append(problem)
-        if anchor is not None and anchor.position > head.position:
-            findings.append(
-                f"the chain ends at seal {head.position}, before the anchor at seal {anchor.position}: "
-                "its end was cut off"
-            )
-        watermark = watermark_id(await connection.fetchval(READ_WATERMARK) or NEVER)
-        missing = await connection.fetch(MISSING_FROM_CHAIN, watermark)
+        if anchor is not None and not await is_in_chain(connection, anchor):
+            findings.append(_describe_loss(anchor, head))
+        first_unsealed = watermark_id(await read_watermark(connection))
+        missing = await connection.fetch(MISSING_FROM_CHAIN, first_unsealed)
         findings += [f"event {row['id']} is missing from the chain: {WHY_MISSING}" for row in missing]
-        unsealed: int = await connection.fetchval(COUNT_UNSEALED, watermark)
+        unsealed: int = await connection.fetchval(COUNT_UNSEALED, first_unsealed)
     return Verification(head, unsealed, findings)
 
 
@@ -79,17 +78,26 @@ class AnchorPruned(Exception):
         self.oldest = oldest
 
 
-async def _check_beginning(connection: Connection, pruned: Pruned, anchor: Head | None) -> list[str]:
-    """Check the seal at which the chain begins after a prune. Raises `AnchorPruned` for an older anchor."""
-    first = pruned.anchor
-    if anchor is not None and anchor.position < first.position:
-        raise AnchorPruned(first)
-    findings = []
-    if first.position and not await connection.fetchval(CONTAINS, first.position, first.hash):
-        findings.append(f"seal {first.position}, where the chain begins, was deleted or changed")
-    if anchor is not None and anchor.position == first.position and anchor.hash != first.hash:
-        findings.append(REWRITTEN.format(first.position))
-    return findings
+async def _check_links(
+    connection: Connection, keys: Sequence[bytes], beginning: Head
+) -> tuple[Head, list[str]]:
+    """Return the end of the chain, and the first `FINDINGS_MAX` problems."""
+    links, head, problems = LinkChecker(keys), beginning, list[str]()
+    async for row in connection.cursor(LINKS, head.position, prefetch=PREFETCH):
+        problem = links.find_problem(head, row)
+        if problem is not None and len(problems) < FINDINGS_MAX:
+            problems.append(problem)
+        head = Head(row["position"], row["hash"])
+    return head, problems
+
+
+def _describe_loss(anchor: Head, head: Head) -> str:
+    if anchor.position <= head.position:
+        return f"seal {anchor.position} does not match the anchor: the chain was rewritten"
+    return (
+        f"the chain ends at seal {head.position}, before the anchor at seal {anchor.position}: "
+        "its end was cut off"
+    )
 
 
 class LinkChecker:
@@ -99,9 +107,8 @@ class LinkChecker:
     the previous key is no longer accepted, so a leaked secret cannot forge links after its change.
     """
 
-    def __init__(self, keys: Sequence[bytes], anchor: Head | None) -> None:
+    def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
-        self._anchor = anchor
 
     def find_problem(self, previous: Head, row: asyncpg.Record) -> str | None:
         """Return what is wrong with a row, or None.
@@ -116,9 +123,6 @@ class LinkChecker:
             return f"event {event_id} (seal {position}) was deleted"
         if not self._is_authentic(previous, row):
             return f"event {event_id} (seal {position}) or its seal was changed or moved"
-        anchor = self._anchor
-        if anchor is not None and position == anchor.position and row["hash"] != anchor.hash:
-            return REWRITTEN.format(position)
         return None
 
     def _is_authentic(self, previous: Head, row: asyncpg.Record) -> bool:

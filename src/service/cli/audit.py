@@ -124,7 +124,7 @@ def audit_prune(before: datetime, exported: Path) -> None:
     Every pruned event must be sealed and in the exported file, exactly as it is stored; otherwise nothing is
     pruned. Users' actions are events too. Requests with older cursors get 410 CURSOR_EXPIRED.
     """
-    from service.audit.prune import PruneRefused, delete_pruned, prune
+    from service.audit.prune import PruneRejected, delete_pruned, prune
     from service.jobs.maintenance import sweep_deliveries
 
     async def prune_and_delete(database: "Database") -> "tuple[Head, int]":
@@ -137,7 +137,7 @@ def audit_prune(before: datetime, exported: Path) -> None:
     try:
         with administrative_settings() as settings:
             first, deleted = run_with_database(settings, prune_and_delete)
-    except PruneRefused as error:
+    except PruneRejected as error:
         raise CommandError(f"nothing was pruned: {error}") from None
     click.echo(f"{deleted} events pruned, the chain begins at {first}")
 
