@@ -105,18 +105,17 @@ class PlacementQueue:
                 return await self._batcher.join(pending, first=True)
 
     async def _commit_with_retry(
-        self, session: Session, batch: Sequence[PendingOrder]
+        self, session: Session, batch: Sequence[PendingOrder], attempts_left: int = ATTEMPTS_MAX
     ) -> Sequence[Order | Exception]:
-        for attempts_left in reversed(range(ATTEMPTS_MAX)):
-            try:
-                return await self._commit(session, batch)
-            except asyncpg.LockNotAvailableError as error:
-                return [error] * len(batch)
-            except CONFLICT_ERRORS:
-                if not attempts_left:
-                    raise
-                await asyncio.sleep(CONFLICT_DELAY_SECONDS)
-        raise AssertionError("unreachable")
+        try:
+            return await self._commit(session, batch)
+        except asyncpg.LockNotAvailableError as error:
+            return [error] * len(batch)
+        except CONFLICT_ERRORS:
+            if attempts_left == 1:
+                raise
+        await asyncio.sleep(CONFLICT_DELAY_SECONDS)
+        return await self._commit_with_retry(session, batch, attempts_left - 1)
 
     async def _commit(self, session: Session, batch: Sequence[PendingOrder]) -> list[Order | Exception]:
         async with session.transaction():
