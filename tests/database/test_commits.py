@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 
 import asyncpg
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from service.database import commits, migrate
+from service.database import commits
 from service.database.commits import CommitMonitor
 from service.database.database import Database
 from service.errors import DatabaseUnavailable
@@ -23,7 +22,7 @@ from tests.support.app_helpers import Json, eventually, item, order, running
 from tests.support.delaying_proxy import delaying_proxy
 from tests.support.depot_process import depot_serve
 from tests.support.outage_load import PNG
-from tests.support.postgres_nodes import Node, node, standby
+from tests.support.postgres_nodes import Node, replicated
 
 INTERRUPTED_AFTER_SECONDS = 0.3
 REFUSED_SECONDS = 1.0
@@ -34,16 +33,11 @@ DISTANT_SECONDS = 0.15
 
 @pytest.fixture(scope="module")
 def pair(depot_scratch: Path) -> Iterator[tuple[Node, Node]]:
-    """A primary whose commits wait for its standby."""
-    with TemporaryDirectory(dir=depot_scratch, ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        home.chmod(0o755)
-        with node(home) as primary:
-            migrate.upgrade(Settings(database_url=primary.url))
-            with standby(home, primary) as copy:
-                execute(primary.url, "alter system set synchronous_standby_names = '*'")
-                execute(primary.url, "select pg_reload_conf()")
-                yield primary, copy
+    """Yield a primary whose commits wait for its standby, and the standby."""
+    with replicated(depot_scratch) as (primary, copy):
+        execute(primary.url, "alter system set synchronous_standby_names = '*'")
+        execute(primary.url, "select pg_reload_conf()")
+        yield primary, copy
 
 
 @pytest.fixture

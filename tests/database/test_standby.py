@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import asyncpg
 import httpx
@@ -13,13 +12,12 @@ from msgspec.structs import replace
 
 from service.app import create_app
 from service.cli.doctor.run import run_checks
-from service.database import migrate
 from service.database.database import Database, standby_settings
 from service.database.session import Session
 from service.settings import Settings
 from service.testing import mint
 from tests.support.app_helpers import connected, eventually, item, order, running
-from tests.support.postgres_nodes import Node, node, standby
+from tests.support.postgres_nodes import Node, replicated
 
 Pair = tuple[Node, Node]
 REPORT = "/reports/financial"
@@ -28,14 +26,8 @@ QUANTITIES = "every item's quantity equals the sum of its movements"
 
 @pytest.fixture(scope="module")
 def pair(depot_scratch: Path) -> Iterator[Pair]:
-    """A primary and a standby, for which no commit waits."""
-    with TemporaryDirectory(dir=depot_scratch, ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        home.chmod(0o755)
-        with node(home) as primary:
-            migrate.upgrade(Settings(database_url=primary.url))
-            with standby(home, primary) as copy:
-                yield primary, copy
+    with replicated(depot_scratch) as servers:
+        yield servers
 
 
 @pytest.fixture

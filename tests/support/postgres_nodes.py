@@ -4,10 +4,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
+from service.database import migrate
 from service.database.embedded import EmbeddedServer
+from service.settings import Settings
 from tests.support.ports import free_port
 
 SETTINGS = {
@@ -103,3 +106,15 @@ def standby(home: Path, primary: Node) -> Iterator[Node]:
         yield copied
     finally:
         copied.end()
+
+
+@contextmanager
+def replicated(scratch: Path) -> Iterator[tuple[Node, Node]]:
+    """Run a primary with Depot's schema, and a standby for which no commit waits, until the block ends."""
+    with TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        with node(home) as primary:
+            migrate.upgrade(Settings(database_url=primary.url))
+            with standby(home, primary) as copy:
+                yield primary, copy
