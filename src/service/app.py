@@ -32,7 +32,7 @@ from service.http.admission import AdmissionControl
 from service.http.cors import CorsMiddleware
 from service.http.error_handlers import (
     Handler,
-    freeing,
+    dropping_tracebacks,
     reply_to_bug,
     reply_to_invalid_parameters,
     reply_to_litestar_error,
@@ -158,14 +158,8 @@ class Components:
         self.rate_limiter = RateLimiter(self.metrics, settings.rate_limit_store)
         self.streams = JobStreams(self.database, streams_max=settings.job_streams_max, draining=self.draining)
         self.metrics.track(self.metrics.streams, lambda: len(self.streams))
-        self.by_type: dict[type, Any] = {
-            type(component): component
-            for component in (
-                *(settings, self.blobs, self.dispatcher, self.document_store),
-                *(self.streams, self.upload_receiver),
-            )
-        }
-        """The components that handlers with a session use (see `StrictRequest.component`)."""
+        self.by_type: dict[type, Any] = {type(component): component for component in vars(self).values()}
+        """For handlers that have a session too (see `StrictRequest.component`)."""
 
     def draining(self) -> bool:
         return self.probe.draining
@@ -256,7 +250,9 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         dependencies=components.dependencies(),
         middleware=[AuthMiddleware(authenticator, components.rate_limiter)],
         before_request=validate_parameters,
-        exception_handlers={type_: freeing(handler) for type_, handler in EXCEPTION_HANDLERS.items()},
+        exception_handlers={
+            error: dropping_tracebacks(handler) for error, handler in EXCEPTION_HANDLERS.items()
+        },
         after_response=wake_dispatcher,
         lifespan=[lifespan],
         request_class=StrictRequest,

@@ -54,7 +54,7 @@ def reply_with_fault(request: AnyRequest, fault: Fault, cause: Exception | None 
     )
 
 
-def freeing(handler: Handler) -> Handler:
+def dropping_tracebacks(handler: Handler) -> Handler:
     """Return `handler`, which then also drops the tracebacks of the error and its causes.
 
     Their frames refer to the error, so only the garbage collector would free them, and with them all that
