@@ -19,7 +19,7 @@ from bench.database import Database
 from service.database.embedded import postgres
 from tests.support.chaos_events import Verdict, prove_events
 from tests.support.chaos_jobs import JobsVerdict, prove_jobs
-from tests.support.order_load import depot
+from tests.support.depot_command import depot_output
 
 ROUNDS_MAX = 10_000
 A_ROUND = 1000
@@ -60,9 +60,8 @@ def prove(home: Path, server: Database, rounds: int, seed: int) -> list[str]:
 def prepared(server: Database, name: str) -> tuple[str, str]:
     """Create a migrated database and an API key for it."""
     url = server.create(name).url
-    depot(url, "migrate")
-    made = depot(url, "keys", "create", "--name", "chaos", "--scope", "admin", capture_output=True)
-    return url, str(made.stdout).strip()
+    depot_output(url, "migrate")
+    return url, depot_output(url, "keys", "create", "--name", "chaos", "--scope", "admin")
 
 
 def told(what: str, verdict: Verdict | JobsVerdict) -> list[str]:

@@ -18,17 +18,9 @@ from rich.table import Table
 
 from bench.database import server
 from bench.overload import RESULTS
+from tests.support.depot_command import depot_output
 from tests.support.depot_process import depot_serve
-from tests.support.floods import (
-    Recovery,
-    connected,
-    flood_with_unknown_keys,
-    hanging_receiver,
-    ordinary_load,
-    recover,
-    subscribe_hanging_webhooks,
-)
-from tests.support.order_load import depot
+from tests.support.floods import Recovery, flood_with_hanging_webhooks, flood_with_unknown_keys, recover
 
 SECONDS_MAX = 60.0
 
@@ -40,10 +32,10 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     with server(RESULTS) as database, TemporaryDirectory(dir=RESULTS) as home:
         url = database.create("flood").url
-        depot(url, "migrate")
-        created = depot(url, "keys", "create", "--name", "flood", "--scope", "admin", capture_output=True)
+        depot_output(url, "migrate")
+        key = depot_output(url, "keys", "create", "--name", "flood", "--scope", "admin")
         with depot_serve(url, Path(home), DEPOT_WEBHOOK_ALLOW_PRIVATE="1") as served:
-            outcomes = uvloop.run(floods(served.url, created.stdout.strip(), seconds))
+            outcomes = uvloop.run(floods(served.url, key, seconds))
     show(outcomes)
     return int(any(status != 200 for status in outcomes["25 webhooks that hang"][0]))
 
@@ -54,11 +46,7 @@ async def floods(url: str, key: str, seconds: float) -> dict[str, tuple[Counter[
     for path in ("/metrics", "/items"):
         statuses = await flood_with_unknown_keys(url, path, seconds)
         outcomes[f"unknown keys on {path}"] = statuses, await recover(url, key)
-    async with hanging_receiver() as receiver, connected(url, key) as session:
-        await subscribe_hanging_webhooks(session, receiver)
-        statuses = await ordinary_load(session, seconds)
-        outcomes["25 webhooks that hang"] = statuses, await recover(url, key)
-    return outcomes
+    return outcomes | {"25 webhooks that hang": await flood_with_hanging_webhooks(url, key, seconds)}
 
 
 def show(outcomes: dict[str, tuple[Counter[int], Recovery]]) -> None:

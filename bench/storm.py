@@ -20,8 +20,9 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from service.database.embedded import postgres
+from tests.support.depot_command import depot_output
 from tests.support.depot_process import depot_serve
-from tests.support.order_load import OrderTally, check_results, depot, run_load, write_catalog
+from tests.support.order_load import OrderTally, check_results, run_load, write_catalog
 
 ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
 PIECES_PER_SECOND = 400
@@ -56,11 +57,9 @@ async def blow(home: Path, url: str, seconds: float) -> OrderTally:
     tally = OrderTally()
     catalogue = home / "catalogue.csv"
     skus = write_catalog(catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds))
-    depot(url, "migrate")
-    depot(url, "items", "import", str(catalogue))
-    key = depot(
-        url, "keys", "create", "--name", "storm", "--scope", "admin", capture_output=True
-    ).stdout.strip()
+    depot_output(url, "migrate")
+    depot_output(url, "items", "import", str(catalogue))
+    key = depot_output(url, "keys", "create", "--name", "storm", "--scope", "admin")
     with depot_serve(url, home) as server, Screen(console=console, auto_refresh=False) as screen:
         show = asyncio.create_task(watch(screen, tally, seconds))
         await run_load(server.url, key, skus, tally, seconds=seconds, buyers=BUYERS, clerks=CLERKS)

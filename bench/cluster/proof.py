@@ -15,6 +15,7 @@ from bench.cluster.state import START_SECONDS, Cluster, wait_for
 from deploy.check.network import Hosts
 from tests.support.chaos_events import UNDELIVERED
 from tests.support.chaos_jobs import UNFINISHED
+from tests.support.depot_command import depot_output
 from tests.support.depot_process import depot_serve, depot_worker
 from tests.support.fault_injection import wait_until_zero
 from tests.support.outage_load import (
@@ -23,7 +24,6 @@ from tests.support.outage_load import (
     RETURN_SECONDS,
     Attempt,
     client,
-    depot,
     is_refusal,
     judge_books,
     prepare,
@@ -73,8 +73,8 @@ class Proof:
             self._cluster.url(*(hosts.addresses[name] for name in DATABASES)),
             self._cluster.url(hosts.addresses[BALANCER]),
         ]
-        depot(urls[0], "migrate")
-        key = depot(urls[0], "keys", "create", "--name", "proof", "--scope", "admin").strip()
+        depot_output(urls[0], "migrate")
+        key = depot_output(urls[0], "keys", "create", "--name", "proof", "--scope", "admin")
         async with AsyncExitStack() as stack:
             self.receiver = await stack.enter_async_context(recording_receiver())
             services = [stack.enter_context(depot_serve(url, home, **SETTINGS)) for url in urls]

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from tests.support.depot_command import depot_output
 from tests.support.depot_process import depot_serve
-from tests.support.order_load import OrderTally, check_results, depot, run_load, write_catalog
+from tests.support.order_load import OrderTally, check_results, run_load, write_catalog
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "6"))
 
@@ -14,7 +15,7 @@ async def test_after_a_storm_of_orders_and_changes_the_books_agree_exactly(
 ) -> None:
     file, tally = tmp_path / "catalogue.csv", OrderTally()
     skus = write_catalog(file, items=10_000, wanted=20, pieces_max=int(150 * SECONDS))
-    depot(database_url, "items", "import", str(file))
+    depot_output(database_url, "items", "import", str(file))
     with depot_serve(database_url, tmp_path / "home") as server:
         await run_load(server.url, key, skus, tally, seconds=SECONDS, buyers=64, clerks=4)
         assert server.events("unhandled_error") == []

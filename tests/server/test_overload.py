@@ -8,14 +8,7 @@ import pytest
 
 from service.http.admission import RETRY_SECONDS_MAX
 from tests.support.depot_process import depot_serve
-from tests.support.floods import (
-    connected,
-    flood_with_unknown_keys,
-    hanging_receiver,
-    ordinary_load,
-    recover,
-    subscribe_hanging_webhooks,
-)
+from tests.support.floods import connected, flood_with_hanging_webhooks, flood_with_unknown_keys, recover
 
 IN_FLIGHT_MAX = 16
 TURNS = 20
@@ -67,7 +60,5 @@ async def test_beside_webhooks_that_hang_ordinary_clients_are_served(
 ) -> None:
     environment = {"DEPOT_POOL_SIZE": "4", "DEPOT_WEBHOOK_ALLOW_PRIVATE": "1"}
     with depot_serve(database_url, tmp_path / "home", **environment) as server:
-        async with hanging_receiver() as receiver, connected(server.url, key) as session:
-            await subscribe_hanging_webhooks(session, receiver)
-            assert (await ordinary_load(session, FLOOD_SECONDS)).keys() == {200}
-            await recover(server.url, key)
+        statuses, _ = await flood_with_hanging_webhooks(server.url, key, FLOOD_SECONDS)
+    assert statuses.keys() == {200}

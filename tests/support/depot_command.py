@@ -156,6 +156,13 @@ def depot(database_url: str, *arguments: str, **environment: str) -> "subprocess
     return run_depot(arguments, env={**os.environ, "DATABASE_URL": database_url, **environment})
 
 
+def depot_output(database_url: str, *arguments: str, **environment: str) -> str:
+    """Run `depot` on a database, and return its output. Raises `CalledProcessError` if it fails."""
+    completed = depot(database_url, *arguments, **environment)
+    completed.check_returncode()
+    return completed.stdout.strip()
+
+
 def _open_stream(number: int, target: Stream) -> tuple[int, IO[str] | None]:
     """Return the child's file, and our end of it if it is a pipe."""
     if target == subprocess.PIPE:

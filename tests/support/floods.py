@@ -127,6 +127,13 @@ async def subscribe_hanging_webhooks(session: aiohttp.ClientSession, receiver: s
         await _post(session, f"/items/{item['id']}/stock", {"delta": number + 1})
 
 
+async def flood_with_hanging_webhooks(url: str, key: str, seconds: float) -> tuple[Counter[int], Recovery]:
+    """Return the replies to ordinary clients beside webhooks that hang, and the recovery from the load."""
+    async with hanging_receiver() as receiver, connected(url, key) as session:
+        await subscribe_hanging_webhooks(session, receiver)
+        return await ordinary_load(session, seconds), await recover(url, key)
+
+
 async def ordinary_load(session: aiohttp.ClientSession, seconds: float) -> Counter[int]:
     """Send one request after the other from every ordinary client, with pauses; count the statuses."""
     statuses, end = Counter[int](), monotonic() + seconds

@@ -6,8 +6,6 @@ For the tests under load and for `make storm`.
 import asyncio
 import csv
 import json
-import os
-import subprocess
 from asyncio import Event, StreamReader, StreamWriter
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +18,6 @@ from typing import Any
 import asyncpg
 
 from tests.support.consistency import discrepancies
-from tests.support.depot_command import DEPOT
 
 BROKEN = (OSError, asyncio.IncompleteReadError)
 """Errors of a connection that ended before the reply did."""
@@ -160,12 +157,3 @@ def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> li
             quantity = pieces_max * (number + 1) // wanted if number < wanted else random.randint(0, 500)
             writer.writerow([sku, NAME.format(price=price), price, quantity])
     return skus[:wanted]
-
-
-def depot(
-    database_url: str, *arguments: str, capture_output: bool = False
-) -> "subprocess.CompletedProcess[str]":
-    """Run a `depot` command on that database. Its output goes to the terminal unless it is captured."""
-    environment = {**os.environ, "DATABASE_URL": database_url}
-    command = [str(DEPOT), *arguments]
-    return subprocess.run(command, env=environment, check=True, text=True, capture_output=capture_output)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from asyncio import Event
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from msgspec import Struct
 from tests.support.app_helpers import connected
 from tests.support.chaos_events import UNDELIVERED, judge_events
 from tests.support.chaos_jobs import UNFINISHED
-from tests.support.depot_command import run_depot
+from tests.support.depot_command import depot_output
 from tests.support.depot_process import DepotProcess, depot_serve, depot_worker
 from tests.support.fault_injection import wait_until_zero
 from tests.support.process_memory import Memory
@@ -233,19 +232,13 @@ def cluster(
 ) -> Iterator[tuple[DepotProcess, DepotProcess, str]]:
     """Run a service and a worker, and yield both with a key."""
     environment = {**ENVIRONMENT, **settings}
-    depot(database_url, "migrate", **settings)
-    key = depot(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings).strip()
+    depot_output(database_url, "migrate", **settings)
+    key = depot_output(database_url, "keys", "create", "--name", "o", "--scope", "admin", **settings)
     with (
         depot_serve(database_url, home, **environment) as service,
         depot_worker(database_url, home, **environment) as worker,
     ):
         yield service, worker, key
-
-
-def depot(database_url: str, *arguments: str, **settings: str) -> str:
-    """Run a command and return its output."""
-    environment = {**os.environ, "DATABASE_URL": database_url, **settings}
-    return run_depot(arguments, env=environment, check=True).stdout
 
 
 @asynccontextmanager
