@@ -74,11 +74,9 @@ def remaining_window(
     limit: RateLimitItem, granted: int, previous: int, previous_ms: int, current: int, current_ms: int
 ) -> Window:
     """Return what the library reports for these counters and their times to live."""
-    expiry_ms = limit.get_expiry() * 1000
-    previous_ms, current_ms = max(0, previous_ms), max(0, current_ms)
-    used = math.floor(previous * previous_ms / expiry_ms + current)
-    reset_ms = current_ms % expiry_ms if current else math.inf
-    if previous:
-        reset_ms = min(reset_ms, previous_ms % (expiry_ms / previous))
-    reset_at = time.time() + (reset_ms / 1000 if current or previous else 0)
-    return Window(bool(granted), reset_at, max(0, limit.amount - used))
+    expiry = limit.get_expiry()
+    previous_ends_in, current_ends_in = max(0, previous_ms) / 1000, max(0, current_ms) / 1000
+    used = math.floor(previous * previous_ends_in / expiry + current)
+    resets_in = [current_ends_in % expiry] if current else []
+    resets_in += [previous_ends_in % (expiry / previous)] if previous else []
+    return Window(bool(granted), time.time() + min(resets_in, default=0), max(0, limit.amount - used))
