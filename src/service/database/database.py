@@ -42,6 +42,9 @@ CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 """Seconds the client waits beyond `statement_timeout`. If the server has not canceled the statement by then,
 it is unreachable."""
 
+ROOM_ATTEMPTS_MAX = 3
+"""Connections of the pool that are closed for another one. The server counts a closed one for a moment."""
+
 TIMELINE_INTERVAL_SECONDS = 2.0
 """Seconds between two comparisons of the servers' timelines, if there are several servers."""
 
@@ -225,14 +228,15 @@ class Database:
         return connection
 
     async def _connect_beside_pool(self, servers: ServerList, **options: Any) -> Connection:
-        """Connect. If the server accepts no more connections, close one of the pool first."""
-        try:
-            return await self._connect(servers, **options)
-        except asyncpg.TooManyConnectionsError:
-            if servers is not self._servers:
-                raise
-            await self.pool.make_room()
-            return await self._connect(servers, **options)
+        """Connect. While the server accepts no more connections, close one of the pool first."""
+        for _ in range(ROOM_ATTEMPTS_MAX):
+            try:
+                return await self._connect(servers, **options)
+            except asyncpg.TooManyConnectionsError:
+                if servers is not self._servers:
+                    raise
+                await self.pool.make_room()
+        return await self._connect(servers, **options)
 
     async def _connect(
         self, servers: ServerList, timeout_seconds: float | None = None, **options: Any
