@@ -104,10 +104,7 @@ def test_panels_do_not_overlap_and_have_names_of_their_own() -> None:
 
 def test_the_configuration_page_has_every_setting() -> None:
     table = (
-        (ROOT / "docs" / "configuration.md")
-        .read_text()
-        .partition("## Configuration")[2]
-        .partition("\n## ")[0]
+        (ROOT / "docs" / "configuration.md").read_text().partition("## All settings")[2].partition("\n## ")[0]
     )
     first_column = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)} == known()

@@ -109,7 +109,7 @@ def _print(result: "FinancialReport", console: Console) -> None:
     top = [(item.currency, item.sku, str(item.quantity), item.amount) for item in result.top_items]
     console.print(f"Financial report from {result.from_} to {result.to} (exclusive), days in UTC")
     _print_table(console, ("date", "currency", "orders", "sales", "refunds", "net"), days, totals)
-    _print_table(console, ("currency", "SKU", "pieces", "amount"), top)
+    _print_table(console, ("currency", "SKU", "quantity", "amount"), top)
 
 
 def _print_table(

@@ -164,8 +164,8 @@ class ItemController(Controller):
     ) -> Reply[Item]:
         """Adjust an item's stock
 
-        Adds or removes pieces (`delta`); the stock cannot fall below zero. Or sets a count (`quantity`)
-        if the stock is still the `expected` one, so that a count made while selling overwrites no sale.
+        Adds or removes units (`delta`); the stock cannot fall below zero. Or sets the counted `quantity` if
+        the stock is still `expected`, so that a count does not overwrite sales that happen meanwhile.
         """
         change = ItemChange(item_id, data, request.author, if_match_versions(request))
         async with hold_claim(request) as claim:

@@ -30,8 +30,8 @@ class StockController(Controller):
     ) -> ItemStocks:
         """Adjust the stock of many items
 
-        All changes are made or none; an error lists every change that is not possible. Each change adds or
-        removes pieces (`delta`), or sets a count (`quantity`) if the stock is still the `expected` one.
+        Either all changes are made or none; an error lists every change that is not possible. Each change
+        adds or removes units (`delta`), or sets the counted `quantity` if the stock is still `expected`.
         """
         async with hold_claim(request) as claim:
             return await stock.adjust_all(session, data, claim, request.author)

@@ -46,7 +46,7 @@ class OrderController(Controller):
     ) -> Reply[Order]:
         """Place an order
 
-        All lines are placed or none. Names and prices are copied from the items.
+        Either all lines are placed or none. Names and prices are copied from the items.
         """
         async with hold_claim(request) as claim:
             order = await session.join(PLACE_ORDER, PendingOrder(data, claim, request.author))
@@ -65,8 +65,8 @@ class OrderController(Controller):
     ) -> Reply[Order]:
         """Update an order's reference and metadata
 
-        Only the fields that are sent change; null clears one. With `application/merge-patch+json`,
-        `metadata` is merged (RFC 7396). Nothing else of an order can be changed.
+        Only the fields that are sent change; null clears a field. With `application/merge-patch+json`,
+        `metadata` is merged (RFC 7396). No other field of an order can be changed.
         """
         versions = if_match_versions(request)
         order = await changes.patch_order(
@@ -88,8 +88,8 @@ class OrderController(Controller):
     ) -> Reply[Order]:
         """Cancel an order
 
-        Returns its pieces to stock and records a refund. The body can be omitted. Cancelling a cancelled
-        order has no effect.
+        Returns the ordered quantities to stock and records a refund. The body can be omitted. Cancelling a
+        cancelled order again has no effect.
         """
         cancel = partial(lifecycle.cancel_order, reason=data.reason)
         return await _apply(cancel, session, request, order_id)
@@ -104,7 +104,7 @@ class OrderController(Controller):
     ) -> Reply[Order]:
         """Mark an order as fulfilled
 
-        It can no longer be cancelled.
+        A fulfilled order can no longer be cancelled.
         """
         return await _apply(lifecycle.fulfil_order, session, request, order_id)
 

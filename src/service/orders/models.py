@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.database.orm import Base
 
 MONEY = Numeric(24, 2)
-"""Large enough for 100 lines of a million pieces at the highest price."""
+"""Large enough for 100 lines of a million units at the highest price."""
 
 
 class Order(Base):
@@ -57,7 +57,7 @@ class Order(Base):
 
 
 class OrderLine(Base):
-    """One item of an order, with its name and price as they were when the order was placed."""
+    """One item of an order, with the name and price that it had when the order was placed."""
 
     __tablename__ = "order_lines"
     __table_args__ = (

@@ -27,7 +27,7 @@ CANCELLED_SHARE = 0.05
 FULFILLED_WITHIN_HOURS = (2, 72)
 CANCELLED_WITHIN_HOURS = (1, 240)
 REORDER_LEVEL = 6
-"""Remaining pieces that trigger a restock; above the threshold of `item.low_stock`, so that none is due."""
+"""The stock that triggers a restock; above the threshold of `item.low_stock`, so that none is due."""
 DISCONTINUED_EVERY = 50
 """One item in this many is permanently out of stock."""
 
@@ -46,7 +46,7 @@ LineRow: TypeAlias = tuple[UUID, datetime, str, str | None, str, datetime | None
 """An order line: its order's fields, line number, item number, quantity, and the item's version and stock."""
 
 MovementRow: TypeAlias = tuple[int, int, str, int, int, UUID | None, datetime]
-"""Another stock movement: item number and version, cause, pieces, resulting stock, order, time."""
+"""Another stock movement: item number and version, cause, delta, resulting stock, order, time."""
 
 
 class Batch(Struct):

@@ -51,21 +51,21 @@ CHECKS = {
           or t.currency <> o.currency""",
     "the lines of every order match its stock movements": """
         with ordered as (
-          select order_id, item_id, sum(quantity) as pieces from order_lines group by 1, 2
+          select order_id, item_id, sum(quantity) as units from order_lines group by 1, 2
         ), moved as (
-          select order_id, item_id, -sum(delta) as pieces from movements where cause = 'order' group by 1, 2)
-        select order_id as order, item_id as item, ordered.pieces as ordered, moved.pieces as moved
+          select order_id, item_id, -sum(delta) as units from movements where cause = 'order' group by 1, 2)
+        select order_id as order, item_id as item, ordered.units as ordered, moved.units as moved
         from ordered full join moved using (order_id, item_id)
-        where ordered.pieces is distinct from moved.pieces""",
+        where ordered.units is distinct from moved.units""",
     "exactly the cancelled orders were restocked": """
         with cancelled as (
-          select l.order_id, l.item_id, sum(l.quantity) as pieces
+          select l.order_id, l.item_id, sum(l.quantity) as units
           from order_lines l join orders o on o.id = l.order_id where o.status = 'cancelled' group by 1, 2
         ), moved as (
-          select order_id, item_id, sum(delta) as pieces from movements where cause = 'cancel' group by 1, 2)
-        select order_id as order, item_id as item, cancelled.pieces as ordered, moved.pieces as back
+          select order_id, item_id, sum(delta) as units from movements where cause = 'cancel' group by 1, 2)
+        select order_id as order, item_id as item, cancelled.units as ordered, moved.units as back
         from cancelled full join moved using (order_id, item_id)
-        where cancelled.pieces is distinct from moved.pieces""",
+        where cancelled.units is distinct from moved.units""",
     "every order matches its order.placed event": f"""
         with stored as (
           select o.id as order, o.customer_id, o.total, o.created_at, l.lines
