@@ -15,8 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.audit.controller import AuditController
 from service.audit.feed_controller import FeedController
+from service.auth.authenticator import KeyAuthenticator
+from service.auth.authorizer import Authorizer
 from service.auth.last_use import LastUseRecorder
-from service.auth.middleware import AuthMiddleware, KeyAuthenticator
 from service.auth.rate_limit import RateLimiter
 from service.blobs import open_blob_store
 from service.database.database import Database, orm_session_dependency, session_dependency
@@ -230,6 +231,11 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         if request.method != "GET":
             components.dispatcher.wake()
 
+    async def check_request(request: Request[Any, Any, Any]) -> None:
+        """Authorize a request and validate its parameters, before its body is read."""
+        await authorizer.authorize(request)
+        await validate_parameters(request)
+
     authenticator = KeyAuthenticator(
         components.database,
         secret=settings.secret,
@@ -239,6 +245,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
         default_rate_limit=settings.rate_limit,
         on_use_due=components.last_use.record,
     )
+    authorizer = Authorizer(authenticator, components.rate_limiter)
     metrics = Router("/metrics", route_handlers=[MetricsController], opt=METRICS_ACCESS[settings.metrics])
     records = Router(
         "/",
@@ -248,8 +255,7 @@ def create_app(settings: Settings, *, worker: bool = False) -> Litestar:
     app = Litestar(
         route_handlers=[*CONTROLLERS, records, metrics],
         dependencies=components.dependencies(),
-        middleware=[AuthMiddleware(authenticator, components.rate_limiter)],
-        before_request=validate_parameters,
+        before_request=check_request,
         exception_handlers={
             error: dropping_tracebacks(handler) for error, handler in EXCEPTION_HANDLERS.items()
         },

@@ -50,6 +50,13 @@ def test_every_route_either_names_a_scope_or_is_known_to_be_public(settings: Set
     assert public == PUBLIC
 
 
+def test_no_route_replaces_the_hook_that_authorizes(settings: Settings) -> None:
+    """Litestar calls only the hook of the layer closest to the handler."""
+    hooks = {handler.resolve_before_request() for *_, handler in operations(create_app(settings))}
+    assert len(hooks) == 1
+    assert None not in hooks
+
+
 async def test_every_other_route_wants_a_key_and_its_scope(
     client: Client, settings: Settings, make_key: Mint
 ) -> None:

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import Client
+from service.auth.authenticator import KeyAuthenticator
 from service.auth.keys import key_id, mint
-from service.auth.middleware import KeyAuthenticator
 from service.auth.store import create_key, revoke_key
 from service.database.database import Database
 from service.errors import Overloaded, Unauthenticated

@@ -7,9 +7,9 @@ import asyncpg
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from service.auth.authenticator import KeyAuthenticator
 from service.auth.keys import key_id
 from service.auth.last_use import LastUseRecorder
-from service.auth.middleware import KeyAuthenticator
 from service.auth.store import list_keys
 from service.database.database import Database
 from service.settings import Settings

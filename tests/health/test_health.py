@@ -13,7 +13,7 @@ from litestar.testing import AsyncTestClient
 
 from conftest import Client
 from service.app import components_of, create_app
-from service.auth.middleware import EXPIRE_AFTER_SECONDS
+from service.auth.authenticator import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key
 from service.blobs import open_blob_store
 from service.database import clock

@@ -15,7 +15,7 @@ from test_health import ANSWER_SECONDS
 
 from conftest import Client
 from service.app import create_app
-from service.auth.middleware import EXPIRE_AFTER_SECONDS
+from service.auth.authenticator import EXPIRE_AFTER_SECONDS
 from service.auth.store import create_key, revoke_key
 from service.database.database import Database
 from service.docs import build_document

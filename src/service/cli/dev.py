@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.auth.middleware import KeyAuthenticator
+from service.auth.authenticator import KeyAuthenticator
 from service.auth.store import create_key
 from service.database.database import Database
 from service.errors import Unauthenticated

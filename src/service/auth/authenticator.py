@@ -1,7 +1,4 @@
-"""Authentication and authorization.
-
-Access is denied by default: a route is open only with `public=True`, and otherwise requires its `scope`.
-"""
+"""Authentication of API keys."""
 
 import asyncio
 import hmac
@@ -11,16 +8,13 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import monotonic
 
-from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from service.auth.keys import READ_PEPPER, Key, derive_pepper, hash_key, key_id
 from service.auth.last_use import IS_DUE
-from service.auth.rate_limit import RateLimiter
 from service.database.database import Database
 from service.database.errors import DATABASE_ERRORS
-from service.errors import Forbidden, Overloaded, Unauthenticated
+from service.errors import Overloaded, Unauthenticated
 
 REFRESH_AFTER_SECONDS = 0.4
 """Age in seconds at which a cached key is refreshed in the background."""
@@ -36,37 +30,6 @@ FETCH_KEY = f"""
 select id, name, hash, scopes, expires_at, rate_limit,
   {IS_DUE} and (expires_at is null or expires_at > now()) as is_due
 from api_keys where id = $1 and revoked_at is null"""
-
-
-class AuthMiddleware(ASGIMiddleware):
-    """Authenticates and authorizes every routed request before its body is read.
-
-    It is a middleware, because Litestar copies the whole route handler before each guard (decision 0005).
-    """
-
-    def __init__(self, authenticator: "KeyAuthenticator", rate_limiter: RateLimiter) -> None:
-        self._authenticator = authenticator
-        self._rate_limiter = rate_limiter
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        options = scope["route_handler"].opt
-        if not options.get("public"):
-            key = await self._authorize(
-                scope, options.get("scope"), allow_stale_key=options.get("allow_stale_key", False)
-            )
-            if key.rate_limit is not None:
-                scope["state"]["headers"] = await self._rate_limiter.consume(key.id, key.rate_limit)
-        await next_app(scope, receive, send)
-
-    async def _authorize(self, scope: Scope, required: str | None, *, allow_stale_key: bool) -> Key:
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        key = await self._authenticator.authenticate(
-            header.decode("latin-1"), allow_stale_key=allow_stale_key
-        )
-        scope["user"] = key
-        if required is None or not key.has_scope(required):
-            raise Forbidden(f"The API key lacks the scope {required}", details=[{"scope": required}])
-        return key
 
 
 class CachedKey(Struct):
