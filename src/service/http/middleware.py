@@ -123,20 +123,22 @@ class Exchange(RequestHead):
     async def send(self, message: Message) -> None:
         """Forward a message of the application, unless the request timed out."""
         if not self.timed_out:
-            await self._deliver(message)
+            if message["type"] == "http.response.start":
+                self._start_reply(message)
+            await self._send(message)
 
-    async def _deliver(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            if self.status >= 400:
-                codes = (value for name, value in message["headers"] if name == b"x-error-code")
-                self.code = next(codes, b"").decode() or None
-            headers = [*message["headers"], (b"x-request-id", self.request_id.encode()), NOSNIFF]
-            headers += self.scope["state"].get("headers", ())  # rate-limit headers
-            if "user" in self.scope and not any(name == b"cache-control" for name, _ in message["headers"]):
-                headers.append(NO_STORE)
-            message["headers"] = [*headers, CLOSE] if self._close_connection else headers
-        await self._send(message)
+    def _start_reply(self, message: Any) -> None:
+        """Note the reply's status and error code, and add the headers that every reply has."""
+        self.status, names = message["status"], dict(message["headers"])
+        if self.status >= 400:
+            self.code = names.get(b"x-error-code", b"").decode() or None
+        headers = [*message["headers"], (b"x-request-id", self.request_id.encode()), NOSNIFF]
+        headers += self.scope["state"].get("headers", ())  # rate-limit headers
+        if "user" in self.scope and b"cache-control" not in names:
+            headers.append(NO_STORE)
+        if self._close_connection:
+            headers.append(CLOSE)
+        message["headers"] = headers
 
     def error_fields(self, fault: Fault) -> dict[str, Any]:
         return error_fields(fault, path=self.path, request_id=self.request_id)
@@ -149,8 +151,10 @@ class Exchange(RequestHead):
         if status != 204:
             headers = {**headers, "Content-Length": str(len(body))}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._deliver({"type": "http.response.start", "status": status, "headers": raw})
-        await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
+        start: Any = {"type": "http.response.start", "status": status, "headers": raw}
+        self._start_reply(start)
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class Commits(Protocol):
@@ -269,7 +273,8 @@ class RequestMiddleware:
 
     def _record(self, exchange: Exchange) -> None:
         scope, seconds, status = exchange.scope, perf_counter() - exchange.started, exchange.status or 499
-        self._metrics.observe_request(exchange.route, exchange.method, status, seconds)
+        route, method = exchange.route, exchange.method
+        self._metrics.observe_request(route, method, status, seconds)
         if exchange.code is not None:
             self._metrics.errors.labels(exchange.code).inc()
         if status == 200 and exchange.path.startswith(SHEDDING_EXEMPT_PATHS):
@@ -277,9 +282,9 @@ class RequestMiddleware:
         key = scope.get("user")
         self._log_access(
             AccessLogEntry(
-                method=exchange.method,
+                method=method,
                 path=exchange.path,
-                route=exchange.route,
+                route=route,
                 status=status,
                 code=exchange.code,
                 ms=round(seconds * 1000, 2),
