@@ -25,7 +25,7 @@ def document(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="`make clients` installs the generator")
+@pytest.mark.skipif(not PYTHON.exists(), reason="the generator is not installed; run `make clients`")
 async def test_a_client_in_python_is_generated_and_works(
     database_url: str, key: str, tmp_path: Path, document: Path
 ) -> None:
@@ -41,7 +41,7 @@ async def test_a_client_in_python_is_generated_and_works(
         )
 
 
-@pytest.mark.skipif(not NODE.exists(), reason="`make clients` installs the generator")
+@pytest.mark.skipif(not NODE.exists(), reason="the generator is not installed; run `make clients`")
 async def test_a_client_in_typescript_is_generated_compiled_strictly_and_works(
     database_url: str, key: str, tmp_path: Path, document: Path
 ) -> None:

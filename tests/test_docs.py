@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -26,6 +25,7 @@ from service.events.journal import EventType
 from service.settings import Settings
 from tests.support.depot_command import DEPOT
 from tests.support.openapi_document import operations
+from tests.support.requirements import requires
 
 Json = dict[str, Any]
 JSON = "application/json"
@@ -186,7 +186,7 @@ def run_page_script(document: Json, *replies: Json) -> Json:
     return output
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@requires("node")
 def test_the_page_fills_in_the_ids_that_it_has_seen() -> None:
     document = {
         "paths": {
@@ -213,7 +213,7 @@ def test_the_page_fills_in_the_ids_that_it_has_seen() -> None:
     ]
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@requires("node")
 def test_the_example_of_a_replay_is_of_the_last_days_in_the_page(described: Json) -> None:
     old = json.loads(json.dumps(described).replace('"2026-', '"2020-'))
     shown = run_page_script(old)["document"]

@@ -1,7 +1,6 @@
 """Tests of deploy/nginx.conf in front of a live server."""
 
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,9 +14,11 @@ import pytest
 
 from tests.support.ports import free_port
 from tests.support.raw_http import MAX_WAIT_SECONDS, LiveServer, assert_error_contract, serving
+from tests.support.requirements import find_program, requires
 
+PROGRAM = find_program("nginx")
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx.conf"
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = requires("nginx")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def nginx(replica: str, directory: Path) -> Iterator[str]:
     directory.chmod(0o777)
     with (directory / "nginx.log").open("wb") as log:
         process = subprocess.Popen(
-            ["nginx", "-g", "daemon off;", "-c", str(configuration), "-p", str(directory)], stderr=log
+            [str(PROGRAM), "-g", "daemon off;", "-c", str(configuration), "-p", str(directory)], stderr=log
         )
     try:
         deadline = monotonic() + MAX_WAIT_SECONDS

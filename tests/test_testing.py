@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -61,7 +60,6 @@ def test_the_functions_and_coroutines_of_the_docs_pass(files: set[str], run_pyte
     assert "6 passed" in printed, printed
 
 
-@pytest.mark.skipif(find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_coroutines_of_pytest_asyncio_pass(files: set[str], run_pytest: RunPytest, mode: str) -> None:
     options = ["--asyncio-mode", mode, "-o", "asyncio_default_fixture_loop_scope=function"]

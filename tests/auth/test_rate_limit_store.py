@@ -26,13 +26,12 @@ from service.settings import Settings
 from tests.support.app_helpers import eventually, running
 from tests.support.depot_process import depot_serve
 from tests.support.ports import free_port
-from tests.support.redis_server import PROGRAM, redis_server
+from tests.support.redis_server import redis_server
+from tests.support.requirements import requires
 
 Mint = Callable[..., Awaitable[str]]
 
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="redis-server is not installed (apt-get install redis-server)"
-)
+pytestmark = requires("redis-server")
 
 
 async def test_a_limit_holds_across_two_processes(database_url: str, make_key: Mint, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.support.depot_command import DEPOT, NEW_INTERPRETER, Process, run_depot, start_depot
+from tests.support.requirements import requires_root
 
 Start = Callable[..., Process]
 
@@ -148,7 +149,7 @@ def test_administrative_commands_work_beside_it(start: Start, home: Path, tmp_pa
     assert postgres_of(home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' rights")
+@requires_root
 def test_a_directory_of_another_user_is_refused_in_one_line(home: Path) -> None:
     home.mkdir(mode=0o755)
     home.parent.chmod(0o755)

@@ -13,10 +13,9 @@ import pytest
 
 from service.database import embedded
 from service.database.embedded import postgres
+from tests.support.requirements import requires_root
 
 NOBODY = 65534
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' rights")
-
 START = """
 import sys
 from pathlib import Path
@@ -69,7 +68,7 @@ def test_a_pid_file_that_names_another_process_does_not_stop_the_start(home: Pat
     assert answer(home) == 42
 
 
-@as_root
+@requires_root
 def test_as_root_no_directory_is_opened_to_others(home: Path) -> None:
     closed = home / "closed"
     closed.mkdir(mode=0o700)
@@ -78,7 +77,7 @@ def test_as_root_no_directory_is_opened_to_others(home: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (closed, closed / "depot")] == [0o700, 0o700]
 
 
-@as_root
+@requires_root
 def test_another_user_starts_a_server_after_root_did(home: Path) -> None:
     home.chmod(0o755)
     for name in ("root", "other"):

@@ -10,15 +10,14 @@ from tests.support.chaos_jobs import UNFINISHED
 from tests.support.fault_injection import wait_until_zero
 from tests.support.outage_load import KINDS, Load, client, cluster, judge_books, prepare, unhealthy
 from tests.support.outage_scenarios import BEHIND_PGBOUNCER
-from tests.support.pgbouncer import PROGRAM, pgbouncer, settings_behind
+from tests.support.pgbouncer import pgbouncer, settings_behind
 from tests.support.postgres_nodes import node
 from tests.support.recording_receiver import recording_receiver
+from tests.support.requirements import requires
 
 SECONDS = 3.0
 
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="pgbouncer is not installed (apt-get install pgbouncer)"
-)
+pytestmark = requires("pgbouncer")
 
 
 async def test_every_kind_of_request_works_through_pgbouncer(home: Path, tmp_path: Path) -> None:

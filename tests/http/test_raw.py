@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -22,11 +21,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
-import pytest
 from malformed_http import SMUGGLED, Mangler, Stream
 
 from tests.support.depot_process import DepotProcess, depot_serve
 from tests.support.ports import free_port
+from tests.support.requirements import find_program, requires
 
 SEED = os.environ.get("SEED", "42")
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -64,7 +63,7 @@ async def test_the_service_survives_malformed_streams(database_url: str, key: st
         assert server.process.poll() is None
 
 
-@pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed")
+@requires("haproxy")
 async def test_no_request_is_smuggled_through_a_load_balancer(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
@@ -193,7 +192,9 @@ def balancing(server: DepotProcess, folder: Path) -> Iterator[str]:
     port = free_port()
     config = folder / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, address=urlsplit(server.url).netloc))
-    process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(find_program("haproxy")), "-db", "-f", str(config)], stderr=subprocess.DEVNULL
+    )
     try:
         deadline = monotonic() + PATIENCE_SECONDS
         while not reachable(port):

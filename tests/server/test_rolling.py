@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import pytest
+from tests.support.requirements import requires
+from tests.support.rolling_restart import balanced, prove_rolling
 
-from tests.support.rolling_restart import HAPROXY, balanced, prove_rolling
 
-
-@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
+@requires("haproxy")
 async def test_a_rolling_restart_fails_no_request(database_url: str, tmp_path: Path, key: str) -> None:
     with balanced(database_url, tmp_path / "home") as (url, replicas):
         verdict = await prove_rolling(url, replicas, key, rounds=1, rate=60)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tests.support.ports import free_port, wait_for_listener
 from tests.support.postgres_nodes import Node
+from tests.support.requirements import find_program
 
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+PROGRAM = find_program("pgbouncer")
 
 SERVERS = 3
 """Server connections, fewer than there are clients, so that they share."""

@@ -1,14 +1,14 @@
 """A throw-away Redis that can be stopped and started again."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.ports import wait_for_listener
+from tests.support.requirements import find_program
 
-PROGRAM = shutil.which("redis-server")
+PROGRAM = find_program("redis-server")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from msgspec import Struct, field
 
 from tests.support.fault_injection import RestartableProcess, wait_until
 from tests.support.ports import free_port
+from tests.support.requirements import find_program
 
-HAPROXY = shutil.which("haproxy")
+HAPROXY = find_program("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 CLIENTS = 30
 """The number of clients, each on a persistent connection."""
