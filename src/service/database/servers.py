@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import Task
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -12,6 +12,7 @@ from service.database.errors import CONNECTION_ERRORS, TRY_NEXT_SERVER_ERRORS
 from service.database.url import split_parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Connect: TypeAlias = Callable[[str], Coroutine[None, None, Connection]]
 
 READ_TIMELINE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 """The timeline of a primary, in hexadecimal digits. Every promotion starts a higher one."""
@@ -49,35 +50,36 @@ class ServerList:
         still pending. asyncpg itself would spend the whole timeout on the first server.
         """
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
-        urls = self._candidates()
         attempts: dict[Task[Connection], str] = {}
-        failure: Exception | None = None
         try:
             async with asyncio.timeout(timeout_seconds):
-                while urls or attempts:
-                    if urls:
-                        url = urls.pop(0)
-                        attempts[asyncio.create_task(_connect(url, timeout_seconds, options))] = url
-                    done, _ = await asyncio.wait(
-                        attempts,
-                        timeout=NEXT_SERVER_SECONDS if urls else TRY_AGAIN_SECONDS,
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
-                    if not (urls or done):
-                        urls = self._candidates()
-                    for attempt in done:
-                        url = attempts.pop(attempt)
-                        try:
-                            connection = attempt.result()
-                        except TRY_NEXT_SERVER_ERRORS as error:
-                            failure = error
-                        else:
-                            self._urls.sort(key=url.__ne__)
-                            return connection
+                return await self._try_servers(attempts, lambda url: _connect(url, timeout_seconds, options))
         finally:
             for attempt in attempts:  # they end by their own timeout: asyncpg does not expect to be canceled
                 self._late.add(attempt)
                 attempt.add_done_callback(self._discard)
+
+    async def _try_servers(self, attempts: dict[Task[Connection], str], connect: Connect) -> Connection:
+        """Return the first connection. `attempts` has the pending attempts with their URLs."""
+        urls = self._candidates()
+        failure: Exception | None = None
+        while urls or attempts:
+            if urls:
+                url = urls.pop(0)
+                attempts[asyncio.create_task(connect(url))] = url
+            seconds = NEXT_SERVER_SECONDS if urls else TRY_AGAIN_SECONDS
+            done, _ = await asyncio.wait(attempts, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not (urls or done):
+                urls = self._candidates()
+            for attempt in done:
+                url = attempts.pop(attempt)
+                try:
+                    connection = attempt.result()
+                except TRY_NEXT_SERVER_ERRORS as error:
+                    failure = error
+                else:
+                    self._urls.sort(key=url.__ne__)
+                    return connection
         raise failure or ConnectionError("every server that answers is deposed")
 
     def _candidates(self) -> list[str]:
