@@ -116,9 +116,9 @@ class PreconditionFailed(Fault):
         super().__init__(headers={} if tag is None else {"ETag": f'"{tag}"'})
 
 
-def check_tag(current: str, accepted: Collection[str] | None) -> None:
-    """Raise `PreconditionFailed` unless the current tag is accepted; None accepts any."""
-    if accepted is not None and current not in accepted:
+def check_tag(current: str, accepted: Collection[str]) -> None:
+    """Raise `PreconditionFailed` unless the current tag is accepted."""
+    if current not in accepted:
         raise PreconditionFailed(current)
 
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from service.cli.environment import CommandError, administrative_settings, run_with_database
+from service.cli.environment import (
+    CommandError,
+    administrative_settings,
+    report_file_errors,
+    run_with_database,
+)
 
 if TYPE_CHECKING:
     from service.audit.sealing_state import Head
@@ -146,32 +151,23 @@ def audit_prune(before: datetime, exported: Path) -> None:
 def _replaced_file(path: Path) -> Iterator[Callable[[bytes], None]]:
     """Yield the `write` of a file that takes the place of `path` when the block ends without an error."""
     partial = path.with_name(f"{path.name}.partial")
-    with _file_errors(path):
+    with report_file_errors(path):
         file = partial.open("wb")
 
     def write(line: bytes) -> None:
-        with _file_errors(path):
+        with report_file_errors(path):
             file.write(line)
 
     try:
         with file:
             yield write
-            with _file_errors(path):
+            with report_file_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
-        with _file_errors(path):
+        with report_file_errors(path):
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    """Report an error of the file in the block; errors of the database are reported as such."""
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
 
 
 @audit.command("accept")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -77,6 +78,15 @@ def run_with_database(settings: Settings, work: "Callable[[Database], Awaitable[
 
     with report_database_errors():
         return asyncio.run(main())
+
+
+@contextmanager
+def report_file_errors(path: Path) -> Iterator[None]:
+    """Report an error of the file that the block writes; errors of the database are reported as such."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
 
 
 @contextmanager

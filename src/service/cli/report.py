@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import rich_click as click
 from rich.console import Console
 
-from service.cli.environment import CommandError, administrative_settings, run_with_database
+from service.cli.environment import (
+    CommandError,
+    administrative_settings,
+    report_file_errors,
+    run_with_database,
+)
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -87,10 +92,8 @@ def _read(begin: date | None, end: date | None, currency: str | None) -> "Financ
 def _write_page(result: "FinancialReport", path: Path, *, open_page: bool) -> None:
     from service.reports.html import render_page
 
-    try:
+    with report_file_errors(path):
         path.write_text(render_page(result), encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
     click.echo(path)
     if open_page and click.launch(str(path.resolve())):
         raise CommandError(f"no browser could be started; open {path} yourself")
