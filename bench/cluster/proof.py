@@ -127,9 +127,7 @@ class Proof:
 
     def _judge(self, fault: Fault, started: float, undone: float) -> Verdict:
         attempts = [attempt for attempt in self.load.attempts if attempt.ended > started]
-        refused = [
-            attempt for attempt in attempts if not attempt.succeeded and attempt.code != "DUPLICATE_SKU"
-        ]
+        refused = [attempt for attempt in attempts if is_failed(attempt)]
         during = [attempt for attempt in refused if attempt.ended < undone]
         back = max((attempt.ended - started for attempt in during), default=0.0)
         return Verdict(

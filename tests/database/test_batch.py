@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from service.database.batch import REPLIES_PER_TURN, Batcher, BatchKey, BatchKind
+from service.database.batch import REPLIES_PER_TURN, Batcher, BatchKind
+from service.database.batch_key import BatchKey
 from service.errors import DatabaseUnavailable, Overloaded
 
 Outcome = int | Exception

@@ -6,7 +6,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from service.blobs import open_blob_store
-from service.database import batches
+from service.database import bulk
 from service.database.database import Database
 from service.errors import NotFound
 from service.events.journal import CLI
@@ -77,7 +77,7 @@ async def test_a_table_is_swept_in_batches(
     monkeypatch.setattr(maintenance, "SWEEP_BATCH_SIZE", 2)
     await database.fetch(KEYS, [1, 25, 26, 27, 28, 29])
     assert await maintenance.sweep_idempotency_keys(database, settings) == 5
-    monkeypatch.setattr(batches, "BATCHES_MAX", 1)
+    monkeypatch.setattr(bulk, "BATCHES_MAX", 1)
     await database.fetch(KEYS, [25, 26, 27])
     assert await maintenance.sweep_idempotency_keys(database, settings) == 2  # the rest is for the next time
 

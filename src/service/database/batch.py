@@ -12,47 +12,28 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 import structlog
 from msgspec import Struct
 
+from service.database.batch_key import BatchKey, Request, Result
 from service.database.errors import SHARED_ERRORS
+from service.database.session import Session
 from service.errors import Overloaded
 from service.observability.tracing import NO_TRACER, Tracer
 
-if TYPE_CHECKING:
-    from service.database.session import Session
-
 log = structlog.get_logger()
-
-Request = TypeVar("Request")
-Result = TypeVar("Result")
-Request_contra = TypeVar("Request_contra", contravariant=True)
-Result_co = TypeVar("Result_co", covariant=True)
 
 REPLIES_PER_TURN = 16
 """Results delivered per turn of the event loop. Each wakes a handler, and other requests wait for them."""
-
-
-class BatchKey(Struct, Generic[Request, Result], frozen=True, eq=False):
-    """The key by which callers join a batch: a constant next to the operation."""
-
-    name: str
-    """The name of the span in traces."""
-
-
-class Batch(Protocol[Request_contra, Result_co]):
-    """The queue that a session joins by a key: a `Batcher`, or a feature's own queue that wraps one."""
-
-    async def join(self, request: Request_contra, /) -> Result_co: ...
 
 
 class BatchKind(Struct, Generic[Request, Result], frozen=True, eq=False):
     """A kind of batch: its operation and its limits."""
 
     key: BatchKey[Request, Result]
-    run: "Callable[[Session, Sequence[Request]], Awaitable[Sequence[Result | Exception]]]"
+    run: Callable[[Session, Sequence[Request]], Awaitable[Sequence[Result | Exception]]]
     """Takes a session and the requests; returns one result per request, or the exception to raise for it."""
     size_max: int = 64
     concurrency_max: int = 2
@@ -83,7 +64,7 @@ class Batcher(Generic[Request, Result]):
     def __init__(
         self,
         kind: BatchKind[Request, Result],
-        session: "Callable[[], AbstractAsyncContextManager[Session]]",
+        session: Callable[[], AbstractAsyncContextManager[Session]],
         *,
         tracer: Tracer = NO_TRACER,
         observe: Callable[[int, float], None] | None = None,

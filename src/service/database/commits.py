@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from service.database.background import BackgroundConnection
-from service.database.batch import BatchKey
+from service.database.batch_key import BatchKey
 from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection

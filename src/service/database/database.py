@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
-from service.database.batch import Batch, Batcher, BatchKey, BatchKind, Request, Result
+from service.database.batch import Batcher, BatchKind
+from service.database.batch_key import Batch, BatchKey, Request, Result
 from service.database.commits import CONFIRM_COMMITS, CommitMonitor
 from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor

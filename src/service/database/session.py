@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 import asyncpg
 import structlog
 
-from service.database.batch import Batch, BatchKey, Request, Result
+from service.database.batch_key import Batch, BatchKey, Request, Result
 from service.database.errors import DATABASE_ERRORS, DISCARD_CONNECTION_ERRORS
 from service.database.pool import Pool
 from service.database.servers import Connection

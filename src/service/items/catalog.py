@@ -12,7 +12,8 @@ from msgspec import UNSET
 from msgspec.structs import asdict, astuple, replace
 from uuid_utils.compat import uuid7
 
-from service.database.batch import BatchKey, BatchKind
+from service.database.batch import BatchKind
+from service.database.batch_key import BatchKey
 from service.database.session import Session
 from service.errors import Detail, Fault, InUse, NoFields, NotFound, PreconditionFailed, ValidationFailed
 from service.events.journal import Author

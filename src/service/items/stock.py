@@ -8,7 +8,8 @@ import asyncpg
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from service.database.batch import BatchKey, BatchKind
+from service.database.batch import BatchKind
+from service.database.batch_key import BatchKey
 from service.database.session import Session
 from service.errors import Detail, Fault, ValidationFailed
 from service.events.journal import Author

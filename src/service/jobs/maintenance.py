@@ -1,7 +1,7 @@
 """Scheduled maintenance of queue and tables. Each function returns the number of affected rows."""
 
 from service.blobs import open_blob_store
-from service.database.batches import BATCHES_MAX, run_in_batches
+from service.database.bulk import BATCHES_MAX, run_in_batches
 from service.database.database import Database
 from service.events.pruned import READ_PRUNED_ID
 from service.idempotency.replies import RETENTION

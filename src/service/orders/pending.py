@@ -5,7 +5,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from service.database.batch import BatchKey
+from service.database.batch_key import BatchKey
 from service.events.journal import Author
 from service.idempotency.replies import Claim
 from service.orders.allocation import item_reference

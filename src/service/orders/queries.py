@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from service.database.batch import BatchKey, BatchKind
+from service.database.batch import BatchKind
+from service.database.batch_key import BatchKey
 from service.database.database import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import NotFound

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from service.database.batch import BatchKey, BatchKind
+from service.database.batch import BatchKind
+from service.database.batch_key import BatchKey
 from service.database.named_sql import NamedSql
 from service.database.session import Session
 from service.errors import NotFound

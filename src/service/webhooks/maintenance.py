@@ -1,6 +1,6 @@
 """Scheduled maintenance of deliveries. Each function returns the number of affected rows."""
 
-from service.database.batches import run_in_batches
+from service.database.bulk import run_in_batches
 from service.database.database import Database
 from service.settings import Settings
 from service.webhooks import statements
