@@ -24,6 +24,7 @@ from tests.support import s3_server as s3
 from tests.support import signature_cache
 from tests.support.app_helpers import running
 from tests.support.embedded_server import Server
+from tests.support.shared_app import SharedApp, shared_app
 
 if TYPE_CHECKING:
     from service.testing import DatabaseFactory
@@ -35,7 +36,11 @@ AS_OWNER = "set session_replication_role = replica"
 """A statement that disables triggers, as the owner of the database can."""
 
 Client = AsyncTestClient[Litestar]
+MakeKey = Callable[..., Awaitable[str]]
 
+CLIENTS = {"client", "concurrent_client", "make_key"}
+NOT_SHARED = {"settings", "database_url", "database", "monkeypatch", "own_app"}
+"""Fixtures through which a test could change more than the rows and blobs of its application."""
 
 LONG_MODULES = (
     *("test_fuzz", "test_chaos", "test_database_away", "test_pgbouncer", "test_rolling", "test_torture"),
@@ -90,8 +95,8 @@ def keyed_template(depot_databases: "DatabaseFactory", depot_template: str) -> I
 
 @pytest.fixture
 def depot_database_template(request: pytest.FixtureRequest, depot_template: str) -> str:
-    """Return the template with the key if the test uses the fixture `key`."""
-    if "key" not in request.fixturenames:
+    """Return the template with the key if the test uses that."""
+    if not {"key", *CLIENTS} & set(request.fixturenames):
         return depot_template
     template, _ = request.getfixturevalue("keyed_template")
     return str(template)
@@ -146,8 +151,47 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def make_key(database: Database) -> Callable[..., Awaitable[str]]:
+def key(keyed_template: tuple[str, str]) -> str:
+    """Return an API key with every scope, which the test's database has from the start."""
+    return keyed_template[1]
+
+
+@pytest.fixture(scope="session")
+def worker_app(
+    depot_databases: "DatabaseFactory",
+    keyed_template: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[SharedApp]:
+    """Return the application of all tests of this worker that use nothing but HTTP."""
+    name = depot_databases.acquire(keyed_template[0])
+    home = tmp_path_factory.mktemp("home")
+    with shared_app(Settings(database_url=depot_databases.url(name), home=home)) as app:
+        yield app
+    depot_databases.drop(name)
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Iterator[SharedApp | None]:
+    """Return the shared application, or None for a test that needs one of its own."""
+    if NOT_SHARED & {*request.fixturenames, *vars(request.module)}:
+        yield None
+        return
+    app: SharedApp = request.getfixturevalue("worker_app")
+    yield app
+    app.restore()
+
+
+@pytest.fixture
+def own_app() -> None:
+    """Let a test have an application of its own, because it sees more of it than its rows and blobs."""
+
+
+@pytest.fixture
+def make_key(shared: SharedApp | None, request: pytest.FixtureRequest) -> MakeKey:
     """Return a function that creates an API key with the given scopes."""
+    if shared:
+        return shared.create_key
+    database: Database = request.getfixturevalue("database")
 
     async def make(*scopes: str) -> str:
         async with database.orm_session() as session:
@@ -157,23 +201,25 @@ def make_key(database: Database) -> Callable[..., Awaitable[str]]:
 
 
 @pytest.fixture
-def key(keyed_template: tuple[str, str], depot_database_url: str) -> str:
-    """Return an API key with every scope, which the test's database has from the start."""
-    return keyed_template[1]
-
-
-@pytest.fixture
-async def client(settings: Settings, key: str) -> AsyncIterator[Client]:
+async def client(shared: SharedApp | None, key: str, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     """Yield an authorized client of the real application."""
-    async with AsyncTestClient(create_app(settings)) as client:
+    if shared:
+        yield shared.client(key)
+        return
+    async with AsyncTestClient(create_app(request.getfixturevalue("settings"))) as client:
         client.headers["Authorization"] = f"Bearer {key}"
         yield client
 
 
 @pytest.fixture
-async def concurrent_client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def concurrent_client(
+    shared: SharedApp | None, key: str, request: pytest.FixtureRequest
+) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an authorized client whose requests overlap, unlike those of AsyncTestClient."""
-    async with running(settings, key) as client:
+    if shared:
+        yield shared.concurrent_client(key)
+        return
+    async with running(request.getfixturevalue("settings"), key) as client:
         yield client
 
 

@@ -30,6 +30,7 @@ BEHIND = [
     "delete from schema_version",
     "drop table schema_version",
 ]
+pytestmark = pytest.mark.usefixtures("own_app")  # its health is cached for a while
 
 
 async def test_health_and_the_openapi_document_name_the_same_version_of_the_api(client: Client) -> None:

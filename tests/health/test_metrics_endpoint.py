@@ -33,6 +33,7 @@ from tests.support.scraped_metrics import ScrapedMetrics, scraped
 from webhooks.receiver import receiver, record_event, subscribe
 
 Make = Callable[..., Awaitable[str]]
+pytestmark = pytest.mark.usefixtures("own_app")  # its metrics count from the start of the application
 
 
 @pytest.fixture

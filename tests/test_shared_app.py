@@ -1,0 +1,75 @@
+"""Tests that use nothing but HTTP share an application, and nothing of one is left for the next."""
+
+import asyncio
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from conftest import Client
+from tests.support.app_helpers import connected, item, locked, order, wait_for_locks
+from tests.support.shared_app import READ_TABLES, SharedApp
+
+WEBHOOK = {"url": "https://example.com/hook", "events": ["*"]}
+CHANGED = {
+    *("items", "movements", "orders", "order_lines", "transactions"),
+    *("resources", "resource_tombstones", "documents", "jobs", "queue.pgqueuer", "webhooks"),
+    *("deliveries", "events", "idempotency_keys", "api_keys"),
+}
+"""Tables with rows of `change_everything`."""
+
+
+async def read_rows(app: SharedApp) -> dict[str, list[Any]]:
+    async with connected(str(app.settings.database_url)) as connection:
+        tables = [table for (table,) in await connection.fetch(READ_TABLES)]
+        return {table: await connection.fetch(f"table {table} order by 1") for table in tables}
+
+
+async def change_everything(app: SharedApp, key: str) -> None:
+    client, picture = app.client(key), BytesIO()
+    Image.new("L", (1, 1)).save(picture, "png")
+    await app.create_key("items:read")
+    await client.post("/webhooks", json=WEBHOOK, headers={"Idempotency-Key": "k"})
+    assert (await order(client, (await item(client, quantity=5), 2))).status_code == 201
+    await client.put("/resources/r-1", json={"status": "new"})
+    await client.put("/resources/r-2", json={"status": "new"})
+    await client.delete("/resources/r-1")
+    await client.post("/documents", files={"file": ("cat.png", picture.getvalue(), "image/png")})
+
+
+async def test_no_row_and_no_blob_of_a_test_is_left(worker_app: SharedApp, key: str) -> None:
+    before = await read_rows(worker_app)
+    await change_everything(worker_app, key)
+    changed = await read_rows(worker_app)
+    assert {table for table in before if changed[table] != before[table]} >= CHANGED
+    assert list(worker_app.settings.home.iterdir())
+    worker_app.restore()
+    assert await read_rows(worker_app) == before
+    assert not list(worker_app.settings.home.iterdir())
+
+
+async def test_the_rows_are_restored_once_no_request_is_in_progress(worker_app: SharedApp, key: str) -> None:
+    before = await read_rows(worker_app)
+    client = worker_app.concurrent_client(key)
+    bolt = await item(client)
+    async with locked(str(worker_app.settings.database_url), bolt) as blocker:
+        changing = asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": "Nut"}))
+        await wait_for_locks(blocker, 1)
+        restoring = asyncio.create_task(asyncio.to_thread(worker_app.restore))
+        await asyncio.sleep(0.05)
+        assert not restoring.done()
+    await asyncio.gather(changing, restoring)
+    assert changing.result().status_code == 200
+    assert await read_rows(worker_app) == before
+
+
+async def test_a_test_that_uses_only_http_shares_its_application(
+    client: Client, shared: SharedApp | None
+) -> None:
+    assert shared is not None
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_test_that_could_change_more_has_its_own_application(shared: SharedApp | None) -> None:
+    assert shared is None
