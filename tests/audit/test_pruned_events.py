@@ -60,7 +60,8 @@ async def test_deliveries_of_pruned_events_go_with_them(
 ) -> None:
     await history.fetch("update deliveries set status = 'delivered', due_at = null, finished_at = now()")
     await history.fetch(
-        "insert into deliveries (webhook_id, event_id) select $1, event_id from seals where position = 12",
+        """insert into deliveries (webhook_id, event_id, due_at) select $1, event_id, now() + interval '1 day'
+           from seals where position = 12""",
         hooked,
     )
     path = f"/webhooks/{hooked}/deliveries"
