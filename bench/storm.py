@@ -25,7 +25,7 @@ from tests.support.depot_process import depot_serve
 from tests.support.order_load import OrderTally, check_results, run_load, write_catalog
 
 ITEMS, WANTED, BUYERS, CLERKS = 10_000, 20, 64, 4
-PIECES_PER_SECOND = 400
+UNITS_PER_SECOND = 400
 """The stock per second of the item that has most; the least has a twentieth of it."""
 REFRESH_SECONDS = 0.25
 
@@ -56,7 +56,9 @@ async def blow(home: Path, url: str, seconds: float) -> OrderTally:
     """Prepare the shop, run the load, and show its progress."""
     tally = OrderTally()
     catalogue = home / "catalogue.csv"
-    skus = write_catalog(catalogue, items=ITEMS, wanted=WANTED, pieces_max=round(PIECES_PER_SECOND * seconds))
+    skus = write_catalog(
+        catalogue, items=ITEMS, wanted=WANTED, quantity_max=round(UNITS_PER_SECOND * seconds)
+    )
     depot_output(url, "migrate")
     depot_output(url, "items", "import", str(catalogue))
     key = depot_output(url, "keys", "create", "--name", "storm", "--scope", "admin")

@@ -1,4 +1,4 @@
-"""`depot audit head` prints an anchor, which reveals that the database was set back to an older state."""
+"""`depot audit head` prints an anchor, which reveals that the database was reverted to an older state."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ async def act(url: str, times: int) -> None:
 
 @pytest.fixture
 def copy_database(server_url: str, database_url: str) -> Iterator[CopyDatabase]:
-    """Yield a function that copies the test's database as it is, and returns the copy's URL."""
+    """Yield a function that copies the test's database and returns the copy's URL."""
     name = f"depot_copy_{uuid4().hex[:12]}"
 
     async def copy() -> str:
@@ -53,7 +53,7 @@ async def test_the_head_is_the_anchor_that_verify_prints(database_url: str) -> N
 async def test_a_lost_timeline_is_consistent_in_itself_and_an_anchor_reveals_it(
     database_url: str, copy_database: CopyDatabase
 ) -> None:
-    """As after the restore of an older backup, or the promotion of a standby that was behind."""
+    """This is the state after an older backup was restored, or a standby that was behind was promoted."""
     await act(database_url, 3)
     known_before = depot(database_url, "audit", "head").stdout.strip()
     restored = await copy_database()
@@ -81,7 +81,7 @@ async def test_a_lost_timeline_is_consistent_in_itself_and_an_anchor_reveals_it(
         "delete from sealing",
     ],
 )
-async def test_the_head_of_a_forged_chain_is_no_anchor(database_url: str, statement: str) -> None:
+async def test_the_head_of_a_forged_chain_is_not_printed(database_url: str, statement: str) -> None:
     await act(database_url, 3)
     async with connected(database_url) as owner:
         await owner.execute(f"set session_replication_role = replica; {statement}")
@@ -91,7 +91,7 @@ async def test_the_head_of_a_forged_chain_is_no_anchor(database_url: str, statem
 
 
 @pytest.mark.parametrize("anchor", ["nonsense", "1:xyz", "", "-1", "1:"])
-def test_an_anchor_that_cannot_be_is_refused_with_an_example(database_url: str, anchor: str) -> None:
+def test_an_invalid_anchor_is_rejected_with_an_example(database_url: str, anchor: str) -> None:
     refused = depot(database_url, "audit", "verify", f"--anchor={anchor}")
     assert refused.returncode == 1
     assert "depot audit head" in " ".join(refused.stderr.split())

@@ -24,7 +24,7 @@ MakeKey = Callable[..., Awaitable[str]]
 
 
 class Reader:
-    """A consumer that keeps its cursor."""
+    """A consumer that stores its cursor."""
 
     def __init__(self, client: httpx.AsyncClient, **filters: Any) -> None:
         self.client = client
@@ -88,11 +88,11 @@ async def test_events_are_filtered_by_type_and_by_entity(client: Client) -> None
 
 
 @pytest.mark.parametrize("type_", ["order", "nonsense.placed", "order.", "Order.placed", ""])
-async def test_a_type_that_cannot_be_is_refused(client: Client, type_: str) -> None:
+async def test_an_invalid_type_is_rejected(client: Client, type_: str) -> None:
     assert wrong_fields(await client.get("/events", params={"type": type_}), "query") == {"/type"}
 
 
-async def test_a_cursor_of_other_filters_is_refused(client: Client) -> None:
+async def test_a_cursor_of_other_filters_is_rejected(client: Client) -> None:
     cursor = (await client.get("/events")).json()["next_cursor"]
     reply = await client.get("/events", params={"cursor": cursor, "type": "order.placed"})
     assert_refused(reply, 400, "INVALID_CURSOR")
@@ -113,7 +113,7 @@ async def test_a_key_sees_the_types_whose_area_it_may_read(client: Client, make_
     assert_refused(await client.get("/events"), 403, "FORBIDDEN")
 
 
-async def test_a_rare_type_is_found_behind_many_events_of_others(
+async def test_a_rare_type_is_found_after_many_events_of_other_types(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "READ_SCAN_END", feed.READ_SCAN_END.replace(str(feed.SCAN_MAX - 1), "2"))
@@ -125,7 +125,7 @@ async def test_a_rare_type_is_found_behind_many_events_of_others(
     assert [event["entity_id"] for event in await reader.until(1)] == [bolt["id"]]
 
 
-async def test_what_commits_late_is_not_missed(client: Client, database_url: str) -> None:
+async def test_an_event_that_commits_late_is_not_missed(client: Client, database_url: str) -> None:
     reader = Reader(client, type="user.action")
     async with connected(database_url) as late, connected(database_url) as early:
         async with late.transaction():
@@ -148,7 +148,7 @@ async def test_an_event_of_a_clock_that_was_set_back_is_not_missed(
     assert [event["id"] for event in await reader.poll()] == [str(earlier)]
 
 
-async def test_what_commits_late_is_not_missed_where_activity_is_not_tracked(
+async def test_an_event_that_commits_late_is_not_missed_where_activity_is_not_tracked(
     client: Client, database_url: str
 ) -> None:
     reader = Reader(client, type="user.action")
@@ -164,7 +164,7 @@ async def test_what_commits_late_is_not_missed_where_activity_is_not_tracked(
         assert [event["id"] for event in await reader.until(2)] == [first, second]
 
 
-async def test_what_another_role_commits_late_is_not_missed(
+async def test_an_event_that_another_role_commits_late_is_not_missed(
     settings: Settings, database_url: str, key: str
 ) -> None:
     role = f"reader_{make_url(database_url).database}"
@@ -182,7 +182,7 @@ async def test_what_another_role_commits_late_is_not_missed(
         await late.execute(f"drop role {role}")
 
 
-async def test_a_transaction_that_only_reads_holds_nothing_up(client: Client, database_url: str) -> None:
+async def test_a_transaction_that_only_reads_delays_no_event(client: Client, database_url: str) -> None:
     async with connected(database_url) as backup, backup.transaction(isolation="repeatable_read"):
         await backup.fetchval("select count(*) from events")
         await item(client)
@@ -193,7 +193,7 @@ async def test_a_transaction_that_only_reads_holds_nothing_up(client: Client, da
 async def test_an_action_that_waits_before_its_commit_is_not_missed(
     settings: Settings, key: str, database_url: str, headers: dict[str, str]
 ) -> None:
-    """Its id is older than the lock that it waits for."""
+    """The id of the action is older than the lock that the request waits for."""
     async with running(settings, key) as client, connected(database_url) as blocker:
         reader = Reader(client, type="user.action")
         async with blocker.transaction():

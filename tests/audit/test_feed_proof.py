@@ -1,6 +1,6 @@
-"""A reader of `/events` misses nothing and gets nothing twice, whatever commits when and whatever is killed.
+"""A reader of `/events` misses nothing and gets nothing twice, in whatever order transactions commit.
 
-`make concurrency` is the long form.
+The service is killed meanwhile. `make concurrency` is the long form.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from tests.support.feed_reader import record
 SECONDS = float(os.environ.get("PROOF_SECONDS", "3"))
 CLIENTS = 64 if "PROOF_SECONDS" in os.environ else 8
 WRITERS = 16
-"""Connections whose transactions commit in another order than that of their events."""
+"""Connections whose transactions commit in a different order than they record their events."""
 OPEN_SECONDS = min(10.0, SECONDS / 2)
 KILLS = 2
 
 
 class PersistentReader:
-    """A consumer that keeps its cursor, and asks again from there if it gets no reply."""
+    """A consumer that stores its cursor, and repeats a request that gets no reply."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, limit: int) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class PersistentReader:
         return len(page["data"])
 
     async def read_to(self, count: int) -> None:
-        """Read until that many events have come and no more follow."""
+        """Read until this many events have arrived and no more follow."""
         async with asyncio.timeout(30 + SECONDS):
             while len(self.ids) < count or await self.poll():
                 await self.poll()
@@ -74,7 +74,7 @@ class Writing:
         self.written: list[str] = []
 
     @asynccontextmanager
-    async def going_on(self, client: httpx.AsyncClient) -> AsyncIterator[None]:
+    async def in_progress(self, client: httpx.AsyncClient) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 group.create_task(self._act(client, number))
@@ -119,7 +119,7 @@ async def test_a_reader_misses_nothing_and_gets_nothing_twice_though_the_service
             readers = [PersistentReader(client, url, limit) for limit in (50, 200)]
             await asyncio.gather(*(reader.poll() for reader in readers))
             writing = Writing(database_url, url)
-            async with writing.going_on(client):
+            async with writing.in_progress(client):
                 reading = [asyncio.create_task(read_on(reader)) for reader in readers]
                 await kill_repeatedly(service)
                 for task in reading:

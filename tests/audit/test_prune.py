@@ -1,4 +1,4 @@
-"""`depot audit prune` deletes what is sealed and exported, once, and the rest stays provable."""
+"""`depot audit prune` deletes events that are sealed and exported, and the rest can still be verified."""
 
 import asyncio
 import os
@@ -58,7 +58,7 @@ async def test_old_events_and_their_seals_are_deleted_and_the_rest_stays_verifie
     assert await findings(history, before) == []
 
 
-async def test_all_can_be_pruned_and_the_chain_goes_on_from_its_head(
+async def test_all_events_can_be_pruned_and_the_chain_continues_from_its_head(
     history: Database, settings: Settings
 ) -> None:
     head = (await verify(history, PLAIN)).head
@@ -70,7 +70,7 @@ async def test_all_can_be_pruned_and_the_chain_goes_on_from_its_head(
     assert await findings(history, head) == []
 
 
-async def test_pruning_twice_is_pruning_once(history: Database) -> None:
+async def test_a_repeated_prune_changes_nothing(history: Database) -> None:
     lines = await export(history)
     first = await prune_all(history, lines=lines)
     assert await prune_all(history, lines=lines) == first
@@ -95,7 +95,7 @@ async def blocked_at(database_url: str, position: int) -> "AsyncIterator[asyncpg
         yield connection
 
 
-async def test_a_prune_that_ends_between_two_batches_is_completed_by_the_next_run(
+async def test_a_prune_that_is_interrupted_between_two_batches_is_completed_by_the_next_run(
     history: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prune(history, PLAIN, NOON, await export(history))
@@ -138,7 +138,7 @@ async def test_after_a_kill_nothing_pruned_is_read_again_and_the_next_run_delete
 async def test_an_event_that_was_sealed_late_stays_with_those_before_it_in_the_feed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a reader's cursor could be behind a younger event that was pruned."""
+    """Otherwise a newer event could be pruned than the one at a reader's cursor."""
     monkeypatch.setattr(chain, "MAX_CLOCK_SKEW", 12 * HOUR)
     await happened(database, NOON - HOUR)
     await seal(database, PLAIN)
@@ -152,7 +152,7 @@ async def test_an_event_that_was_sealed_late_stays_with_those_before_it_in_the_f
     assert (await prune_all(database, late + timedelta(seconds=1))).anchor.position == 7
     assert await count(database) == 14
     pruned = await prune_all(database)
-    assert pruned.anchor.position == 11  # the late one is behind the tenth in the chain
+    assert pruned.anchor.position == 11  # the late event comes after the tenth in the chain
     assert await count(database) == 10
     assert await findings(database) == []
 
@@ -174,13 +174,13 @@ async def test_no_other_row_can_be_deleted(history: Database) -> None:
 
 
 FORGERIES = {
-    "more is said to be pruned": "update sealing set pruned_position = 15, pruned_hash = "
+    "the state claims that more was pruned": "update sealing set pruned_position = 15, pruned_hash = "
     "(select hash from seals where position = 15), pruned_id = "
     "(select event_id from seals where position = 15)",
-    "nothing is said to be pruned": "update sealing set pruned_position = 0",
+    "the state claims that nothing was pruned": "update sealing set pruned_position = 0",
     "the seal where the chain begins is deleted": "delete from seals where position = 10",
     "the seal where the chain begins is changed": "update seals set hash = sha256(hash) where position = 10",
-    "an event is slipped in before the beginning": "insert into events (id, type, subject, actor, payload) "
+    "an event is inserted before the beginning": "insert into events (id, type, subject, actor, payload) "
     "values ('01900000-0000-7000-8000-000000000000', 'user.action', 'x', 'y', '{}')",
     "the first retained event is deleted": "delete from events e using seals s "
     "where s.event_id = e.id and s.position = 11",
@@ -190,7 +190,9 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("statement", FORGERIES.values(), ids=FORGERIES)
-async def test_tampering_after_a_prune_is_found(history: Database, database_url: str, statement: str) -> None:
+async def test_tampering_after_a_prune_is_detected(
+    history: Database, database_url: str, statement: str
+) -> None:
     await prune_all(history)
     await tamper(database_url, statement)
     assert await findings(history) != []
@@ -198,7 +200,9 @@ async def test_tampering_after_a_prune_is_found(history: Database, database_url:
     assert CHAIN_CHECK in doctor
 
 
-async def test_an_anchor_of_the_pruned_part_is_refused_and_a_later_one_is_compared(history: Database) -> None:
+async def test_an_anchor_of_the_pruned_part_is_rejected_and_a_later_one_is_compared(
+    history: Database,
+) -> None:
     heads = {
         row["position"]: Head(row["position"], row["hash"])
         for row in await history.fetch("select position, hash from seals")
@@ -215,7 +219,7 @@ async def test_an_anchor_of_the_pruned_part_is_refused_and_a_later_one_is_compar
     assert refused.value.oldest == heads[10]
 
 
-async def test_a_worker_whose_last_seal_was_pruned_goes_on(
+async def test_a_worker_whose_last_seal_was_pruned_continues_to_seal(
     history: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "MAX_CLOCK_SKEW", timedelta(0))
@@ -238,7 +242,7 @@ async def test_the_secret_can_be_changed_after_a_prune(history: Database) -> Non
     assert (await verify(history, replace(changing, secret_previous=None))).findings == []
 
 
-async def test_a_prune_while_others_write_loses_none_of_their_events(history: Database) -> None:
+async def test_a_prune_during_other_writes_loses_none_of_their_events(history: Database) -> None:
     ended = asyncio.Event()
     written = 0
 
@@ -262,7 +266,7 @@ async def test_a_prune_while_others_write_loses_none_of_their_events(history: Da
     assert await findings(history) == []
 
 
-async def test_of_two_prunes_at_once_one_is_refused(
+async def test_one_of_two_concurrent_prunes_is_rejected(
     history: Database, database_url: str, tmp_path: Path
 ) -> None:
     file, lines = tmp_path / "trail.jsonl", await export(history)

@@ -32,7 +32,7 @@ def without_one(lines: list[bytes]) -> list[bytes]:
     return [*lines[:4], *lines[5:]]
 
 
-UNFIT_FILES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+INVALID_FILES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "is empty": lambda lines: [],
     "ends too early": lambda lines: lines[:6],
     "ends within a line": lambda lines: [*lines[:9], lines[9][:-20]],
@@ -49,19 +49,19 @@ UNFIT_FILES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("unfit", UNFIT_FILES.values(), ids=UNFIT_FILES)
-async def test_what_the_file_does_not_hold_is_not_pruned(
-    history: Database, unfit: Callable[[list[bytes]], list[bytes]]
+@pytest.mark.parametrize("invalid", INVALID_FILES.values(), ids=INVALID_FILES)
+async def test_nothing_is_pruned_unless_the_file_holds_every_event(
+    history: Database, invalid: Callable[[list[bytes]], list[bytes]]
 ) -> None:
     with pytest.raises(PruneRejected, match="file"):
-        await prune(history, PLAIN, NOON, iter(unfit(await export(history))))
+        await prune(history, PLAIN, NOON, iter(invalid(await export(history))))
     assert await delete_pruned(history, PLAIN) == 0
     assert (await count(history), await findings(history)) == (20, [])
 
 
 @pytest.mark.parametrize("away", [timedelta(minutes=-1), HOUR, timedelta(days=9000)])
-async def test_what_is_not_sealed_yet_is_not_pruned(history: Database, away: timedelta) -> None:
-    """The time of a future date is not over: an event of it could still appear."""
+async def test_an_event_that_is_not_sealed_yet_is_not_pruned(history: Database, away: timedelta) -> None:
+    """Until the time has passed, another event from before it can appear."""
     with pytest.raises(PruneRejected, match="the journal is sealed up to 20"):
         await prune_all(history, datetime.now(UTC) + away)
     assert await count(history) == 20

@@ -45,7 +45,7 @@ async def hooked(client: Client, history: Database) -> str:
     return str(webhook)
 
 
-async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
+async def test_an_event_with_a_pending_delivery_is_not_pruned(
     history: Database, hooked: str, client: Client
 ) -> None:
     with pytest.raises(PruneRejected, match=f"webhook {hooked} has pending deliveries"):
@@ -55,7 +55,7 @@ async def test_an_event_that_is_still_to_be_delivered_is_not_pruned(
     assert await history.fetchval("select count(*) from events where created_at < $1", NOON) == 0
 
 
-async def test_deliveries_of_pruned_events_go_with_them(
+async def test_the_deliveries_of_pruned_events_are_deleted_too(
     history: Database, hooked: str, client: Client
 ) -> None:
     await history.fetch("update deliveries set status = 'delivered', due_at = null, finished_at = now()")
@@ -93,7 +93,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize(("path", "filters"), LISTS.items())
-async def test_a_cursor_older_than_what_is_retained_has_expired(
+async def test_a_cursor_older_than_the_retained_events_has_expired(
     history: Database, client: Client, path: str, filters: dict[str, str]
 ) -> None:
     async def page(**parameters: Any) -> Any:
@@ -109,14 +109,14 @@ async def test_a_cursor_older_than_what_is_retained_has_expired(
     assert len((await page(cursor=recent))["data"]) == (8 if is_feed else 5)
 
 
-async def test_a_reader_at_the_end_of_what_was_pruned_continues(history: Database, client: Client) -> None:
+async def test_a_reader_at_the_end_of_the_pruned_events_continues(history: Database, client: Client) -> None:
     page = (await client.get("/events", params={"limit": 10})).json()
     await prune_all(history)
     rest = await client.get("/events", params={"limit": 10, "cursor": page["next_cursor"]})
     assert len(rest.json()["data"]) == 10
 
 
-async def test_the_doctor_finds_nothing_wrong_with_a_pruned_shop(
+async def test_the_doctor_reports_no_violation_after_a_prune(
     client: Client, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bolt, nut, gone = await item(client, 9), await item(client, 9), await item(client)

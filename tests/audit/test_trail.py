@@ -1,4 +1,4 @@
-"""`GET /audit`: every change any endpoint made: who, what, when, in which request."""
+"""`GET /audit` lists every change: who changed what, when, and in which request."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +12,7 @@ from tests.support.reply_assertions import all_rows, assert_refused, pages, wron
 MakeKey = Callable[..., Awaitable[str]]
 
 
-async def test_a_change_names_who_what_when_and_the_request(client: Client, key: str) -> None:
+async def test_an_entry_has_the_actor_the_change_the_time_and_the_request(client: Client, key: str) -> None:
     bolt = await item(client)
     await client.patch(f"/items/{bolt['id']}", json={"name": "M8"}, headers={"X-Request-ID": "r-1"})
     entry = (await client.get("/audit")).json()["data"][0]
@@ -26,7 +26,7 @@ async def test_a_change_names_who_what_when_and_the_request(client: Client, key:
     assert entry["created_at"].endswith("Z")
 
 
-async def test_an_entity_is_asked_for_by_kind_by_id_or_by_both(client: Client) -> None:
+async def test_entries_are_filtered_by_entity_type_by_id_or_by_both(client: Client) -> None:
     bolt, nut = await item(client, 9), await item(client)
     placed = (await order(client, (bolt, 1))).json()
     await client.put("/resources/item", json={"status": "on"})
@@ -42,7 +42,7 @@ async def test_an_entity_is_asked_for_by_kind_by_id_or_by_both(client: Client) -
     assert await found(f"order/{bolt['id']}") == []
 
 
-async def test_entries_of_one_actor(client: Client, make_key: MakeKey) -> None:
+async def test_entries_are_filtered_by_actor(client: Client, make_key: MakeKey) -> None:
     other = await make_key("items:write")
     await item(client)
     body = {"sku": "A", "name": "A", "price": "1"}
@@ -52,7 +52,7 @@ async def test_entries_of_one_actor(client: Client, make_key: MakeKey) -> None:
     assert {entry["type"] for entry in await all_rows(client, "/audit", actor="cli")} == {"key.created"}
 
 
-async def test_entries_of_a_time(client: Client) -> None:
+async def test_entries_are_filtered_by_time(client: Client) -> None:
     before, after = await item(client), await item(client)
     times = {
         entry["entity_id"]: entry["created_at"] for entry in await all_rows(client, "/audit", entity="item")
@@ -79,11 +79,11 @@ async def test_pages_have_every_entry_once_newest_first(client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["from", "to"])
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "9" * 30, "0001-01-01T00:00:00+14:00"])
-async def test_a_time_has_a_form(client: Client, name: str, text: str) -> None:
+async def test_an_invalid_time_is_rejected(client: Client, name: str, text: str) -> None:
     assert wrong_fields(await client.get("/audit", params={name: text}), "query") == {f"/{name}"}
 
 
-async def test_only_an_admin_may_read_it(client: Client, make_key: MakeKey) -> None:
+async def test_only_an_admin_can_read_the_audit_trail(client: Client, make_key: MakeKey) -> None:
     key = await make_key("items:read", "users:read", "orders:write")
     reply = await client.get("/audit", headers={"Authorization": f"Bearer {key}"})
     assert "admin" in assert_refused(reply, 403, "FORBIDDEN")["message"]

@@ -1,4 +1,4 @@
-"""The chain over the journal: any edited, deleted, reordered or slipped in row is found and named."""
+"""The chain over the journal: every edited, deleted, reordered or inserted event is found and named."""
 
 import asyncio
 from datetime import timedelta
@@ -33,20 +33,20 @@ from generate_series(1, $1) n"""
 
 @pytest.fixture
 async def sealed(database: Database) -> Database:
-    """A journal of some events, all of them sealed."""
+    """Return the database with twenty events, all of them sealed."""
     await database.fetchval(FILL, 20)
     assert await seal(database, PLAIN) == await database.fetchval("select count(*) from events")
     return database
 
 
-async def test_an_honest_journal_has_no_findings(sealed: Database) -> None:
+async def test_an_unchanged_journal_has_no_findings(sealed: Database) -> None:
     found = await verify(sealed, PLAIN)
     assert found.findings == []
     assert found.unsealed == 0
     assert found.head.position == await sealed.fetchval("select count(*) from events")
 
 
-async def test_what_the_service_does_is_sealed_as_it_is(client: Client, database: Database) -> None:
+async def test_the_events_of_the_service_are_sealed_unchanged(client: Client, database: Database) -> None:
     bolt = await item(client, 9, attributes={"size": 1.10, "ü": ["a", None]})
     await client.patch(f"/items/{bolt['id']}", json={"price": "0"})
     await client.post("/users/ann/actions", json={"action": "login"})
@@ -70,7 +70,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize(("statement", "what"), EDITS.items())
-async def test_a_row_edited_or_deleted_in_sql_is_found_and_it_alone(
+async def test_an_edited_or_deleted_event_is_found_and_no_other(
     sealed: Database, database_url: str, statement: str, what: str
 ) -> None:
     event_id = await sealed.fetchval("select id from events where subject = 'i-7'")
@@ -80,7 +80,7 @@ async def test_a_row_edited_or_deleted_in_sql_is_found_and_it_alone(
     assert what in finding
 
 
-async def test_two_rows_that_changed_places_are_found(sealed: Database, database_url: str) -> None:
+async def test_two_events_that_were_swapped_are_found(sealed: Database, database_url: str) -> None:
     await tamper(
         database_url,
         """create temporary table pair as select position, event_id from seals where position in (5, 6);
@@ -101,7 +101,7 @@ async def test_a_deleted_link_is_found_with_or_without_its_event(sealed: Databas
     assert any("seals 9 to 9 were deleted" in finding for finding in await findings(sealed))
 
 
-async def test_an_event_slipped_into_the_past_is_found(sealed: Database, database_url: str) -> None:
+async def test_an_event_inserted_into_the_past_is_found(sealed: Database, database_url: str) -> None:
     await sealed.fetchval("update sealing set settled_at = now()")
     await accept(sealed, PLAIN)
     await tamper(
@@ -114,7 +114,7 @@ async def test_an_event_slipped_into_the_past_is_found(sealed: Database, databas
     assert await seal(sealed, PLAIN) == 0
 
 
-async def test_a_cut_off_end_is_found_by_an_anchor(sealed: Database, database_url: str) -> None:
+async def test_a_truncated_chain_is_found_with_an_anchor(sealed: Database, database_url: str) -> None:
     anchor = (await verify(sealed, PLAIN)).head
     assert await findings(sealed, anchor) == []
     await tamper(
@@ -130,7 +130,7 @@ async def test_a_cut_off_end_is_found_by_an_anchor(sealed: Database, database_ur
     assert "the chain ends at seal 15" in finding
 
 
-async def test_a_chain_written_anew_is_found_without_the_secret(
+async def test_a_chain_that_was_rewritten_with_another_key_is_found(
     sealed: Database, database_url: str, settings: Settings
 ) -> None:
     await tamper(database_url, "truncate seals; update sealing set settled_at = '-infinity'")
@@ -152,13 +152,13 @@ async def test_while_the_secret_is_changed_the_former_seals_stay_valid_and_new_o
     assert await seal(database, changing) == 2
     assert (await verify(database, changing)).findings == []
     await database.fetchval(FILL.replace("'i-'", "'k-'"), 2)
-    assert await seal(database, former) == 0  # a worker that is not restarted yet
-    assert await seal(database, replace(PLAIN, secret=OTHER_SECRET)) == 2  # one that comes later
+    assert await seal(database, former) == 0  # a worker that was not restarted yet
+    assert await seal(database, replace(PLAIN, secret=OTHER_SECRET)) == 2  # a worker that was restarted
     assert (await verify(database, changing)).findings == []
     assert len((await verify(database, replace(PLAIN, secret=OTHER_SECRET))).findings) == 3
 
 
-async def test_the_former_secret_makes_no_seal_after_its_change(
+async def test_a_seal_of_the_former_secret_after_its_change_is_found(
     database: Database, database_url: str
 ) -> None:
     former = replace(PLAIN, secret=FORMER_SECRET)
@@ -174,7 +174,7 @@ async def test_the_former_secret_makes_no_seal_after_its_change(
     assert "seal 5" in finding
 
 
-async def test_a_chain_written_anew_is_found_by_an_anchor(
+async def test_a_chain_that_was_rewritten_with_its_key_is_found_with_an_anchor(
     sealed: Database, database_url: str, settings: Settings
 ) -> None:
     anchor = (await verify(sealed, PLAIN)).head
@@ -254,7 +254,7 @@ async def test_only_one_process_seals_at_a_time(settings: Settings) -> None:
         assert await findings(one) == []
 
 
-async def test_what_commits_late_is_sealed_late(
+async def test_an_event_that_commits_late_is_sealed_late(
     sealed: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "MAX_CLOCK_SKEW", timedelta(0))
@@ -269,7 +269,7 @@ async def test_what_commits_late_is_sealed_late(
     assert await findings(sealed) == []
 
 
-async def test_the_command_says_which_row_and_fails(sealed: Database, database_url: str) -> None:
+async def test_the_command_names_the_changed_event_and_fails(sealed: Database, database_url: str) -> None:
     honest = depot(database_url, "audit", "verify", **NEW_INTERPRETER)
     assert honest.returncode == 0, honest.stderr
     anchor = honest.stdout.split()[-1]
@@ -287,7 +287,7 @@ async def test_the_command_says_which_row_and_fails(sealed: Database, database_u
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=6, unique=True), st.data())
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
-def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObject) -> None:
+def test_a_link_depends_on_all_earlier_links(digests: list[bytes], data: st.DataObject) -> None:
     def head(chain: list[bytes]) -> bytes:
         end = GENESIS.hash
         for digest in chain:
@@ -299,7 +299,7 @@ def test_a_link_depends_on_all_before_it(digests: list[bytes], data: st.DataObje
     assert head(digests[:-1]) != head(digests)
 
 
-async def test_a_worker_seals_what_happens(database: Database, settings: Settings) -> None:
+async def test_a_worker_seals_new_events(database: Database, settings: Settings) -> None:
     await database.fetchval(FILL, 3)
     (schedule,) = [schedule for schedule in SCHEDULES if schedule.name == "audit.seal"]
     worker = Worker(settings, database, KindRegistry([]), schedules=[schedule._replace(cron="* * * * * *")])

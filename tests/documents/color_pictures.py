@@ -43,7 +43,7 @@ def _pictures() -> Iterator[ColorPicture]:
 
 
 def _png(color: int, depth: int) -> ColorPicture:
-    """A picture of one color. Its palette, if it has one, runs from black to red."""
+    """Return a PNG of one color. Its palette, if it has one, runs from black to red."""
     most = 2**depth - 1
     samples = tuple(round(shade * most) for shade in SHADES[color])
     palette = (
@@ -62,7 +62,7 @@ def _png(color: int, depth: int) -> ColorPicture:
 
 
 def _transparent_png(depth: int) -> ColorPicture:
-    """A gray picture whose only gray is transparent."""
+    """Return a gray PNG whose only gray is transparent."""
     sample = round(0.25 * (2**depth - 1))
     content = _encoded(GRAY, depth, (sample,), chunk(b"tRNS", pack(">H", sample)))
     gray = 255 * sample / (2**depth - 1)

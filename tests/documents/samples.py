@@ -1,4 +1,4 @@
-"""Files to send: valid ones of every format and size, and many that only pretend to be."""
+"""Files to send: valid ones of every format and size, and many invalid ones."""
 
 import struct
 import zlib
@@ -50,7 +50,7 @@ PDF = ".pdf"
 
 @cache
 def picture(suffix: str, width: int = 64, height: int = 48, **options: Any) -> bytes:
-    """By Pillow."""
+    """Return a picture that Pillow encodes."""
     image = Image.radial_gradient("L").resize((width, height)).convert("RGB")
     content = BytesIO()
     image.save(content, Image.registered_extensions()[suffix], **options)
@@ -88,7 +88,7 @@ OF_SIZE: dict[str, Callable[[int], bytes]] = {PNG: png_of, JPEG: jpeg_of, PDF: p
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """Of a PNG."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -109,7 +109,7 @@ def bomb_of_pixels() -> bytes:
 
 @cache
 def bomb_of_rows() -> bytes:
-    """40 KiB whose 49 million black pixels are within the limit, and take 147 MB once they are decoded."""
+    """Return 40 KiB of PNG. Its 49 million pixels are within the limit, but take 147 MB once decoded."""
     packer = zlib.compressobj(9)
     rows = [packer.compress(bytes(7000 * 3 + 1)) for _ in range(7000)]
     data = b"".join(rows) + packer.flush()
@@ -118,7 +118,7 @@ def bomb_of_rows() -> bytes:
 
 @cache
 def bomb_of_text() -> bytes:
-    """A comment of 200 MB."""
+    """Return a PNG with a compressed comment of 200 MB."""
     packer = zlib.compressobj(9)
     text = b"".join(packer.compress(bytes(1_000_000)) for _ in range(200)) + packer.flush()
     return png(header(), chunk(b"zTXt", b"Comment\0\0" + text), *_pixel())
@@ -136,7 +136,7 @@ def bomb_of_scans() -> bytes:
 
 @cache
 def bomb_of_forms() -> bytes:
-    """2 KB of PDF: a form that draws another ten times, nine deep."""
+    """Return 2 KB of PDF: forms nested nine deep, each of which draws the next one ten times."""
     form = b"/Type/XObject/Subtype/Form/BBox[0 0 99 99]"
     draws = form + b"/Resources<</XObject<</F %d 0 R>>>>"
     forms = [(draws % (number + 1), b"/F Do " * 10) for number in range(5, 14)]
@@ -177,7 +177,7 @@ def flips(whole: bytes, step: int = 1) -> Iterator[bytes]:
 
 
 def polyglots() -> Iterator[Sample]:
-    """Two formats in one file."""
+    """Yield files that contain two formats."""
     script, html = b"#!/bin/sh\necho gotcha\n", b"<html><script>alert(1)</script></html>"
     for suffix in TYPES:
         whole = picture(suffix)

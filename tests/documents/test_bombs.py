@@ -1,4 +1,4 @@
-"""Decompression bombs: small, complete files that are made to exhaust their decoder."""
+"""Decompression bombs: small, complete files that exhaust their decoder."""
 
 import asyncio
 from functools import partial
@@ -55,7 +55,7 @@ async def test_bombs_are_rejected_and_the_worker_lives(database_url: str, key: s
 
 
 async def final_status(client: httpx.AsyncClient, document: Json) -> str:
-    """Once there is one: a process that uses up its time does so with little of the machine, and twice."""
+    """Wait for the final status: a decoder can use up its CPU time twice, at low priority."""
     async with asyncio.timeout(MAX_WAIT_SECONDS):
         while document["status"] == "stored":
             await asyncio.sleep(0.1)

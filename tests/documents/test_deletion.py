@@ -1,4 +1,4 @@
-"""Deleting documents: what is gone, and under which condition."""
+"""Documents can be deleted, also on condition that they have not changed."""
 
 from upload_helpers import CAT, stored, stored_keys
 

@@ -1,4 +1,4 @@
-"""Documents over HTTP: stored once they have passed, listed, read, deleted."""
+"""Documents over HTTP: upload, list, read and delete."""
 
 import asyncio
 import hashlib
@@ -126,7 +126,7 @@ async def test_an_unknown_document_is_not_found(client: Client) -> None:
     assert wrong_fields(await client.get("/documents/x"), "path") == {"/document_id"}
 
 
-# Once
+# Idempotency
 
 
 async def test_a_repeated_upload_is_stored_once(
@@ -199,12 +199,12 @@ async def test_only_png_is_allowed(client: Client) -> None:
         assert assert_refused(reply, 400, "INVALID_TYPE")["message"] == "Only PNG allowed"
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_upload_accepts_at_most_5_mb(client: Client, told: bool) -> None:
+@pytest.mark.parametrize("with_length", [True, False])
+async def test_upload_accepts_at_most_5_mb(client: Client, with_length: bool) -> None:
     fitting, larger = (part(sample("x.png", png_of(size))) + END for size in (5_000_000, 5_000_001))
-    reply = await post(client, fitting if told else in_chunks(fitting), path="/upload")
+    reply = await post(client, fitting if with_length else in_chunks(fitting), path="/upload")
     assert (reply.status_code, reply.json()["size"]) == (201, 5_000_000)
-    reply = await post(client, larger if told else in_chunks(larger), path="/upload")
+    reply = await post(client, larger if with_length else in_chunks(larger), path="/upload")
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
     reply = await send(client, sample("x.png", b"x" * 5_000_001), "/upload")
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5MB"
@@ -218,7 +218,7 @@ async def test_a_repeated_upload_of_a_png_is_stored_once(client: Client, setting
     assert len(await stored_keys(settings)) == 1
 
 
-# Reading
+# Downloads
 
 
 async def test_a_range_of_the_content_is_returned(client: Client) -> None:
@@ -275,7 +275,7 @@ async def test_head_is_get_without_the_content(client: Client) -> None:
     }
 
 
-# Deleting, and what is stored once
+# Deletion and shared content
 
 
 async def test_identical_content_is_stored_once_until_its_last_document_is_deleted(
@@ -317,7 +317,7 @@ async def test_concurrent_uploads_and_deletions_of_the_same_bytes_lose_no_conten
     assert await database.fetchval("select count(*) from contents") == 0
 
 
-# When something is in the way
+# Failures
 
 
 async def test_an_unavailable_store_is_reported(settings: Settings, key: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""File names: the stored name of any client's file can be shown and is never a path."""
+"""File names: the stored name of a client's file can be displayed, and is never a path."""
 
 import unicodedata
 

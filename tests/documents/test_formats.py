@@ -1,4 +1,4 @@
-"""The structure checks: complete files pass, with what programs add to them, and nothing else does."""
+"""The structure checks: complete files pass, with all that programs add to them; other files do not."""
 
 import re
 from io import BytesIO
@@ -54,8 +54,8 @@ def test_files_of_any_size_pass(suffix: str, size_bytes: int) -> None:
 
 
 @given(st.sampled_from(list(TYPES)), st.binary(max_size=300), st.integers(0, 100))
-def test_random_bytes_are_reported_as_malformed(suffix: str, noise: bytes, begun: int) -> None:
-    assert problem(sample(f"x{suffix}", picture(suffix)[:begun] + noise))
+def test_random_bytes_are_reported_as_malformed(suffix: str, noise: bytes, intact_bytes: int) -> None:
+    assert problem(sample(f"x{suffix}", picture(suffix)[:intact_bytes] + noise))
 
 
 @pytest.mark.parametrize("sent", valid(), ids=lambda sent: sent.name)
@@ -253,7 +253,7 @@ def test_wrong_offsets_in_a_pdf_pass() -> None:
 def test_a_linearized_pdf_must_have_its_stated_length() -> None:
     whole = (FILES / "qpdf-linearized.pdf").read_bytes()
     assert problem(sample("x.pdf", whole[: whole.index(b"%%EOF") + 6])) == "the file is truncated"
-    assert problem(sample("x.pdf", whole + b"\n" + pdf_of(500)[9:])) is None  # it may have been changed since
+    assert problem(sample("x.pdf", whole + b"\n" + pdf_of(500)[9:])) is None  # a later version may follow
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An upload is a form with one file, and its name is understood in every encoding."""
+"""An upload is a form with one file, whose name is decoded from every usual encoding."""
 
 from collections.abc import AsyncIterator
 
@@ -75,7 +75,7 @@ async def test_a_name_is_understood_however_a_client_encodes_it(
 
 
 def saying(more: bytes) -> bytes:
-    """The form with another header in its part."""
+    """Return the form with another header in its part."""
     return FORM.replace(b"Content-Type", more + b"\r\nContent-Type") + END
 
 

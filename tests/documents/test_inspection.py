@@ -139,9 +139,11 @@ async def test_the_journal_and_the_job_report_the_inspection(
 async def test_a_thumbnail_is_upright_and_has_no_metadata(client: httpx.AsyncClient, worker: Worker) -> None:
     image, exif = Image.new("RGB", (400, 200), "red"), Image.Exif()
     exif[ORIENTATION], exif[ARTIST], exif.get_ifd(GPS)[1] = 6, "Ann", "N"
-    told = BytesIO()
-    image.save(told, "JPEG", exif=exif, comment=b"secret", icc_profile=b"profile of Ann", xmp=b"<x>Ann</x>")
-    for suffix, whole in ((JPEG, told.getvalue()), (PNG, _png_with(exif))):
+    encoded = BytesIO()
+    image.save(
+        encoded, "JPEG", exif=exif, comment=b"secret", icc_profile=b"profile of Ann", xmp=b"<x>Ann</x>"
+    )
+    for suffix, whole in ((JPEG, encoded.getvalue()), (PNG, _png_with(exif))):
         document = await inspected(client, sample(f"x{suffix}", whole))
         assert (document["status"], document["width"], document["height"]) == ("ready", 200, 400)
         small = (await thumbnail(client, document)).content
@@ -152,9 +154,9 @@ async def test_a_thumbnail_is_upright_and_has_no_metadata(client: httpx.AsyncCli
 
 
 def _png_with(exif: Image.Exif) -> bytes:
-    told = BytesIO()
-    Image.new("RGBA", (400, 200)).save(told, "PNG", exif=exif)
-    return told.getvalue()
+    encoded = BytesIO()
+    Image.new("RGBA", (400, 200)).save(encoded, "PNG", exif=exif)
+    return encoded.getvalue()
 
 
 def png_with_data(data: bytes) -> bytes:
@@ -250,14 +252,14 @@ async def test_one_killed_decoder_does_not_reject_the_document(
         victim.kill()
     job = await until(client, job["id"], "succeeded", DECODING_SECONDS)
     assert job["result"]["status"] == "ready"
-    assert job["attempts"] in {1, 2}  # 1: it died before it had its work, which is no try
+    assert job["attempts"] in {1, 2}  # 1: the decoder died before it had its file, which is not an attempt
     assert (await thumbnail(client, document)).status_code == 200
 
 
 async def test_a_host_that_cannot_start_a_decoder_does_not_reject_the_document(
     client: httpx.AsyncClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that begins now dies at once
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # every interpreter that starts now dies immediately
     with capture_logs() as logs:
         document = await stored(client, CAT)
 

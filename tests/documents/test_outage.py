@@ -74,7 +74,7 @@ async def test_a_store_that_hangs_delays_nothing_else(
             monkeypatch.setenv(name, value)
         async with running(replace(settings, blob_url=s3_server.new_url()), key) as client:
             reading = [readers.create_task(client.get(f"{path}/content")) for _ in range(READERS)]
-            await asyncio.sleep(0.5)  # they have to be in the store, which nothing outside it shows
+            await asyncio.sleep(0.5)  # until they wait in the store, which cannot be observed from outside
             async with asyncio.timeout(DELAY_SECONDS_MAX):
                 assert (await client.get("/metrics")).status_code == 200
                 assert (await client.get(path)).status_code == 200

@@ -1,4 +1,4 @@
-"""Ranges of bytes, as RFC 9110 §14 has them."""
+"""Byte ranges of a download (RFC 9110 §14)."""
 
 import pytest
 from hypothesis import given

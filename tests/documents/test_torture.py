@@ -1,6 +1,6 @@
-"""Hundreds of files that are not what they should be, sent over a real socket to a real process.
+"""Hundreds of invalid files, sent over a real socket to a real process.
 
-None is accepted wrongly, none is an error of the service, memory stays, and nothing is left behind.
+No file is accepted wrongly or causes an error of the service, memory does not grow, and no blob is left.
 """
 
 import asyncio
@@ -135,7 +135,7 @@ def forms() -> Iterator[Case]:
 
 @pytest.fixture
 def account(both_stores: str | None, settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment of the processes: where blobs are kept, and a folder for temporary files."""
+    """Return the environment of the processes: the blob store, and a directory for temporary files."""
     (tmp_path / "tmp").mkdir()
     url = both_stores or (tmp_path / "blobs").as_uri()
     return {"DEPOT_BLOB_URL": url, "TMPDIR": str(tmp_path / "tmp")}

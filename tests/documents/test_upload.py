@@ -1,4 +1,4 @@
-"""Uploads are accepted or rejected by their type, size and sender, and only so many run at a time."""
+"""Uploads are accepted or rejected by their type, size and API key, and their number is limited."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -98,12 +98,14 @@ async def test_a_file_that_is_too_large_and_malformed_is_reported_as_too_large(
 
 
 async def test_a_malformed_file_that_is_known_to_fit_is_rejected_early(client: Client) -> None:
-    async def begun() -> AsyncIterator[bytes]:
+    async def unfinished_body() -> AsyncIterator[bytes]:
         yield part(sample("x.png", b"#!/bin/sh\n"))
         raise AssertionError("the rest was read")
 
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Content-Length": "5000000"}
-    assert_refused(await client.post("/documents", content=begun(), headers=headers), 400, "INVALID_TYPE")
+    assert_refused(
+        await client.post("/documents", content=unfinished_body(), headers=headers), 400, "INVALID_TYPE"
+    )
 
 
 async def test_a_form_that_is_too_large_is_rejected_whatever_it_contains(client: Client) -> None:
@@ -122,7 +124,7 @@ async def test_the_limits_are_settings(settings: Settings, key: str) -> None:
         assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 2.5MB"
 
 
-# Who may
+# Scopes
 
 
 async def test_documents_require_their_scopes(
@@ -173,7 +175,7 @@ async def unread(settings: Settings, path: str, authorization: str, length: int)
     return reply.status_code
 
 
-# When too much is under way
+# Concurrent uploads
 
 
 class SlowUploads:

@@ -34,7 +34,7 @@ async def content(client: httpx.AsyncClient, document: Json, **headers: str) -> 
 
 
 def part(sent: Sample, name: str = "file") -> bytes:
-    """One part of a form, with the delimiter before it."""
+    """Return one part of a form, with the delimiter before it."""
     disposition = f'Content-Disposition: form-data; name="{name}"; filename="{sent.name}"'
     lines = [f"--{BOUNDARY}", disposition, f"Content-Type: {sent.content_type}", "", ""]
     return "\r\n".join(lines).encode() + sent.content + b"\r\n"
@@ -51,7 +51,7 @@ async def post(
     path: str = "/documents",
     **headers: str,
 ) -> httpx.Response:
-    """A body byte by byte; one in chunks is sent without its length, unless that is among the headers."""
+    """Post a body exactly as it is. An iterable is sent in chunks, without a length unless a header has it."""
     sent = body if isinstance(body, bytes) else _chunks(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post(path, content=sent, headers={"Content-Type": content_type, **named})

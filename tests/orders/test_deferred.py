@@ -1,4 +1,4 @@
-"""Orders of items that other transactions lock for long wait apart from the others."""
+"""Orders of items that another transaction locks for long wait separately from all other orders."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ from tests.support.consistency import discrepancies
 from tests.support.placement import new, queue, settle
 
 
-async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waiting(
+async def test_an_order_of_a_locked_item_delays_no_other_order(
     concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
     held, free = await item(concurrent_client, 9), await item(concurrent_client, 9)
@@ -44,20 +44,20 @@ async def test_who_orders_an_item_that_is_held_for_long_keeps_nobody_else_waitin
     assert await discrepancies(database_url) == []
 
 
-async def test_patience_for_an_item_that_is_held_ends(
+async def test_an_order_of_a_locked_item_is_rejected_at_its_deadline(
     concurrent_client: httpx.AsyncClient,
     database: Database,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bolt = await item(concurrent_client, 9)
-    fetch, looks, looked = database.fetch, 0, asyncio.Event()
+    fetch, polls, polled = database.fetch, 0, asyncio.Event()
 
     async def counted(statement: str, *arguments: object) -> list[asyncpg.Record]:
-        nonlocal looks
+        nonlocal polls
         if statement == statements.SELECT_LOCKED_ITEMS:
-            looks += 1
-            looked.set()
+            polls += 1
+            polled.set()
         return await fetch(statement, *arguments)
 
     monkeypatch.setattr(database, "fetch", counted)
@@ -67,15 +67,15 @@ async def test_patience_for_an_item_that_is_held_ends(
         asyncio.timeout(5),
     ):
         outcomes = asyncio.create_task(settle(placement, [new(bolt)] * 2))
-        await looked.wait()
-        with pytest.raises(Overloaded):  # those who wait apart are counted too
+        await polled.wait()
+        with pytest.raises(Overloaded):  # deferred orders count too
             await placement.join(PendingOrder(new(bolt), None, CLI))
         assert [type(outcome) for outcome in await outcomes] == [Overloaded] * 2
-    assert looks <= 0.2 / POLL_INTERVAL_SECONDS + 2
+    assert polls <= 0.2 / POLL_INTERVAL_SECONDS + 2
     assert await stock(concurrent_client, bolt) == 9
 
 
-async def test_what_befalls_the_database_meanwhile_is_their_answer(
+async def test_a_database_error_while_orders_wait_is_their_outcome(
     concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 9)

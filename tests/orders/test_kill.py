@@ -1,4 +1,4 @@
-"""`kill -9` in the middle of a storm of orders: what was acknowledged is there, and nothing is half there."""
+"""`kill -9` under load: every acknowledged order is stored, and no order is stored in part."""
 
 import asyncio
 from functools import partial
@@ -15,7 +15,7 @@ BUYERS = 8
 SEED = 9
 
 
-async def test_a_killed_server_loses_no_order_and_leaves_no_half_of_one(
+async def test_a_killed_server_loses_no_order_and_leaves_none_incomplete(
     key: str, database_url: str, tmp_path: Path
 ) -> None:
     random, tally, skus = Random(SEED), OrderTally(), list[str]()
@@ -23,7 +23,7 @@ async def test_a_killed_server_loses_no_order_and_leaves_no_half_of_one(
         with depot_serve(database_url, tmp_path / "home") as server:
             async with server.client(key) as client:
                 skus = skus or [(await item(client, 100_000))["sku"] for _ in range(5)]
-            await kill_in_a_storm(server, key, skus, tally, random)
+            await kill_under_load(server, key, skus, tally, random)
         await wait_until_idle(database_url)
         assert await discrepancies(database_url, tally.placed) == []
     assert len(tally.placed) > ROUNDS * 20
@@ -37,17 +37,17 @@ async def test_after_a_kill_the_next_server_serves_what_was_acknowledged(
     with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             skus = [(await item(client, 100_000))["sku"] for _ in range(3)]
-        await kill_in_a_storm(server, key, skus, tally, Random(SEED))
+        await kill_under_load(server, key, skus, tally, Random(SEED))
     with depot_serve(database_url, tmp_path / "home") as server:
         async with server.client(key) as client:
             replies = [await client.get(f"/orders/{order_id}") for order_id in tally.placed]
     assert {reply.json()["id"]: reply.json()["total"] for reply in replies} == tally.placed
 
 
-async def kill_in_a_storm(
+async def kill_under_load(
     server: DepotProcess, key: str, skus: list[str], tally: OrderTally, random: Random
 ) -> None:
-    """Let the buyers buy, and kill the server at some order while others are on their way."""
+    """Order from several clients, and kill the server while some of their requests are in flight."""
     enough = len(tally.placed) + random.randint(20, 120)
     never = asyncio.Event()
     buyers = [

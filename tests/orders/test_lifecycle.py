@@ -1,4 +1,4 @@
-"""Placed orders are fulfilled or cancelled, once, whatever races it; cancelling restocks and refunds."""
+"""An order is fulfilled or cancelled once, even by concurrent requests; cancelling restocks and refunds."""
 
 import asyncio
 from typing import Any
@@ -31,14 +31,14 @@ async def placed(client: Client, bolt: dict[str, Any]) -> dict[str, Any]:
 
 
 def ended(placed: dict[str, Any], reply: httpx.Response, status: str, **fields: object) -> dict[str, Any]:
-    """Return the placed order as it is after this reply."""
+    """Return the placed order with the changes that this reply must show."""
     changed_at = reply.json()["updated_at"]
     assert changed_at > placed["created_at"]
     times = {"updated_at": changed_at, f"{status}_at": changed_at}
     return {**placed, **times, "status": status, "version": 2, **fields}
 
 
-async def test_cancelling_gives_the_pieces_back_and_books_the_refund(
+async def test_cancelling_restocks_and_records_the_refund(
     client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str, database: Database
 ) -> None:
     reply = await client.post(f"/orders/{placed['id']}/cancel")
@@ -88,7 +88,7 @@ async def test_fulfill_in_us_spelling_is_the_same(client: Client, placed: dict[s
     assert_refused(await client.post(f"/orders/{placed['id']}/fulfil"), 409, "INVALID_STATE")
 
 
-async def test_a_reason_of_a_cancellation_is_kept_as_first_given(
+async def test_the_first_reason_of_a_cancellation_is_stored(
     client: Client, placed: dict[str, Any], database: Database
 ) -> None:
     path = f"/orders/{placed['id']}/cancel"
@@ -119,14 +119,16 @@ async def test_cancelling_needs_no_body(
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 201, 7, "\x00"])
-async def test_a_wrong_reason_cancels_nothing(client: Client, placed: dict[str, Any], reason: object) -> None:
+async def test_an_invalid_reason_cancels_nothing(
+    client: Client, placed: dict[str, Any], reason: object
+) -> None:
     reply = await client.post(f"/orders/{placed['id']}/cancel", json={"reason": reason})
     assert reply.json()["error"]["details"][0]["field"] == "/reason"
     assert_refused(reply, 422, "VALIDATION_FAILED")
     assert (await client.get(f"/orders/{placed['id']}")).json() == placed
 
 
-async def test_another_body_under_one_key_is_refused(client: Client, placed: dict[str, Any]) -> None:
+async def test_another_body_with_the_same_key_is_rejected(client: Client, placed: dict[str, Any]) -> None:
     path = f"/orders/{placed['id']}/cancel"
     first = await client.post(path, headers=ONCE)
     assert (await client.post(path, headers=ONCE)).content == first.content
@@ -135,7 +137,7 @@ async def test_another_body_under_one_key_is_refused(client: Client, placed: dic
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
-async def test_only_the_version_that_was_seen_is_changed(
+async def test_only_the_expected_version_is_changed(
     client: Client, placed: dict[str, Any], step: str
 ) -> None:
     path = f"/orders/{placed['id']}/{step}"
@@ -147,12 +149,12 @@ async def test_only_the_version_that_was_seen_is_changed(
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
-async def test_an_order_has_to_exist(client: Client, step: str) -> None:
+async def test_an_order_must_exist(client: Client, step: str) -> None:
     assert_refused(await client.post(f"/orders/{UNKNOWN}/{step}"), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(("step", "status"), [("cancel", "cancelled"), ("fulfil", "fulfilled")])
-async def test_the_event_has_the_order_as_replied(
+async def test_the_event_has_the_order_as_in_the_reply(
     client: Client, placed: dict[str, Any], database: Database, step: str, status: str
 ) -> None:
     reply = await client.post(f"/orders/{placed['id']}/{step}", headers={"X-Request-ID": "r-1"})
@@ -167,7 +169,9 @@ async def test_the_event_has_the_order_as_replied(
     assert (event["subject"], event["request_id"]) == (placed["id"], "r-1")
 
 
-async def test_a_refusal_is_no_event(client: Client, placed: dict[str, Any], database: Database) -> None:
+async def test_a_rejection_records_no_event(
+    client: Client, placed: dict[str, Any], database: Database
+) -> None:
     await client.post(f"/orders/{placed['id']}/cancel")
     before = await database.fetchval("select count(*) from events")
     await client.post(f"/orders/{placed['id']}/cancel")
@@ -176,7 +180,7 @@ async def test_a_refusal_is_no_event(client: Client, placed: dict[str, Any], dat
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
-async def test_what_is_repeated_under_a_key_is_answered_as_the_first_time(
+async def test_a_repetition_with_the_same_key_gets_the_first_reply(
     client: Client, placed: dict[str, Any], step: str
 ) -> None:
     first = await client.post(f"/orders/{placed['id']}/{step}", headers=ONCE)
@@ -189,7 +193,7 @@ async def test_what_is_repeated_under_a_key_is_answered_as_the_first_time(
 
 
 @pytest.mark.parametrize("step", ["cancel", "fulfil"])
-async def test_twenty_repeats_at_two_replicas_at_once_get_one_answer(
+async def test_twenty_concurrent_repetitions_at_two_replicas_get_one_reply(
     settings: Settings, key: str, placed: dict[str, Any], step: str
 ) -> None:
     path = f"/orders/{placed['id']}/{step}"
@@ -203,7 +207,7 @@ async def test_twenty_repeats_at_two_replicas_at_once_get_one_answer(
     assert sum("Idempotent-Replayed" not in reply.headers for reply in answered) == 1
 
 
-async def test_of_twenty_who_cancel_and_fulfil_at_once_one_kind_wins_once(
+async def test_of_concurrent_cancels_and_fulfils_exactly_one_takes_effect(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     for _ in range(5):
@@ -224,7 +228,7 @@ async def test_of_twenty_who_cancel_and_fulfil_at_once_one_kind_wins_once(
     assert await discrepancies(database_url) == []
 
 
-async def test_cancelling_and_ordering_the_same_items_at_once_loses_no_piece(
+async def test_concurrent_cancels_and_orders_of_the_same_items_lose_no_stock(
     settings: Settings, key: str, database_url: str
 ) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
@@ -242,7 +246,7 @@ async def test_cancelling_and_ordering_the_same_items_at_once_loses_no_piece(
     assert await discrepancies(database_url) == []
 
 
-async def test_stock_without_room_for_the_pieces_keeps_the_order_placed(
+async def test_an_order_stays_placed_if_its_restock_would_exceed_the_maximum(
     client: Client, bolt: dict[str, Any], placed: dict[str, Any], database_url: str
 ) -> None:
     await client.patch(f"/items/{bolt['id']}", json={"quantity": 2_147_483_647})
@@ -260,20 +264,22 @@ async def test_the_ledger_is_never_changed(
         await database.fetch(statement)
 
 
-async def test_webhooks_would_be_told(client: Client, placed: dict[str, Any], database: Database) -> None:
+async def test_a_cancellation_creates_a_delivery(
+    client: Client, placed: dict[str, Any], database: Database
+) -> None:
     await database.fetch(
         """insert into webhooks (id, url, events, enabled, secret, version)
            values (gen_random_uuid(), 'https://example.org', '{order.cancelled}', true, 'whsec_', 1)"""
     )
     await client.post(f"/orders/{placed['id']}/cancel")
 
-    async def owed() -> bool:
+    async def delivery_exists() -> bool:
         return bool(await database.fetchval("select count(*) = 1 from deliveries"))
 
-    await eventually(owed)
+    await eventually(delivery_exists)
 
 
-async def test_stock_that_leaves_while_a_cancellation_waits_makes_room_for_it(
+async def test_a_cancellation_succeeds_if_enough_stock_leaves_while_it_waits(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 1)

@@ -1,4 +1,4 @@
-"""The reference and the metadata of an order change; nothing else of it does."""
+"""Only the reference and the metadata of an order can be changed."""
 
 import asyncio
 from typing import Any
@@ -42,7 +42,9 @@ async def test_null_clears_the_reference(client: Client, placed: dict[str, Any])
 
 
 @pytest.mark.parametrize("headers", [{}, MERGE])
-async def test_no_field_is_no_change(client: Client, placed: dict[str, Any], headers: dict[str, str]) -> None:
+async def test_a_patch_without_fields_is_rejected(
+    client: Client, placed: dict[str, Any], headers: dict[str, str]
+) -> None:
     reply = await client.patch(f"/orders/{placed['id']}", json={}, headers=headers)
     assert assert_refused(reply, 400, "NO_FIELDS")["message"] == "No fields provided for update"
 
@@ -57,7 +59,7 @@ async def test_json_replaces_the_metadata_and_a_merge_patch_merges_it(
     assert replaced.json()["metadata"] == {"a": 1}
 
 
-async def test_metadata_has_at_most_16_kib_also_merged(client: Client, placed: dict[str, Any]) -> None:
+async def test_metadata_has_at_most_16_kib_even_after_a_merge(client: Client, placed: dict[str, Any]) -> None:
     path, half = f"/orders/{placed['id']}", "x" * 9_000
     assert (await client.patch(path, json={"metadata": {"a": half}})).status_code == 200
     for headers, metadata in ((MERGE, {"b": half}), ({}, {"a": half, "b": half})):
@@ -70,13 +72,15 @@ async def test_metadata_has_at_most_16_kib_also_merged(client: Client, placed: d
 
 
 @pytest.mark.parametrize("name", ["status", "customer_id", "lines", "total", "version", "cancel_reason"])
-async def test_nothing_else_of_an_order_changes(client: Client, placed: dict[str, Any], name: str) -> None:
+async def test_no_other_field_of_an_order_can_be_changed(
+    client: Client, placed: dict[str, Any], name: str
+) -> None:
     refused = await client.patch(f"/orders/{placed['id']}", json={name: placed[name], "reference": "PO-2"})
     assert assert_refused(refused, 422, "VALIDATION_FAILED")["details"][0]["field"] == f"/{name}"
     assert (await client.get(f"/orders/{placed['id']}")).json() == placed
 
 
-async def test_only_the_version_that_was_read_is_changed(client: Client, placed: dict[str, Any]) -> None:
+async def test_only_the_expected_version_is_changed(client: Client, placed: dict[str, Any]) -> None:
     path, change = f"/orders/{placed['id']}", {"reference": "PO-2"}
     stale = await client.patch(path, json=change, headers={"If-Match": '"7"'})
     assert_refused(stale, 412, "PRECONDITION_FAILED")

@@ -91,7 +91,7 @@ async def test_lines_of_one_item_are_summed(client: Client) -> None:
     assert await stock(client, bolt) == 0
 
 
-async def test_an_order_of_too_many_pieces_sells_nothing_and_names_every_short_line(client: Client) -> None:
+async def test_an_order_beyond_the_stock_sells_nothing_and_names_every_short_line(client: Client) -> None:
     plenty, short, empty = await item(client, 9), await item(client, 2), await item(client, 0)
     refused = await order(client, (plenty, 1), (short, 3), (empty, 1))
     assert error(refused) == (409, "INSUFFICIENT_STOCK")
@@ -121,14 +121,14 @@ async def test_every_unknown_item_is_named(client: Client) -> None:
     assert await stock(client, bolt) == 5
 
 
-async def test_one_order_is_in_one_currency(client: Client) -> None:
+async def test_an_order_has_only_one_currency(client: Client) -> None:
     dollars, euros = await item(client, 5), await item(client, 5, currency="EUR")
     refused = await order(client, (dollars, 1), (euros, 1))
     assert error(refused) == (422, "MIXED_CURRENCIES")
     assert (await order(client, (euros, 1))).json()["currency"] == "EUR"
 
 
-async def test_an_order_keeps_the_name_and_price_it_was_placed_at(client: Client) -> None:
+async def test_an_order_keeps_the_name_and_price_from_its_placement(client: Client) -> None:
     bolt = await item(client, 5)
     placed = await order(client, (bolt, 2))
     changed = await client.patch(
@@ -161,7 +161,7 @@ async def test_a_hundred_lines_are_an_order_and_a_hundred_and_one_are_not(client
     assert wrong_fields(await order(client)) == {"/lines"}
 
 
-async def test_a_line_has_one_to_a_million_pieces(client: Client) -> None:
+async def test_a_line_has_one_to_a_million_units(client: Client) -> None:
     bolt = await item(client, 1_000_001)
     assert (await order(client, (bolt, 1_000_000))).status_code == 201
     assert (await order(client, (bolt, 1))).status_code == 201
@@ -194,7 +194,9 @@ async def test_every_wrong_field_is_listed(client: Client) -> None:
     }
 
 
-async def test_an_order_books_sale_movement_and_event_with_it(client: Client, database_url: str) -> None:
+async def test_an_order_commits_together_with_its_sale_movement_and_event(
+    client: Client, database_url: str
+) -> None:
     bolt = await item(client, 5)
     placed = (await order(client, (bolt, 2), reference="PO-1")).json()
     async with connected(database_url) as connection:
@@ -220,7 +222,7 @@ async def test_an_order_books_sale_movement_and_event_with_it(client: Client, da
     assert await discrepancies(database_url, {placed["id"]: placed["total"]}) == []
 
 
-async def test_the_event_has_the_order_as_replied_and_the_stock_it_left(
+async def test_the_event_has_the_order_as_in_the_reply_and_the_remaining_stock(
     client: Client, database: Any
 ) -> None:
     bolt, nut = await item(client, 5), await item(client, 9)
@@ -233,7 +235,7 @@ async def test_the_event_has_the_order_as_replied_and_the_stock_it_left(
     assert payload == placed
 
 
-async def test_orders_of_one_batch_each_have_the_stock_they_left(
+async def test_each_order_of_a_batch_has_the_stock_that_it_left(
     concurrent_client: httpx.AsyncClient, database: Any
 ) -> None:
     bolt = await item(concurrent_client, 40)
@@ -267,7 +269,7 @@ async def test_an_order_that_does_not_exist_is_not_found(client: Client) -> None
     assert error(await client.get(f"/orders/{uuid4()}")) == (404, "NOT_FOUND")
 
 
-async def test_placing_needs_the_right_to_write_orders(client: Client, make_key: Any) -> None:
+async def test_placing_requires_the_scope_to_write_orders(client: Client, make_key: Any) -> None:
     bolt = await item(client, 1)
     client.headers["Authorization"] = f"Bearer {await make_key('orders:read', 'items:read')}"
     assert error(await order(client, (bolt, 1))) == (403, "FORBIDDEN")

@@ -65,7 +65,7 @@ async def test_an_export_has_every_line_of_every_order(
     assert list(exported[0]) == list(expected[0])
 
 
-async def test_a_period_ends_before_its_end_and_a_status_filters(
+async def test_the_end_of_a_period_is_exclusive_and_a_status_filters(
     concurrent_client: httpx.AsyncClient, worker: Worker
 ) -> None:
     bolt = await item(concurrent_client, 9)
@@ -124,7 +124,7 @@ async def test_many_orders_are_streamed(
         (YEARS | {"format": "xml"}, "/payload/format", "is not a known field"),
     ],
 )
-async def test_a_payload_that_cannot_be_is_refused_immediately(
+async def test_an_invalid_payload_is_rejected_immediately(
     concurrent_client: httpx.AsyncClient, payload: dict[str, Any], field: str, message: str
 ) -> None:
     refused = await concurrent_client.post("/process", json={"kind": EXPORT, "payload": payload})

@@ -1,4 +1,4 @@
-"""Group commit under load, with failures: nothing is oversold, nothing acknowledged is lost, nobody hangs."""
+"""Group commit under load: nothing is oversold, and orders that arrive together share a commit."""
 
 import asyncio
 from itertools import pairwise
@@ -38,10 +38,10 @@ async def commits(database_url: str) -> list[int]:
     return [count for (count,) in rows]
 
 
-# Buyers at the same time
+# Concurrent orders
 
 
-async def test_two_hundred_buyers_of_fifty_pieces_get_exactly_fifty(
+async def test_two_hundred_orders_of_fifty_units_sell_exactly_fifty(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 50)
@@ -63,7 +63,7 @@ async def test_two_replicas_on_one_database_sell_exactly_fifty(
     assert await discrepancies(database_url, totals(replies)) == []
 
 
-async def test_orders_that_cross_each_other_do_not_lock_up(
+async def test_orders_of_the_same_items_in_different_sequences_do_not_deadlock(
     settings: Settings, key: str, database_url: str
 ) -> None:
     random = Random(SEED)
@@ -75,7 +75,7 @@ async def test_orders_that_cross_each_other_do_not_lock_up(
     assert await discrepancies(database_url, totals(replies)) == []
 
 
-async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
+async def test_concurrent_orders_and_stock_changes_stay_consistent(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 100)
@@ -88,7 +88,7 @@ async def test_orders_and_changes_of_stock_at_the_same_time_keep_the_books(
     assert await discrepancies(database_url, totals(replies)) == []
 
 
-async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
+async def test_an_order_uses_the_stock_that_is_left_when_it_gets_the_lock(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 1)
@@ -98,7 +98,7 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
         "quantities": [None],
         "expected": [None],
         "versions": [None],
-        "reasons": ["the last one broke"],
+        "reasons": ["the last unit broke"],
         "actors": [CLI.actor],
         "request_ids": [CLI.request_id],
     }
@@ -110,7 +110,7 @@ async def test_an_order_counts_the_pieces_that_are_left_once_it_is_its_turn(
     assert await discrepancies(database_url) == []
 
 
-async def test_items_are_locked_in_the_order_of_their_ids_whatever_that_of_the_lines(
+async def test_items_are_locked_in_id_order_whatever_the_order_of_the_lines(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     first, *others = sorted([await item(concurrent_client, 5) for _ in range(6)], key=itemgetter("id"))
@@ -123,21 +123,21 @@ async def test_items_are_locked_in_the_order_of_their_ids_whatever_that_of_the_l
     assert outcomes([await buyer]) == {"placed": 1}
 
 
-async def test_nobody_else_sells_an_item_between_the_look_at_its_stock_and_the_commit(
+async def test_an_item_stays_locked_from_the_check_of_its_stock_to_the_commit(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 5)
     async with connected(database_url) as holder, holder.transaction():
         await holder.execute("lock table orders in exclusive mode")
         buyer = asyncio.create_task(order(concurrent_client, (bolt, 1)))
-        await wait_for_locks(holder, 1)  # it has seen the stock, and has yet to write
+        await wait_for_locks(holder, 1)  # it has read the stock, and has not written yet
         with pytest.raises(asyncpg.LockNotAvailableError):
             async with holder.transaction():
                 await holder.execute("select 1 from items for no key update nowait")
     assert outcomes([await buyer]) == {"placed": 1}
 
 
-# One commit for many
+# Shared commits
 
 
 async def test_orders_that_arrive_together_share_one_commit(
@@ -149,7 +149,7 @@ async def test_orders_that_arrive_together_share_one_commit(
     assert await commits(database_url) == [200]
 
 
-async def test_a_commit_has_its_limit(
+async def test_the_number_of_orders_in_a_commit_is_limited(
     concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 25)
@@ -171,7 +171,7 @@ async def test_under_load_there_are_far_fewer_commits_than_orders(
     assert len(await commits(database_url)) <= 100
 
 
-async def test_the_answers_of_one_commit_leave_the_event_loop_turns_for_others(
+async def test_the_replies_of_one_commit_do_not_block_the_event_loop(
     concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(concurrent_client, 200)

@@ -34,7 +34,7 @@ POISON = "alter table orders add constraint no_poison check (customer_id <> 'poi
 LOSES = """
 create sequence tries;
 create function lose() returns trigger language plpgsql as $$ begin
-  perform nextval('tries');  -- which no rollback takes back
+  perform nextval('tries');  -- which no rollback undoes
   raise deadlock_detected;
 end $$;
 create trigger lose before insert on orders for each row when (new.customer_id = 'loser')
@@ -55,7 +55,7 @@ async def test_a_poisoned_order_fails_alone(
     assert await discrepancies(database_url) == []
 
 
-async def test_a_poisoned_order_is_an_error_that_says_nothing_of_the_database(
+async def test_the_error_of_a_poisoned_order_does_not_mention_the_database(
     concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(concurrent_client, 20)
@@ -74,7 +74,7 @@ async def test_the_queue_is_bounded(concurrent_client: httpx.AsyncClient, databa
         assert isinstance(await placement.join(PendingOrder(new(bolt), None, CLI)), Order)
 
 
-async def test_so_many_commits_are_under_way_and_no_more(
+async def test_the_number_of_concurrent_commits_is_limited(
     concurrent_client: httpx.AsyncClient, database: Database, database_url: str
 ) -> None:
     bolt = await item(concurrent_client, 20)
@@ -89,7 +89,7 @@ async def test_so_many_commits_are_under_way_and_no_more(
         assert database.pool.in_use == 2
 
 
-async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
+async def test_an_order_beyond_the_queue_is_rejected_immediately(
     settings: Settings, key: str, database_url: str
 ) -> None:
     settings = replace(settings, placement_queue_max=5, placement_batch_max=1)
@@ -104,15 +104,17 @@ async def test_beyond_the_queue_an_order_is_told_at_once_to_come_back(
             }
         replies = await asyncio.gather(*buyers)
     assert set(outcomes(replies)) == {"OVERLOADED", "placed"}
-    assert 5 <= outcomes(replies)["placed"] <= 7  # five in the queue, and up to two at the database already
+    assert 5 <= outcomes(replies)["placed"] <= 7  # five in the queue, and up to two that a commit has taken
 
 
-async def test_an_order_that_loses_a_deadlock_is_tried_again(
+async def test_an_order_that_loses_a_deadlock_is_retried(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     first, second = await item(concurrent_client, 5), await item(concurrent_client, 5)
     async with locked(database_url, second) as rival:
-        await rival.execute("set local deadlock_timeout = '1min'")  # the other side notices first, and loses
+        await rival.execute(
+            "set local deadlock_timeout = '1min'"
+        )  # the other transaction notices the deadlock first, and loses
         buyer = asyncio.create_task(order(concurrent_client, (first, 1), (second, 1)))
         await wait_for_locks(rival, 1)
         await rival.execute("update items set name = 'Screw' where id = $1", first["id"])
@@ -120,7 +122,7 @@ async def test_an_order_that_loses_a_deadlock_is_tried_again(
     assert await discrepancies(database_url, totals([await buyer])) == []
 
 
-async def test_an_order_that_loses_every_time_is_told_so(
+async def test_an_order_that_loses_every_deadlock_gets_an_error(
     concurrent_client: httpx.AsyncClient, database: Database
 ) -> None:
     bolt = await item(concurrent_client, 20)
@@ -143,7 +145,7 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
             buyers = [
                 asyncio.create_task(placement.join(PendingOrder(new(bolt), None, CLI))) for _ in range(20)
             ]
-            await asyncio.sleep(0)  # their turn to get into the queue
+            await asyncio.sleep(0)  # they enter the queue
         return buyers
 
     async with locked(database_url, bolt) as holder:
@@ -155,7 +157,7 @@ async def test_orders_in_flight_when_the_application_ends_are_answered(
     assert len({order.id for order in placed}) == 20
 
 
-async def test_a_server_told_to_stop_answers_the_orders_it_has(
+async def test_a_server_that_is_stopped_answers_its_pending_orders(
     concurrent_client: httpx.AsyncClient, key: str, database_url: str, tmp_path: Path
 ) -> None:
     bolt = await item(concurrent_client, 20)
@@ -171,7 +173,7 @@ async def test_a_server_told_to_stop_answers_the_orders_it_has(
         assert server.process.wait(timeout=10) == 0
 
 
-async def test_connections_that_break_in_a_storm_lose_nothing_acknowledged(
+async def test_connections_that_break_under_load_lose_no_acknowledged_order(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     items = [await item(concurrent_client, 100_000) for _ in range(3)]

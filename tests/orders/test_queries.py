@@ -21,7 +21,7 @@ async def test_orders_are_listed_newest_first_page_by_page(client: Client) -> No
         assert len(page["data"]) == size
         seen += page["data"]
         cursor = page["next_cursor"]
-        await order(client, (bolt, 1))  # what comes in meanwhile does not move what is still to be seen
+        await order(client, (bolt, 1))  # a new order does not shift the later pages
     assert cursor is None
     assert seen == placed[::-1]
 
@@ -50,7 +50,7 @@ async def test_orders_are_found_by_reference(client: Client) -> None:
     assert (await client.get("/orders?reference=PO-3")).json()["data"] == []
 
 
-async def test_orders_are_found_by_the_time_of_placing_without_its_end(client: Client) -> None:
+async def test_orders_are_filtered_by_a_period_with_an_exclusive_end(client: Client) -> None:
     bolt = await item(client, 10)
     first, second, third = [(await order(client, (bolt, 1))).json() for _ in range(3)]
 
@@ -69,9 +69,7 @@ async def test_orders_are_found_by_the_time_of_placing_without_its_end(client: C
 
 
 @pytest.mark.parametrize("skew", ["4 minutes", "-4 minutes"])
-async def test_a_period_is_that_of_the_database_whatever_the_clock_of_the_process(
-    client: Client, database: Any, skew: str
-) -> None:
+async def test_a_period_follows_the_clock_of_the_database(client: Client, database: Any, skew: str) -> None:
     placed = (await order(client, (await item(client, 1), 1))).json()
     shift = f"update orders set created_at = created_at - interval '{skew}' returning created_at"
     placed_at = (await database.fetchval(shift)).isoformat()
@@ -93,7 +91,7 @@ async def test_a_page_of_a_customers_orders_continues_with_the_same_customer(cli
     assert error(elsewhere) == (400, "INVALID_CURSOR")
 
 
-async def test_a_filter_that_cannot_be_is_refused(client: Client) -> None:
+async def test_an_invalid_filter_is_rejected(client: Client) -> None:
     assert wrong_fields(await client.get("/orders?status=lost"), "query") == {"/status"}
     assert wrong_fields(await client.get("/orders?customer_id=%00"), "query") == {"/customer_id"}
     assert wrong_fields(await client.get("/orders?limit=0"), "query") == {"/limit"}

@@ -1,6 +1,6 @@
-"""Sixteen clients order, cancel, fulfil and change stock at once; then stock, ledger and report are counted.
+"""Sixteen clients order, cancel, fulfil and change stock at the same time; then all data is compared.
 
-The model adds up the acknowledged replies, whatever raced what.
+The model adds up the acknowledged replies, in whatever order the requests took effect.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Model(Struct):
             self.stock[line["item_id"]] -= line["quantity"]
 
     def ended(self, order: dict[str, Any]) -> None:
-        """Record the end of an order; cancelling it again returns the same."""
+        """Record the end of an order, once: a second cancel returns the same order."""
         final_statuses = self.final_statuses.setdefault(order["id"], set())
         if order["status"] == "cancelled" and "cancelled" not in final_statuses:
             for line in order["lines"]:
@@ -47,7 +47,7 @@ class Model(Struct):
         final_statuses.add(order["status"])
 
     def sums(self) -> dict[str, tuple[int, Decimal, Decimal]]:
-        """Orders, sales and refunds by currency."""
+        """Return the number of orders, the sales and the refunds by currency."""
         found: dict[str, tuple[int, Decimal, Decimal]] = {}
         for order in self.orders.values():
             count, sales, refunds = found.get(order["currency"], (0, Decimal(0), Decimal(0)))
@@ -57,14 +57,14 @@ class Model(Struct):
         return found
 
     def best(self) -> list[tuple[str, str, int, str]]:
-        """Currency, item, pieces and amount of what sold best in each currency, net of cancellations."""
+        """Return the ten best-selling items of each currency, net of cancellations."""
         sold: dict[tuple[str, str, str], tuple[int, Decimal]] = {}
         for order in self.orders.values():
             if "cancelled" not in self.final_statuses.get(order["id"], ()):
                 for line in order["lines"]:
                     key = (order["currency"], line["sku"], line["item_id"])
-                    pieces, amount = sold.get(key, (0, Decimal(0)))
-                    sold[key] = (pieces + line["quantity"], amount + Decimal(line["amount"]))
+                    units, amount = sold.get(key, (0, Decimal(0)))
+                    sold[key] = (units + line["quantity"], amount + Decimal(line["amount"]))
         ranking = sorted(sold.items(), key=lambda entry: (entry[0][0], -entry[1][1], entry[0][1]))
         best = [(currency, item_id, *net) for (currency, _, item_id), net in ranking]
         currencies = sorted({entry[0] for entry in best})
@@ -99,7 +99,7 @@ def acknowledged(reply: httpx.Response, status: int, *refusals: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_stock_ledger_and_report_are_what_the_replies_add_up_to(
+async def test_stock_ledger_and_report_agree_with_the_replies(
     seed: int, concurrent_client: httpx.AsyncClient, database: Database, settings: Settings, database_url: str
 ) -> None:
     catalog = [
@@ -131,7 +131,7 @@ async def test_stock_ledger_and_report_are_what_the_replies_add_up_to(
 
 
 async def agrees(client: httpx.AsyncClient, model: Model, day: date) -> None:
-    """The report of the day and the one before: midnight may have passed meanwhile."""
+    """Compare the report on a day and the day before with the model: midnight may have passed meanwhile."""
     period = {"from": str(day - timedelta(days=1)), "to": str(day + timedelta(days=1))}
     report = (await client.get(REPORT, params=period)).raise_for_status().json()["report"]
     assert {

@@ -1,4 +1,4 @@
-"""Whatever clients do in whatever order, the service agrees with a model of a few lines."""
+"""The service agrees with a small model after any sequence of requests."""
 
 import asyncio
 from collections import Counter
@@ -21,7 +21,7 @@ from tests.support.consistency import discrepancies
 
 
 class Known(Struct):
-    """An item as the model knows it."""
+    """An item of the model."""
 
     sku: str
     price: Decimal
@@ -32,18 +32,18 @@ class Known(Struct):
 
 PRICES = st.decimals(0, 1000, places=2)
 QUANTITIES = st.integers(0, 20)
-PIECES = st.integers(1, 8)
+ORDERED = st.integers(1, 8)
 
 
 class Sold(Struct):
-    """An order as the model knows it."""
+    """An order of the model."""
 
-    pieces: dict[str, int]
+    quantities: dict[str, int]
     status: str = "placed"
 
 
 class Shop(RuleBasedStateMachine):
-    """Items and orders over HTTP, and beside them the model."""
+    """Requests to the service, each compared with a model of its items and orders."""
 
     client: TestClient[Litestar]
     database_url: str
@@ -115,21 +115,21 @@ class Shop(RuleBasedStateMachine):
         if item:
             item.archived = archived
 
-    @rule(lines=st.lists(st.tuples(items, PIECES, st.booleans()), min_size=1, max_size=3))
+    @rule(lines=st.lists(st.tuples(items, ORDERED, st.booleans()), min_size=1, max_size=3))
     def order(self, lines: list[tuple[str, int, bool]]) -> None:
         placed = self.client.post(
             "/orders", json={"customer_id": "c", "lines": [self.line(*line) for line in lines]}
         )
         wanted: Counter[str] = Counter()
-        for item_id, pieces, _ in lines:
-            wanted[item_id] += pieces
+        for item_id, quantity, _ in lines:
+            wanted[item_id] += quantity
         if not wanted.keys() <= self.known.keys():
             assert outcome(placed) == "UNKNOWN_ITEM"
         elif archived := {item_id for item_id in wanted if self.known[item_id].archived}:
             assert outcome(placed) == "ITEM_ARCHIVED"
             assert {detail["item_id"] for detail in placed.json()["error"]["details"]} == archived
         elif short := {
-            item_id for item_id, pieces in wanted.items() if self.known[item_id].quantity < pieces
+            item_id for item_id, quantity in wanted.items() if self.known[item_id].quantity < quantity
         }:
             assert outcome(placed) == "INSUFFICIENT_STOCK"
             assert {detail["item_id"] for detail in placed.json()["error"]["details"]} == short
@@ -147,8 +147,8 @@ class Shop(RuleBasedStateMachine):
         if found.status == "placed":
             assert outcome(ended) == 200
             found.status = {"cancel": "cancelled", "fulfil": "fulfilled"}[step]
-            for item_id, pieces in found.pieces.items() if step == "cancel" else ():
-                self.known[item_id].quantity += pieces
+            for item_id, quantity in found.quantities.items() if step == "cancel" else ():
+                self.known[item_id].quantity += quantity
         elif found.status == "cancelled" and step == "cancel":
             assert outcome(ended) == 200
         else:
@@ -177,25 +177,25 @@ class Shop(RuleBasedStateMachine):
             self.sold
         )
 
-    def line(self, item_id: str, pieces: int, by_sku: bool) -> dict[str, object]:
+    def line(self, item_id: str, quantity: int, by_sku: bool) -> dict[str, object]:
         item = self.known.get(item_id)
         name = {"sku": item.sku} if item and by_sku else {"item_id": item_id}
-        return {**name, "quantity": pieces}
+        return {**name, "quantity": quantity}
 
     def take(self, wanted: Counter[str], order: dict[str, Any]) -> None:
         total = Decimal(0)
-        for item_id, pieces in wanted.items():
+        for item_id, quantity in wanted.items():
             item = self.known[item_id]
-            item.quantity -= pieces
+            item.quantity -= quantity
             item.ordered = True
-            total += item.price * pieces
+            total += item.price * quantity
         assert Decimal(order["total"]) == total
         self.sold[order["id"]] = order["total"]
         self.orders[order["id"]] = Sold(dict(wanted))
 
 
 def outcome(reply: Any) -> int | str:
-    """The status of a success, the code of a refusal."""
+    """Return the status of a success, or the code of an error."""
     return str(reply.headers["X-Error-Code"]) if reply.status_code >= 400 else int(reply.status_code)
 
 

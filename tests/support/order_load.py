@@ -145,7 +145,7 @@ async def check_results(database_url: str, tally: OrderTally) -> list[str]:
     return found
 
 
-def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> list[str]:
+def write_catalog(file: Path, *, items: int, wanted: int, quantity_max: int) -> list[str]:
     """Write a CSV of items, and return the SKUs of the wanted ones, whose stocks differ."""
     random = Random(items)
     skus = [f"ITEM-{number:05}" for number in range(items)]
@@ -154,6 +154,6 @@ def write_catalog(file: Path, *, items: int, wanted: int, pieces_max: int) -> li
         writer.writerow(["sku", "name", "price", "quantity"])
         for number, sku in enumerate(skus):
             price = f"{Decimal(random.randint(1, 99_999)) / 100:.2f}"
-            quantity = pieces_max * (number + 1) // wanted if number < wanted else random.randint(0, 500)
+            quantity = quantity_max * (number + 1) // wanted if number < wanted else random.randint(0, 500)
             writer.writerow([sku, NAME.format(price=price), price, quantity])
     return skus[:wanted]
