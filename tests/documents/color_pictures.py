@@ -1,4 +1,4 @@
-"""Pictures of every PNG color type and bit depth, and of JPEG's, with the mean color each must show."""
+"""Pictures of every color type and bit depth of PNG and JPEG, with the mean color that each must show."""
 
 import zlib
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ async def post(
     path: str = "/documents",
     **headers: str,
 ) -> httpx.Response:
-    """Post a body exactly as it is. An iterable is sent in chunks, without a length unless a header has it."""
+    """Post a body as it is. An iterable is sent in chunks, without a length unless a header has it."""
     sent = body if isinstance(body, bytes) else _chunks(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post(path, content=sent, headers={"Content-Type": content_type, **named})

@@ -1,7 +1,8 @@
 """Tamper evidence: a hash chain over the journal, written off the hot path.
 
 Each link is a keyed hash of one event and the previous link. Editing, deleting or reordering rows breaks the
-chain at that row. Truncation is detected with an anchor, the head printed by an earlier verification.
+chain at that row. `sealing_state.py` detects that seals at the end were deleted. An anchor, which is an
+earlier head stored elsewhere, reveals that the whole database was reverted to an older state.
 """
 
 import hashlib
@@ -108,9 +109,10 @@ async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tu
 
 
 async def _find_rewinding(connection: Connection, last: Head) -> str | None:
+    """Return a problem if the chain lost the last seal of this process other than by a prune."""
     if await is_in_chain(connection, last):
         return None
-    if last.position < (await read_pruned(connection)).anchor.position:  # another process has sealed since
+    if last.position < (await read_pruned(connection)).anchor.position:  # it was pruned
         return None
     return CHAIN_REWOUND
 

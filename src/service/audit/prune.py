@@ -64,8 +64,9 @@ async def prune(
     """Move the beginning of the journal to `before`, and return it; `delete_pruned` deletes what is older.
 
     `exported` are the lines of a file of `depot audit export`, which must hold every pruned event as it is
-    stored. The pruned events are the beginning of both the feed and the chain, whose orders can differ: if an
-    event was sealed after newer ones, it and they can stay. Raises `PruneRejected`.
+    stored. The feed is ordered by id and the chain by seal, and the orders differ if an event was sealed
+    after newer ones. The pruned events must be the oldest ones in both orders, so some older events may be
+    left. Raises `PruneRejected`.
     """
     if (await verify(database, settings)).findings:
         raise PruneRejected("the journal does not match its chain; run `depot audit verify`")

@@ -30,7 +30,7 @@ def audit() -> None:
 @click.option(
     "--anchor",
     metavar="N:HASH",
-    help="Head printed by an earlier run; detects a chain whose end was cut off.",
+    help="An earlier head, stored elsewhere; reveals a chain that was truncated or rewritten.",
 )
 def audit_verify(anchor: str | None) -> None:
     """Find events that were edited, deleted, reordered or inserted. Exit status 1 if there are any."""
@@ -62,9 +62,9 @@ def _parse_anchor(anchor: str | None) -> "Head | None":
 
 @audit.command("head")
 def audit_head() -> None:
-    """Print the head of the chain: an anchor for `depot audit verify`, to be stored elsewhere.
+    """Print the head of the chain. Stored elsewhere, it is an anchor for `depot audit verify --anchor`.
 
-    Exit status 1 if the chain does not match its state.
+    Exit status 1 if seals were deleted or changed.
     """
     from service.audit.chain import read_authentic_head
     from service.audit.sealing_state import StateProblem
@@ -114,14 +114,14 @@ def _parse_before(_: click.Context, __: click.Parameter, text: str) -> datetime:
     metavar="DATE",
     required=True,
     callback=_parse_before,
-    help="Prune what happened before this date or RFC 3339 time.",
+    help="Prune the events before this date or RFC 3339 time.",
 )
 @click.option(
     "--exported",
     metavar="FILE",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of `depot audit export`, which must hold all that is pruned.",
+    help="File of `depot audit export`, which must hold every pruned event.",
 )
 def audit_prune(before: datetime, exported: Path) -> None:
     """Delete old events, their seals and their deliveries, and print where the chain begins.
@@ -172,11 +172,11 @@ def _replaced_file(path: Path) -> Iterator[Callable[[bytes], None]]:
 
 @audit.command("accept")
 def audit_accept() -> None:
-    """Authenticate the present chain with DEPOT_SECRET, and print its head.
+    """Accept the present chain as genuine, and print its head.
 
-    Needed once after an upgrade from 0.1, after a change of DEPOT_SECRET without DEPOT_SECRET_PREVIOUS, or if
-    the first worker starts a day after the first event. Run `depot audit verify --anchor` first; restart the
-    workers afterwards.
+    This is needed once after an upgrade from 0.1, after a change of DEPOT_SECRET without
+    DEPOT_SECRET_PREVIOUS, or if the first worker starts a day after the first event. Run `depot audit verify
+    --anchor` first; restart the workers afterwards.
     """
     from service.audit.chain import accept
 

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     help="Orders to place.",
 )
 @click.option(
-    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Age of the shop in days."
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="Days over which the orders are spread.",
 )
 @click.option(
     "--yes",
@@ -38,8 +42,7 @@ if TYPE_CHECKING:
     help="Load into a database that is not the embedded one, or that has items or orders.",
 )
 def demo(items: int, orders: int, days: int, yes: bool) -> None:
-    """Load a shop with a history into an empty embedded database: items, orders, cancellations and
-    deliveries."""
+    """Load generated items and orders with a history into an empty embedded database."""
     from rich.progress import Progress
 
     from service.cli.demo.fill import DemoConflict, DemoSize, fill

@@ -47,7 +47,7 @@ class DocumentController(Controller):
 
     @post(
         operation_class=DocumentOperation,
-        request_max_body_size=None,  # the receiver limits the file, not the form
+        request_max_body_size=None,  # `UploadReceiver` limits the body
         opt=operation(scope="documents:write", faults=UPLOAD_FAULTS),
     )
     async def store_document(
@@ -57,8 +57,8 @@ class DocumentController(Controller):
     ) -> Reply[Document]:
         """Upload a PNG, JPEG or PDF
 
-        Send the file as the form part `file`. Its content must agree with the declared type and be complete.
-        A worker then decodes it and makes a thumbnail.
+        Send the file as the form part `file`. It must be complete, and its content must agree with the
+        declared type. A worker then decodes it and makes a thumbnail.
         """
         limit = request.component(Settings).document_bytes_max
         rules = UploadRules(
@@ -115,8 +115,8 @@ class DocumentController(Controller):
     ) -> Stream:
         """Download a document
 
-        Supports `If-None-Match` (304) and one byte `Range` (206, 416) with `If-Range`. A request for several
-        ranges gets the whole file.
+        Supports `If-None-Match` (304), and a `Range` of bytes (206, 416) with `If-Range`. A request for
+        several ranges gets the whole file.
         """
         stored = await store.read(session, document_id)
         return await download(request.component(DocumentStore), request, stored)

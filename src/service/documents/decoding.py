@@ -22,7 +22,10 @@ DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 
 
 GRAY_SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1 / 257}
-"""Factors that scale gray samples of a PNG to 8 bits. Pillow scales neither 16 bits nor transparency."""
+"""Factors that scale gray samples of a PNG to 8 bits, by Pillow's raw mode.
+
+Pillow itself scales neither samples of 16 bits nor the transparent value.
+"""
 SIDEWAYS = {5, 6, 7, 8}
 """The EXIF orientations that exchange width and height."""
 
@@ -36,9 +39,9 @@ class DocumentRejected(Exception):
 
 
 def main() -> None:
-    """Decode the file named on the command line, and write the outcome to the standard output.
+    """Decode the file named on the command line, and write the outcome to stdout.
 
-    Excessive CPU time or a decoder crash ends the process.
+    If it takes too much CPU time or the decoder crashes, the process dies without an outcome.
     """
     path, content_type, encoded_limits = sys.argv[1:]
     limits = msgspec.json.decode(encoded_limits, type=DecodingLimits)

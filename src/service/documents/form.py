@@ -101,7 +101,8 @@ async def chunks(request: StrictRequest) -> AsyncIterator[bytes]:
 def _filename(segment: MultipartSegment) -> str | None:
     """Return the part's file name.
 
-    `filename*` (RFC 8187) takes precedence over `filename`: .NET sends both, some clients only the former.
+    `filename*` (RFC 8187) takes precedence over `filename`: .NET sends both, and some clients only
+    `filename*`.
     """
     header = Message()
     header["Content-Disposition"] = segment["Content-Disposition"]

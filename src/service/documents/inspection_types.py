@@ -19,7 +19,8 @@ class DecodingLimits(Struct, frozen=True):
 class InspectionResult(Struct, frozen=True, tag=True):
     """The result of a successful decoding.
 
-    `thumbnail` is WebP without metadata; `width` and `height` are an image's size in pixels, as shown.
+    `thumbnail` is WebP without metadata; `width` and `height` are an image's size in pixels, after EXIF
+    rotation.
     """
 
     thumbnail: bytes

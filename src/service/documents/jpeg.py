@@ -27,7 +27,7 @@ START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers of a frame header (SOF), which has the frame's encoding, height and width."""
 BARE = {0x01, *range(0xD0, 0xD8)}
-"""Markers of segments without a length: TEM, and restarts (RST), which decoders skip outside a scan."""
+"""Markers without a segment: TEM, and restarts (RST), which decoders skip outside a scan."""
 
 MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 """The next marker. Decoders skip the bytes before it."""
@@ -44,7 +44,7 @@ def may_start_jpeg(start: bytes) -> bool:
 def check_jpeg(data: Data) -> None:
     """Check all images, and the bytes after the last one. Raises `MalformedFile`."""
     require(data[: len(START)] == START, "the file has no JPEG signature")
-    parts = iter(range(PARTS_MAX))
+    parts = iter(range(PARTS_MAX))  # all images share the limit
     end = next_start = 0
     while data[next_start : next_start + len(START)] == START:
         end = _check_image(data, next_start + 2, parts)

@@ -33,7 +33,7 @@ class Document(Struct):
             min_length=1,
             max_length=255,
             examples=["invoice.pdf"],
-            description="The client's file name, without directories and invisible characters.",
+            description="The client's file name, without directories or invisible characters.",
         ),
     ]
     content_type: ContentType
@@ -42,10 +42,10 @@ class Document(Struct):
     status: Annotated[Status, Meta(description="`stored` until a worker has inspected the file.")]
     created_at: Timestamp
     width: Annotated[
-        Count | UnsetType, Meta(description="Width in pixels, as shown; only for a ready image.")
+        Count | UnsetType, Meta(description="Width in pixels after EXIF rotation; only for a ready image.")
     ] = UNSET
     height: Annotated[
-        Count | UnsetType, Meta(description="Height in pixels, as shown; only for a ready image.")
+        Count | UnsetType, Meta(description="Height in pixels after EXIF rotation; only for a ready image.")
     ] = UNSET
     pages: Annotated[Count | UnsetType, Meta(description="Number of pages; only for a ready PDF.")] = UNSET
     reason: Annotated[

@@ -1,7 +1,7 @@
 """Document storage.
 
-The blob is stored before the row that references it, so that no row references a missing blob. Blobs of an
-interrupted request are swept later.
+The blob is stored before the row that references it, so that no row references a missing blob. The blob of an
+interrupted request is an orphan, which `orphans.py` deletes later.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -62,17 +62,17 @@ class DocumentStore:
     ) -> Document:
         """Store a received file.
 
-        `reply` builds the body that is returned now and on replay. Raises `Replay` if the claim already has
-        a stored reply.
+        `reply` builds the body of the reply, which is stored for a replay. Raises `Replay` if the claim
+        already has a stored reply.
         """
         await raise_stored_outcome(session, claim)
         document = _new(received)
         key = f"{CONTENT_PREFIX}/{document.id}"
-        session.release()
+        session.release()  # the blob store can be slow
         await self._put(key, received)
         replies = [] if claim is None else [_stored_reply(claim, document, reply)]
         content_key = await self._create(session, document, received.sha256, key, author, replies)
-        if content_key != key:
+        if content_key != key:  # the same content is stored already, or the claim is taken
             session.release()
             await self._delete_blob(key)
         if content_key is None:
@@ -120,7 +120,8 @@ class DocumentStore:
     ) -> str | None:
         """Insert the document and its inspection job.
 
-        Return the content's blob key, which may be an older one, or None if the claim is taken.
+        Return the blob key of the content, which is an older one if the same content is stored already, or
+        None if the claim is taken.
         """
         fields = {name: getattr(document, name) for name in statements.CREATED_FIELDS}
         by = asdict(author)
@@ -138,7 +139,7 @@ class DocumentStore:
     async def _delete_blob(self, key: str) -> None:
         try:
             await self._blobs.delete(key)
-        except STORAGE_ERRORS as error:  # no row references it; the sweep deletes it
+        except STORAGE_ERRORS as error:  # no row references it; `orphans.py` deletes it later
             log.warning("orphan_blob_left", key=key, cause=repr(error))
 
 

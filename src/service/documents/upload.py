@@ -27,7 +27,7 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 
 BATCH_BYTES = 262_144
-"""Bytes passed to a thread at a time. A smaller file is passed to a thread only once."""
+"""Bytes that are passed to a thread at a time. A smaller file is passed only once."""
 CHECKS_MAX = 2
 """Files that are checked at the same time. Each is mapped into memory during the check."""
 FORM_BYTES_MAX = 16_384
@@ -71,7 +71,7 @@ class ReceivedFile(Struct, frozen=True):
     file: BinaryIO
 
     def fingerprinted(self, claim: Claim | None) -> Claim | None:
-        """Return the claim with a fingerprint of the file: boundaries of identical requests differ."""
+        """Return the claim with a fingerprint of the file: the boundaries of identical forms differ."""
         if claim is None:
             return None
         declared = msgspec.json.encode((self.filename, self.format.content_type))
@@ -147,8 +147,8 @@ class UploadReceiver:
 class UploadBuffer:
     """An upload in progress.
 
-    "Too large" takes precedence over "malformed": unless the declared length proves that the file fits
-    (`known_to_fit`), a malformed file is still counted to its end.
+    The error "too large" takes precedence over "malformed". A malformed file is therefore counted to its end,
+    unless the declared length proves that it fits (`known_to_fit`).
     """
 
     _part: FilePart
@@ -172,7 +172,7 @@ class UploadBuffer:
         self._format = self._rules.format_of(part.content_type)
 
     def add(self, data: bytes) -> None:
-        """Count bytes of the file, and check the first ones. Raises `TooLarge` or `InvalidType`."""
+        """Add bytes of the file, and check the first ones. Raises `TooLarge` or `InvalidType`."""
         if not self._size_bytes:
             self._check_start(data)
         self._size_bytes += len(data)
@@ -185,7 +185,8 @@ class UploadBuffer:
     def flush(self) -> None:
         """Write the bytes to the file. Call it in a thread.
 
-        They are joined, because each blocking call releases the GIL and then waits for the event loop.
+        The batch is joined, because each blocking call releases the GIL and then waits until the event loop
+        yields it.
         """
         self._file.write(b"".join(self._batch))
         self._batch, self._batch_bytes = [], 0

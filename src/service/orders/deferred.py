@@ -1,6 +1,6 @@
-"""Orders that wait because another transaction, such as an import, holds locks on their items for long.
+"""Orders that wait because another transaction, such as an import, locks their items for long.
 
-In the queue, one such order would block a whole commit, and two such commits would block all orders of this
+In the queue, one such order would block its whole batch, and two such batches would block all orders of this
 process.
 """
 

@@ -67,9 +67,9 @@ async def export_orders(task: JobContext, payload: OrdersExport) -> ExportResult
 
 
 def _progress(order_id: UUID, begin: datetime, end: datetime) -> int:
-    placed_at = (order_id.int >> 80) / 1000  # UUIDv7 (RFC 9562 §5.7)
+    placed_at = (order_id.int >> 80) / 1000  # a UUIDv7 starts with milliseconds (RFC 9562 §5.7)
     share = (placed_at - begin.timestamp()) / (end - begin).total_seconds()
-    return round(99 * min(max(share, 0.0), 1.0))
+    return round(99 * min(max(share, 0.0), 1.0))  # 100 is for the finished job
 
 
 def _cells(row: asyncpg.Record) -> Iterator[object]:

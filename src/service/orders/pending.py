@@ -13,7 +13,7 @@ from service.orders.schemas import Order, OrderCreate
 
 
 class PendingOrder(Struct, frozen=True, eq=False):
-    """An order that a caller wants placed."""
+    """An order that waits for its commit."""
 
     order: OrderCreate
     claim: Claim | None

@@ -1,7 +1,7 @@
 """Group commit: orders that arrive while a commit is in progress share the next one.
 
-An idle service places a single order immediately; under load one lock, one statement and one commit serve
-up to `batch_max` orders. docs/decisions/0003-group-commit.md has the reasons and measurements.
+An idle service places a single order immediately; under load one lock, one statement and one commit serve up
+to `DEPOT_PLACEMENT_BATCH_MAX` orders. docs/decisions/0003-group-commit.md has the reasons and measurements.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class PlacementQueue:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """On exit, wait until every order is answered."""
+        """Accept orders. On exit, wait until each of them has its outcome."""
         yield
         await self._idle.wait()
 
@@ -94,7 +94,10 @@ class PlacementQueue:
                 self._idle.set()
 
     async def _place(self, pending: PendingOrder) -> Order:
-        """Join a batch. While an item is locked, wait for it, then join a batch at the head of the queue."""
+        """Join a batch. If an item is locked, wait for it, and then join at the head of the queue.
+
+        A batch raises `LockNotAvailableError` if it cannot lock an item in time.
+        """
         if not self._deferred.must_defer(pending):
             with suppress(asyncpg.LockNotAvailableError):
                 return await self._batcher.join(pending)
@@ -107,6 +110,7 @@ class PlacementQueue:
     async def _commit_with_retry(
         self, session: Session, batch: Sequence[PendingOrder], attempts_left: int = ATTEMPTS_MAX
     ) -> Sequence[Order | Exception]:
+        """Return the outcome of each order. If an item cannot be locked in time, all get that error."""
         try:
             return await self._commit(session, batch)
         except asyncpg.LockNotAvailableError as error:
@@ -118,6 +122,7 @@ class PlacementQueue:
         return await self._commit_with_retry(session, batch, attempts_left - 1)
 
     async def _commit(self, session: Session, batch: Sequence[PendingOrder]) -> list[Order | Exception]:
+        """Lock and allocate the stock, and write the orders. Return each order, or its error."""
         async with session.transaction():
             # Requests with the same claim lock the same items, so the second one sees the first one's reply.
             rows = await session.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)

@@ -40,7 +40,11 @@ class OrderCreate(Body):
     customer_id: CustomerId
     lines: Annotated[
         list[OrderLineCreate],
-        Meta(min_length=1, max_length=LINES_MAX, description="Several lines for one item are added up."),
+        Meta(
+            min_length=1,
+            max_length=LINES_MAX,
+            description="The quantities of several lines for one item are added up.",
+        ),
     ]
     reference: Reference | None = None
     metadata: Metadata | None = None

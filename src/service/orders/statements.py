@@ -65,7 +65,7 @@ with stored_replies as ({STORE_REPLIES}
   select item_id, version, 'order', -quantity, remaining, order_id, :placed_at from lines
 )
 select count(*) from stored_replies""")
-"""Returns the number of stored replies. If fewer are stored than were passed, a claim is taken."""
+"""Returns the number of stored replies. If it is lower than the number passed, a claim is taken."""
 
 
 def _time(column: str) -> str:
