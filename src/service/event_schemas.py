@@ -108,7 +108,7 @@ EVENTS: dict[EventType, tuple[str, type[Struct]]] = {
     "item.back_in_stock": ("The stock of an item rose from 0", ItemStockEvent),
     "document.stored": ("A document was uploaded", DocumentStoredEvent),
     "document.ready": ("A document was inspected and can be used", DocumentReadyEvent),
-    "document.rejected": ("A document turned out to be damaged", DocumentRejectedEvent),
+    "document.rejected": ("A document could not be decoded", DocumentRejectedEvent),
     "user.action": ("An action of a user was recorded", UserActionEvent),
     "job.finished": ("A job succeeded, failed or was cancelled", JobFinishedEvent),
 }

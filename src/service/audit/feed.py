@@ -78,12 +78,12 @@ LIST = ListQuery(
 
 
 class FeedEvent(Struct):  # in the order of `LIST`
-    id: Annotated[UUID, Meta(description="What webhooks get as `webhook-id`.")]
+    id: Annotated[UUID, Meta(description="The `webhook-id` of the event in a webhook delivery.")]
     type: Annotated[str, Meta(examples=["order.placed"])]
     timestamp: Timestamp
     entity: Annotated[str, Meta(examples=["order"])]
     entity_id: str
-    data: Annotated[dict[str, Any], Meta(description="The same as in the body of a webhook's request.")]
+    data: Annotated[dict[str, Any], Meta(description="The same as in the body of a webhook delivery.")]
 
 
 class FeedRows(Struct):

@@ -1,4 +1,4 @@
-"""Notices commits that do not come back, and confirms those that are visible (decision 0019).
+"""Detect commits that do not complete, and confirm those that are visible (decision 0019).
 
 A commit that waits for a synchronous standby can be cancelled, by a timeout for example. PostgreSQL then
 commits it locally only: it is visible, and lost in a failover. A later commit waits for all of the log before
@@ -69,7 +69,7 @@ class CommitMonitor:
     ) -> None:
         """`pooled` are the connections to give up while their commit is blocked."""
         self.is_blocked = False
-        """Whether commits do not come back, though the database answers reads."""
+        """Whether commits do not complete although the database answers reads."""
         self._connection = BackgroundConnection(connect)
         self._observer = BackgroundConnection(connect)
         self._monitor = monitor

@@ -34,7 +34,7 @@ STATUS_TTL_SECONDS = 1.0
 """Seconds for which a check result is reused."""
 
 SCHEMA_OUTDATED = "The database schema is outdated; run `depot migrate`"
-COMMITS_BLOCKED = "Commits do not come back: the database waits for its synchronous standby"
+COMMITS_BLOCKED = "Commits are blocked: the database waits for its synchronous standby"
 READ_SCHEMA_AND_CLOCK = f"select ({READ_SCHEMA_VERSION}), clock_timestamp()"  # in one round trip
 HAS_OVERDUE_ENTRIES = """
 select exists (select from queue.pgqueuer where status = 'queued'
@@ -237,7 +237,7 @@ class HealthController(Controller):
     async def get_readiness(self, probe: NamedDependency[Probe]) -> Ready:
         """Check readiness
 
-        Returns 503 while draining, while the database is unreachable or its commits do not come back, or
+        Returns 503 while draining, while the database is unreachable or its commits are blocked, or
         while its schema is outdated.
         """
         if probe.draining:

@@ -174,7 +174,7 @@ class AdmissionControl:
             self._answer(request.time_out())
 
     def reject_writes(self) -> None:
-        """Answer the writes in flight, because commits do not come back."""
+        """Answer the writes in flight, because commits do not complete."""
         for request in (*self._in_flight, *self._exempt):
             self._answer(request.reject_write())
 

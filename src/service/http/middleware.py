@@ -158,7 +158,7 @@ class Exchange(RequestHead):
 
 
 class Commits(Protocol):
-    """A monitor that reports whether commits come back, and waits for those made before."""
+    """A monitor that reports whether commits complete, and waits for those made before."""
 
     is_blocked: bool
 

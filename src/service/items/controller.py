@@ -88,7 +88,7 @@ class ItemController(Controller):
     ) -> Reply[Page[Item]]:
         """List items, newest first
 
-        An item has to meet all filters. With `Accept: text/csv` the page is a CSV file for
+        An item must match all filters. With `Accept: text/csv` the page is a CSV file for
         `catalog.import`, and a `Link` header points to the next page.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)

@@ -28,7 +28,7 @@ Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
 LowStockAt = Annotated[
     Annotated[int, Meta(ge=0, le=QUANTITY_MAX)] | None,
     Meta(
-        description="`item.low_stock` is sent when the stock falls to this number or below it from above, "
+        description="`item.low_stock` is sent when the stock falls to this number or below it, "
         "and when it falls to 0; null: never."
     ),
 ]
@@ -103,7 +103,7 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
 
 
 Reason = Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])]
-Pieces = Annotated[Delta, Meta(description="Pieces to add (positive) or remove (negative); not zero.")]
+Pieces = Annotated[Delta, Meta(description="Units to add (positive) or remove (negative); not zero.")]
 Counted = Annotated[Quantity, Meta(description="The counted stock, set if the stock is still `expected`.")]
 Expected = Annotated[Quantity, Meta(description="The stock when counting began.")]
 STOCK_CHANGES_MAX = 200

@@ -116,7 +116,7 @@ class JobController(Controller):
     ) -> Reply[Job]:
         """Read a job's status, progress, and result or error
 
-        `Retry-After` says when to ask again, while the job is not over.
+        While the job has not ended, `Retry-After` says when to poll again.
         """
         job = await operations.read_job(session, job_id)
         reply = tagged_reply(request, job)

@@ -49,10 +49,10 @@ class ReplayController(Controller):
         webhook_id: FromPath[UUID],
         data: JSONBody[ReplayCreate],
     ) -> Reply[Queued]:
-        """Deliver again what happened in a period
+        """Deliver the events of a period again
 
         The events are delivered under the same ids as before (`webhook-id`), oldest first, by a job whose
-        URL is in `Location`. Live events are delivered meanwhile.
+        URL is in `Location`. New events are delivered in between.
         """
         now = datetime.now(UTC)
         check_period(data, now)

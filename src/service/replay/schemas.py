@@ -15,12 +15,12 @@ class ReplayCreate(Body, rename={"from_": "from"}):
     from_: Annotated[
         Timestamp,
         Meta(
-            description="Deliver again what happened at or after this time, at most 30 days ago.",
+            description="Only events at or after this time, which may be up to 30 days ago.",
             examples=["2026-11-27T00:00:00Z"],
         ),
     ]
     to: Annotated[
-        Timestamp, Meta(description="Only what happened before this time.", examples=["2026-11-28T00:00:00Z"])
+        Timestamp, Meta(description="Only events before this time.", examples=["2026-11-28T00:00:00Z"])
     ]
     events: Annotated[
         Events | None, Meta(description="Only events of these types; by default those of the webhook.")

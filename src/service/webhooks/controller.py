@@ -198,7 +198,7 @@ class WebhookController(Controller):
     ) -> Reply[Delivery]:
         """Resend a finished delivery
 
-        It keeps its remaining retries; without any it is attempted once.
+        If retries remain, they are used; otherwise there is one attempt.
         """
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             resent = await deliveries.resend(session, webhook_id, delivery_id, request.author)

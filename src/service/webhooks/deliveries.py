@@ -47,7 +47,7 @@ async def resend(
 ) -> DeliveryWithEvent:
     """Make a finished delivery due again.
 
-    It keeps its remaining retries; without any it is attempted once.
+    If retries remain, they are used; otherwise there is one attempt.
     """
     await _lock_enabled(session, webhook_id)
     query = _select_deliveries(webhook_id).where(Delivery.id == delivery_id)

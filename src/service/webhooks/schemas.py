@@ -49,7 +49,7 @@ class WebhookCreate(Body):
 
 
 class WebhookPatch(Body):
-    """Omitted is not null."""
+    """Fields to change. An omitted field keeps its value."""
 
     json_schema: ClassVar = {"minProperties": 1}
 
