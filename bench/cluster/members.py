@@ -5,14 +5,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 
 from bench.cluster.machine import PATRONI
 from deploy.check.network import Hosts
+from tests.support.postgres_nodes import signal_server
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "patroni"
 DATABASES = ("db1", "db2", "db3")
@@ -86,19 +86,8 @@ class Member:
         except httpx.TransportError:
             return None
 
-    def postgres(self) -> list[psutil.Process]:
-        """Return PostgreSQL's processes, the postmaster first."""
-        with suppress(FileNotFoundError, IndexError, psutil.NoSuchProcess):
-            pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-            postmaster = psutil.Process(pid)
-            if str(self._data) in " ".join(postmaster.cmdline()):
-                return [postmaster, *postmaster.children(recursive=True)]
-        return []
-
     def signal_postgres(self, sig: signal.Signals) -> None:
-        for process in self.postgres():
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(sig)
+        signal_server(self._data, sig)
 
     def power_off(self) -> None:
         """Kill everything that runs on the host."""

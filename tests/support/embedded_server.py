@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from service.database.embedded import EmbeddedServer
+from tests.support.postgres_nodes import server_processes
 
 
 class Server:
@@ -15,12 +14,13 @@ class Server:
 
     def __init__(self, home: Path, url: str) -> None:
         self.home = home
+        self.data = home / "postgres"
         self.url = url
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Suspend the server: it neither replies nor closes connections, as behind a broken network."""
-        processes = self.processes()
+        processes = server_processes(self.data)
         for process in processes:
             process.suspend()
         try:
@@ -32,15 +32,10 @@ class Server:
     @contextmanager
     def away(self) -> Iterator[None]:
         """Stop the server: connections are refused."""
-        postmaster, *_ = self.processes()
+        postmaster, *_ = server_processes(self.data)
         postmaster.send_signal(signal.SIGINT)
         postmaster.wait(timeout=10)
         try:
             yield
         finally:
-            EmbeddedServer(self.home / "postgres").start()
-
-    def processes(self) -> list[psutil.Process]:
-        pid = int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        postmaster = psutil.Process(pid)
-        return [postmaster, *postmaster.children(recursive=True)]
+            EmbeddedServer(self.data).start()

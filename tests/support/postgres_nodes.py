@@ -64,24 +64,29 @@ class Node:
         return self._signal(signal.SIGKILL)
 
     def _signal(self, sig: signal.Signals) -> list[psutil.Process]:
-        processes = self.processes()
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):  # some serve one connection only
-                process.send_signal(sig)
-        return processes
-
-    def processes(self) -> list[psutil.Process]:
-        try:
-            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
-            postmaster = psutil.Process(pid)
-            if str(self.data) not in postmaster.cmdline():  # it was killed, and somebody else has its number
-                return []
-            return [postmaster, *postmaster.children(recursive=True)]
-        except (FileNotFoundError, psutil.NoSuchProcess):
-            return []
+        return signal_server(self.data, sig)
 
     def _run(self, command: str, *arguments: str) -> None:
         self._embedded.run(command, *arguments)
+
+
+def server_processes(data: Path) -> list[psutil.Process]:
+    """Return the processes of the server with this data, the postmaster first, or nothing if it has ended."""
+    with suppress(FileNotFoundError, IndexError, psutil.NoSuchProcess):
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = psutil.Process(pid)
+        if any(str(data) in word for word in postmaster.cmdline()):  # its number may be another's by now
+            return [postmaster, *postmaster.children(recursive=True)]
+    return []
+
+
+def signal_server(data: Path, sig: signal.Signals) -> list[psutil.Process]:
+    """Send a signal to the processes of a server, and return them."""
+    processes = server_processes(data)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # some serve one connection only
+            process.send_signal(sig)
+    return processes
 
 
 @contextmanager
