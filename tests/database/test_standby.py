@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from service.app import create_app
 from service.cli.doctor.run import run_checks
-from service.database.database import Database, standby_settings
+from service.database.database import Database
 from service.database.session import Session
+from service.database.url import standby_settings
 from service.settings import Settings
 from service.testing import mint
 from tests.support.app_helpers import connected, eventually, item, order, running

@@ -25,8 +25,10 @@ from service.audit.sealing_state import (
     write_state,
 )
 from service.auth.keys import READ_PEPPER, derive_pepper
-from service.database.database import MAX_CLOCK_SKEW, OLDEST_OPEN_TRANSACTION, Database
+from service.database.clock import MAX_CLOCK_SKEW
+from service.database.database import Database
 from service.database.servers import Connection
+from service.database.transactions import OLDEST_OPEN_TRANSACTION
 from service.settings import Settings
 
 log = structlog.get_logger()

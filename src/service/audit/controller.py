@@ -9,7 +9,7 @@ from litestar.params import QueryParameter
 
 from service.audit.trail import Entry, entity_filters, list_entries
 from service.constraints import NO_NUL_PATTERN
-from service.database.database import MAX_CLOCK_SKEW
+from service.database.clock import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import CursorExpired, InvalidCursor
 from service.events.pruned import check_list_cursor

@@ -14,9 +14,9 @@ from msgspec import Meta, Struct
 
 from service.audit.trail import FILTERS
 from service.auth.keys import Key
-from service.database.database import CLIENT_SESSIONS, UNKNOWN_START
 from service.database.lists import ListQuery
 from service.database.session import Session
+from service.database.transactions import CLIENT_SESSIONS, UNKNOWN_START
 from service.errors import CursorExpired, Forbidden
 from service.events.pruned import READ_PRUNED_ID
 from service.times import EARLIEST, lowest_uuid7

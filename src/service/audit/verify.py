@@ -14,7 +14,8 @@ from service.audit.sealing_state import (
     read_watermark,
     watermark_id,
 )
-from service.database.database import MAX_CLOCK_SKEW, Database
+from service.database.clock import MAX_CLOCK_SKEW
+from service.database.database import Database
 from service.database.servers import Connection
 from service.settings import Settings
 

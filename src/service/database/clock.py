@@ -1,13 +1,15 @@
-"""The difference between this process's clock and the database's."""
+"""The clocks of processes and of the database, and how far they may differ."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import time
 
 READ_CLOCK = "select clock_timestamp() as time"
 
-CLOCK_SKEW_WARNING_SECONDS = 60.0
-"""A fifth of `MAX_CLOCK_SKEW`, so that a clock can be corrected before reports and the audit chain suffer."""
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""Maximum clock skew within a deployment. Rows carry the clock time of the process that wrote them."""
+CLOCK_SKEW_WARNING_SECONDS = MAX_CLOCK_SKEW.total_seconds() / 5
+"""Early enough to correct a clock before reports and the audit chain suffer."""
 
 
 async def measure_clock_skew(read_clock: Callable[[], Awaitable[datetime]]) -> float:

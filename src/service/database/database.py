@@ -6,14 +6,12 @@ See docs/decisions/0002-two-ways-to-the-database.md.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from datetime import timedelta
 from typing import Any
 from weakref import WeakSet
 
 import asyncpg
 import structlog
 from litestar.di import Provide
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
@@ -25,7 +23,7 @@ from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
 from service.database.session import Session
-from service.database.url import with_parameter
+from service.database.url import direct_dsn, dsn, standby_settings
 from service.observability.metrics import Metrics
 from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
@@ -48,23 +46,6 @@ ROOM_ATTEMPTS_MAX = 3
 
 TIMELINE_INTERVAL_SECONDS = 2.0
 """Seconds between two comparisons of the servers' timelines, if there are several servers."""
-
-MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""Maximum clock skew within a deployment. Rows carry the clock time of the process that wrote them."""
-
-CLIENT_SESSIONS = """pg_stat_activity
-where datname = current_database() and coalesce(backend_type, 'client backend') = 'client backend'
-  and usesysid is not null"""
-"""The sessions of clients. Those of other roles hide their type and times, but not their transaction's id."""
-
-UNKNOWN_START = "timestamptz '1980-01-01 00:00Z'"
-"""The start of a transaction that is hidden: nothing may be read past it."""
-
-OLDEST_OPEN_TRANSACTION = f"""
-select least(now(), min(coalesce(xact_start, case when backend_xid is not null then {UNKNOWN_START} end)))
-from {CLIENT_SESSIONS}"""
-"""Start of the oldest open transaction. All earlier transactions have ended, so a later query sees their
-effects."""
 
 
 class Database:
@@ -291,26 +272,6 @@ class Database:
         self.monitor.responses += 1
 
 
-def dsn(settings: Settings) -> str:
-    """Return the URL in asyncpg's form; SQLAlchemy's `postgresql+asyncpg://` is accepted too."""
-    if settings.database_url is None:
-        raise ValueError("DATABASE_URL is not set")
-    return _asyncpg_url(settings.database_url)
-
-
-def direct_dsn(settings: Settings) -> str:
-    """Return the URL that bypasses a transaction-mode pooler."""
-    return _asyncpg_url(settings.direct_database_url or dsn(settings))
-
-
-def standby_settings(settings: Settings) -> Settings | None:
-    """Return the settings of the standby's pool, which refuses a server that was promoted."""
-    if settings.read_database_url is None:
-        return None
-    url = with_parameter(settings.read_database_url, "target_session_attrs", "standby")
-    return replace(settings, database_url=url, direct_database_url=None, read_database_url=None)
-
-
 def session_dependency(database: Database) -> Provide:
     """Return the only generator dependency a route may use.
 
@@ -332,10 +293,6 @@ def orm_session_dependency(database: Database) -> Provide:
             yield session
 
     return Provide(provide_session)
-
-
-def _asyncpg_url(url: str) -> str:
-    return url.replace("+asyncpg://", "://", 1)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -8,8 +8,9 @@ from advanced_alchemy.alembic.commands import AlembicCommands
 from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
 from alembic.util import CommandError
 
-from service.database.database import READ_SCHEMA_VERSION, SCHEMA, VERSION_TABLE, direct_dsn
+from service.database.database import READ_SCHEMA_VERSION, SCHEMA, VERSION_TABLE
 from service.database.servers import ServerList
+from service.database.url import direct_dsn
 from service.settings import Settings
 
 LOCK_TIMEOUT_SECONDS = 1.0

@@ -1,6 +1,6 @@
-"""Parameters of `DATABASE_URL` that libpq knows and asyncpg does not.
+"""The URLs of the settings, as asyncpg accepts them.
 
-Hosting providers hand out URLs for libpq. asyncpg would send an unknown parameter to the server
+Hosting providers hand out URLs for libpq. asyncpg would send a parameter that it does not know to the server
 as a setting, and the server would reject the connection.
 """
 
@@ -10,20 +10,15 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
+from msgspec.structs import replace
 
-from service.settings import StartupError
+from service.settings import Settings, StartupError
 
 log = structlog.get_logger()
 
 DROPPED = frozenset(
     [
-        *(
-            "client_encoding",
-            "connect_timeout",
-            "fallback_application_name",
-            "hostaddr",
-            "load_balance_hosts",
-        ),
+        *("client_encoding", "connect_timeout", "fallback_application_name", "hostaddr"),
         *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"),
         *("channel_binding", "gssdelegation", "gssencmode", "require_auth", "requirepeer"),
         *("load_balance_hosts", "sslcertmode", "sslcompression", "sslcrldir", "sslkeylogfile", "sslsni"),
@@ -39,6 +34,26 @@ HARMLESS_VALUES = {
 }
 """Parameters that protect the connection, and their values that require nothing. A URL with any other value
 is rejected, because dropping it would weaken the connection."""
+
+
+def dsn(settings: Settings) -> str:
+    """Return the URL in asyncpg's form; SQLAlchemy's `postgresql+asyncpg://` is accepted too."""
+    if settings.database_url is None:
+        raise ValueError("DATABASE_URL is not set")
+    return _asyncpg_url(settings.database_url)
+
+
+def direct_dsn(settings: Settings) -> str:
+    """Return the URL that bypasses a transaction-mode pooler."""
+    return _asyncpg_url(settings.direct_database_url or dsn(settings))
+
+
+def standby_settings(settings: Settings) -> Settings | None:
+    """Return the settings of the standby's pool, which refuses a server that was promoted."""
+    if settings.read_database_url is None:
+        return None
+    url = with_parameter(settings.read_database_url, "target_session_attrs", "standby")
+    return replace(settings, database_url=url, direct_database_url=None, read_database_url=None)
 
 
 def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
@@ -78,3 +93,7 @@ def with_parameter(url: str, name: str, value: str) -> str:
 @cache
 def _report_dropped(names: tuple[str, ...]) -> None:
     log.info("database_url_parameters_ignored", parameters=names)
+
+
+def _asyncpg_url(url: str) -> str:
+    return url.replace("+asyncpg://", "://", 1)

@@ -10,7 +10,7 @@ import msgspec
 
 from service.database.batch import BatchKind
 from service.database.batch_key import BatchKey
-from service.database.database import MAX_CLOCK_SKEW
+from service.database.clock import MAX_CLOCK_SKEW
 from service.database.session import Session
 from service.errors import NotFound
 from service.orders import statements

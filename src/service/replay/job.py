@@ -8,7 +8,7 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
-from service.database.database import MAX_CLOCK_SKEW
+from service.database.clock import MAX_CLOCK_SKEW
 from service.events.pruned import READ_PRUNED_ID
 from service.jobs.context import JobContext, JobFailed
 from service.jobs.kinds import Kind

@@ -10,7 +10,8 @@ from datetime import UTC, date, datetime, time, timedelta
 import asyncpg
 import structlog
 
-from service.database.database import MAX_CLOCK_SKEW, Database
+from service.database.clock import MAX_CLOCK_SKEW
+from service.database.database import Database
 from service.reports import statements
 from service.settings import Settings
 

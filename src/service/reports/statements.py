@@ -3,7 +3,7 @@
 Entries before `books.closed_until` are read from the rollups, the rest from the ledger, in one snapshot.
 """
 
-from service.database.database import OLDEST_OPEN_TRANSACTION
+from service.database.transactions import OLDEST_OPEN_TRANSACTION
 
 _DAY = "(created_at at time zone 'UTC')::date"
 

@@ -1,6 +1,6 @@
 """Consistency checks: each statement selects the rows that violate an invariant."""
 
-from service.database.database import MAX_CLOCK_SKEW
+from service.database.clock import MAX_CLOCK_SKEW
 from service.events.pruned import READ_PRUNED_ID
 from service.reports.statements import ITEM_ROLLUP_MISMATCHES, ROLLUP_MISMATCHES
 
