@@ -127,7 +127,7 @@ class UploadReceiver:
         form, bytes_left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
         if (request.content_length or 0) > bytes_left:
             raise TooLarge(rules.too_large)
-        fits = (request.content_length or bytes_left) <= rules.bytes_max
+        fits = (request.content_length or bytes_left) <= rules.bytes_max  # unknown without a length
         buffer = UploadBuffer(file, rules, known_to_fit=fits)
         async for chunk in chunks(request):
             bytes_left -= len(chunk)
@@ -162,6 +162,7 @@ class UploadBuffer:
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self._problem: str | None = None
+        """The problem with the first bytes, if there is one."""
 
     @property
     def is_full(self) -> bool:

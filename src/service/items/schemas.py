@@ -28,8 +28,8 @@ Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX, examples=[120])]
 LowStockAt = Annotated[
     Annotated[int, Meta(ge=0, le=QUANTITY_MAX)] | None,
     Meta(
-        description="`item.low_stock` is sent when the stock falls to this number or below it, "
-        "and when it falls to 0; null: never."
+        description="`item.low_stock` is sent when the stock falls from above this number to it or "
+        "below, and when it falls to 0; null: never."
     ),
 ]
 Archived = Annotated[

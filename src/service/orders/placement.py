@@ -126,8 +126,8 @@ class PlacementQueue:
         async with session.transaction():
             # Requests with the same claim lock the same items, so the second one sees the first one's reply.
             rows = await session.fetch(statements.LOCK_STOCK, *item_references(batch), self._lock_timeout)
-            stock = index_stock(Stock(*row[:-1]) for row in rows)
-            # The database's time: the books rely on it, and the clocks of processes differ.
+            stock = index_stock(Stock(*row[:-1]) for row in rows)  # the last column is the time
+            # The database's time: the reports rely on it, and the clocks of processes differ.
             placed_at = rows[0]["locked_at"] if rows else datetime.now(UTC)
             replayed = await stored_outcomes(session, [order.claim for order in batch if order.claim])
             fresh = [pending for pending in batch if pending.claim not in replayed]
