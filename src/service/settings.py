@@ -264,7 +264,7 @@ def _check_url(name: str, url: str) -> None:
     matches = [HOST_PATTERN.fullmatch(host) for host in hosts]
     if not all(match and int((match[2] or ":0")[1:]) <= PORT_MAX for match in matches):
         raise SettingsError(
-            f"{name} must have a host and a port that can be told apart; "
+            f"{name} must have an unambiguous host and port; "
             "percent-encode special characters in the password"
         )
 

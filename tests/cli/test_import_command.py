@@ -85,7 +85,8 @@ async def test_one_invalid_row_in_a_thousand_stops_the_import_unless_it_may_be_s
     assert problem.startswith("line 602: price: must be a decimal string")
     assert problem.endswith("two decimals")  # the whole message on one line, however narrow the terminal
     assert (
-        "depot: 1 bad row; nothing was imported; use --skip-bad to import the valid rows" in err.splitlines()
+        "depot: 1 invalid row; nothing was imported; use --skip-bad to import the valid rows"
+        in err.splitlines()
     )
     assert await stored(database) == []
     status, out, err = await depot_import(database_url, file, "--skip-bad")

@@ -46,7 +46,7 @@ def test_a_malformed_row_is_one_invalid_row() -> None:
     text = (
         'sku,name,price\r\nI,"5" bolt",1.00\r\nA,Bolt,1.00\r\nJ,"two\r\nlines" more,1.00\r\nA,Bolt,1.00\r\n'
     )
-    rule = "a quotation mark inside of a quoted cell must be doubled"
+    rule = "a quotation mark inside a quoted cell must be doubled"
     assert read(text) == [
         InvalidRow(2, [f"is not valid CSV: {rule}"]),
         bolt(),
@@ -87,6 +87,6 @@ def test_every_invalid_cell_is_named() -> None:
     assert {problem.partition(":")[0] for problem in row.problems} == {"sku", "quantity", "attributes"}
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "1 bad row;"), (2, "2 bad rows;")])
+@pytest.mark.parametrize(("count", "words"), [(1, "1 invalid row;"), (2, "2 invalid rows;")])
 def test_invalid_rows_are_counted_in_english(count: int, words: str) -> None:
     assert str(InvalidRows(ImportReport(bad=count))).startswith(words)

@@ -58,7 +58,7 @@ async def test_with_bad_rows_nothing_is_imported_and_all_of_them_are_reported(
     concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
     job = await until(concurrent_client, await process(concurrent_client, IMPORT, csv=BAD), "failed")
-    assert (job["attempts"], job["error"]) == (1, "2 bad rows; nothing was imported")
+    assert (job["attempts"], job["error"]) == (1, "2 invalid rows; nothing was imported")
     assert await database.fetch(TOLD) == await all_rows(concurrent_client, "/items") == []
     third, fifth = job["result"].pop("bad_rows")
     assert job["result"] == {"created": 0, "updated": 0, "unchanged": 0, "bad": 2}

@@ -127,7 +127,7 @@ def _lines_after(event_id: UUID, exported: Iterable[bytes]) -> Iterator[bytes]:
     try:
         yield from dropwhile(lambda line: json.decode(line, type=_Line).id <= event_id, exported)
     except MsgspecError:
-        raise PruneRejected("the file is not one of `depot audit export`") from None
+        raise PruneRejected("the file was not written by `depot audit export`") from None
 
 
 async def _move_beginning(database: Database, settings: Settings, expected: Pruned, target: Pruned) -> None:
@@ -143,7 +143,7 @@ async def _move_beginning(database: Database, settings: Settings, expected: Prun
         if webhook := await connection.fetchval(FIND_PENDING, target.event_id):
             raise PruneRejected(
                 f"the webhook {webhook} has pending deliveries of such events; "
-                "wait until they are over, or enable or delete the webhook"
+                "wait until they have ended, or enable or delete the webhook"
             )
         await write_state(connection, keys[0], await read_watermark(connection), head, target)
 

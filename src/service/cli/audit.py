@@ -121,7 +121,7 @@ def _parse_before(_: click.Context, __: click.Parameter, text: str) -> datetime:
     metavar="FILE",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of `depot audit export`, which must hold every pruned event.",
+    help="File written by `depot audit export`, which must hold every pruned event.",
 )
 def audit_prune(before: datetime, exported: Path) -> None:
     """Delete old events, their seals and their deliveries, and print where the chain begins.

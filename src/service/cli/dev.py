@@ -46,7 +46,7 @@ def usable_home(settings: Settings) -> Path:
         raise StartupError(f"cannot create DEPOT_HOME {settings.home}: {error.strerror}") from None
     if not os.access(settings.home, os.R_OK | os.W_OK | os.X_OK):
         raise StartupError(
-            f"DEPOT_HOME {settings.home} belongs to another user; set it to a directory of yours"
+            f"DEPOT_HOME {settings.home} belongs to another user; set it to a directory of your own"
         )
     return settings.home.resolve()
 

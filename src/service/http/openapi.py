@@ -63,7 +63,7 @@ PARAMETERS = {
 SUCCESSES = {
     "200": "The request succeeded.",
     "201": "Created.",
-    "202": "Accepted; the work follows.",
+    "202": "Accepted; the work is done after the reply.",
     "204": "The request succeeded; there is no content.",
     "206": "The requested byte range.",
 }

@@ -40,7 +40,7 @@ CELL_LENGTH_MAX = 1_048_576
 csv.field_size_limit(CELL_LENGTH_MAX)
 NOT_UTF8 = 'the file is not valid UTF-8; a spreadsheet saves it as "CSV UTF-8"'
 CSV_ERRORS = {
-    "expected after": "a quotation mark inside of a quoted cell must be doubled",
+    "expected after": "a quotation mark inside a quoted cell must be doubled",
     "field larger than": f"a cell has more than {CELL_LENGTH_MAX} characters; is its quotation mark closed?",
     "unexpected end": "the quotation mark of a cell is not closed",
 }

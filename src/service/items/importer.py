@@ -109,7 +109,7 @@ class InvalidRows(Exception):
 
     def __init__(self, report: ImportReport) -> None:
         rows = "row" if report.bad == 1 else "rows"
-        super().__init__(f"{report.bad} bad {rows}; nothing was imported")
+        super().__init__(f"{report.bad} invalid {rows}; nothing was imported")
         self.report = report
 
 

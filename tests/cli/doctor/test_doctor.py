@@ -129,7 +129,7 @@ DAMAGE = {
         "delete from events where type = 'order.cancelled'",
         "update orders set status = 'placed' where status = 'fulfilled'",
     ],
-    "the end of every order is dated as its event": [
+    "the end of every order has the time of its event": [
         "update orders set cancelled_at = cancelled_at + interval '1 second' where status = 'cancelled'",
         "update orders set fulfilled_at = created_at where status = 'placed'",
         "update orders set cancelled_at = fulfilled_at where status = 'fulfilled'",
@@ -156,7 +156,7 @@ DAMAGE = {
         "update events set payload = payload || '{\"quantity\": 99}' where type = 'item.back_in_stock'",
         "delete from movements where cause = 'set' and delta = 3",
     ],
-    "every item is archived as its last such event says": [
+    "every item is archived or not as in its last event": [
         "update items set archived = not archived",
         "update items set archived = true where sku = 'NUT'",
         "delete from events where payload #>> '{changes,archived,to}' = 'true'",

@@ -89,7 +89,7 @@ CHECKS = {
           and (order_events.id is not null
             or coalesce(o.fulfilled_at, o.cancelled_at, o.created_at) >= {RETAINED})""",
     # An order that an older version ended during a deployment has no time; what is stored must be right.
-    "the end of every order is dated as its event": f"""
+    "the end of every order has the time of its event": f"""
         with ends as (
           select subject::uuid as id, split_part(type, '.', 2) as status, created_at from events
           where type in ('order.cancelled', 'order.fulfilled'))
@@ -129,7 +129,7 @@ CHECKS = {
         where e.type = 'item.back_in_stock' and not exists (
           select from movements m where m.item_id = i.id and m.delta = m.resulting_quantity
             and m.delta = (e.payload->>'quantity')::int)""",
-    "every item is archived as its last such event says": f"""
+    "every item is archived or not as in its last event": f"""
         with last_events as (
           select distinct on (subject) subject::uuid as id,
             (payload #>> '{{changes,archived,to}}')::boolean as archived
