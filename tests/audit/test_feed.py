@@ -17,8 +17,8 @@ from service.database.database import Database
 from service.settings import Settings
 from service.times import lowest_uuid7
 from tests.support.app_helpers import connected, eventually, item, order, running, wait_for_locks
-from tests.support.feed_reader import record
 from tests.support.reply_assertions import assert_refused, wrong_fields
+from tests.support.written_events import record
 
 MakeKey = Callable[..., Awaitable[str]]
 

@@ -20,7 +20,7 @@ from tests.support.fault_injection import (
     cluster,
     post_until_acknowledged,
 )
-from tests.support.feed_reader import record
+from tests.support.written_events import record
 
 SECONDS = float(os.environ.get("PROOF_SECONDS", "3"))
 CLIENTS = 64 if "PROOF_SECONDS" in os.environ else 8

@@ -74,9 +74,6 @@ class Workshop:
         """Return the events of the journal about the ends of jobs."""
         return [row[0] for row in await self.database.fetch(ENDS)]
 
-    async def all_taken(self) -> bool:
-        return await self.entries() == 0
-
     async def entries(self) -> int:
         count: int = await self.database.fetchval(ENTRIES)
         return count

@@ -14,9 +14,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from uuid_utils.compat import uuid7
 
 from service.database.database import Database
-from service.events.journal import CLI, INSERT_EVENT, event_arguments
 from tests.support.app_helpers import eventually
 from tests.support.reply_assertions import all_rows
+from tests.support.written_events import write_event
 
 TIMEOUT_SECONDS = 15.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -108,8 +108,7 @@ async def subscribe(database: Database, url: str, *events: str) -> UUID:
 
 async def record_event(database: Database, **payload: object) -> str:
     """Record an `item.updated` event and return its id."""
-    recorded_at = event_arguments("item.updated", "i-1", CLI, payload)
-    return str(await database.fetchval(f"{INSERT_EVENT} returning id", *recorded_at))
+    return await write_event(database, "item.updated", "i-1", **payload)
 
 
 async def deliveries(database: Database) -> list[Any]:

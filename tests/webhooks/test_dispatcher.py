@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from receiver import SECRET, deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
-from service.events.journal import CLI, INSERT_EVENT, event_arguments
 from service.settings import Settings
 from service.webhooks.signing import new_secret
 from tests.support.app_helpers import eventually
+from tests.support.written_events import write_event
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
         await subscribe(database, local.url)
         with pytest.raises(InterruptedError):
             async with database.session() as session, session.transaction():
-                await session.execute(INSERT_EVENT, *event_arguments("item.updated", "i-1", CLI, {}))
+                await write_event(session, "item.updated", "i-1")
                 assert await session.fetchval("select count(*) from deliveries") == 1
                 dispatcher.wake()
                 raise InterruptedError

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from conftest import Client
 from service.database.database import Database
-from service.events.journal import CLI, INSERT_EVENT, EventType, event_arguments
+from service.events.journal import EventType
 from service.jobs.maintenance import sweep_deliveries
 from service.settings import Settings
 from tests.support.app_helpers import running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
+from tests.support.written_events import write_event
 
 HOOK: dict[str, Any] = {"url": "http://127.0.0.1:9/hooks", "events": ["order.placed", "item.updated"]}
 """Nobody listens there."""
@@ -72,7 +73,7 @@ async def test_an_asterisk_stands_for_all_types_of_events_and_for_no_others(
     webhook = await register(client, events=["*"])
     assert webhook["events"] == ["*"]
     for type_ in [*get_args(EventType), "webhook.test", "key.created", "job.queued"]:
-        await database.fetch(INSERT_EVENT, *event_arguments(type_, "1", CLI, {}))
+        await write_event(database, type_, "1")
     rows = await database.fetch("select type from deliveries d join events e on e.id = d.event_id")
     assert sorted(row["type"] for row in rows) == sorted(get_args(EventType))
 

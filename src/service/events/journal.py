@@ -1,4 +1,4 @@
-"""Event types and authors, and the insert for code whose statement does not record its own event."""
+"""Event types, the authors of changes, and the changes that an event carries."""
 
 from typing import Any, Literal
 
@@ -38,14 +38,6 @@ class Author(Struct, frozen=True):
 
 CLI = Author("cli")
 WORKER = Author("worker")
-
-INSERT_EVENT = """
-insert into events (type, subject, actor, request_id, payload) values ($1, $2, $3, $4, $5::jsonb)"""
-
-
-def event_arguments(type_: str, subject: object, author: Author, payload: dict[str, Any]) -> list[Any]:
-    """Return the arguments of `INSERT_EVENT`."""
-    return [type_, str(subject), author.actor, author.request_id, payload]
 
 
 def diff(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -40,10 +40,9 @@ CURRENCIES = ("USD",) * 9 + ("EUR",)
 ItemRow: TypeAlias = tuple[int, UUID, str, str, str, str, str, int, datetime]
 """The number, id, SKU, name, price, currency, material, opening stock and creation time of an item."""
 
-OrderRow: TypeAlias = tuple[UUID, datetime, str, str | None, str, datetime | None]
-"""The id, time, customer, reference, status and end of an order."""
 LineRow: TypeAlias = tuple[UUID, datetime, str, str | None, str, datetime | None, int, int, int, int, int]
-"""An order line: its order's fields, line number, item number, quantity, and the item's version and stock."""
+"""An order line: the order's id, time, customer, reference, status and end, then the line's number, the
+item's number, the quantity, and the item's version and stock."""
 
 MovementRow: TypeAlias = tuple[int, int, str, int, int, UUID | None, datetime]
 """Another stock movement: item number and version, cause, delta, resulting stock, order, time."""
