@@ -17,7 +17,7 @@ endif
 
 .PHONY: help run test check container coverage format bench scale storm concurrency chaos outage cluster rolling overload flood slow stall fuzz guards mutation lint-api clients lock clean
 
-# Where the environment forbids to store bytecode, each process would compile Depot again.
+# If the environment forbids storing bytecode, each process compiles Depot again.
 run test check coverage guards: export PYTHONDONTWRITEBYTECODE =
 
 help: # list the targets
@@ -126,7 +126,7 @@ lock: # update the lock files; needs uv, which locks for all Pythons and platfor
 	@$(PIP) install --require-hashes -r requirements/test.txt
 	@touch $@
 
-.venv-clients: requirements/clients.txt # apart: a generator's dependencies are none of the service's
+.venv-clients: requirements/clients.txt # separate, because the service does not need a generator's dependencies
 	@$(PYTHON) -m venv $@
 	@$@/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/clients.txt
 	@touch $@

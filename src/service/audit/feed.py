@@ -1,6 +1,6 @@
-"""The feed of events: the journal, oldest first, for readers that keep a cursor.
+"""The feed of events: the journal, oldest first, for consumers that store a cursor.
 
-Transactions can commit in a different order than that of their events' ids, so a reader that followed the
+Transactions can commit in a different order than that of their events' ids, so a consumer that followed the
 newest id would miss events that commit later. The feed therefore ends at a horizon, the start of the oldest
 transaction that may still write. No new event can appear before it.
 """
@@ -40,15 +40,15 @@ SCOPES = {
 SCAN_MAX = 20_000
 """Maximum number of events that one request examines for matches of its filters."""
 
-# Ids come from the database's clock, in the statement that inserts the event or after the transaction got its
-# own id. So a transaction without one has written no event, and can write none with an id from before its
-# current statement.
+# An event gets its id from the database's clock while its transaction is open, so the id is later than
+# `xact_start`. A transaction without a `backend_xid` has not written yet: the ids of its events will be later
+# than `query_start`, the start of its current statement.
 HORIZON = f"""
 select least(now(), min(case when backend_xid is not null then coalesce(xact_start, {UNKNOWN_START})
   when state = 'disabled' then {UNKNOWN_START}
   when state not like 'idle%' then query_start end)), ({READ_PRUNED_ID})
 from {CLIENT_SESSIONS}"""
-"""No event with an earlier id can appear after this statement.
+"""Reads the horizon: no event with an earlier id can appear after this statement.
 
 It must be a separate statement, because only later statements see every transaction that ended before it.
 While PostgreSQL hides when a transaction began, the feed returns no new events, because it could miss those

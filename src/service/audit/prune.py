@@ -101,7 +101,8 @@ async def _find_target(
     target, last, count = pruned, pruned.anchor, 0
     async for event_id, seal in _exported_seals(database, pruned, before, exported):
         last, count = max(last, seal, key=lambda head: head.position), count + 1
-        if last.position == pruned.anchor.position + count:  # then these events have the seals up to `last`
+        # If these are as many events as there are seals up to `last`, they are the oldest in the chain too.
+        if last.position == pruned.anchor.position + count:
             target = Pruned(last, event_id)
     return target
 

@@ -146,7 +146,7 @@ async def execute_once(session: Session, claim: Claim, statement: NamedSql, **ar
 
     Return its row, or None. Raises `Replay` if the claim already has a stored reply.
     """
-    for _ in range(2):
+    for _ in range(2):  # a second time if only an expired reply was in the way
         taken = False
         try:
             if row := await session.fetchrow(*statement(**arguments, **asdict(claim))):

@@ -66,7 +66,10 @@ class OrderBatch:
                 raise ClaimConflict
 
     def _columns(self) -> dict[str, object]:
-        """Return the arguments of `statements.PLACE`, except those of the replies."""
+        """Return the arguments of `statements.PLACE`, except those of the replies.
+
+        `lines` and `allocated` have the same sequence: each order's lines were made from its allocation.
+        """
         orders, allocated = self._orders, self._allocated
         stock = list({line.stock.item_id: line.stock for line in allocated}.values())
         lines = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]

@@ -118,7 +118,8 @@ inserted_events as (
 STOCK_AFTER_CANCEL = """jsonb_build_object('stock', (select jsonb_agg(jsonb_build_object(
     'item_id', id, 'sku', sku, 'quantity', quantity, 'version', version) order by id) from changed))"""
 
-# The order is locked first, which serializes concurrent changes, then its items in id order as in LOCK_STOCK.
+# The order `o` is locked first, which serializes concurrent changes, then its items, in id order as in
+# LOCK_STOCK. `changed` are the restocked items.
 CANCEL = f"""
 with {transition_sql("cancelled", ", cancel_reason = $5::text")}, locked_items as (
   select i.id, i.quantity from items i
