@@ -277,6 +277,6 @@ async def test_one_of_two_concurrent_prunes_is_rejected(
         depot_output(database_url, *arguments)
         yield from lines
 
-    with pytest.raises(PruneRejected, match="another prune ended meanwhile"):
+    with pytest.raises(PruneRejected, match="another prune ended in the meantime"):
         await prune(history, PLAIN, NOW - HOUR, lines_while_another_prunes())
     assert (await count(history), await findings(history)) == (10, [])

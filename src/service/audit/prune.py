@@ -140,7 +140,7 @@ async def _move_beginning(database: Database, settings: Settings, expected: Prun
         if problem := await find_state_problem(connection, keys, head):
             raise PruneRejected(problem)
         if await read_pruned(connection) != expected:
-            raise PruneRejected("another prune ended meanwhile; run this one again")
+            raise PruneRejected("another prune ended in the meantime; run this one again")
         if webhook := await connection.fetchval(FIND_PENDING, target.event_id):
             raise PruneRejected(
                 f"the webhook {webhook} has pending deliveries of such events; "

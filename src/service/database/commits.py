@@ -28,7 +28,7 @@ CONFIRM_TIMEOUT_SECONDS = 0.7
 """Seconds that a reply waits for its confirmation."""
 COMMIT_INTERVAL_SECONDS = 0.25
 IDLE_INTERVAL_SECONDS = 2.0
-"""The interval without a synchronous standby, where commits wait for nobody."""
+"""The interval without a synchronous standby for which commits would wait."""
 COMMIT_WAIT_SECONDS = 0.25
 DURATIONS_KEPT = 20
 MISSED_COMMITS_MAX = 2

@@ -165,7 +165,7 @@ class ItemController(Controller):
         """Adjust an item's stock
 
         Adds or removes units (`delta`); the stock cannot fall below zero. Or sets the counted `quantity` if
-        the stock is still `expected`, so that a count does not overwrite sales that happen meanwhile.
+        the stock is still `expected`, so that a count does not overwrite sales that happen during it.
         """
         change = ItemChange(item_id, data, request.author, if_match_versions(request))
         async with hold_claim(request) as claim:

@@ -131,7 +131,8 @@ class WebhookController(Controller):
         """Rotate the signing secret
 
         The reply contains the new secret, which is not shown again. The old one also signs for a while (one
-        day by default), so that receivers can switch: meanwhile each event carries both signatures.
+        day by default), so that receivers can switch; until it expires, each event carries both
+        signatures.
         """
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             overlap_seconds = request.component(Settings).webhook_secret_overlap_seconds

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client for webhooks, which believes a status whatever else is odd about the reply.
+"""An HTTP/1.1 client for webhooks, which accepts a status even if the rest of the reply is malformed.
 
 HTTP libraries reject a reply with a large header, many headers, excess bytes or a repeated `Content-Length`,
 although its status says that the receiver has accepted the event, and they normalize the URL.
