@@ -171,6 +171,27 @@ async def test_every_request_is_logged_when_the_server_stops(
         assert len(server.events("request")) == 30
 
 
+def test_access_log_lines_are_buffered_even_if_python_buffers_nothing(tmp_path: Path) -> None:
+    program = """
+import asyncio, os
+from datetime import datetime, UTC
+from service.observability.logs import AccessLogEntry, access_log, configure_logs
+configure_logs("json")
+async def write():
+    entry = AccessLogEntry("GET", "/", None, 200, None, 1.0, "id", None, None, None, datetime.now(UTC))
+    access_log("json")(entry)
+    print(os.fstat(2).st_size)
+asyncio.run(write())
+"""
+    with (tmp_path / "log").open("wb") as log:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=log, check=True
+        )
+    assert done.stdout == b"0\n"
+    assert (tmp_path / "log").read_bytes().count(b"\n") == 1
+
+
 async def test_a_server_error_is_logged_immediately(tmp_path: Path) -> None:
     def entry(status: int) -> AccessLogEntry:
         return AccessLogEntry("GET", "/", None, status, None, 1.0, "id", None, None, None, datetime.now(UTC))

@@ -4,11 +4,13 @@ Everything goes through structlog, including uvicorn.
 """
 
 import logging
+import os
 import sys
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import datetime
+from io import RawIOBase
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -92,6 +94,7 @@ class AccessLogWriter:
 
 def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
     """Log to stderr; stdout is for command output. `secrets` are redacted."""
+    _buffer_stderr()
     redact = redactor(secrets)
     shared: list[Processor] = [
         _add_request,
@@ -115,6 +118,15 @@ def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _buffer_stderr() -> None:
+    """Give stderr back the buffer that `PYTHONUNBUFFERED`, usual in containers, takes from it.
+
+    Without one, each line of the access log is a system call.
+    """
+    if isinstance(sys.stderr.buffer, RawIOBase):
+        sys.stderr = os.fdopen(sys.stderr.fileno(), "w", 1, errors="backslashreplace", closefd=False)
 
 
 def _add_request(_: object, __: str, event: EventDict) -> EventDict:
