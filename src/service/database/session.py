@@ -57,12 +57,12 @@ class Session:
             self._reusable = False
         self.release()
 
-    async def join(self, key: BatchKey[Request, Result], request: Request) -> Result:
+    def join(self, key: BatchKey[Request, Result], request: Request) -> Awaitable[Result]:
         """Share a batch with the requests that arrive at the same time, and return this request's result.
 
         This session needs no connection for it. Raises the error that the batch has for this request.
         """
-        return await self._batches[key].join(request)  # type: ignore[no-any-return]  # the key says the type
+        return self._batches[key].join(request)  # the key says the type
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         return await self._run(asyncpg.Connection.fetch, statement, arguments)  # type: ignore[no-any-return]

@@ -61,14 +61,19 @@ class Reply(Response[T]):
         **_: Any,
     ) -> ASGIResponse:
         status = self.status_code or status_code or 200
-        body, raw = b"", {}
-        if status not in BODYLESS_STATUSES:
-            media_type = self.media_type or media_type or errors.JSON
-            body = self.render(self.content, media_type)
-            raw = {b"content-type": _content_type(media_type), b"content-length": b"%d" % len(body)}
-        for name, value in (*(headers or {}).items(), *self.headers.items()):
-            raw[name.lower().encode()] = str(value).encode("latin-1")
-        return RenderedReply(status, list(raw.items()), body)
+        fields = {**headers, **self.headers} if headers else self.headers
+        raw = [(_field_name(name), str(value).encode("latin-1")) for name, value in fields.items()]
+        if status in BODYLESS_STATUSES:
+            return RenderedReply(status, raw, b"")
+        media_type = self.media_type or media_type or errors.JSON
+        body = self.render(self.content, media_type)
+        raw += ((b"content-type", _content_type(media_type)), (b"content-length", b"%d" % len(body)))
+        return RenderedReply(status, raw, body)
+
+
+@cache
+def _field_name(name: str) -> bytes:
+    return name.lower().encode()
 
 
 @cache
