@@ -34,12 +34,6 @@ def serving(database_url: str, home: Path, **environment: str) -> Iterator[tuple
         yield server, directory
 
 
-def workers(server: DepotProcess) -> list[psutil.Process]:
-    """Return the serving processes; the parent also has a resource tracker."""
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
 def get(server: DepotProcess, path: str, key: str) -> httpx.Response:
     """Send a request on a new connection, which any worker may accept."""
     reply = httpx.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=10)
@@ -64,7 +58,7 @@ async def test_workers_are_summed_and_a_dead_one_loses_no_count(
         assert {item_requests(server, key) for _ in range(12)} == {REQUESTS}
         assert pool_max(server, key) == 10
 
-        killed = workers(server)[0]
+        killed = server.workers()[0]
         killed.kill()
         killed.wait()
         server.wait_for("listening", 3)
@@ -86,7 +80,7 @@ async def test_workers_are_summed_and_a_dead_one_loses_no_count(
 def test_gauges_of_a_dead_worker_are_removed_before_it_is_replaced(database_url: str, tmp_path: Path) -> None:
     with serving(database_url, tmp_path, DEPOT_METRICS="open") as (server, directory):
         assert len(list(directory.glob("gauge_livesum_*.db"))) == 2
-        workers(server)[0].kill()
+        server.workers()[0].kill()
         while len(list(directory.glob("gauge_livesum_*.db"))) == 2:
             pass
         httpx.get(f"{server.url}/metrics").raise_for_status()
@@ -96,7 +90,7 @@ def test_the_metrics_directory_is_removed_when_the_parent_is_killed(
     database_url: str, tmp_path: Path
 ) -> None:
     with serving(database_url, tmp_path, DEPOT_DRAIN_SECONDS="0") as (server, directory):
-        children = workers(server)
+        children = server.workers()
         server.kill()
         psutil.wait_procs(children, timeout=20)
         assert not [child for child in children if child.is_running()]

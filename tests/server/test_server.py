@@ -20,6 +20,7 @@ from service.server.acceptor import Acceptor
 from service.server.processes import Server, bind
 from service.settings import Settings
 from tests.support.app_helpers import wait_for_locks
+from tests.support.depot_command import NEW_INTERPRETER
 from tests.support.depot_process import depot_running, depot_serve
 from tests.support.reply_assertions import assert_refused
 
@@ -89,7 +90,8 @@ async def test_a_request_that_outlasts_the_shutdown_gets_an_error(
 
 
 def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: Path) -> None:
-    with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
+    environment = {"DEPOT_DRAIN_SECONDS": "0", **NEW_INTERPRETER}
+    with depot_serve(database_url, tmp_path / "home", "--workers", "2", **environment) as server:
         server.wait_for("listening", 2)
         workers = psutil.Process(server.process.pid).children(recursive=True)
         server.kill()
@@ -100,16 +102,16 @@ def test_workers_end_with_a_parent_that_was_killed(database_url: str, tmp_path: 
 def test_a_worker_that_dies_is_replaced(database_url: str, tmp_path: Path) -> None:
     with depot_serve(database_url, tmp_path / "home", "--workers", "2", DEPOT_DRAIN_SECONDS="0") as server:
         server.wait_for("listening", 2)
-        serving_children(psutil.Process(server.process.pid))[0].kill()
+        server.workers()[0].kill()
         server.wait_for("listening", 3)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
 
 
 def test_ctrl_c_while_the_workers_start_ends_all_of_them_quietly(database_url: str, tmp_path: Path) -> None:
     command = ["serve", "--port", "0", "--workers", "2"]
-    with depot_running(command, database_url, tmp_path / "home", {}) as server:
+    with depot_running(command, database_url, tmp_path / "home", NEW_INTERPRETER) as server:
         parent = psutil.Process(server.process.pid)
-        while len(starting := serving_children(parent)) < 2:
+        while len(starting := importing_children(parent)) < 2:
             time.sleep(0.01)
         for process in (parent, *starting):  # a terminal interrupts all of them
             process.send_signal(signal.SIGINT)
@@ -118,7 +120,7 @@ def test_ctrl_c_while_the_workers_start_ends_all_of_them_quietly(database_url: s
         assert "Traceback" not in server.log.read_text()
 
 
-def serving_children(parent: psutil.Process) -> list[psutil.Process]:
+def importing_children(parent: psutil.Process) -> list[psutil.Process]:
     return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.support.depot_command import Process, start_depot
 
@@ -39,6 +40,11 @@ class DepotProcess:
             assert not hopeless, self.log.read_text()
             hopeless = time.monotonic() > deadline or self.process.poll() is not None
             time.sleep(0.02)
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that serve. Their parent also has a resource tracker."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)

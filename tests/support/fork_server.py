@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing.util
 import os
 import pkgutil
 import runpy
@@ -10,13 +11,17 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 STATUS_BYTES = 4
+HANDLED_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+spawn_interpreter = multiprocessing.util.spawnv_passfds
 LAZY_IMPORTS = (
     *("alembic.command", "alembic.runtime.migration"),
     "sqlalchemy.dialects.postgresql.asyncpg",
@@ -114,7 +119,46 @@ def run_script(request: StartRequest) -> None:
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
     sys.argv = request.args
     sys.path[0] = str(Path(request.args[0]).parent)
+    multiprocessing.util.spawnv_passfds = spawn_worker
     runpy.run_path(request.args[0], run_name="__main__")
+
+
+def spawn_worker(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    """Fork a worker of `depot serve`, which multiprocessing would start in a new interpreter.
+
+    Its parent has neither threads nor an event loop.
+    """
+    if args[-1] != "--multiprocessing-fork":
+        return spawn_interpreter(path, args, passfds)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)  # a handler of the parent is not for the child
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+    if not pid:
+        run_worker(args[-2], passfds)
+    return pid
+
+
+def run_worker(code: str, files: Iterable[int]) -> None:
+    """Run the code of multiprocessing as a new interpreter would, and end the process."""
+    status = 1
+    try:
+        close_files(keep={0, 1, 2, *files})
+        sys.argv = ["-c", "--multiprocessing-fork"]
+        exec(code, {})
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def close_files(keep: set[int]) -> None:
+    for file, next_kept in pairwise([*sorted(keep), os.sysconf("SC_OPEN_MAX")]):
+        os.closerange(file + 1, next_kept)
 
 
 if __name__ == "__main__":
