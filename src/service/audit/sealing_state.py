@@ -43,7 +43,7 @@ ANCHOR = re.compile(r"[0-9]{1,18}:[0-9A-Fa-f]{64}\Z")
 
 
 class Head(Struct, frozen=True):
-    """The newest link of the chain. Its `str` is the anchor for `depot audit verify --anchor`."""
+    """The newest link of the chain, or an earlier one. Its `str` is an anchor for `depot audit verify`."""
 
     position: int
     hash: bytes
@@ -64,7 +64,7 @@ GENESIS = Head(0, bytes(32))
 
 
 class StateProblem(Exception):
-    """The sealing state does not belong to the chain."""
+    """The reason why the sealing state does not belong to the chain."""
 
 
 class Pruned(Struct, frozen=True):

@@ -7,11 +7,12 @@ from uuid_utils.compat import uuid7
 
 from service.database.session import Session
 from service.events.journal import Author
-from service.idempotency.replies import Claim, ClaimConflict, StoredReply, creation_reply, reply_arguments
+from service.idempotency.replies import ClaimConflict, StoredReply, creation_reply, reply_arguments
 from service.items.schemas import ItemStock
 from service.orders import statements
 from service.orders.allocation import AllocatedLine, Allocation
-from service.orders.schemas import Line, Order, OrderCreate, OrderPlacedEvent
+from service.orders.pending import PendingOrder
+from service.orders.schemas import Line, Order, OrderPlacedEvent
 from service.values import format_amount
 
 
@@ -26,8 +27,9 @@ class OrderBatch:
         self._replies: list[StoredReply] = []
         self._allocated: list[AllocatedLine] = []
 
-    def add(self, new: OrderCreate, allocation: Allocation, claim: Claim | None, author: Author) -> Order:
+    def add(self, pending: PendingOrder, allocation: Allocation) -> Order:
         """Add an order to the batch, and return it as it will be stored."""
+        new = pending.order
         order = Order(
             id=uuid7(),
             status="placed",
@@ -47,10 +49,10 @@ class OrderBatch:
         self._orders.append(order)
         event_fields = (*astuple(order), [_remaining_stock(line) for line in allocation.lines])
         self._events.append(OrderPlacedEvent(*event_fields))
-        self._authors.append(author)
+        self._authors.append(pending.author)
         self._allocated += allocation.lines
-        if claim is not None:
-            self._replies.append(creation_reply(claim, order, location(order)))
+        if pending.claim is not None:
+            self._replies.append(creation_reply(pending.claim, order, location(order)))
         return order
 
     async def write(self, session: Session) -> None:

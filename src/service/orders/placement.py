@@ -133,16 +133,12 @@ class PlacementQueue:
             fresh = [pending for pending in batch if pending.claim not in replayed]
             allocations = allocate(stock, [pending.order for pending in fresh])
             placed = OrderBatch(placed_at)
-            outcomes: dict[PendingOrder, Order | Exception] = {
-                pending: result
-                if isinstance(result, Fault)
-                else placed.add(pending.order, result, pending.claim, pending.author)
+            outcomes = {
+                pending: result if isinstance(result, Fault) else placed.add(pending, result)
                 for pending, result in zip(fresh, allocations, strict=True)
             }
             await placed.write(session)
-        return [
-            replayed[pending.claim] if pending.claim in replayed else outcomes[pending] for pending in batch
-        ]
+        return [replayed.get(pending.claim) or outcomes[pending] for pending in batch]
 
     def _observe(self, orders: int, seconds: float) -> None:
         self._metrics.placement_orders.observe(orders)
