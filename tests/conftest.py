@@ -4,15 +4,19 @@ import asyncio
 import gc
 import os
 import tempfile
+from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
+from msgspec.structs import replace
 
 from service.app import create_app
 from service.auth.store import create_key
@@ -108,8 +112,13 @@ def database_url(depot_database_url: str) -> str:
 
 
 @pytest.fixture
-def settings(depot_settings: Settings) -> Settings:
-    return depot_settings
+def settings(depot_settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    return replace(depot_settings, **changed_settings(request))
+
+
+def changed_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the settings of the test's markers. That of the test itself is the first."""
+    return dict(ChainMap(*(marker.kwargs for marker in request.node.iter_markers("settings"))))
 
 
 @pytest.fixture
@@ -157,17 +166,23 @@ def key(keyed_template: tuple[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def worker_app(
+def shared_apps(
     depot_databases: "DatabaseFactory",
     keyed_template: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SharedApp]:
-    """Return the application of all tests of this worker that use nothing but HTTP."""
-    name = depot_databases.acquire(keyed_template[0])
-    home = tmp_path_factory.mktemp("home")
-    with shared_app(Settings(database_url=depot_databases.url(name), home=home)) as app:
-        yield app
-    depot_databases.drop(name)
+) -> Iterator[Callable[..., SharedApp]]:
+    """Return a function that returns the application with these settings of all tests of this worker."""
+    with ExitStack() as stack:
+
+        @cache
+        def get(**changes: Any) -> SharedApp:
+            name = depot_databases.acquire(keyed_template[0])
+            stack.callback(depot_databases.drop, name)
+            home = tmp_path_factory.mktemp("home")
+            settings = Settings(database_url=depot_databases.url(name), home=home, **changes)
+            return stack.enter_context(shared_app(settings))
+
+        yield get
 
 
 @pytest.fixture
@@ -176,7 +191,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[SharedApp | None]:
     if NOT_SHARED & {*request.fixturenames, *vars(request.module)}:
         yield None
         return
-    app: SharedApp = request.getfixturevalue("worker_app")
+    app = request.getfixturevalue("shared_apps")(**changed_settings(request))
     yield app
     app.restore()
 
@@ -184,6 +199,13 @@ def shared(request: pytest.FixtureRequest) -> Iterator[SharedApp | None]:
 @pytest.fixture
 def own_app() -> None:
     """Let a test have an application of its own, because it sees more of it than its rows and blobs."""
+
+
+@pytest.fixture
+def app_settings(shared: SharedApp | None, request: pytest.FixtureRequest) -> Settings:
+    """Return the settings of the application that the clients call, for what it stores."""
+    settings: Settings = shared.settings if shared else request.getfixturevalue("settings")
+    return settings
 
 
 @pytest.fixture

@@ -20,6 +20,12 @@ CHANGED = {
 """Tables with rows of `change_everything`."""
 
 
+@pytest.fixture
+def app(shared: SharedApp | None) -> SharedApp:
+    assert shared is not None
+    return shared
+
+
 async def read_rows(app: SharedApp) -> dict[str, list[Any]]:
     async with connected(str(app.settings.database_url)) as connection:
         tables = [table for (table,) in await connection.fetch(READ_TABLES)]
@@ -38,36 +44,47 @@ async def change_everything(app: SharedApp, key: str) -> None:
     await client.post("/documents", files={"file": ("cat.png", picture.getvalue(), "image/png")})
 
 
-async def test_no_row_and_no_blob_of_a_test_is_left(worker_app: SharedApp, key: str) -> None:
-    before = await read_rows(worker_app)
-    await change_everything(worker_app, key)
-    changed = await read_rows(worker_app)
+async def test_no_row_and_no_blob_of_a_test_is_left(app: SharedApp, key: str) -> None:
+    before = await read_rows(app)
+    await change_everything(app, key)
+    changed = await read_rows(app)
     assert {table for table in before if changed[table] != before[table]} >= CHANGED
-    assert list(worker_app.settings.home.iterdir())
-    worker_app.restore()
-    assert await read_rows(worker_app) == before
-    assert not list(worker_app.settings.home.iterdir())
+    assert list(app.settings.home.iterdir())
+    app.restore()
+    assert await read_rows(app) == before
+    assert not list(app.settings.home.iterdir())
 
 
-async def test_the_rows_are_restored_once_no_request_is_in_progress(worker_app: SharedApp, key: str) -> None:
-    before = await read_rows(worker_app)
-    client = worker_app.concurrent_client(key)
+async def test_the_rows_are_restored_once_no_request_is_in_progress(app: SharedApp, key: str) -> None:
+    before = await read_rows(app)
+    client = app.concurrent_client(key)
     bolt = await item(client)
-    async with locked(str(worker_app.settings.database_url), bolt) as blocker:
+    async with locked(str(app.settings.database_url), bolt) as blocker:
         changing = asyncio.create_task(client.patch(f"/items/{bolt['id']}", json={"name": "Nut"}))
         await wait_for_locks(blocker, 1)
-        restoring = asyncio.create_task(asyncio.to_thread(worker_app.restore))
+        restoring = asyncio.create_task(asyncio.to_thread(app.restore))
         await asyncio.sleep(0.05)
         assert not restoring.done()
     await asyncio.gather(changing, restoring)
     assert changing.result().status_code == 200
-    assert await read_rows(worker_app) == before
+    assert await read_rows(app) == before
 
 
 async def test_a_test_that_uses_only_http_shares_its_application(
     client: Client, shared: SharedApp | None
 ) -> None:
     assert shared is not None
+
+
+@pytest.mark.settings(job_test_kinds=True)
+async def test_a_test_with_other_settings_shares_an_application_with_its_like(
+    client: Client, shared: SharedApp | None
+) -> None:
+    assert shared is not None
+    assert shared.settings.job_test_kinds
+    assert (
+        await client.post("/process", json={"kind": "system.sleep", "payload": {"seconds": 0}})
+    ).is_success
 
 
 @pytest.mark.usefixtures("database")

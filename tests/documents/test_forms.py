@@ -1,14 +1,11 @@
 """An upload is a form with one file, whose name is decoded from every usual encoding."""
 
-from collections.abc import AsyncIterator
-
 import httpx
 import pytest
 from samples import Sample, chunk, sample
 from upload_helpers import BOUNDARY, CAT, END, FORM, content, in_chunks, part, post, stored_keys
 
 from service.settings import Settings
-from tests.support.app_helpers import running
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
 Client = httpx.AsyncClient
@@ -16,10 +13,9 @@ EXTENDED = "filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.png"
 
 
 @pytest.fixture
-async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
-    async with running(settings, key) as client:
-        yield client
+def client(concurrent_client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Return a client that sends a body in chunks, which Litestar's own test client does not."""
+    return concurrent_client
 
 
 # Names
@@ -37,14 +33,14 @@ async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClien
     ],
 )
 async def test_a_file_name_is_data_and_never_a_path(
-    client: Client, settings: Settings, sent: str, shown: str
+    client: Client, app_settings: Settings, sent: str, shown: str
 ) -> None:
     name = sent.replace('"', "%22")
     reply = await post(client, part(Sample(name, CAT.content, "image/png")) + END)
     assert reply.json()["filename"] == shown
     document = reply.json()
     assert "filename*=UTF-8''" in (await content(client, document)).headers["Content-Disposition"]
-    assert await stored_keys(settings) == {f"documents/{document['id']}"}
+    assert await stored_keys(app_settings) == {f"documents/{document['id']}"}
 
 
 @pytest.mark.parametrize(
@@ -137,10 +133,10 @@ async def test_a_media_type_other_than_multipart_is_not_supported(client: Client
     ],
 )
 async def test_only_the_part_file_is_accepted(
-    client: Client, settings: Settings, why: str, body: bytes, fields: set[str]
+    client: Client, app_settings: Settings, why: str, body: bytes, fields: set[str]
 ) -> None:
     assert wrong_fields(await post(client, body)) == fields
-    assert await stored_keys(settings) == set()
+    assert await stored_keys(app_settings) == set()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 40, 1000])

@@ -23,10 +23,9 @@ suffixes = pytest.mark.parametrize("suffix", TYPES)
 
 
 @pytest.fixture
-async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
-    async with running(settings, key) as client:
-        yield client
+def client(concurrent_client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Return a client that sends a body in chunks, which Litestar's own test client does not."""
+    return concurrent_client
 
 
 # Types
@@ -78,12 +77,12 @@ async def test_a_file_may_have_5_mib(client: Client, suffix: str) -> None:
 @suffixes
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_file_of_5_mib_and_one_byte_is_too_large(
-    client: Client, settings: Settings, suffix: str, declared: bool
+    client: Client, app_settings: Settings, suffix: str, declared: bool
 ) -> None:
     body = part(sample(f"x{suffix}", OF_SIZE[suffix](MIB_5 + 1))) + END
     reply = await post(client, body if declared else in_chunks(body))
     assert assert_refused(reply, 413, "TOO_LARGE")["message"] == "Max 5 MiB"
-    assert await stored_keys(settings) == set()
+    assert await stored_keys(app_settings) == set()
 
 
 @suffixes

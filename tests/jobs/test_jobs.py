@@ -19,14 +19,10 @@ from tests.support.app_helpers import connected, running
 from tests.support.job_helpers import SLEEP, done, journal, process, read, running_worker, until
 from tests.support.reply_assertions import JSON, all_rows, assert_refused, wrong_fields
 
+pytestmark = pytest.mark.settings(job_test_kinds=True)
 NAP: dict[str, Any] = {"kind": SLEEP, "payload": {"seconds": 0}}
 NOBODY = "00000000-0000-7000-8000-000000000000"
 ENTRIES = "select count(*) from queue.pgqueuer"
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, job_test_kinds=True)
 
 
 @pytest.fixture

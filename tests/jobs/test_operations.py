@@ -16,14 +16,10 @@ from tests.support.app_helpers import running
 from tests.support.job_helpers import done, journal, process, read, running_worker, until
 from tests.support.reply_assertions import assert_refused
 
+pytestmark = pytest.mark.settings(job_test_kinds=True)
 NOBODY = "00000000-0000-7000-8000-000000000000"
 ONCE = {"Idempotency-Key": "once"}
 ENTRIES = "select count(*) from queue.pgqueuer"
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, job_test_kinds=True)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-from msgspec.structs import replace
 
 from service.database.database import Database
 from service.replay import job
@@ -16,10 +15,7 @@ from tests.support.job_helpers import running_worker, until
 from tests.support.recording_receiver import RecordingReceiver, recording_receiver
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=0.1)
+pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=0.1)
 
 
 @pytest.fixture

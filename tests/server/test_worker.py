@@ -7,7 +7,6 @@ from time import monotonic
 
 import httpx
 import pytest
-from msgspec.structs import replace
 
 from service.app import create_app
 from service.database.database import SCHEMA, Database
@@ -17,16 +16,12 @@ from service.worker import Schedule, Worker
 from tests.support.app_helpers import Json, eventually, running
 from tests.support.job_helpers import done, process, read, until
 
+pytestmark = pytest.mark.settings(job_test_kinds=True)
 ENDS = "select count(*) from events where type = 'job.finished'"
 CUT = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where datname = current_database() and query ilike '%from queue.pgqueuer%' and pid <> pg_backend_pid()"""
 LAG_SECONDS = 0.05
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, job_test_kinds=True)
 
 
 @pytest.fixture

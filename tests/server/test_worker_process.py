@@ -11,7 +11,6 @@ from time import monotonic
 import httpx
 import psutil
 import pytest
-from msgspec.structs import replace
 
 from service.auth.store import create_key
 from service.database.database import Database
@@ -22,6 +21,7 @@ from tests.support.depot_process import DepotProcess, depot_worker
 from tests.support.embedded_server import Server
 from tests.support.job_helpers import SLEEP, done, process, read, until
 
+pytestmark = pytest.mark.settings(job_test_kinds=True)
 ENTRIES = "select count(*) from queue.pgqueuer"
 ENDS = "select count(*) from events where type = 'job.finished'"
 BURNING_SECONDS = 60.0
@@ -38,11 +38,6 @@ STRAY = {
 }
 
 Begin = Callable[..., AbstractContextManager[DepotProcess]]
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, job_test_kinds=True)
 
 
 @pytest.fixture

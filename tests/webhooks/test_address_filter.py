@@ -14,6 +14,7 @@ from service.webhooks.address_filter import is_certainly_private, is_public
 from service.webhooks.dispatcher import WebhookDispatcher
 from tests.support.app_helpers import eventually
 
+pytestmark = pytest.mark.settings(webhook_poll_seconds=0.05)
 REFUSED = [
     *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "172.31.0.1"),
     *("192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.1"),
@@ -65,11 +66,6 @@ def test_an_address_within_another_is_judged_by_itself(inner: IPv4Address) -> No
     for outer in (0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80):
         assert is_public(IPv6Address(outer)) == is_public(inner)
     assert not is_public(IPv6Address(number))
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_poll_seconds=0.05)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 from dispatching import all_are, delivering, tried, until
-from msgspec.structs import replace
 from receiver import receiver, record_event, subscribe
 
 from service.database.database import Database
@@ -18,10 +17,7 @@ from service.webhooks.maintenance import fail_deliveries_of_disabled
 from service.webhooks.service import WebhookService
 from tests.support.app_helpers import eventually
 
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=0.05)
+pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=0.05)
 
 
 async def test_a_failure_is_recorded_and_tried_again_later(database: Database, settings: Settings) -> None:

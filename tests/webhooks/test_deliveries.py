@@ -15,12 +15,8 @@ from service.webhooks.service import OLDER_SECRETS_MAX
 from tests.support.app_helpers import eventually, item, running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 
+pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=60.0)
 ONCE = {"Idempotency-Key": "once"}
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=60.0)
 
 
 @pytest.fixture

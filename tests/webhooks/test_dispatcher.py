@@ -6,7 +6,6 @@ from time import monotonic
 
 import pytest
 from dispatching import NEVER_SECONDS, all_are, delivering, until
-from msgspec.structs import replace
 from receiver import SECRET, deliveries, receiver, record_event, subscribe
 
 from service.database.database import Database
@@ -15,10 +14,7 @@ from service.webhooks.signing import new_secret
 from tests.support.app_helpers import eventually
 from tests.support.written_events import write_event
 
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=0.05)
+pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=0.05)
 
 
 async def test_an_event_arrives_signed_and_whole(database: Database, settings: Settings) -> None:

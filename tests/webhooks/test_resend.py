@@ -6,7 +6,6 @@ from functools import partial
 
 import httpx
 import pytest
-from msgspec.structs import replace
 from receiver import Receiver, attempted, deliveries, finished, receiver, record_event, register, subscribe
 
 from service.database.database import Database
@@ -17,13 +16,9 @@ from service.webhooks.deliveries import resend
 from tests.support.app_helpers import eventually, running
 from tests.support.reply_assertions import assert_refused
 
+pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=60.0)
 ONCE = {"Idempotency-Key": "once"}
 NOWHERE = "00000000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_poll_seconds=60.0)
 
 
 @pytest.fixture

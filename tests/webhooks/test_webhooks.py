@@ -1,7 +1,6 @@
 """Webhooks over HTTP: create, read, change and delete them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, get_args
 
 import httpx
@@ -17,20 +16,9 @@ from tests.support.app_helpers import running
 from tests.support.reply_assertions import all_rows, assert_refused, wrong_fields
 from tests.support.written_events import write_event
 
+pytestmark = pytest.mark.settings(webhook_allow_private=True)
 HOOK: dict[str, Any] = {"url": "http://127.0.0.1:9/hooks", "events": ["order.placed", "item.updated"]}
 """Nobody listens there."""
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True)
-
-
-@pytest.fixture
-async def guarded(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service as it is in production."""
-    async with running(replace(settings, webhook_allow_private=False), key) as client:
-        yield client
 
 
 async def register(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
@@ -131,11 +119,12 @@ PRIVATE = [
 ]
 
 
+@pytest.mark.settings(webhook_allow_private=False)
 @pytest.mark.parametrize("url", PRIVATE)
-async def test_a_certainly_private_url_is_rejected_immediately(guarded: httpx.AsyncClient, url: str) -> None:
-    assert wrong_fields(await guarded.post("/webhooks", json={**HOOK, "url": url})) == {"/url"}
-    path = f"/webhooks/{(await register(guarded, url='https://shop.example'))['id']}"
-    assert wrong_fields(await guarded.patch(path, json={"url": url})) == {"/url"}
+async def test_a_certainly_private_url_is_rejected_immediately(client: Client, url: str) -> None:
+    assert wrong_fields(await client.post("/webhooks", json={**HOOK, "url": url})) == {"/url"}
+    path = f"/webhooks/{(await register(client, url='https://shop.example'))['id']}"
+    assert wrong_fields(await client.patch(path, json={"url": url})) == {"/url"}
 
 
 async def test_private_targets_may_be_allowed(client: Client) -> None:
