@@ -1,13 +1,13 @@
 """Record when keys were last used, to the minute and never on a request's path."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from service.database.database import Database
 from service.database.errors import DATABASE_ERRORS
+from service.tasks import running
 
 log = structlog.get_logger()
 
@@ -35,15 +35,9 @@ class LastUseRecorder:
         self._due.add(key_id)
         self._has_due.set()
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    def open(self) -> AbstractAsyncContextManager[None]:
         """Write until the block ends."""
-        writing = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            writing.cancel()
-            await asyncio.wait({writing})
+        return running(self._run())
 
     async def _run(self) -> None:
         while await self._has_due.wait():

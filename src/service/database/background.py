@@ -5,6 +5,7 @@ from asyncio import Task
 from collections.abc import Awaitable, Callable
 
 from service.database.servers import Connection
+from service.tasks import stop
 
 
 class BackgroundConnection:
@@ -32,9 +33,7 @@ class BackgroundConnection:
 
     async def finish(self) -> None:
         """Terminate the connection, and stop opening it."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait({self._opening})
+        await stop(self._opening)
         self.close()
 
     async def _open(self) -> Connection:

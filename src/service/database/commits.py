@@ -21,6 +21,7 @@ from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import DatabaseMonitor
 from service.database.servers import Connection
 from service.errors import DatabaseUnavailable
+from service.tasks import ends_within, running, stop
 
 log = structlog.get_logger()
 
@@ -87,21 +88,16 @@ class CommitMonitor:
         try:
             yield
         finally:
-            if tasks := {task for task in (self._running, self._next) if task is not None}:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+            await stop(self._running, self._next)
             await self._connection.finish()
 
     @asynccontextmanager
     async def watch(self, on_blocked: Callable[[], None]) -> AsyncIterator[None]:
         """Commit again and again, and call `on_blocked` from time to time while commits are blocked."""
-        task = asyncio.create_task(self._watch(on_blocked))
         try:
-            yield
+            async with running(self._watch(on_blocked)):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait({task})
             await self._observer.finish()
 
     async def join(self, _: None = None, /) -> None:
@@ -171,8 +167,7 @@ class CommitMonitor:
     async def _comes_back(self) -> bool:
         commit = self._next_commit()
         wait_seconds = max(COMMIT_WAIT_SECONDS, 2 * self._usual_seconds)
-        await asyncio.wait({commit}, timeout=wait_seconds)
-        return commit.done() or not self._committing
+        return await ends_within(wait_seconds, commit) or not self._committing
 
     async def _is_waiting(self) -> bool:
         """Ask the server whether the commit waits. If it does not say in time, the state stays as it is."""

@@ -27,6 +27,7 @@ from service.database.url import direct_dsn, dsn, standby_settings
 from service.observability.metrics import Metrics
 from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
+from service.tasks import running
 from service.values import decode_json, encode_json
 
 log = structlog.get_logger()
@@ -112,19 +113,9 @@ class Database:
                 await self._engine.dispose()
                 await self._close()
 
-    @asynccontextmanager
-    async def _following_promotions(self) -> AsyncIterator[None]:
-        following = [
-            asyncio.create_task(self._follow_promotions(servers))
-            for servers in {self._servers, self._direct_servers}
-            if servers.has_several
-        ]
-        try:
-            yield
-        finally:
-            for task in following:
-                task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
+    def _following_promotions(self) -> AbstractAsyncContextManager[None]:
+        lists = {self._servers, self._direct_servers}
+        return running(*(self._follow_promotions(servers) for servers in lists if servers.has_several))
 
     async def _follow_promotions(self, servers: ServerList) -> None:
         """Leave a server when another one was promoted, although it answers and accepts writes."""

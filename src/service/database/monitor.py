@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any
 
 import asyncpg
 import structlog
@@ -19,6 +18,7 @@ import structlog
 from service.database.errors import CONNECTION_ERRORS
 from service.database.servers import Connection
 from service.errors import DatabaseUnavailable
+from service.tasks import ends_within, running
 
 log = structlog.get_logger()
 
@@ -34,8 +34,6 @@ PROBE_TIMEOUT_SECONDS = 1.0
 they took longer before, the timeout is a multiple of the measured time."""
 LOGIN_TIMEOUT_MAX_SECONDS = 10.0
 """The timeout doubles with every login that takes longer, up to this."""
-READING_TURNS = 10
-"""Turns of the event loop within which a response that has arrived is read and passed on."""
 ROUND_TRIPS_KEPT = 20
 
 Connect = Callable[[], Awaitable[Connection]]
@@ -61,12 +59,10 @@ class DatabaseMonitor:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._run())
         try:
-            yield
+            async with running(self._run()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait({task})
             self._disconnect()
 
     @asynccontextmanager
@@ -110,7 +106,7 @@ class DatabaseMonitor:
         missed = 0
         while not probe.done():
             responses = self.responses
-            await _ends_within(self._response_wait(), probe)
+            await ends_within(self._response_wait(), probe)
             missed = 0 if self.responses > responses else missed + 1
             if missed >= MISSED_RESPONSES_MAX and not probe.done():
                 self._mark_down()
@@ -152,7 +148,7 @@ class DatabaseMonitor:
     async def _select_1(self, connection: Connection) -> None:
         statement = asyncio.create_task(connection.execute("select 1"))
         try:
-            if not await _ends_within(max(PROBE_TIMEOUT_SECONDS, 4 * self.round_trip_seconds), statement):
+            if not await ends_within(max(PROBE_TIMEOUT_SECONDS, 4 * self.round_trip_seconds), statement):
                 raise TimeoutError
             await statement
         finally:
@@ -186,16 +182,3 @@ class DatabaseMonitor:
         if self.is_down:
             self.is_down = False
             log.info(f"{self._role}_up")
-
-
-async def _ends_within(seconds: float, task: "Task[Any]") -> bool:
-    """Wait for a task, and return whether it has ended.
-
-    After a busy moment of the event loop, a late timer fires before the response is read that has arrived.
-    """
-    await asyncio.wait({task}, timeout=seconds)
-    for _ in range(READING_TURNS):
-        if task.done():
-            break
-        await asyncio.sleep(0)
-    return task.done()

@@ -24,6 +24,7 @@ from service.http.middleware import Exchange
 from service.http.operation import operation
 from service.http.reply import Reply
 from service.http.request import StrictRequest
+from service.tasks import stop
 from service.values import Timestamp
 from service.version import API_VERSION, VERSION
 
@@ -160,9 +161,7 @@ class Probe:
         try:
             yield
         finally:
-            if self._database_check is not None:
-                self._database_check.cancel()
-                await asyncio.wait({self._database_check})
+            await stop(self._database_check)
             if self._storage_check is not None:
                 self._storage_check.cancel()
             await self._connection.finish()

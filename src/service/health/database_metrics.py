@@ -16,6 +16,7 @@ from service.database.database import Database
 from service.database.errors import DATABASE_ERRORS
 from service.database.servers import Connection
 from service.jobs.kinds import KindRegistry
+from service.tasks import stop
 
 SNAPSHOT_TTL_SECONDS = 1.0
 """Seconds for which a result is reused."""
@@ -94,9 +95,7 @@ class DatabaseMetrics:
         return list(self._families(self._snapshot))
 
     async def finish(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        await stop(self._reading)
         await self._connection.finish()
 
     async def _read(self, snapshot: DatabaseSnapshot) -> None:

@@ -16,14 +16,16 @@ import asyncio
 import random
 from asyncio import Task
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from math import ceil
 from statistics import median_low
 from time import perf_counter
 from typing import Protocol
 
 import structlog
+
+from service.tasks import running
 
 log = structlog.get_logger()
 
@@ -113,13 +115,8 @@ class AdmissionControl:
             self._in_flight.discard(request)
             self._durations.append(perf_counter() - request.started)
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        ticking = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            ticking.cancel()
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return running(self._run())
 
     async def _run(self) -> None:
         ticked = reported_at = perf_counter()

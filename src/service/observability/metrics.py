@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic, process_time
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import MultiProcessValue
+
+from service.tasks import running
 
 disable_created_metrics()  # they double the number of series, and do not exist with several processes
 
@@ -126,15 +128,9 @@ class Metrics:
             "process_cpu_seconds", "CPU seconds used, without terminated child processes."
         )
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    def open(self) -> AbstractAsyncContextManager[None]:
         """Sample the tracked gauges once a second until the block ends."""
-        ticking = asyncio.create_task(self._tick())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            await asyncio.wait({ticking})
+        return running(self._tick())
 
     def track(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Set a gauge from a function at every sample."""
