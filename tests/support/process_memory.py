@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 import psutil
 
+from service.tasks import running
+
 
 class Memory:
     """The memory of a process before, during and after the block."""
@@ -17,9 +19,8 @@ class Memory:
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         self.before = self._process.memory_info().rss
-        watching = asyncio.create_task(self._watch())
-        yield
-        watching.cancel()
+        async with running(self._watch()):
+            yield
         self.after = self._process.memory_info().rss
 
     async def _watch(self) -> None:
