@@ -72,4 +72,4 @@ async def test_an_idle_connection_holds_no_request(settings: Settings) -> None:
 
 
 async def requests_are_freed() -> bool:
-    return not any(type(each) is RequestResponseCycle for each in gc.get_objects())
+    return not any(isinstance(each, RequestResponseCycle) for each in gc.get_objects())

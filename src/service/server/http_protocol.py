@@ -17,8 +17,8 @@ from service.app import components_of
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.head import RequestHead
 from service.http.middleware import SHEDDING_EXEMPT_PATHS
-from service.server.buffered_transport import BufferedTransport
 from service.server.connections import ConnectionLimit
+from service.server.cycle import Cycle
 from service.server.http10 import delimit_by_close
 from service.server.request_rewrites import with_known_method, without_upgrade
 
@@ -59,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(BufferedTransport(transport, self.loop))
+        super().connection_made(transport)
         self._start_read_timer()
         self._connection_limit.mark_idle(self)
         full = len(self.connections) > self._connection_limit.maximum
@@ -201,6 +201,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reject(BadRequest("The request is not valid HTTP"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = Cycle  # uvicorn has no other way to choose the class
         self._active_cycle = cycle
         self._admission.pending += 1
         cycle.scope["state"]["pending"] = True
