@@ -61,6 +61,16 @@ def test_a_file_that_cannot_be_written_is_one_clear_line(
     assert words in err
 
 
+async def test_a_full_disk_is_named_as_the_cause(client: Client, database_url: str, tmp_path: Path) -> None:
+    await item(client, 9)
+    path = tmp_path / "trail.jsonl"
+    path.with_name("trail.jsonl.partial").symlink_to("/dev/full")
+    status, _, err = export(database_url, path)
+    assert status != 0
+    assert f"cannot write {path}: No space left on device" in err
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_failed_export_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "trail.jsonl"
     path.write_text("earlier\n")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,14 +159,14 @@ def _replaced_file(path: Path) -> Iterator[Callable[[bytes], None]]:
             file.write(line)
 
     try:
-        with file:
-            yield write
-            with report_file_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
+        yield write
         with report_file_errors(path):
+            file.flush()
+            os.fsync(file.fileno())
             partial.replace(path)
     finally:
+        with suppress(OSError):  # a full disk, which `write` or `flush` has reported
+            file.close()
         partial.unlink(missing_ok=True)
 
 
