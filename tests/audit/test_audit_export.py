@@ -68,7 +68,6 @@ async def test_a_full_disk_is_named_as_the_cause(client: Client, database_url: s
     status, _, err = export(database_url, path)
     assert status != 0
     assert f"cannot write {path}: No space left on device" in err
-    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_failed_export_leaves_the_earlier_file(tmp_path: Path) -> None:

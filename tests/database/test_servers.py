@@ -7,15 +7,17 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from service.database import migrate
 from service.database.database import SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
-from service.database.servers import NEXT_SERVER_SECONDS, ServerList, split_servers
+from service.database.servers import NEXT_SERVER_SECONDS, Connection, ServerList, split_servers
 from service.errors import DatabaseUnavailable
 from service.settings import Settings
 from tests.support.app_helpers import connected, eventually
@@ -133,7 +135,7 @@ async def test_a_silent_server_does_not_use_up_the_time_of_the_others(pair: tupl
 async def test_a_standby_that_is_promoted_beside_a_silent_server_is_found(pair: tuple[Node, Node]) -> None:
     primary, copy = pair
     primary.suspend()
-    connecting = asyncio.create_task(ServerList(forms(primary, copy)[0]).connect(10))
+    connecting = asyncio.create_task(ServerList(forms(primary, copy)[0]).connect(10, repeat=True))
     await asyncio.sleep(NEXT_SERVER_SECONDS * 2)  # the standby has answered that it accepts no writes
     await asyncio.to_thread(copy.promote)
     promoted_at = monotonic()
@@ -159,12 +161,31 @@ async def test_a_server_whose_network_returns_is_found_soon(pair: tuple[Node, No
     async with await asyncio.start_server(drop_first, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         started_at = monotonic()
-        connection = await ServerList(f"postgresql://postgres@127.0.0.1:{port}/postgres").connect(10)
+        servers = ServerList(f"postgresql://postgres@127.0.0.1:{port}/postgres")
+        connection = await servers.connect(10, repeat=True)
         assert monotonic() - started_at < 2
         connection.terminate()
         for writer in lost:
             writer.close()
         await asyncio.wait(proxied)
+
+
+async def test_a_pool_does_not_repeat_logins_at_a_server_that_is_slow(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers, logins, connect = 8, list[str](), asyncpg.connect
+
+    async def connect_slowly(url: str, **options: Any) -> Connection:
+        logins.append(url)
+        await asyncio.sleep(0.5)
+        connection: Connection = await connect(url, **options)
+        return connection
+
+    monkeypatch.setattr("service.database.servers.TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(asyncpg, "connect", connect_slowly)
+    async with Database(replace(settings, pool_size=callers)).open() as database:
+        await asyncio.gather(*(database.fetchval("select 1") for _ in range(callers)))
+    assert len(logins) < 2 * callers
 
 
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -80,7 +80,7 @@ class Database:
         }
         self._connections: WeakSet[Connection] = WeakSet()
         self.monitor = DatabaseMonitor(
-            lambda: self._connect(self._servers, LOGIN_TIMEOUT_MAX_SECONDS),
+            lambda: self._connect(self._servers, LOGIN_TIMEOUT_MAX_SECONDS, repeat=True),
             self._terminate_connections,
             role,
         )

@@ -12,7 +12,7 @@ from service.database.errors import CONNECTION_ERRORS, TRY_NEXT_SERVER_ERRORS
 from service.database.url import split_parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Connect: TypeAlias = Callable[[str], Coroutine[None, None, Connection]]
+Connect: TypeAlias = Callable[[str, float], Coroutine[None, None, Connection]]
 
 READ_TIMELINE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 """The timeline of a primary, in hexadecimal digits. Every promotion starts a higher one."""
@@ -22,6 +22,8 @@ TRY_AGAIN_SECONDS = 1.0
 """Seconds without an answer after which all servers are tried again, beside the attempts that are pending: a
 standby may have been promoted meanwhile, and a network that returns delivers a new request sooner than TCP
 repeats a lost one."""
+REPEATED_TIMEOUT_SECONDS = 2.0
+"""Timeout of an attempt that is made beside a pending one. It bounds the logins at a server that is slow."""
 
 
 class ServerList:
@@ -42,35 +44,53 @@ class ServerList:
         self._server_settings = {"application_name": names[-1]}
 
     async def connect(
-        self, timeout_seconds: float, *, server_settings: Mapping[str, str] | None = None, **options: Any
+        self,
+        timeout_seconds: float,
+        *,
+        repeat: bool = False,
+        server_settings: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> Connection:
         """Connect to the first suitable server within `timeout_seconds`.
 
         A silent server does not use up the time of the others: the next one is tried while the first one is
-        still pending. asyncpg itself would spend the whole timeout on the first server.
+        still pending. asyncpg itself would spend the whole timeout on the first server. With `repeat`, silent
+        servers are tried again every second. A whole pool must not do that: a server whose logins are slow
+        would get several times as many of them.
         """
         options |= self._options | {"server_settings": self._server_settings | dict(server_settings or {})}
         attempts: dict[Task[Connection], str] = {}
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._try_servers(attempts, lambda url: _connect(url, timeout_seconds, options))
+                return await self._try_servers(
+                    attempts,
+                    lambda url, seconds: _connect(url, seconds, options),
+                    timeout_seconds,
+                    TRY_AGAIN_SECONDS if repeat else None,
+                )
         finally:
             for attempt in attempts:  # they end by their own timeout: asyncpg does not expect to be canceled
                 self._late.add(attempt)
                 attempt.add_done_callback(self._discard)
 
-    async def _try_servers(self, attempts: dict[Task[Connection], str], connect: Connect) -> Connection:
+    async def _try_servers(
+        self,
+        attempts: dict[Task[Connection], str],
+        connect: Connect,
+        timeout_seconds: float,
+        repeat_seconds: float | None,
+    ) -> Connection:
         """Return the first connection. `attempts` has the pending attempts with their URLs."""
         urls = self._candidates()
         failure: Exception | None = None
         while urls or attempts:
             if urls:
                 url = urls.pop(0)
-                attempts[asyncio.create_task(connect(url))] = url
-            seconds = NEXT_SERVER_SECONDS if urls else TRY_AGAIN_SECONDS
+                attempts[asyncio.create_task(connect(url, timeout_seconds))] = url
+            seconds = NEXT_SERVER_SECONDS if urls else repeat_seconds
             done, _ = await asyncio.wait(attempts, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not (urls or done):
-                urls = self._candidates()
+                urls, timeout_seconds = self._candidates(), REPEATED_TIMEOUT_SECONDS
             for attempt in done:
                 url = attempts.pop(attempt)
                 try:
