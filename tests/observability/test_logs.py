@@ -1,6 +1,7 @@
 """Tests of the log: request ids, no forged lines, and no secret."""
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -12,16 +13,18 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from msgspec.structs import replace
 
 from service.auth.keys import mint
 from service.auth.store import create_key
 from service.database.database import Database
+from service.observability.log_stream import LogStream
 from service.observability.logs import AccessLogEntry, AccessLogWriter
 from service.observability.redaction import PATH_LENGTH_MAX, redact_path, redactor
 from service.settings import Settings
-from tests.support.depot_command import run_depot
+from tests.support.depot_command import run_depot, start_depot
 from tests.support.depot_process import DepotProcess, depot_serve
 
 Make = Callable[..., Awaitable[str]]
@@ -39,6 +42,7 @@ def written(style: str, code: str) -> str:
     program = f"""
 import asyncio, logging, structlog
 from datetime import datetime, UTC
+from service.observability.log_stream import LogStream
 from service.observability.logs import AccessLogEntry, access_log, configure_logs
 configure_logs({style!r}, {{{PASSWORD!r}, "short"}})
 log, text = structlog.get_logger(), {FORGED!r}
@@ -190,6 +194,40 @@ asyncio.run(write())
         )
     assert done.stdout == b"0\n"
     assert (tmp_path / "log").read_bytes().count(b"\n") == 1
+
+
+async def test_a_reader_of_the_log_that_stops_delays_no_request(database_url: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "DATABASE_URL": database_url, "DEPOT_HOME": str(tmp_path)}
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = start_depot(["serve", "--port", "0"], env=environment, stderr=writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as log:
+        started = json.loads(next(line for line in log if b'"listening"' in line))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{started['port']}", timeout=5) as client:
+            for _ in range(60):
+                assert (await client.get("/nope")).status_code == 404
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+def test_lines_that_a_reader_is_too_slow_for_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.observability.log_stream.PENDING_CHUNKS_MAX", 2)
+    reader, writer = os.pipe()
+    long = b"x" * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) + b"\n"
+    with os.fdopen(reader, "rb") as log, os.fdopen(writer, "wb", buffering=0) as out:
+        stream = LogStream(out)
+        for _ in range(10):
+            stream.write(long)
+            stream.flush()
+        lines = [log.readline() for _ in range(2)]
+        stream.write(b"end\n")
+        stream.flush()
+        while lines[-1] != b"end\n":
+            lines.append(log.readline())
+    assert json.loads(lines[-2])["count"] == 10 - lines.count(long)
 
 
 async def test_a_server_error_is_logged_immediately(tmp_path: Path) -> None:

@@ -4,15 +4,14 @@ Everything goes through structlog, including uvicorn.
 """
 
 import logging
-import os
 import sys
 from asyncio import TimerHandle, get_running_loop
+from codecs import getwriter
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import datetime
-from io import RawIOBase
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 from structlog.typing import EventDict, Processor
 
+from service.observability.log_stream import LogStream, log_stream
 from service.observability.redaction import redact_path, redactor
 
 LogFormat = Literal["json", "console"]
@@ -59,16 +59,16 @@ def access_log(log_format: LogFormat) -> Callable[[AccessLogEntry], None]:
     """Return the writer of access-log lines. JSON bypasses structlog (decision 0005)."""
     if log_format == "console":
         return lambda access: structlog.get_logger().info(**structs.asdict(access))
-    return AccessLogWriter(sys.stderr.buffer).write
+    return AccessLogWriter(log_stream(sys.stderr.buffer)).write
 
 
 class AccessLogWriter:
     """Writes access-log lines in batches, because each write is a system call.
 
-    All other log lines go through the same buffer and flush it, as does the end of the process.
+    All other log lines go through the same stream and flush it, as does the end of the process.
     """
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: LogStream | BinaryIO) -> None:
         self._out = out
         self._buffered_bytes = 0
         self._timer: TimerHandle | None = None
@@ -94,7 +94,6 @@ class AccessLogWriter:
 
 def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
     """Log to stderr; stdout is for command output. `secrets` are redacted."""
-    _buffer_stderr()
     redact = redactor(secrets)
     shared: list[Processor] = [
         _add_request,
@@ -107,7 +106,7 @@ def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
         logger_factory=_logger_factory(log_format),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_text_stream(log_format))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -118,15 +117,6 @@ def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-
-
-def _buffer_stderr() -> None:
-    """Give stderr back the buffer that `PYTHONUNBUFFERED`, usual in containers, takes from it.
-
-    Without one, each line of the access log is a system call.
-    """
-    if isinstance(sys.stderr.buffer, RawIOBase):
-        sys.stderr = os.fdopen(sys.stderr.fileno(), "w", 1, errors="backslashreplace", closefd=False)
 
 
 def _add_request(_: object, __: str, event: EventDict) -> EventDict:
@@ -181,7 +171,12 @@ def _traceback(
 def _logger_factory(log_format: LogFormat) -> Any:
     if log_format == "console":
         return structlog.PrintLoggerFactory(sys.stderr)
-    return structlog.BytesLoggerFactory(sys.stderr.buffer)
+    return structlog.BytesLoggerFactory(cast("BinaryIO", log_stream(sys.stderr.buffer)))
+
+
+def _text_stream(log_format: LogFormat) -> Any:
+    stream: Any = log_stream(sys.stderr.buffer)
+    return sys.stderr if log_format == "console" else getwriter("utf-8")(stream)
 
 
 def _json_bytes(event: dict[str, Any], **_: Any) -> bytes:

@@ -1,0 +1,76 @@
+"""The stream of log lines, written by a thread: a slow reader of the log must not stop the event loop."""
+
+import atexit
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any, BinaryIO
+
+import msgspec
+
+PENDING_CHUNKS_MAX = 1000
+"""Chunks that wait for a slow reader, of about 4 KiB under load. Lines beyond them are lost."""
+END_TIMEOUT_SECONDS = 1.0
+"""Time for which the end of the process waits for the reader."""
+
+
+class LogStream:
+    """Accepts lines without waiting, and passes them on in chunks.
+
+    The first line after lost ones says how many were lost.
+    """
+
+    def __init__(self, out: BinaryIO) -> None:
+        # Not through its buffer, whose lock a write that blocks would hold when the process ends.
+        self._out: Any = getattr(out, "raw", out)
+        self._buffer = bytearray()
+        self._chunks = SimpleQueue[bytes | None]()
+        self._lost_lines = 0
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        atexit.register(self._end)
+
+    def write(self, line: bytes) -> int:
+        with self._lock:
+            self._buffer += line
+        return len(line)
+
+    def flush(self) -> None:
+        """Pass on what was written as one chunk."""
+        with self._lock:
+            chunk = bytes(self._buffer)
+            self._buffer.clear()
+            if self._chunks.qsize() >= PENDING_CHUNKS_MAX:
+                self._lost_lines += chunk.count(b"\n")
+            else:
+                self._chunks.put(self._describe_lost() + chunk)
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+
+    def _describe_lost(self) -> bytes:
+        if not self._lost_lines:
+            return b""
+        count, self._lost_lines = self._lost_lines, 0
+        lost = {"event": "log_lines_lost", "count": count, "level": "warning", "timestamp": datetime.now(UTC)}
+        return msgspec.json.encode(lost) + b"\n"
+
+    def _run(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            with suppress(OSError, ValueError):  # the reader is gone, so there is no place to report it
+                while chunk:
+                    chunk = chunk[self._out.write(chunk) :]
+
+    def _end(self) -> None:
+        self.flush()
+        self._chunks.put(None)
+        if self._thread is not None:
+            self._thread.join(END_TIMEOUT_SECONDS)
+
+
+@cache
+def log_stream(out: BinaryIO) -> LogStream:
+    """Return the stream that writes to a file. All lines of a file go through one."""
+    return LogStream(out)
