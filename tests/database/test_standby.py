@@ -1,5 +1,6 @@
 """Reports, exports and `depot doctor` read from a standby, which may be behind or down."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from service.app import create_app
 from service.cli.doctor.run import run_checks
+from service.database import migrate
 from service.database.database import Database
 from service.database.session import Session
 from service.database.url import standby_settings
@@ -122,6 +124,23 @@ async def test_a_server_that_is_no_standby_is_not_read(pair: Pair, key: str, tmp
     primary = pair[0].url
     settings = Settings(database_url=primary, read_database_url=primary, home=tmp_path)
     async with running(settings, key) as client:
+        await sell(client)
+        orders, age = await report(client)
+    assert orders >= 1
+    assert age is None
+
+
+async def test_a_standby_of_another_database_is_not_read(
+    pair: Pair, settings: Settings, key: str, tmp_path: Path
+) -> None:
+    await execute(pair[0], "create database other")
+    other = pair[0].url.removesuffix("postgres") + "other"
+    await asyncio.to_thread(migrate.upgrade, Settings(database_url=other))
+    mistaken = replace(settings, read_database_url=pair[1].url.removesuffix("postgres") + "other")
+    of_other = replace(mistaken, database_url=other)
+    async with running(of_other, await mint(of_other, "admin")) as client:
+        await caught_up(client)
+    async with running(mistaken, key) as client:
         await sell(client)
         orders, age = await report(client)
     assert orders >= 1

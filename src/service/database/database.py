@@ -22,8 +22,9 @@ from service.database.errors import DATABASE_ERRORS
 from service.database.monitor import LOGIN_TIMEOUT_MAX_SECONDS, DatabaseMonitor
 from service.database.pool import Pool
 from service.database.servers import Connection, ServerList
-from service.database.session import Session
+from service.database.session import NO_STANDBY, READ_IDENTITY, Session
 from service.database.url import direct_dsn, dsn, standby_settings
+from service.errors import DatabaseUnavailable
 from service.observability.metrics import Metrics
 from service.observability.tracing import NO_TRACER, Tracer
 from service.settings import Settings
@@ -134,7 +135,9 @@ class Database:
         if self.standby is None:
             return self
         try:
-            await self.standby.fetchval("select 1")
+            identity = await self.fetchval(READ_IDENTITY)
+            if await self.standby.fetchval(READ_IDENTITY) != identity:
+                raise DatabaseUnavailable(NO_STANDBY)
         except DATABASE_ERRORS as error:
             log.warning("standby_read_failed", cause=repr(error))
             return self

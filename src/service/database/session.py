@@ -16,13 +16,19 @@ from service.errors import DatabaseUnavailable
 log = structlog.get_logger()
 T = TypeVar("T")
 
-READ_POSITION = "select pg_current_wal_lsn()::text"
-READ_AGE = """
+NO_STANDBY = "DEPOT_READ_DATABASE_URL names no standby of this database"
+READ_IDENTITY = """
+select format('%s/%s', system_identifier, oid) from pg_control_system(), pg_database
+where datname = current_database()"""
+"""A text that only a database and its physical copies have in common."""
+READ_POSITION = f"select pg_current_wal_lsn()::text, ({READ_IDENTITY})"
+READ_AGE = f"""
 select case when pg_last_wal_replay_lsn() >= $1::text::pg_lsn then 0
   else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) end::float8
-where pg_is_in_recovery()"""
+where pg_is_in_recovery() and coalesce($2::text = ({READ_IDENTITY}), true)"""
 """The seconds by which a standby may be behind the position $1 of the primary: 0 if it has everything, else
-the time since the last transaction that it has. Null if they are unknown, no row on a primary."""
+the time since the last transaction that it has. Null if they are unknown, no row on a server that is no
+standby of the database $2."""
 
 
 class Session:
@@ -84,9 +90,9 @@ class Session:
         if self._open_standby is not None:
             try:
                 async with self._open_standby() as standby:
-                    age_seconds = await standby.fetchval(READ_AGE, await self._position())
+                    age_seconds = await standby.fetchval(READ_AGE, *await self._position())
                     if age_seconds is None:
-                        raise DatabaseUnavailable
+                        raise DatabaseUnavailable(NO_STANDBY)
                     return await work(standby), age_seconds
             except asyncpg.QueryCanceledError:  # the statement takes too long, on the primary too
                 raise
@@ -94,15 +100,15 @@ class Session:
                 log.warning("standby_read_failed", cause=repr(error))
         return await work(self), None
 
-    async def _position(self) -> str | None:
-        """Return the end of the primary's log, or None while the primary is down."""
+    async def _position(self) -> tuple[str | None, str | None]:
+        """Return the end of the primary's log and its identity, or None while the primary is down."""
         try:
-            position: str = await self.fetchval(READ_POSITION)
+            ((position, identity),) = await self.fetch(READ_POSITION)
         except DATABASE_ERRORS:
-            return None
+            return None, None
         finally:
             self.release()
-        return position
+        return position, identity
 
     @asynccontextmanager
     async def transaction(
