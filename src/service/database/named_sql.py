@@ -6,6 +6,15 @@ from typing import Any
 PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")  # not the type in `value::type`
 
 
+def any_of(array: str) -> str:
+    """Return `any(array)` of a parameter such as `$1::uuid[]`, in a form that is planned once.
+
+    PostgreSQL would plan the statement again for each array: it estimates fewer rows for an array that it
+    knows than for an unknown one. It does not look into a subselect.
+    """
+    return f"any((select {array})::{array.rpartition('::')[2]})"
+
+
 class NamedSql:
     """A statement whose parameters are written `:name`; PostgreSQL numbers them."""
 

@@ -1,15 +1,16 @@
 """SQL of items. A mutation is one statement that changes the row and records its movement and event."""
 
 from service.database.lists import ListQuery
-from service.database.named_sql import NamedSql
+from service.database.named_sql import NamedSql, any_of
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
 COLUMNS = """id, sku, name, description, amount_text(price, currency), currency, quantity, attributes,
   archived, low_stock_at, version, created_at, updated_at"""
 
-READ = f"select {COLUMNS} from items where id = any($1::uuid[])"
+READ = f"select {COLUMNS} from items where id = {any_of('$1::uuid[]')}"
 
-READ_STATE = "select id, version, sku, quantity, price, currency from items where id = any($1::uuid[])"
+READ_STATE = f"""
+select id, version, sku, quantity, price, currency from items where id = {any_of("$1::uuid[]")}"""
 """Reads the state that explains why a conditional statement did not change an item."""
 
 AUDITED_FIELDS_JSON = """jsonb_build_object('sku', {0}.sku, 'name', {0}.name, 'description', {0}.description,
@@ -87,7 +88,7 @@ with requested as (
       :request_ids::text[])
     as t (item_id, patch, versions, actor, request_id)
 ), before as (
-  select * from items where id = any(:item_ids) order by id for no key update
+  select * from items where id = {any_of(":item_ids::uuid[]")} order by id for no key update
 ), changed as (
   update items i set
     (sku, name, description, price, currency, quantity, attributes, archived, low_stock_at) = (
@@ -111,8 +112,8 @@ select {COLUMNS} from changed""")
 An item is absent if it does not exist, has another version, or has a currency that the price does not fit.
 """
 
-LOCK_ATTRIBUTES = """
-select id, attributes from items where id = any($1::uuid[]) order by id for no key update"""
+LOCK_ATTRIBUTES = f"""
+select id, attributes from items where id = {any_of("$1::uuid[]")} order by id for no key update"""
 
 ITEM_JSON = """json_build_object('id', id, 'sku', sku, 'name', name, 'description', description,
     'price', amount_text(price, currency), 'currency', currency, 'quantity', quantity,

@@ -1,6 +1,6 @@
 """SQL of stock changes: by a difference, or to a count if the stock is still the expected one."""
 
-from service.database.named_sql import NamedSql
+from service.database.named_sql import NamedSql, any_of
 from service.idempotency.replies import store_computed_reply_sql
 from service.items.schemas import QUANTITY_MAX
 from service.items.statements import COLUMNS, ITEM_JSON, RECORD_ITEM_EVENTS
@@ -30,7 +30,8 @@ with requested as (
       :reasons::text[], :versions::text[], :actors::text[], :request_ids::text[])
     as t (item_id, delta, counted, expected, reason, versions, actor, request_id)
 ), before as (
-  select id, quantity, version from items where id = any(:item_ids) order by id for no key update
+  select id, quantity, version from items
+  where id = {any_of(":item_ids::uuid[]")} order by id for no key update
 ), changed as (
   update items i set {_SET_QUANTITY}
   from before join requested r on r.item_id = before.id
@@ -53,7 +54,8 @@ with requested as (
   select * from unnest(:item_ids::uuid[], :skus::text[], :deltas::int[], :quantities::int[], :expected::int[])
     with ordinality as t (item_id, sku, delta, counted, expected, position)
 ), before as (
-  select id, sku, quantity from items where id = any(:item_ids) or sku = any(:skus)
+  select id, sku, quantity from items
+  where id = {any_of(":item_ids::uuid[]")} or sku = {any_of(":skus::text[]")}
   order by id for no key update
 ), matched as (
   select r.*, before.id from requested r join before on before.id = r.item_id

@@ -1,18 +1,18 @@
 """SQL of orders. A batch of any size takes one statement each to lock, write and read."""
 
 from service.database.lists import ListQuery
-from service.database.named_sql import NamedSql
+from service.database.named_sql import NamedSql, any_of
 from service.idempotency.replies import STORE_REPLIES
 from service.items.statements import BACK_IN_STOCK_EVENTS, low_stock_condition
 
 # The rows are locked in id order, so that two batches cannot deadlock, and with NO KEY, so that checks of
 # foreign keys do not wait. The statement also sets the transaction's lock timeout, which saves a round trip.
-LOCK_STOCK = """
+LOCK_STOCK = f"""
 with lock_timeout as materialized (select set_config('lock_timeout', $3, true))
 select id, sku, name, price, currency, quantity, version, archived, low_stock_at,
   clock_timestamp() as locked_at
 from lock_timeout, items
-where id = any($1::uuid[]) or sku = any($2::text[])
+where id = {any_of("$1::uuid[]")} or sku = {any_of("$2::text[]")}
 order by id for no key update of items"""
 
 SELECT_LOCKED_ITEMS = """
@@ -167,7 +167,7 @@ select {COLUMNS} from o"""
 
 LOCK_METADATA = "select metadata from orders where id = $1 for no key update"
 
-READ = f"select {COLUMNS} from orders o where o.id = any($1::uuid[])"
+READ = f"select {COLUMNS} from orders o where o.id = {any_of('$1::uuid[]')}"
 
 EXPORT_FIELDS = {
     "order_id": "o.id",
