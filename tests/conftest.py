@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from service.app import create_app
 from service.auth.store import create_key
-from service.database import migrate
 from service.database.database import Database
 from service.database.embedded import postgres
 from service.settings import Settings
@@ -28,6 +27,7 @@ from tests.support import s3_server as s3
 from tests.support import signature_cache
 from tests.support.app_helpers import running
 from tests.support.embedded_server import Server
+from tests.support.postgres_nodes import copy_migrated_data
 from tests.support.shared_app import SharedApp, shared_app
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def home(depot_scratch: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def own_server(home: Path) -> Iterator[Server]:
+    copy_migrated_data(home / "postgres")
     with postgres(home, {"fsync": "off"}) as url:
-        migrate.upgrade(Settings(database_url=url))
         yield Server(home, url)
 
 

@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.auth.store import create_key
-from service.database import migrate
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import eventually, running
@@ -28,7 +27,6 @@ QUIET_SECONDS = float(os.environ.get("DISTANT_SECONDS", "3"))
 @pytest.fixture
 def server(home: Path) -> Iterator[Node]:
     with node(home) as server:
-        migrate.upgrade(Settings(database_url=server.url, home=home))
         yield server
 
 

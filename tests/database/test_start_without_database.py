@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from service.auth.store import create_key
-from service.database import migrate
 from service.database.database import Database
 from service.settings import Settings
 from tests.support.app_helpers import eventually
@@ -19,7 +18,6 @@ from tests.support.postgres_nodes import Node, node
 @pytest.fixture
 def server(home: Path) -> Iterator[Node]:
     with node(home) as server:
-        migrate.upgrade(Settings(database_url=server.url, home=home))
         yield server
 
 

@@ -1,15 +1,20 @@
 """PostgreSQL servers on loopback for one test, which can be stopped, killed, copied and promoted."""
 
+import atexit
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import psutil
 
 from service.database import migrate
-from service.database.embedded import EmbeddedServer
+from service.database.embedded import EmbeddedServer, postgres
 from service.settings import Settings
 from tests.support.ports import free_port
 
@@ -33,7 +38,8 @@ class Node:
         self.system_user = self._embedded.account
 
     def make(self, **settings: str) -> None:
-        """Create a new, empty server."""
+        """Create a new server with Depot's schema."""
+        copy_migrated_data(self.data)
         self._embedded.initialize({**SETTINGS, **settings})
 
     def copy(self, primary: "Node") -> None:
@@ -68,6 +74,28 @@ class Node:
 
     def _run(self, command: str, *arguments: str) -> None:
         self._embedded.run(command, *arguments)
+
+
+def copy_migrated_data(data: Path) -> None:
+    """Fill the directory with the data of a new server that has Depot's schema."""
+    data.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", f"{_migrated_data()}/.", str(data)], check=True)
+
+
+@cache
+def _migrated_data() -> Path:
+    """Return the data of a stopped server. A copy takes a tenth of the time of a new, migrated one."""
+    # Here, since it is a plugin: pytest rewrites it before anything imports it.
+    from service.testing import scratch_directory  # noqa: PLC0415
+
+    home = Path(mkdtemp(prefix="depot-migrated-", dir=scratch_directory()))
+    atexit.register(shutil.rmtree, home)
+    home.chmod(0o755)
+    # In a thread, because an event loop may run in this one already.
+    with postgres(home, {"fsync": "off"}) as url, ThreadPoolExecutor(1) as thread:
+        thread.submit(migrate.upgrade, Settings(database_url=url)).result()
+    (home / "postgres" / "log").unlink()
+    return home / "postgres"
 
 
 def server_processes(data: Path) -> list[psutil.Process]:
@@ -119,7 +147,5 @@ def replicated(scratch: Path) -> Iterator[tuple[Node, Node]]:
     with TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         home.chmod(0o755)
-        with node(home) as primary:
-            migrate.upgrade(Settings(database_url=primary.url))
-            with standby(home, primary) as copy:
-                yield primary, copy
+        with node(home) as primary, standby(home, primary) as copy:
+            yield primary, copy
