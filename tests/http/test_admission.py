@@ -7,6 +7,7 @@ from time import perf_counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.types import Message
 from msgspec.structs import replace
 
 from service.http.admission import (
@@ -16,6 +17,7 @@ from service.http.admission import (
     TICK_SECONDS,
     AdmissionControl,
 )
+from service.http.middleware import Exchange
 from service.settings import Settings
 from tests.support.app_helpers import item, locked, running, wait_for_locks
 from tests.support.reply_assertions import assert_refused
@@ -153,6 +155,15 @@ def test_during_recovery_one_slow_tick_lowers_the_limit(admission: AdmissionCont
 def test_parsed_requests_count_before_the_application_receives_them(admission: AdmissionControl) -> None:
     admission.pending = 1000
     assert admission.full
+
+
+def test_the_time_before_a_request_is_started_counts(admission: AdmissionControl) -> None:
+    scope = {"headers": [], "path": "/items", "method": "GET", "state": {"parsed_at": 5.0}}
+    assert Exchange(scope, unused, admission, closing=False).started == 5.0
+
+
+async def unused(message: Message) -> None:
+    raise AssertionError
 
 
 def test_clients_that_are_rejected_repeatedly_are_paused_and_resumed_in_turn(

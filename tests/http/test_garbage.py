@@ -1,5 +1,6 @@
 """Requests leave nothing that only the garbage collector frees (decision 0020)."""
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ async def test_an_idle_connection_holds_no_request(settings: Settings) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/health/live")).status_code == 200
             await eventually(requests_are_freed)
+
+
+async def test_a_connection_holds_no_request_whose_body_came_after_the_reply(settings: Settings) -> None:
+    with serving(create_app(settings), settings) as url:
+        reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+        writer.write(b"POST /items HTTP/1.1\r\nHost: depot\r\nContent-Length: 2\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+        writer.write(b"{}")
+        await eventually(requests_are_freed)
+        writer.close()
 
 
 async def requests_are_freed() -> bool:

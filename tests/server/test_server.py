@@ -54,7 +54,7 @@ async def test_the_garbage_collector_rests_while_the_server_runs(settings: Setti
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await started.wait()
         before = gc.get_stats()[0]["collections"]
-        in_flight = [[number] for number in range(30_000)]
+        in_flight = [[number] for number in range(200_000)]
         assert gc.get_stats()[0]["collections"] == before
         assert not any(each is server for each in gc.get_objects())
         del in_flight

@@ -82,7 +82,7 @@ class Exchange(RequestHead):
         self.writer: Task[Any] | None = None
         """The task of a handler that writes."""
         self.cancelled = False
-        self.started = perf_counter()
+        self.started: float = scope["state"].pop("parsed_at", None) or perf_counter()
 
     @property
     def method(self) -> str:
@@ -197,7 +197,7 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return  # WebSockets are not supported: the server answers 403 if nothing accepts
-        if scope["state"].pop("pending", False):
+        if "parsed_at" in scope["state"]:
             self._admission.pending -= 1
         exchange = Exchange(scope, send, self._admission, closing=self._draining())
         scope["state"]["exchange"] = exchange

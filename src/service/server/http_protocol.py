@@ -5,6 +5,8 @@ never reaches the application: malformed HTTP and shed requests.
 """
 
 from asyncio import Event, TimerHandle, Transport
+from functools import partial
+from time import perf_counter
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -21,6 +23,7 @@ from service.server.connections import ConnectionLimit
 from service.server.cycle import Cycle
 from service.server.http10 import delimit_by_close
 from service.server.request_rewrites import with_known_method, without_upgrade
+from service.server.start_queue import StartQueue
 
 UNKNOWN_METHOD = "_OTHER"
 SHEDDING_EXEMPT_TARGETS = tuple(path.encode() for path in SHEDDING_EXEMPT_PATHS)
@@ -31,11 +34,24 @@ PATH_LENGTH_MAX = 2048
 class HttpProtocol(HttpToolsProtocol):
     """One client connection. Its limits come from the settings."""
 
+    # With more than 30 attributes of its own, an object has a dictionary that is several times as large.
+    __slots__ = (
+        *("_active_cycle", "_admission", "_buffered_bytes", "_connection_limit", "_has_upgrade"),
+        *("_head_may_be_too_large", "_in_head", "_incomplete", "_metrics", "_read_timer", "_rejection"),
+        *("_request_start", "_settings", "_start_queue", "_unknown_method", "_write_timer"),
+    )
+
     def __init__(
-        self, config: uvicorn.Config, *args: Any, connection_limit: ConnectionLimit, **kwargs: Any
+        self,
+        config: uvicorn.Config,
+        *args: Any,
+        connection_limit: ConnectionLimit,
+        start_queue: StartQueue,
+        **kwargs: Any,
     ) -> None:
         super().__init__(config, *args, **kwargs)
         self._connection_limit = connection_limit
+        self._start_queue = start_queue
         components = components_of(cast("Litestar", config.app))
         self._settings = components.settings
         self._admission = components.admission
@@ -127,6 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._in_head, self._incomplete, self._buffered_bytes = True, False, 0
         super().on_message_complete()
+        if self.cycle.response_complete:
+            self._release_request()
 
     def on_response_complete(self) -> None:
         if self.transport.is_closing():
@@ -204,10 +222,14 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.__class__ = Cycle  # uvicorn has no other way to choose the class
         self._active_cycle = cycle
         self._admission.pending += 1
-        cycle.scope["state"]["pending"] = True
+        cycle.scope["state"]["parsed_at"] = perf_counter()
         if cycle.scope["http_version"] == "1.0":
             app = delimit_by_close(cycle, app)
-        super()._start_asgi_task(cycle, app)
+        start = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["path"].startswith(SHEDDING_EXEMPT_PATHS):
+            start()
+        else:
+            self._start_queue.add(start)
 
     def _start_read_timer(self) -> None:
         self._read_timer = self.loop.call_later(self._settings.read_timeout_seconds, self._on_read_timeout)

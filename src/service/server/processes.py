@@ -29,6 +29,7 @@ from service.observability.metrics import use_shared_directory
 from service.server.acceptor import Acceptor
 from service.server.connections import BACKLOG, ConnectionLimit, fit_connections
 from service.server.http_protocol import HttpProtocol
+from service.server.start_queue import StartQueue
 from service.settings import Settings, StartupError
 
 log = structlog.get_logger()
@@ -38,8 +39,8 @@ RESPAWN_SECONDS = 1.0
 
 
 EXPIRY_INTERVAL_SECONDS = 1.0
-COLLECTION_THRESHOLD = 50_000
-"""Number of new objects that starts a collection: as many as about 500 requests in flight have."""
+COLLECTION_THRESHOLD = 250_000
+"""Number of new objects that starts a collection: more than 1,000 requests in flight have."""
 
 
 class Server(uvicorn.Server):
@@ -54,10 +55,11 @@ class Server(uvicorn.Server):
     ) -> None:
         self._connection_limit = ConnectionLimit(fit_connections(settings))
         self._keepalive_seconds = settings.keepalive_seconds
+        protocol = partial(HttpProtocol, connection_limit=self._connection_limit, start_queue=StartQueue())
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=cast("type[HttpProtocol]", partial(HttpProtocol, connection_limit=self._connection_limit)),
+            http=cast("type[HttpProtocol]", protocol),
             ws="none",
             lifespan="on",
             log_config=None,
