@@ -9,9 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -228,6 +231,28 @@ def test_lines_that_a_reader_is_too_slow_for_are_counted(monkeypatch: pytest.Mon
         while lines[-1] != b"end\n":
             lines.append(log.readline())
     assert json.loads(lines[-2])["count"] == 10 - lines.count(long)
+
+
+def test_a_full_pipe_that_another_program_made_non_blocking_is_waited_for() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    line = b"x" * 3 * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) + b"\n"
+    with os.fdopen(reader, "rb") as log, CountingFile(writer, "wb") as out:
+        stream = LogStream(out)
+        stream.write(line)
+        stream.flush()
+        while out.writes < 2:
+            time.sleep(0)
+        assert log.readline() == line
+        assert out.writes < 100
+
+
+class CountingFile(FileIO):
+    writes = 0
+
+    def write(self, content: Any, /) -> int:
+        self.writes += 1
+        return super().write(content)
 
 
 async def test_a_server_error_is_logged_immediately(tmp_path: Path) -> None:

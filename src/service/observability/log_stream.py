@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from queue import SimpleQueue
+from select import select
 from threading import Lock, Thread
 from typing import Any, BinaryIO
 
@@ -61,7 +62,14 @@ class LogStream:
         while (chunk := self._chunks.get()) is not None:
             with suppress(OSError, ValueError):  # the reader is gone, so there is no place to report it
                 while chunk:
-                    chunk = chunk[self._out.write(chunk) :]
+                    chunk = chunk[self._write(chunk) :]
+
+    def _write(self, chunk: bytes) -> int:
+        """Return the number of bytes that were written."""
+        written: int | None = self._out.write(chunk)
+        if written is None:  # another program that has the same file open has made it non-blocking
+            select([], [self._out], [])
+        return written or 0
 
     def _end(self) -> None:
         self.flush()
