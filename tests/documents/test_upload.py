@@ -1,7 +1,9 @@
 """Uploads are accepted or rejected by their type, size and API key, and their number is limited."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from upload_helpers import BOUNDARY, CAT, END, FORM, in_chunks, part, post, send
 
 from service.app import create_app
 from service.database.database import Database
+from service.documents.upload import write_all
 from service.settings import Settings
 from tests.support.app_helpers import running
 from tests.support.reply_assertions import assert_refused
@@ -250,3 +253,20 @@ async def test_an_upload_that_does_not_arrive_times_out(settings: Settings, key:
         assert_refused(reply, 408, "REQUEST_TIMEOUT")
         assert reply.headers["Connection"] == "close"
         assert (await send(client, CAT)).status_code == 201
+
+
+def test_many_small_chunks_are_written_completely(tmp_path: Path) -> None:
+    chunks = [b"%d," % number for number in range(3_000)]
+    with (tmp_path / "file").open("xb") as file:
+        write_all(file.fileno(), chunks)
+    assert (tmp_path / "file").read_bytes() == b"".join(chunks)
+
+
+def test_a_file_that_cannot_be_written_completely_is_an_error(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with (tmp_path / "file").open("xb") as file, pytest.raises(OSError, match="not written completely"):
+            write_all(file.fileno(), [b"a" * 900, b"b" * 900])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

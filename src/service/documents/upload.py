@@ -4,7 +4,9 @@ A rejected file never gets a blob key and is deleted with the request.
 """
 
 import asyncio
+import errno
 import hashlib
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,8 +30,11 @@ from service.settings import Settings
 
 BATCH_BYTES = 262_144
 """Bytes that are passed to a thread at a time. A smaller file is passed only once."""
-CHECKS_MAX = 2
-"""Files that are checked at the same time. Each is mapped into memory during the check."""
+CHECKS_MAX = 1
+"""Files that are checked at the same time. Each is mapped into memory during the check, which takes a few
+milliseconds and mostly holds the GIL."""
+CHUNKS_PER_WRITE = 1024
+"""The kernel's limit (`IOV_MAX`)."""
 FORM_BYTES_MAX = 16_384
 """Bytes allowed besides the file: boundaries and part headers."""
 
@@ -186,11 +191,11 @@ class UploadBuffer:
     def flush(self) -> None:
         """Write the bytes to the file. Call it in a thread.
 
-        The batch is joined, because each blocking call releases the GIL and then waits until the event loop
-        yields it.
+        They are written together, because each blocking call releases the GIL and then waits for the event
+        loop.
         """
-        self._file.write(b"".join(self._batch))
-        self._batch, self._batch_bytes = [], 0
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        write_all(self._file.fileno(), batch)
 
     def finish(self) -> ReceivedFile:
         """Check and hash the complete file. Call it in a thread. Raises `InvalidType`."""
@@ -220,3 +225,12 @@ class UploadBuffer:
         content = mmap(self._file.fileno(), 0, access=ACCESS_READ)
         self._format.check(content)
         return hashlib.sha256(content).digest()
+
+
+def write_all(descriptor: int, chunks: list[bytes]) -> None:
+    """Write all chunks to a file, without a copy of them. Raises `OSError` if the disk is full."""
+    for start in range(0, len(chunks), CHUNKS_PER_WRITE):
+        part = chunks[start : start + CHUNKS_PER_WRITE]
+        written = os.writev(descriptor, part)
+        if written < sum(map(len, part)):  # the disk is almost full
+            raise OSError(errno.ENOSPC, "the file was not written completely")
