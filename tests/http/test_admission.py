@@ -157,6 +157,13 @@ def test_parsed_requests_count_before_the_application_receives_them(admission: A
     assert admission.full
 
 
+def test_a_process_is_busy_with_more_than_one_request(admission: AdmissionControl) -> None:
+    admission.admit(Request(0))
+    assert not admission.is_busy()
+    admission.pending += 1
+    assert admission.is_busy()
+
+
 def test_the_time_before_a_request_is_started_counts(admission: AdmissionControl) -> None:
     scope = {"headers": [], "path": "/items", "method": "GET", "state": {"parsed_at": 5.0}}
     assert Exchange(scope, unused, admission, closing=False).started == 5.0

@@ -87,6 +87,10 @@ class AdmissionControl:
     def full(self) -> bool:
         return len(self._in_flight) + self.pending >= self.limit
 
+    def is_busy(self) -> bool:
+        """Return whether more than one request is in flight."""
+        return len(self._in_flight) + self.pending > 1
+
     @property
     def should_pause(self) -> bool:
         """Return whether rejected clients must be paused: after many rejections, or while some are paused."""

@@ -19,6 +19,7 @@ from service.app import components_of
 from service.errors import BadRequest, Fault, HeadTooLarge, Overloaded, RequestTimeout, render
 from service.http.head import RequestHead
 from service.http.middleware import SHEDDING_EXEMPT_PATHS
+from service.server.buffered_transport import BufferedTransport
 from service.server.connections import ConnectionLimit
 from service.server.cycle import Cycle
 from service.server.http10 import delimit_by_close
@@ -75,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(transport)
+        super().connection_made(BufferedTransport(transport, self.loop, self._admission.is_busy))
         self._start_read_timer()
         self._connection_limit.mark_idle(self)
         full = len(self.connections) > self._connection_limit.maximum
