@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from conftest import Client
 from service.audit import chain
 from service.audit import prune as pruning
-from service.audit.chain import accept, seal
+from service.audit.chain import SEALING_LOCK, accept, seal
 from service.audit.prune import PruneRejected, delete_pruned, prune
 from service.audit.sealing_state import Head
 from service.audit.verify import AnchorPruned, verify
 from service.cli.doctor.run import CHAIN_CHECK, run_checks
 from service.database.database import Database
 from service.settings import Settings
-from tests.support.app_helpers import connected, wait_for_locks
+from tests.support.app_helpers import connected, eventually, wait_for_locks
 from tests.support.depot_command import depot_output, start_depot
 from tests.support.journal_history import (
     HOUR,
@@ -84,6 +84,15 @@ select pg_terminate_backend(pid) from pg_stat_activity
 where datname = current_database() and wait_event_type = 'Lock' and pid <> pg_backend_pid()"""
 
 
+async def end_blocked(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """End the session that waits for a lock. While it checks for a deadlock, it does not seem to wait."""
+
+    async def has_ended() -> bool:
+        return bool(await connection.fetch(END_BLOCKED))
+
+    await eventually(has_ended)
+
+
 @asynccontextmanager
 async def blocked_at(database_url: str, position: int) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
     """Lock the event of a seal, so that its deletion waits until the block ends."""
@@ -104,7 +113,7 @@ async def test_a_prune_that_is_interrupted_between_two_batches_is_completed_by_t
         async with blocked_at(database_url, 6) as blocker:
             deleting = asyncio.create_task(delete_pruned(history, PLAIN))
             await wait_for_locks(blocker, 1)
-            await blocker.execute(END_BLOCKED)
+            await end_blocked(blocker)
             with pytest.raises((asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError)):
                 await deleting
         assert (await count(history), await findings(history)) == (16, [])
@@ -124,14 +133,14 @@ async def test_after_a_kill_nothing_pruned_is_read_again_and_the_next_run_delete
         process = start_depot(arguments, env={**os.environ, "DATABASE_URL": database_url})
         await wait_for_locks(blocker, 1)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        await blocker.execute(END_BLOCKED)
+        await asyncio.to_thread(process.wait, 10)
+        await end_blocked(blocker)
     assert (await count(history), await findings(history)) == (20, [])
     feed = (await client.get("/events", params={"type": "user.action"})).json()["data"]
     assert [event["timestamp"] > NOON.isoformat() for event in feed] == [True] * 10
     assert len([line for line in await export(history) if b'"user.action"' in line]) == 10
     assert await seal(history, PLAIN) == 0
-    depot_output(database_url, *arguments)
+    await asyncio.to_thread(depot_output, database_url, *arguments)
     assert (await count(history), await findings(history)) == (10, [])
 
 
@@ -266,17 +275,16 @@ async def test_a_prune_during_other_writes_loses_none_of_their_events(history: D
     assert await findings(history) == []
 
 
-async def test_one_of_two_concurrent_prunes_is_rejected(
-    history: Database, database_url: str, tmp_path: Path
-) -> None:
-    file, lines = tmp_path / "trail.jsonl", await export(history)
-    file.write_bytes(b"".join(lines))
-
-    def lines_while_another_prunes() -> Iterator[bytes]:
-        arguments = ["audit", "prune", "--before", NOON.isoformat(), "--exported", str(file)]
-        depot_output(database_url, *arguments)
-        yield from lines
-
+async def test_one_of_two_concurrent_prunes_is_rejected(history: Database, database_url: str) -> None:
+    lines = await export(history)
+    async with connected(database_url) as blocker, blocker.transaction():
+        await blocker.execute("select pg_advisory_xact_lock($1)", SEALING_LOCK)
+        first = asyncio.create_task(prune(history, PLAIN, NOON, lines))
+        await wait_for_locks(blocker, 1)
+        second = asyncio.create_task(prune(history, PLAIN, NOW - HOUR, lines))
+        await wait_for_locks(blocker, 2)
+    assert (await first).anchor.position == 10
     with pytest.raises(PruneRejected, match="another prune ended in the meantime"):
-        await prune(history, PLAIN, NOW - HOUR, lines_while_another_prunes())
+        await second
+    assert await delete_pruned(history, PLAIN) == 10
     assert (await count(history), await findings(history)) == (10, [])

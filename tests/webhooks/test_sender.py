@@ -20,8 +20,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @pytest.fixture
+def settings() -> Settings:
+    """Return settings without a database, which a sender does not need."""
+    return Settings(webhook_allow_private=True, webhook_timeout_seconds=5)
+
+
+@pytest.fixture
 async def sender(settings: Settings) -> AsyncIterator[Sender]:
-    async with Sender(replace(settings, webhook_allow_private=True, webhook_timeout_seconds=5)).open() as it:
+    async with Sender(settings).open() as it:
         yield it
 
 
