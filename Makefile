@@ -62,7 +62,7 @@ cluster: .venv/test # lose hosts of a Patroni cluster under load (as root on Deb
 rolling: .venv/test # restart replicas behind HAProxy: ROUNDS=20 RATE=300
 	@$(BIN)/python -m bench.rolling --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),300)
 
-overload: .venv/test # send more than the service can do: SECONDS=8; needs h2load (nghttp2-client)
+overload: .venv/test # send more than the service can do: SECONDS=8
 	@$(BIN)/python -m bench.overload --seconds $(or $(SECONDS),8)
 
 flood: .venv/test # flood with unknown keys and with webhooks that hang: SECONDS=10 each
