@@ -240,7 +240,7 @@ async def test_metadata_has_a_limit_that_a_merge_cannot_exceed_either(client: Cl
 async def test_a_database_that_does_not_respond_is_not_an_internal_error(
     settings: Settings, key: str, database_url: str
 ) -> None:
-    narrow = replace(settings, records_pool_size=1, pool_wait_seconds=0.1, statement_timeout_seconds=0.3)
+    narrow = replace(settings, records_pool_size=1, pool_wait_seconds=0.5, statement_timeout_seconds=1.0)
     async with running(narrow, key) as client, connected(database_url) as connection:
         assert (await client.put(PATH, json={"status": "on"})).status_code == 201
         async with connection.transaction():

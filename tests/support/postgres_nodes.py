@@ -24,6 +24,7 @@ SETTINGS = {
     "fsync": "off",  # what is killed are processes: the kernel keeps what they wrote
     "max_connections": "60",
     "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # in the data directory: a killed server leaves nothing in /dev/shm
 }
 
 
