@@ -9,12 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +20,6 @@ from msgspec.structs import replace
 from service.auth.keys import mint
 from service.auth.store import create_key
 from service.database.database import Database
-from service.observability.log_stream import LogStream
 from service.observability.logs import AccessLogEntry, AccessLogWriter
 from service.observability.redaction import PATH_LENGTH_MAX, redact_path, redactor
 from service.settings import Settings
@@ -214,45 +210,6 @@ async def test_a_reader_of_the_log_that_stops_delays_no_request(database_url: st
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
         assert await asyncio.to_thread(process.wait, 10) == 0
-
-
-def test_lines_that_a_reader_is_too_slow_for_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.observability.log_stream.PENDING_CHUNKS_MAX", 2)
-    reader, writer = os.pipe()
-    long = b"x" * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) + b"\n"
-    with os.fdopen(reader, "rb") as log, os.fdopen(writer, "wb", buffering=0) as out:
-        stream = LogStream(out)
-        for _ in range(10):
-            stream.write(long)
-            stream.flush()
-        lines = [log.readline() for _ in range(2)]
-        stream.write(b"end\n")
-        stream.flush()
-        while lines[-1] != b"end\n":
-            lines.append(log.readline())
-    assert json.loads(lines[-2])["count"] == 10 - lines.count(long)
-
-
-def test_a_full_pipe_that_another_program_made_non_blocking_is_waited_for() -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    line = b"x" * 3 * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) + b"\n"
-    with os.fdopen(reader, "rb") as log, CountingFile(writer, "wb") as out:
-        stream = LogStream(out)
-        stream.write(line)
-        stream.flush()
-        while out.writes < 2:
-            time.sleep(0)
-        assert log.readline() == line
-        assert out.writes < 100
-
-
-class CountingFile(FileIO):
-    writes = 0
-
-    def write(self, content: Any, /) -> int:
-        self.writes += 1
-        return super().write(content)
 
 
 async def test_a_server_error_is_logged_immediately(tmp_path: Path) -> None:

@@ -20,15 +20,12 @@ from rich.console import Console
 from rich.traceback import Traceback
 from structlog.typing import EventDict, Processor
 
-from service.observability.log_stream import LogStream, log_stream
+from service.observability.log_stream import ATOMIC_BYTES_MAX, LogStream, log_stream
 from service.observability.redaction import redact_path, redactor
 
 LogFormat = Literal["json", "console"]
 FLUSH_SECONDS = 0.05
 """Maximum age of an access-log line that is not written yet."""
-ATOMIC_BYTES_MAX = 4096
-"""Up to this size, a write to a pipe is not mixed with those of other processes (`PIPE_BUF` of Linux)."""
-
 REQUEST_CONTEXT: ContextVar[tuple[str, str | None] | None] = ContextVar("REQUEST", default=None)
 """The request id and the trace id of the current request."""
 
