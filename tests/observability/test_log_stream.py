@@ -3,8 +3,11 @@
 import fcntl
 import json
 import os
+import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -55,9 +58,55 @@ def test_a_full_pipe_that_another_program_made_non_blocking_is_waited_for() -> N
         assert out.writes < 100
 
 
+def test_lines_lost_on_a_full_disk_are_counted_once_there_is_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with CountingFile(path, "wb") as out:
+        stream = LogStream(out)
+        with file_size_limit(10):
+            stream.write(b"first\nsecond\nthird\n")
+            stream.flush()
+            while not out.failures:
+                time.sleep(0)
+        while b"count" not in path.read_bytes():
+            stream.flush()
+    first, part, lost = path.read_bytes().splitlines()
+    assert (first, part, json.loads(lost)["count"]) == (b"first", b"seco", 2)
+
+
+def test_lines_lost_while_a_pipe_has_no_reader_are_counted_for_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with path.open("wb", buffering=0) as out:
+        os.close(reader)
+        stream = LogStream(out)
+        for line in (b"a\n", b"b\nc\n"):
+            stream.write(line)
+            stream.flush()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as log:
+            stream.write(b"d\n")
+            stream.flush()
+            lost, line = log.readline(), log.readline()
+    assert (json.loads(lost)["count"], line) == (3, b"d\n")
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let writes beyond a size fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 class CountingFile(FileIO):
     writes = 0
+    failures = 0
 
     def write(self, content: Any, /) -> int:
         self.writes += 1
-        return super().write(content)
+        try:
+            return super().write(content)
+        except OSError:
+            self.failures += 1
+            raise

@@ -10,6 +10,7 @@ from threading import Lock, Thread
 from typing import Any, BinaryIO
 
 import msgspec
+from msgspec import Struct
 
 ATOMIC_BYTES_MAX = 4096
 """Up to this size, a write to a pipe is not mixed with those of other processes, and does not wait if the
@@ -20,20 +21,36 @@ END_TIMEOUT_SECONDS = 1.0
 """Time for which the end of the process waits for the reader."""
 
 
+class Chunk(Struct):
+    """Lines that are written together."""
+
+    text: bytes
+    lines: int
+    """The number of lines that are lost with all of the text."""
+    written: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.written == len(self.text)
+
+
 class LogStream:
     """Accepts lines without waiting, and passes them on in chunks.
 
-    The first line after lost ones says how many were lost.
+    Lines are lost if the reader is gone or too slow, or if the disk is full. The next line that can be
+    written says how many were lost.
     """
 
     def __init__(self, out: BinaryIO) -> None:
         # Not through its buffer, whose lock a write that blocks would hold when the process ends.
         self._out: Any = getattr(out, "raw", out)
         self._buffer = bytearray()
-        self._chunks = SimpleQueue[bytes | None]()
+        self._chunks = SimpleQueue[Chunk | None]()
         self._unwritten = 0
         """The number of chunks that the thread has not written yet."""
         self._lost_lines = 0
+        self._is_line_open = False
+        """Whether only the beginning of the last line was written."""
         self._lock = Lock()
         self._thread: Thread | None = None
         atexit.register(self._end)
@@ -49,56 +66,75 @@ class LogStream:
         The thread writes it only if this would have to wait: each chunk that it gets costs 80 µs.
         """
         with self._lock:
-            chunk = bytes(self._buffer)
+            chunk = Chunk(bytes(self._buffer), self._buffer.count(b"\n"))
             self._buffer.clear()
             if self._unwritten >= PENDING_CHUNKS_MAX:
-                self._lost_lines += chunk.count(b"\n")
-            elif rest := self._write_now(self._describe_lost() + chunk):
-                self._pass_on(rest)
+                self._lose(chunk)
+                return
+            if lost := self._lost_lines:
+                self._lost_lines = 0
+                self._accept(Chunk(_describe_lost(lost), lost))
+            self._accept(chunk)
 
-    def _write_now(self, chunk: bytes) -> bytes:
-        """Write as much of a chunk as is possible without waiting; return the rest."""
-        if self._unwritten or len(chunk) > ATOMIC_BYTES_MAX:
-            return chunk
-        with suppress(OSError, ValueError):
-            _, ready, _ = select([], [self._out], [], 0)
-            return chunk[self._out.write(chunk) or 0 :] if ready else chunk
-        return b""  # the reader is gone, so there is no place to report it
+    def _accept(self, chunk: Chunk) -> None:
+        """Write as much of a chunk as is possible without waiting, and leave the rest to the thread."""
+        try:
+            if not self._unwritten and len(chunk.text) <= ATOMIC_BYTES_MAX and self._is_ready():
+                self._write(chunk)
+        except (OSError, ValueError):
+            self._lose(chunk)
+        else:
+            if not chunk.is_complete:
+                self._pass_on(chunk)
 
-    def _pass_on(self, chunk: bytes) -> None:
+    def _is_ready(self) -> bool:
+        return bool(select([], [self._out], [], 0)[1])
+
+    def _pass_on(self, chunk: Chunk) -> None:
         self._unwritten += 1
         self._chunks.put(chunk)
         if self._thread is None:
             self._thread = Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
 
-    def _describe_lost(self) -> bytes:
-        if not self._lost_lines:
-            return b""
-        count, self._lost_lines = self._lost_lines, 0
-        lost = {"event": "log_lines_lost", "count": count, "level": "warning", "timestamp": datetime.now(UTC)}
-        return msgspec.json.encode(lost) + b"\n"
-
     def _run(self) -> None:
         while (chunk := self._chunks.get()) is not None:
-            with suppress(OSError, ValueError):  # the reader is gone, so there is no place to report it
-                while chunk:
-                    chunk = chunk[self._write(chunk) :]
+            with suppress(OSError, ValueError):  # the lines that it leaves are counted
+                self._write_all(chunk)
             with self._lock:
                 self._unwritten -= 1
+                if not chunk.is_complete:
+                    self._lose(chunk)
 
-    def _write(self, chunk: bytes) -> int:
-        """Return the number of bytes that were written."""
-        written: int | None = self._out.write(chunk)
-        if written is None:  # another program that has the same file open has made it non-blocking
-            select([], [self._out], [])
-        return written or 0
+    def _write_all(self, chunk: Chunk) -> None:
+        while not chunk.is_complete:
+            if not self._write(chunk):  # another program that has the file open has made it non-blocking
+                select([], [self._out], [])
+
+    def _write(self, chunk: Chunk) -> int:
+        """Write as much of a chunk as the file accepts; return the number of bytes."""
+        if self._is_line_open:
+            self._is_line_open = not self._out.write(b"\n")
+        written = self._out.write(chunk.text[chunk.written :]) or 0
+        chunk.written += written
+        return written
+
+    def _lose(self, chunk: Chunk) -> None:
+        """Count the lines of a chunk that are not written completely."""
+        written = chunk.text[: chunk.written]
+        self._lost_lines += chunk.lines - written.count(b"\n")
+        self._is_line_open |= written[-1:] not in {b"", b"\n"}
 
     def _end(self) -> None:
         self.flush()
         self._chunks.put(None)
         if self._thread is not None:
             self._thread.join(END_TIMEOUT_SECONDS)
+
+
+def _describe_lost(count: int) -> bytes:
+    lost = {"event": "log_lines_lost", "count": count, "level": "warning", "timestamp": datetime.now(UTC)}
+    return msgspec.json.encode(lost) + b"\n"
 
 
 @cache
