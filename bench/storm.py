@@ -46,7 +46,7 @@ def main() -> int:
         console.print(f"[bold red]{len(wrong)} things are wrong.")
         return 1
     console.print(
-        f"[bold green]Every piece and every cent is accounted for:[/] {len(tally.placed):,} orders, "
+        f"[bold green]Every unit and every cent is accounted for:[/] {len(tally.placed):,} orders, "
         f"{tally.refused.total():,} refused, {len(tally.sold_out)} of {WANTED} items sold out, none oversold."
     )
     return 0

@@ -69,7 +69,7 @@ async def test_ten_thousand_rows_are_created_then_unchanged_then_updated(
     versions = await database.fetch("select version, price, count(*) from items group by 1, 2 order by 1")
     assert [tuple(row) for row in versions] == [(1, Decimal("9.99"), 9000), (2, Decimal("8.49"), 1000)]
     causes = await database.fetch("select cause, count(*) from movements group by 1")
-    assert [tuple(row) for row in causes] == [("import", MANY - 1)]  # one of the items has no pieces
+    assert [tuple(row) for row in causes] == [("import", MANY - 1)]  # one of the items has no units
     assert await discrepancies(database_url) == []
 
 

@@ -103,7 +103,7 @@ class Item(Struct):  # in the order of `statements.COLUMNS`, so that rows conver
 
 
 Reason = Annotated[str, Meta(min_length=1, max_length=200, examples=["damaged"])]
-Pieces = Annotated[Delta, Meta(description="Units to add (positive) or remove (negative); not zero.")]
+Units = Annotated[Delta, Meta(description="Units to add (positive) or remove (negative); not zero.")]
 Counted = Annotated[Quantity, Meta(description="The counted stock, set if the stock is still `expected`.")]
 Expected = Annotated[Quantity, Meta(description="The stock when counting began.")]
 STOCK_CHANGES_MAX = 200
@@ -127,7 +127,7 @@ class StockChange(Body):
         "examples": [{"delta": -3, "reason": "damaged"}],
     }
 
-    delta: Pieces | UnsetType = UNSET
+    delta: Units | UnsetType = UNSET
     quantity: Counted | UnsetType = UNSET
     expected: Expected | UnsetType = UNSET
     reason: Reason | None = None
@@ -148,7 +148,7 @@ class ItemStockChange(Body):
 
     item_id: UUID | UnsetType = UNSET
     sku: Sku | UnsetType = UNSET
-    delta: Pieces | UnsetType = UNSET
+    delta: Units | UnsetType = UNSET
     quantity: Counted | UnsetType = UNSET
     expected: Expected | UnsetType = UNSET
 

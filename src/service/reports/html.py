@@ -140,7 +140,7 @@ def _top_items(items: list[TopItem]) -> str:
         for item in items
     )
     return f"""<section><h2>Top items</h2><table>
-<thead><tr><th>Currency</th><th>SKU</th><th class="number">Pieces</th>
+<thead><tr><th>Currency</th><th>SKU</th><th class="number">Units</th>
 <th class="number">Amount</th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
 
