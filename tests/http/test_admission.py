@@ -17,7 +17,7 @@ from service.http.admission import (
     TICK_SECONDS,
     AdmissionControl,
 )
-from service.http.middleware import Exchange
+from service.http.exchange import Exchange
 from service.settings import Settings
 from tests.support.app_helpers import item, locked, running, wait_for_locks
 from tests.support.reply_assertions import assert_refused

@@ -9,7 +9,7 @@ import httpx
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.app import create_app
-from service.http.middleware import Exchange
+from service.http.exchange import Exchange
 from service.settings import Settings
 from service.testing.live_server import serving
 from tests.support.app_helpers import eventually, running

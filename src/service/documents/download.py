@@ -5,7 +5,7 @@ from litestar.response import Stream
 from service.documents.ranges import requested_range
 from service.documents.store import DocumentStore, StoredDocument
 from service.errors import NotFound
-from service.http.middleware import Exchange
+from service.http.exchange import Exchange
 from service.http.reply import attachment, is_not_modified
 from service.http.request import StrictRequest
 

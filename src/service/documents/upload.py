@@ -22,7 +22,7 @@ from service.documents.form import FilePart, SingleFileForm, chunks
 from service.documents.formats import Format
 from service.documents.structure import MalformedFile
 from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
-from service.http.middleware import Exchange
+from service.http.exchange import Exchange
 from service.http.request import StrictRequest
 from service.idempotency.replies import Claim
 from service.observability.metrics import Metrics

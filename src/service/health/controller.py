@@ -20,7 +20,7 @@ from service.database.clock import is_skewed, measure_clock_skew
 from service.database.database import READ_SCHEMA_VERSION, SCHEMA, Database
 from service.database.errors import DATABASE_ERRORS
 from service.errors import DatabaseUnavailable, Draining
-from service.http.middleware import Exchange
+from service.http.exchange import Exchange
 from service.http.operation import operation
 from service.http.reply import Reply
 from service.http.request import StrictRequest

@@ -14,7 +14,8 @@ from litestar.exceptions import HTTPException, ValidationException
 from service import errors
 from service.database.orm import root_cause
 from service.errors import JSON, Detail, Fault, ValidationFailed, render
-from service.http.middleware import Exchange, allow_header
+from service.http.exchange import Exchange
+from service.http.middleware import allow_header
 from service.http.parameters import add_parameter_errors
 from service.idempotency.replies import Replay
 

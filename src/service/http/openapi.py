@@ -27,8 +27,8 @@ from service.http.error_responses import (
 )
 from service.http.idempotency import HEADER
 from service.http.json_schema import REF, Json, build_schemas, example, to_portable
-from service.http.middleware import MERGE_PATCH
 from service.http.reply import Reply
+from service.http.request import MERGE_PATCH
 from service.idempotency.replies import IdempotencyMismatch
 
 

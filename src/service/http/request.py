@@ -22,7 +22,7 @@ from service.errors import (
     ValidationFailed,
 )
 from service.events.journal import Author
-from service.http.middleware import MERGE_PATCH, PATCH_TYPES, Exchange
+from service.http.exchange import Exchange
 from service.http.validation import (
     DETAILS_MAX,
     FieldBounds,
@@ -43,6 +43,9 @@ from service.values import (
 
 T = TypeVar("T")
 
+MERGE_PATCH = "application/merge-patch+json"
+PATCH_TYPES = [JSON, MERGE_PATCH]
+"""Media types of the body of a PATCH, for `Accept-Patch` (RFC 5789 §3.1)."""
 ESCAPED_NUL = b"\\u0000"
 SMALL_BODY_BYTES = 8192
 """A body up to this size is decoded in a few milliseconds, whatever it contains."""

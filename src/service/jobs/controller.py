@@ -22,8 +22,8 @@ from service.errors import (
     PreconditionFailed,
     ValidationFailed,
 )
+from service.http.exchange import Exchange
 from service.http.idempotency import hold_claim
-from service.http.middleware import Exchange
 from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, attachment, if_match_tags, tagged_reply
