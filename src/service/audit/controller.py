@@ -55,7 +55,6 @@ class AuditController(Controller):
         Every change has an entry with its actor, time and request id.
         """
         pager = Pager[UUID](request, limit, cursor, UUID)
-        await check_list_cursor(session, pager.after)
         begin, end = parse_period(since, until)
         filters: dict[str, Any] = {
             **entity_filters(entity),
@@ -65,4 +64,7 @@ class AuditController(Controller):
             "until": end,
             "after": pager.after,
         }
-        return pager.page(await list_entries(session, filters, pager.fetch_limit), lambda entry: entry.id)
+        entries = await list_entries(session, filters, pager.fetch_limit)
+        if not entries:
+            await check_list_cursor(session, pager.after)
+        return pager.page(entries, lambda entry: entry.id)

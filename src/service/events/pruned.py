@@ -11,6 +11,9 @@ select coalesce((select pruned_id from sealing), '00000000-0000-0000-0000-000000
 
 
 async def check_list_cursor(session: Session, after: UUID | None) -> None:
-    """Raise `CursorExpired` if the events that follow this id in a list, newest first, were pruned."""
+    """Raise `CursorExpired` if the events that follow this id in a list, newest first, were pruned.
+
+    Only an empty page needs this check, because a page follows only if it had an event.
+    """
     if after is not None and after <= await session.fetchval(READ_PRUNED_ID):
         raise CursorExpired

@@ -67,6 +67,7 @@ class UserController(Controller):
     ) -> Page[Action]:
         """List a user's actions, newest first"""
         pager = Pager[UUID](request, limit, cursor, UUID)
-        await check_list_cursor(session, pager.after)
         page = await actions.list_actions(session, user_id, pager.after, pager.fetch_limit)
+        if not page:
+            await check_list_cursor(session, pager.after)
         return pager.page(page, lambda action: action.id)
