@@ -36,8 +36,8 @@ from tests.support.journal_history import (
     prune_all,
     recently,
     record_history,
-    settled_at,
     tamper,
+    watermark,
 )
 
 
@@ -235,7 +235,7 @@ async def test_a_worker_whose_last_seal_was_pruned_continues_to_seal(
     async with Database(settings).open() as other_process:
         await recently(other_process, 1)
         assert await seal(other_process, PLAIN) == 1
-        assert (await prune_all(history, await settled_at(history))).anchor.position == 21
+        assert (await prune_all(history, await watermark(history))).anchor.position == 21
         await recently(history, 1)
         assert await seal(history, PLAIN) == 1
 

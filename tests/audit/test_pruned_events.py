@@ -22,7 +22,7 @@ from tests.support.journal_history import (
     export,
     prune_all,
     record_history,
-    settled_at,
+    watermark,
 )
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
@@ -127,7 +127,7 @@ async def test_the_doctor_reports_no_violation_after_a_prune(
     await client.delete(f"/items/{gone['id']}")
     monkeypatch.setattr(chain, "MAX_CLOCK_SKEW", timedelta(0))
     await seal(database, settings)
-    await prune(database, settings, await settled_at(database), await export(database))
+    await prune(database, settings, await watermark(database), await export(database))
     assert await delete_pruned(database, settings) > 0
     await client.post(f"/orders/{orders[2]['id']}/cancel")
     await client.delete(f"/items/{(await item(client))['id']}")

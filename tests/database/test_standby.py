@@ -190,7 +190,7 @@ async def test_a_read_that_takes_too_long_is_not_repeated_on_the_primary(setting
         database.session() as session,
     ):
         with pytest.raises(asyncpg.QueryCanceledError):
-            await session.read(sleep)
+            await session.read_from_standby(sleep)
     assert servers == [True]
 
 
@@ -201,7 +201,7 @@ async def test_a_read_that_the_standby_gives_up_is_repeated_on_the_primary(setti
         return bool(is_standby)
 
     async with Database(settings).open() as database, database.session() as session:
-        assert await session.read(conflict) == (False, None)
+        assert await session.read_from_standby(conflict) == (False, None)
 
 
 def test_a_standby_is_required_unless_the_url_says_otherwise(settings: Settings) -> None:

@@ -47,7 +47,7 @@ async def prune_all(database: Database, before: datetime = NOON, lines: list[byt
     return pruned
 
 
-async def settled_at(database: Database) -> datetime:
+async def watermark(database: Database) -> datetime:
     time: datetime = await database.fetchval("select settled_at from sealing")
     return time
 

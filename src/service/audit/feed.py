@@ -97,13 +97,13 @@ async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | 
 
     Raises `CursorExpired` if events after that id were pruned.
     """
-    ((settled_until, pruned_id),) = await session.fetch(HORIZON)
+    ((horizon_time, pruned_id),) = await session.fetch(HORIZON)
     begin = after or pruned_id
     if begin < pruned_id:
         raise CursorExpired
-    if settled_until < EARLIEST:
+    if horizon_time < EARLIEST:
         log.warning("event_feed_blocked", cause="the activity of a session is hidden or not tracked")
-    horizon = lowest_uuid7(settled_until)
+    horizon = lowest_uuid7(horizon_time)
     read_end = READ_LAST_ID if filters.get("entity_id") else READ_SCAN_END
     end = await session.fetchval(read_end, begin, horizon) or begin
     rows = await LIST.fetch(session, {**filters, "after": begin, "end": end}, limit)

@@ -39,7 +39,7 @@ class SealingState(Base):
     )
 
     id: Mapped[bool] = mapped_column(Boolean, primary_key=True)
-    settled_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    watermark: Mapped[datetime] = mapped_column("settled_at", TIMESTAMP(timezone=True))
     """Every event recorded before this time is sealed, and no open transaction can add another."""
     pruned_position: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """The last seal whose event was pruned, or 0. It is kept: the chain that can be verified begins there."""

@@ -14,7 +14,8 @@ from msgspec import Struct
 from service.database.servers import Connection
 from service.times import lowest_uuid7
 
-WATERMARK = "greatest(settled_at, '0001-01-01 00:00+00')"  # asyncpg returns -infinity without a time zone
+# The column `settled_at` is the watermark. asyncpg returns -infinity without a time zone.
+WATERMARK = "greatest(settled_at, '0001-01-01 00:00+00')"
 PRUNED = "pruned_position, pruned_hash, pruned_id"
 READ_STATE = f"select {WATERMARK}, mac, {PRUNED} from sealing"
 READ_PRUNED = f"select {PRUNED} from sealing"

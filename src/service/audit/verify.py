@@ -1,6 +1,6 @@
 """Verify the journal: compare every event with its link in the hash chain."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 from msgspec import Struct
@@ -58,12 +58,9 @@ async def verify(database: Database, settings: Settings, anchor: Head | None = N
         if anchor is not None and anchor.position < beginning.position:
             raise AnchorPruned(beginning)
         head, findings = await _check_links(connection, keys, beginning)
-        if not await is_in_chain(connection, beginning):
-            findings.append(f"seal {beginning.position}, where the chain begins, was deleted or changed")
+        findings += [problem async for problem in _check_ends(connection, beginning, head, anchor)]
         if problem := await find_state_problem(connection, keys, head):
             findings.append(problem)
-        if anchor is not None and not await is_in_chain(connection, anchor):
-            findings.append(_describe_loss(anchor, head))
         first_unsealed = watermark_id(await read_watermark(connection))
         missing = await connection.fetch(MISSING_FROM_CHAIN, first_unsealed)
         findings += [f"event {row['id']} is missing from the chain: {WHY_MISSING}" for row in missing]
@@ -90,6 +87,16 @@ async def _check_links(
             problems.append(problem)
         head = Head(row["position"], row["hash"])
     return head, problems
+
+
+async def _check_ends(
+    connection: Connection, beginning: Head, head: Head, anchor: Head | None
+) -> AsyncIterator[str]:
+    """Yield what is wrong with the beginning of the chain, and with its end as far as the anchor shows it."""
+    if not await is_in_chain(connection, beginning):
+        yield f"seal {beginning.position}, where the chain begins, was deleted or changed"
+    if anchor is not None and not await is_in_chain(connection, anchor):
+        yield _describe_loss(anchor, head)
 
 
 def _describe_loss(anchor: Head, head: Head) -> str:

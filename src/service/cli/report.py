@@ -82,7 +82,9 @@ def _read(begin: date | None, end: date | None, currency: str | None) -> "Financ
 
     async def read(database: "Database") -> "FinancialReport":
         async with database.session() as session:
-            result, _ = await session.read(lambda reader: financial_report(reader, first, after, currency))
+            result, _ = await session.read_from_standby(
+                lambda reader: financial_report(reader, first, after, currency)
+            )
             return result
 
     with administrative_settings() as settings:

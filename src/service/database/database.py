@@ -130,7 +130,7 @@ class Database:
         """Return a session, for `async with`."""
         return Session(self.pool, self._batches, self.standby.session if self.standby else None)
 
-    async def reader(self) -> "Database":
+    async def for_long_reads(self) -> "Database":
         """Return the standby for long reads, or this database without one or while it is down."""
         if self.standby is None:
             return self

@@ -82,8 +82,8 @@ class Session:
     async def execute(self, statement: str, *arguments: object) -> None:
         await self._run(asyncpg.Connection.execute, statement, arguments)
 
-    async def read(self, work: "Callable[[Session], Awaitable[T]]") -> tuple[T, float | None]:
-        """Read from the standby. Return the result, and the seconds by which it may be behind.
+    async def read_from_standby(self, work: "Callable[[Session], Awaitable[T]]") -> tuple[T, float | None]:
+        """Read from the standby; return the result, and the seconds by which it may be behind.
 
         Without a standby, or if it cannot answer, the primary does, and the seconds are None.
         """

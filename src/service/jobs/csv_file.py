@@ -60,6 +60,6 @@ async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportR
             return await task.blobs.put(key, content(await reader.connection()))
 
     async with task.database.session() as session:
-        size_bytes, age_seconds = await session.read(write)
+        size_bytes, age_seconds = await session.read_from_standby(write)
     output = Output(key, filename, "text/csv; charset=utf-8", size_bytes)
     return ExportResult(rows, output, None if age_seconds is None else ceil(age_seconds))

@@ -74,7 +74,7 @@ class ReportController(Controller):
         first, after = period(
             None if begin is None else parse_date(begin), None if end is None else parse_date(end), today
         )
-        report, age_seconds = await session.read(
+        report, age_seconds = await session.read_from_standby(
             lambda reader: financial_report(reader, first, after, currency)
         )
         reply: Reply[Financial] = _negotiated(request, report)

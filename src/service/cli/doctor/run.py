@@ -41,11 +41,11 @@ async def run_checks(database: Database, settings: Settings) -> AsyncIterator[tu
 
     All checks but those of blobs, which need a temporary table, read from the standby if there is one.
     """
-    reader = await database.reader()
-    async with _connection(reader) as connection:
+    source = await database.for_long_reads()
+    async with _connection(source) as connection:
         for check, statement in CHECKS.items():
             yield check, _findings(check, await violations(connection, statement))
-    chain = (await verify(reader, settings)).findings
+    chain = (await verify(source, settings)).findings
     yield CHAIN_CHECK, _findings(CHAIN_CHECK, chain)
     async with _connection(database) as connection:
         async for check, findings in _check_blobs(connection, settings):
