@@ -210,8 +210,8 @@ SAFEGUARDS = [
     Safeguard(
         "an event is delivered although its process died",
         "webhooks/dispatcher.py",
-        "        if polling:",
-        "        if not polling:",
+        "        if not was_woken:",
+        "        if was_woken:",
         "webhooks/test_processes.py",
     ),
     Safeguard(

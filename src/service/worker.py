@@ -57,7 +57,7 @@ class Schedule(NamedTuple):
 
 SCHEDULES = (
     Schedule("* * * * * */10", "audit.seal", seal),
-    Schedule("* * * * *", "jobs.recover", maintenance.requeue_orphans),
+    Schedule("* * * * *", "jobs.recover", maintenance.requeue_lost_jobs),
     Schedule("* * * * *", "deliveries.fail_of_disabled", fail_deliveries_of_disabled),
     Schedule("6 * * * *", "books.close", close_books),
     Schedule("7 * * * *", "idempotency_keys.sweep", maintenance.sweep_idempotency_keys),
@@ -186,7 +186,7 @@ class Worker:
             version = await _schema(driver)
 
     async def _run_jobs(self, driver: ReconnectingDriver) -> None:
-        await maintenance.requeue_orphans(self._database, self._settings)
+        await maintenance.requeue_lost_jobs(self._database, self._settings)
         log.info("worker_started", concurrency=self._settings.worker_concurrency)
         await consume(
             driver,

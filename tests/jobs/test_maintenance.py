@@ -43,8 +43,8 @@ async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, se
     await database.fetch("delete from queue.pgqueuer where payload = $1", lost.bytes)
     await database.fetch("update queue.pgqueuer set status = 'failed' where payload = $1", held.bytes)
     before = await in_session(database, read_job, kept)
-    assert await maintenance.requeue_orphans(database, settings) == 2
-    assert await maintenance.requeue_orphans(database, settings) == 0
+    assert await maintenance.requeue_lost_jobs(database, settings) == 2
+    assert await maintenance.requeue_lost_jobs(database, settings) == 0
     found = await in_session(database, read_job, lost)
     assert (found.status, found.progress, found.attempts) == ("queued", 0, 1)
     assert await in_session(database, read_job, kept) == before
@@ -62,7 +62,7 @@ async def test_many_are_recovered_in_batches(
     for _ in range(3):
         await random_job(database)
     await database.fetch("delete from queue.pgqueuer")
-    assert [await maintenance.requeue_orphans(database, settings) for _ in range(3)] == [2, 1, 0]
+    assert [await maintenance.requeue_lost_jobs(database, settings) for _ in range(3)] == [2, 1, 0]
 
 
 async def test_idempotency_keys_go_after_a_day(database: Database, settings: Settings) -> None:

@@ -115,7 +115,7 @@ def report_database_errors() -> Iterator[None]:
 def check_database(settings: Settings) -> None:
     """Raise `StartupError` if the database rejects this process; only log it if the database is down.
 
-    A process that serves starts all the same, is not ready, and begins when the database comes.
+    A serving process starts nevertheless, and is ready as soon as the database is reachable.
     """
     import structlog
 

@@ -32,17 +32,17 @@ class CatalogImport(Struct, forbid_unknown_fields=True):
     skip_bad: Annotated[bool, Meta(description="Import the valid rows and skip the invalid ones.")] = False
 
 
-async def import_catalog(currency: Currency, task: JobContext, payload: CatalogImport) -> ImportReport:
+async def import_catalog(currency: Currency, context: JobContext, payload: CatalogImport) -> ImportReport:
     """Import the items. Changes, events and the end of the job commit together."""
     content = payload.csv.encode()
     text = TextIOWrapper(BytesIO(content), ENCODING, newline="")
 
     async def on_progress(bytes_read: int) -> None:
-        await task.report_progress(99 * bytes_read // len(content))
+        await context.report_progress(99 * bytes_read // len(content))
 
-    author = Author(WORKER.actor, str(task.id))  # the job's first event records who requested it
+    author = Author(WORKER.actor, str(context.id))  # the job's first event records who requested it
     try:
-        async with task.database.session() as session, session.transaction():
+        async with context.database.session() as session, session.transaction():
             report = await import_items(
                 await session.connection(),
                 text,
@@ -51,7 +51,7 @@ async def import_catalog(currency: Currency, task: JobContext, payload: CatalogI
                 skip_bad=payload.skip_bad,
                 on_progress=on_progress,
             )
-            await task.succeed(session, report)
+            await context.succeed(session, report)
     except InvalidFile as error:
         raise JobFailed(str(error)) from None
     except InvalidRows as error:

@@ -40,9 +40,9 @@ class CsvQuery(Struct, frozen=True):
     cells: Callable[[asyncpg.Record], Iterable[object]] = tuple
 
 
-async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportResult:
+async def write_csv(context: JobContext, filename: str, query: CsvQuery) -> ExportResult:
     """Write the file of a job; a second run replaces it."""
-    key, rows = f"exports/{task.id}.csv", 0
+    key, rows = f"exports/{context.id}.csv", 0
 
     async def content(connection: Connection) -> AsyncIterator[bytes]:
         nonlocal rows
@@ -52,14 +52,14 @@ async def write_csv(task: JobContext, filename: str, query: CsvQuery) -> ExportR
         while batch := await cursor.fetch(ROWS_PER_FETCH, timeout=STATEMENT_TIMEOUT_SECONDS):
             rows += len(batch)
             yield encode_csv(map(query.cells, batch)).encode()
-            await task.report_progress(query.progress(batch[-1]))
+            await context.report_progress(query.progress(batch[-1]))
 
     async def write(reader: Session) -> int:
         async with reader.transaction():
             await reader.execute(LONG_TIMEOUTS)
-            return await task.blobs.put(key, content(await reader.connection()))
+            return await context.blobs.put(key, content(await reader.connection()))
 
-    async with task.database.session() as session:
+    async with context.database.session() as session:
         size_bytes, age_seconds = await session.read_from_standby(write)
     output = Output(key, filename, "text/csv; charset=utf-8", size_bytes)
     return ExportResult(rows, output, None if age_seconds is None else ceil(age_seconds))

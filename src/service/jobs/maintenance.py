@@ -14,17 +14,17 @@ SWEEP_BATCH_SIZE = 10_000
 JOBS_BATCH_SIZE = 1000
 QUEUE_LOG_RETENTION_DAYS = 7
 
-OLDER_THAN = "make_interval(days => $2)"
+MAX_AGE = "make_interval(days => $2)"
 
 
-async def requeue_orphans(database: Database, _: Settings) -> int:
+async def requeue_lost_jobs(database: Database, _: Settings) -> int:
     """Requeue jobs whose queue entry is lost."""
     async with database.session() as session, session.transaction():
         await session.execute(statements.LOCK_RECOVERY)
-        orphans = [row["id"] for row in await session.fetch(statements.ORPHANS, REQUEUE_BATCH_SIZE)]
-        if orphans:
-            await session.execute(statements.REQUEUE, orphans, await enqueue(session, orphans))
-    return len(orphans)
+        lost = [row["id"] for row in await session.fetch(statements.SELECT_LOST, REQUEUE_BATCH_SIZE)]
+        if lost:
+            await session.execute(statements.REQUEUE, lost, await enqueue(session, lost))
+    return len(lost)
 
 
 async def sweep_idempotency_keys(database: Database, _: Settings) -> int:
@@ -33,14 +33,14 @@ async def sweep_idempotency_keys(database: Database, _: Settings) -> int:
 
 async def sweep_deliveries(database: Database, settings: Settings) -> int:
     """Delete expired deliveries, and those of deleted webhooks and pruned events."""
-    expired = f"""finished_at < now() - {OLDER_THAN} or event_id <= ({READ_PRUNED_ID})
+    expired = f"""finished_at < now() - {MAX_AGE} or event_id <= ({READ_PRUNED_ID})
       or not exists (select from webhooks where webhooks.id = deliveries.webhook_id)"""
     return await sweep(database, "deliveries", expired, settings.delivery_kept_days)
 
 
 async def sweep_queue(database: Database, _: Settings) -> int:
     """Delete old rows of PgQueuer's log."""
-    expired = f"created < now() - {OLDER_THAN}"
+    expired = f"created < now() - {MAX_AGE}"
     return sum(
         [
             await sweep(database, table, expired, QUEUE_LOG_RETENTION_DAYS)

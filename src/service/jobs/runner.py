@@ -109,6 +109,7 @@ class Runner:
                 with scope:
                     retry_in_seconds, run.outcome = await self._attempt(context, kind, payload.encode())
                     return retry_in_seconds
+                # Only a cancelled scope gets here: by a client, or by `interrupt`.
                 if not self._interrupted:
                     context.log.info("job_cancelled")
                     run.outcome = "cancelled"
@@ -177,6 +178,7 @@ class Runner:
             raise JobFailed(f"The payload is no longer valid for this job kind: {errors}") from None
 
     async def _requeue(self, context: JobContext) -> float | None:
+        """Release the job. Return the seconds until it may run again, or None if this run has lost it."""
         if await _retry_write(lambda: self._database.fetchrow(statements.RELEASE, *context.identity)) is None:
             return None
         return IMMEDIATELY if self._interrupted else RETRY_DELAYS_SECONDS[-1]

@@ -89,11 +89,11 @@ select {NOTIFY} from retried"""
 
 LOCK_RECOVERY = "select pg_advisory_xact_lock(hashtext('jobs.recover'))"
 
-ORPHANS = """
+SELECT_LOST = """
 select j.id from jobs j left join queue.pgqueuer q on q.id = j.queue_id and q.status in ('queued', 'picked')
 where j.status in ('queued', 'running') and q.id is null
 order by j.id limit $1 for update of j"""
-"""Unfinished jobs without a queue entry, which no worker would start."""
+"""Selects unfinished jobs without a queue entry, which no worker would start."""
 
 REQUEUE = f"""
 update jobs j set status = 'queued', queue_id = n.queue_id, progress = 0

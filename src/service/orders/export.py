@@ -52,7 +52,7 @@ class OrdersExport(Body, rename={"from_": "from"}):
             raise ValueError("`to` must be after `from`")
 
 
-async def export_orders(task: JobContext, payload: OrdersExport) -> ExportResult:
+async def export_orders(context: JobContext, payload: OrdersExport) -> ExportResult:
     """Export the orders as they are when the job runs."""
     begin, end = parse_time(payload.from_), parse_time(payload.to)
     period = period_filters(begin, end)
@@ -63,7 +63,7 @@ async def export_orders(task: JobContext, payload: OrdersExport) -> ExportResult
         progress=lambda row: _progress(row["id"], begin, end),
         cells=_cells,
     )
-    return await write_csv(task, f"orders-{begin:%Y%m%dT%H%M%SZ}-{end:%Y%m%dT%H%M%SZ}.csv", query)
+    return await write_csv(context, f"orders-{begin:%Y%m%dT%H%M%SZ}-{end:%Y%m%dT%H%M%SZ}.csv", query)
 
 
 def _progress(order_id: UUID, begin: datetime, end: datetime) -> int:

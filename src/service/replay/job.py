@@ -27,8 +27,8 @@ select enabled, (select count(*) from (
   select from deliveries where webhook_id = $1 and due_at <= now() limit $2) due) as due
 from webhooks where id = $1"""
 
-# A delivery's id consists of the time of the job and a hash of job and event, so a second run of the job
-# creates no delivery that the first run has created.
+# A delivery's id is the job's UUIDv7, with most random digits replaced by a hash of job and event. A second
+# run of the job computes the same ids, so it creates no delivery again.
 DELIVERY_ID = """overlay(left($2::uuid::text, 24) || right(md5($2::uuid::text || id::text), 12)
     placing left(md5(id::text || $2::uuid::text), 3) from 16 for 3)::uuid"""
 
@@ -49,26 +49,26 @@ select (select count(*) from batch) as count, coalesce(
 """Creates a batch of deliveries. Returns its size, and the last event examined, or null at the end."""
 
 
-async def replay(task: JobContext, payload: WebhookReplay) -> Replayed:
+async def replay(context: JobContext, payload: WebhookReplay) -> Replayed:
     """Deliver the events again, oldest first."""
     last: UUID | None = lowest_uuid7(payload.from_ - MAX_CLOCK_SKEW)
     end = lowest_uuid7(payload.to + MAX_CLOCK_SKEW + LONGEST_TRANSACTION)
     period, count = (payload.events, payload.from_, payload.to), 0
     while last is not None:
-        await _wait_for_receiver(task, payload.webhook_id)
-        row = await task.database.fetchrow(REPLAY, payload.webhook_id, task.id, last, end, *period)
+        await _wait_for_receiver(context, payload.webhook_id)
+        row = await context.database.fetchrow(REPLAY, payload.webhook_id, context.id, last, end, *period)
         assert row is not None  # noqa: S101  # a select without `from` returns one row
         if row["last"] is not None:
             count += row["count"]
-            await task.report_progress(99 * (row["last"].int - last.int) // (end.int - last.int))
+            await context.report_progress(99 * (row["last"].int - last.int) // (end.int - last.int))
         last = row["last"]
     return Replayed(count)
 
 
-async def _wait_for_receiver(task: JobContext, webhook_id: UUID) -> None:
+async def _wait_for_receiver(context: JobContext, webhook_id: UUID) -> None:
     """Return once less than a batch is due. Raises `JobFailed` if the webhook was disabled or deleted."""
     while True:
-        webhook = await task.database.fetchrow(READ_QUEUE, webhook_id, BATCH_SIZE)
+        webhook = await context.database.fetchrow(READ_QUEUE, webhook_id, BATCH_SIZE)
         if webhook is None or not webhook["enabled"]:
             raise JobFailed("The webhook was disabled" if webhook else "The webhook was deleted")
         if webhook["due"] < BATCH_SIZE:

@@ -30,16 +30,16 @@ class ReportExport(Struct, rename={"from_": "from"}, forbid_unknown_fields=True)
             raise ValueError(f"`{detail.field[1:]}` {detail.message}") from None
 
 
-async def export_report(task: JobContext, payload: ReportExport) -> ExportResult:
+async def export_report(context: JobContext, payload: ReportExport) -> ExportResult:
     """Export the report; a second run writes the same file."""
-    begin, end = period(payload.from_, payload.to, requested_on(task.id))
+    begin, end = period(payload.from_, payload.to, requested_on(context.id))
     query = CsvQuery(
         COLUMNS,
         statements.DAILY,
         (begin, end, payload.currency),
         progress=lambda row: 99 * (row["date"] - begin).days // (end - begin).days,
     )
-    return await write_csv(task, f"financial-{begin}-{end}.csv", query)
+    return await write_csv(context, f"financial-{begin}-{end}.csv", query)
 
 
 def requested_on(job_id: UUID) -> date:

@@ -1,7 +1,7 @@
 """Deliver events to webhooks, triggered by this process's own changes and by polling for the rest.
 
 A claimed delivery belongs to its process until the lease expires, so another process takes over what a killed
-one unfinished. Deliveries per webhook are limited, so that a hanging receiver does not delay others.
+one left unfinished. Deliveries per webhook are limited, so that a hanging receiver does not delay others.
 """
 
 import asyncio
@@ -69,13 +69,13 @@ class WebhookDispatcher:
         """On exit, claim nothing more, give running attempts a moment, then release the rest."""
         self._closing, self._sender = False, None
         async with self._opened:
-            polling = asyncio.create_task(self._run())
+            running = asyncio.create_task(self._run())
             try:
                 yield
             finally:
                 self._closing = True
                 self._woken.set()
-                await self._shut_down(polling)
+                await self._shut_down(running)
 
     def wake(self) -> None:
         """Check for due deliveries. This is almost free, especially while no webhook is enabled."""
@@ -87,18 +87,18 @@ class WebhookDispatcher:
         self._any_enabled = True
 
     async def _run(self) -> None:
-        polling, is_failing = True, False
+        was_woken = is_failing = False
         while not self._closing:
             self._woken.clear()
             try:
-                await self._poll_once(polling)
+                await self._poll_once(was_woken=was_woken)
                 is_failing = False
             except Exception as error:  # the loop must survive any error; due deliveries stay due
                 if not is_failing:
                     log.warning("webhook_poll_failed", cause=repr(error))
                 is_failing = True
             delay = min(RETRY_DELAY_SECONDS, self._poll_seconds) if is_failing else self._poll_seconds
-            polling = not await self._wait_for_wake(delay)
+            was_woken = await self._wait_for_wake(delay)
 
     async def _wait_for_wake(self, seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -106,8 +106,9 @@ class WebhookDispatcher:
                 return await self._woken.wait()
         return False
 
-    async def _poll_once(self, polling: bool) -> None:
-        if polling:
+    async def _poll_once(self, *, was_woken: bool) -> None:
+        """Claim and start due deliveries. Only a poll must check for enabled webhooks: a wake implies one."""
+        if not was_woken:
             self._any_enabled = await self._database.fetchval(statements.ANY_ENABLED)
         if self._any_enabled and not self._database.commits.is_blocked:
             sender = self._sender or await self._open_sender()
@@ -179,10 +180,10 @@ class WebhookDispatcher:
             return "failed", statements.RECORD, ["failed", None]
         return "retried", statements.RECORD, ["pending", timedelta(seconds=delay)]
 
-    async def _shut_down(self, polling: "Task[None]") -> None:
+    async def _shut_down(self, running: "Task[None]") -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                await polling
+                await running
                 while self._running:
                     await asyncio.wait(self._running.values())
         unfinished = dict(self._running)

@@ -51,7 +51,7 @@ class Connection(Struct, eq=False):
 
 
 class HttpClient:
-    """Sends one request at a time over each connection, and keeps idle connections for the next ones."""
+    """Sends one request at a time over each connection, and reuses idle connections."""
 
     def __init__(self, socket_factory: Callable[[AddressInfo], socket.socket] | None) -> None:
         self._socket_factory = socket_factory
@@ -90,7 +90,7 @@ class HttpClient:
                 reusable = await _read_rest(connection.reader, reply)
         finally:
             if reusable:
-                self._keep(url, connection)
+                self._store_idle(url, connection)
             else:
                 connection.writer.close()
 
@@ -112,7 +112,7 @@ class HttpClient:
             raise
         return Connection(reader, writer)
 
-    def _keep(self, url: WebhookUrl, connection: Connection) -> None:
+    def _store_idle(self, url: WebhookUrl, connection: Connection) -> None:
         origin = (url.scheme, url.host, url.port)
         self._idle[origin].append(connection)
 

@@ -22,8 +22,7 @@ from service.webhooks.signing import new_secret
 from service.webhooks.url import parse_url
 
 # Blocks concurrent creations between count and insert, but neither reads nor row locks.
-LOCK = text("lock table webhooks in share row exclusive mode")
-
+BLOCK_CREATIONS = text("lock table webhooks in share row exclusive mode")
 
 OLDER_SECRETS_MAX = 8
 """How many earlier secrets a webhook may have; each of them signs every event."""
@@ -66,7 +65,7 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
 
     async def add(self, new: Webhook, author: Author, *, webhooks_max: int) -> None:
         session = self.repository.session
-        await session.execute(LOCK)
+        await session.execute(BLOCK_CREATIONS)
         count = await session.scalar(select(func.count()).select_from(Webhook))
         if count is not None and count >= webhooks_max:
             raise LimitReached
