@@ -86,7 +86,7 @@ async def test_an_invalid_cell_is_reported_with_its_line_and_column(
     assert [row["sku"] for row in await stored(database)] == ["GOOD"]
 
 
-async def test_of_many_invalid_rows_the_first_thousand_are_listed_and_all_are_counted(
+async def test_the_first_thousand_invalid_rows_are_listed_and_all_are_counted(
     database: Database, file: Path
 ) -> None:
     rows = [[f"S-{n}", "Bolt", "x" if n % 2 else "1"] for n in range(1800)]

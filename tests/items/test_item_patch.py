@@ -136,7 +136,7 @@ async def test_concurrent_merges_of_different_attributes_all_survive(
     assert attributes == {**FULL["attributes"], **{f"a{number}": number for number in range(30)}}  # type: ignore[dict-item]
 
 
-async def test_of_concurrent_conditional_patches_one_wins(
+async def test_one_of_several_concurrent_conditional_patches_succeeds(
     concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     replies = await asyncio.gather(

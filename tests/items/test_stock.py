@@ -90,7 +90,7 @@ async def test_stock_of_an_unknown_item_is_not_found(client: Client) -> None:
     assert_refused(await client.get(f"{nowhere}/movements"), 404, "NOT_FOUND")
 
 
-async def test_of_many_buyers_only_as_many_succeed_as_there_are_pieces(
+async def test_concurrent_buyers_never_get_more_than_the_stock(
     concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     takes = [concurrent_client.post(f"{item}/stock", json={"delta": -1}) for _ in range(40)]
@@ -107,7 +107,7 @@ async def test_of_many_buyers_only_as_many_succeed_as_there_are_pieces(
         ("/stock", {"changes": [{"sku": "BOLT", "delta": -3}]}, {}),
     ],
 )
-async def test_pieces_that_arrive_while_a_change_waits_can_be_taken(
+async def test_units_that_are_added_while_a_change_waits_are_available_to_it(
     concurrent_client: httpx.AsyncClient,
     database_url: str,
     path: str,
@@ -124,7 +124,7 @@ async def test_pieces_that_arrive_while_a_change_waits_can_be_taken(
     assert await stock(concurrent_client, bolt) == 2
 
 
-async def test_movements_add_up_when_many_clients_change_the_stock_at_once(
+async def test_movements_add_up_when_many_clients_change_the_stock_concurrently(
     concurrent_client: httpx.AsyncClient, item: str
 ) -> None:
     """Interleave patches that set the quantity, adjustments and orders of one item."""

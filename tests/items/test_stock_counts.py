@@ -34,7 +34,7 @@ async def test_a_count_is_set_if_the_stock_is_still_the_expected_one(client: Cli
     assert (moved["cause"], moved["delta"], moved["reason"]) == ("set", -2, "count")
 
 
-async def test_a_count_is_refused_if_the_stock_has_changed(client: Client) -> None:
+async def test_a_count_is_rejected_if_the_stock_has_changed(client: Client) -> None:
     bolt = await item(client, 42)
     await order(client, (bolt, 1))
     reply = await client.post(f"/items/{bolt['id']}/stock", json={"quantity": 40, "expected": 42})
@@ -70,7 +70,7 @@ async def test_a_change_is_either_a_difference_or_a_count(client: Client, body: 
     assert wrong_fields(await change(client, named)) == {"/changes/0"}
 
 
-async def test_a_keyed_count_is_made_once(client: Client) -> None:
+async def test_a_count_with_an_idempotency_key_is_made_once(client: Client) -> None:
     bolt = await item(client, 42)
     path, headers = f"/items/{bolt['id']}/stock", {"Idempotency-Key": "count"}
     body = {"quantity": 40, "expected": 42}
@@ -130,7 +130,7 @@ async def test_unknown_items_are_listed_by_what_names_them(client: Client) -> No
     assert await stock(client, bolt) == 5
 
 
-async def test_an_item_that_is_named_twice_is_refused_whatever_names_it(client: Client) -> None:
+async def test_an_item_that_is_named_twice_is_rejected_by_id_and_by_sku(client: Client) -> None:
     bolt = await item(client, 5)
     twice = await change(
         client,
@@ -165,7 +165,9 @@ async def test_two_hundred_items_change_together(client: Client) -> None:
     ]
 
 
-async def test_keyed_changes_of_many_items_are_made_once(concurrent_client: httpx.AsyncClient) -> None:
+async def test_changes_of_many_items_with_an_idempotency_key_are_made_once(
+    concurrent_client: httpx.AsyncClient,
+) -> None:
     bolt = await item(concurrent_client, 5)
     body = {"changes": [{"sku": bolt["sku"], "delta": -3}]}
     replies = await asyncio.gather(
@@ -178,7 +180,7 @@ async def test_keyed_changes_of_many_items_are_made_once(concurrent_client: http
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_counts_and_orders_at_once_agree_with_a_model(
+async def test_concurrent_counts_and_orders_agree_with_a_model(
     concurrent_client: httpx.AsyncClient, database_url: str, seed: int
 ) -> None:
     """Replay what succeeded, in the order of each item's versions: every count met the stock it expected.

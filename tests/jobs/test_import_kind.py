@@ -73,7 +73,7 @@ async def test_bad_rows_can_be_skipped(concurrent_client: httpx.AsyncClient, wor
     assert [row["line"] for row in job["result"]["bad_rows"]] == [3, 5]
 
 
-async def test_a_file_that_is_no_csv_of_items_fails_with_the_reason(
+async def test_a_file_that_is_not_csv_of_items_fails_with_the_reason(
     concurrent_client: httpx.AsyncClient, worker: Worker
 ) -> None:
     job = await until(
@@ -98,7 +98,7 @@ async def test_a_file_that_is_no_csv_of_items_fails_with_the_reason(
         ({"csv": GOOD, "dry_run": True}, "/payload/dry_run"),
     ],
 )
-async def test_a_payload_that_cannot_work_is_refused_at_once(
+async def test_an_invalid_payload_is_rejected_immediately(
     concurrent_client: httpx.AsyncClient, payload: dict[str, Any], field: str
 ) -> None:
     reply = await concurrent_client.post("/process", json={"kind": IMPORT, "payload": payload})
@@ -150,7 +150,7 @@ async def waiting_for_none(connection: "asyncpg.Connection[asyncpg.Record]") -> 
     await eventually(nobody)
 
 
-async def test_a_large_import_shows_progress_and_leaves_the_loop_to_others(
+async def test_a_large_import_shows_progress_and_does_not_block_the_event_loop(
     concurrent_client: httpx.AsyncClient, database: Database, worker: Worker
 ) -> None:
     row = ",,x,,[],x\n"  # takes long to explain

@@ -48,7 +48,7 @@ async def test_a_change_of_a_job_may_be_conditional(
     assert (await client.get(path)).json() != before.json()
 
 
-async def test_a_job_has_an_etag_and_says_when_to_ask_again(client: Client, settings: Settings) -> None:
+async def test_a_job_has_an_etag_and_says_when_to_poll_again(client: Client, settings: Settings) -> None:
     job_id = await process(client, seconds=0)
     queued = await client.get(f"/jobs/{job_id}")
     assert int(queued.headers["Retry-After"]) >= 1
@@ -96,14 +96,16 @@ async def test_the_queue_has_the_entry_that_pgqueuer_would_have_put_there(
     assert (ours["headers"], theirs["headers"]) == (None, "null")  # the one as good as the other
 
 
-async def test_a_worker_does_it(client: Client, worker: Worker) -> None:
+async def test_a_worker_runs_a_queued_job(client: Client, worker: Worker) -> None:
     job = await done(client, seconds=0.01)
     assert (job["attempts"], job["progress"], job["error"]) == (1, 100, None)
     assert job["result"] == {"slept_seconds": 0.01}
     assert job["created_at"] < job["started_at"] < job["finished_at"]
 
 
-async def test_the_journal_tells_its_story(client: Client, database: Database, worker: Worker) -> None:
+async def test_the_journal_records_the_job_from_start_to_end(
+    client: Client, database: Database, worker: Worker
+) -> None:
     reply = await client.post("/process", json=NAP, headers={"X-Request-ID": "asked"})
     job_id = reply.json()["id"]
     await until(client, job_id, "succeeded")
@@ -115,14 +117,14 @@ async def test_the_journal_tells_its_story(client: Client, database: Database, w
     ]
 
 
-async def test_an_unknown_kind_is_refused_with_those_there_are(client: Client) -> None:
+async def test_an_unknown_kind_is_rejected_with_a_list_of_the_known_ones(client: Client) -> None:
     reply = await client.post("/process", json={"kind": "nope", "payload": {}})
     known = [detail["kind"] for detail in assert_refused(reply, 422, "UNKNOWN_JOB")["details"]]
     assert known == sorted(known)
     assert SLEEP in known
 
 
-async def test_production_does_not_sleep(settings: Settings, key: str) -> None:
+async def test_production_has_no_test_kinds(settings: Settings, key: str) -> None:
     async with running(replace(settings, job_test_kinds=False), key) as client:
         assert_refused(await client.post("/process", json=NAP), 422, "UNKNOWN_JOB")
 
@@ -149,7 +151,7 @@ async def test_every_wrong_field_is_listed(
     assert await database.fetchval("select count(*) from jobs") == 0
 
 
-async def test_a_body_that_is_no_json_is_rejected(client: Client) -> None:
+async def test_a_body_that_is_not_json_is_rejected(client: Client) -> None:
     assert_refused(await client.post("/process", content=b"{", headers=JSON), 400, "MALFORMED_JSON")
     plain = {"Content-Type": "text/plain"}
     assert_refused(await client.post("/process", content=b"{}", headers=plain), 415, "UNSUPPORTED_MEDIA_TYPE")
@@ -168,7 +170,7 @@ async def test_a_repeated_request_queues_once(client: Client, database: Database
     assert len((await client.get("/jobs")).json()["data"]) == 1
 
 
-async def test_twenty_repeats_at_two_replicas_at_once_queue_once(
+async def test_twenty_concurrent_repetitions_at_two_replicas_queue_one_job(
     settings: Settings, key: str, database: Database
 ) -> None:
     once = {"Idempotency-Key": "k-1"}
@@ -184,7 +186,9 @@ async def test_twenty_repeats_at_two_replicas_at_once_queue_once(
     assert await database.fetchval(ENTRIES) == 1
 
 
-async def test_of_a_job_that_could_not_be_stored_nothing_is_left(client: Client, database: Database) -> None:
+async def test_a_job_that_could_not_be_stored_leaves_nothing_behind(
+    client: Client, database: Database
+) -> None:
     await database.fetch("alter table jobs add constraint no_naps check (kind <> 'system.sleep')")
     reply = await client.post("/process", json=NAP, headers={"Idempotency-Key": "k-1"})
     assert_refused(reply, 500, "INTERNAL_ERROR")
@@ -213,14 +217,14 @@ async def test_lists_are_filtered(client: Client) -> None:
     ("method", "path"),
     [("GET", ""), ("GET", "/events"), ("GET", "/output"), ("DELETE", ""), ("POST", "/retry")],
 )
-async def test_a_job_that_is_not_there_is_not_found(
+async def test_an_unknown_job_is_not_found(
     client: Client, database: Database, method: str, path: str
 ) -> None:
     assert_refused(await client.request(method, f"/jobs/{NOBODY}{path}"), 404, "NOT_FOUND")
     assert await database.fetchval(ENTRIES) == 0
 
 
-async def test_a_list_has_no_results_which_may_be_large(client: Client, database: Database) -> None:
+async def test_a_list_omits_the_results(client: Client, database: Database) -> None:
     job_id = await process(client, seconds=0)
     await database.fetch("update jobs set result = jsonb_build_object('errors', repeat('x', 1000000))")
     reply = await client.get("/jobs")
@@ -231,7 +235,7 @@ async def test_a_list_has_no_results_which_may_be_large(client: Client, database
     assert summary == job
 
 
-async def test_the_file_a_job_made_is_downloaded(
+async def test_the_output_file_of_a_job_can_be_downloaded(
     client: Client, database: Database, settings: Settings
 ) -> None:
     job_id = await process(client, seconds=0)

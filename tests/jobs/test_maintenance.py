@@ -34,7 +34,7 @@ async def random_job(database: Database) -> UUID:
     return (await in_session(database, submit, JobCreate(SLEEP, {"seconds": 0}), CLI, None)).id
 
 
-async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, settings: Settings) -> None:
+async def test_a_job_without_a_queue_entry_is_queued_again(database: Database, settings: Settings) -> None:
     lost, held, kept, ended = [await random_job(database) for _ in range(4)]
     await in_session(database, cancel, ended, CLI, None)
     await database.fetch(
@@ -55,7 +55,7 @@ async def test_a_job_whose_entry_got_lost_is_queued_again(database: Database, se
     assert {row["payload"] for row in entries} == {lost.bytes, held.bytes, kept.bytes}
 
 
-async def test_many_are_recovered_in_batches(
+async def test_many_lost_jobs_are_queued_again_in_batches(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "REQUEUE_BATCH_SIZE", 2)
@@ -65,7 +65,7 @@ async def test_many_are_recovered_in_batches(
     assert [await maintenance.requeue_lost_jobs(database, settings) for _ in range(3)] == [2, 1, 0]
 
 
-async def test_idempotency_keys_go_after_a_day(database: Database, settings: Settings) -> None:
+async def test_idempotency_keys_are_deleted_after_a_day(database: Database, settings: Settings) -> None:
     await database.fetch(KEYS, [23, 24, 25, 1000])
     assert await maintenance.sweep_idempotency_keys(database, settings) == 3
     assert [row["key"] for row in await database.fetch("select key from idempotency_keys")] == ["k23"]
@@ -82,7 +82,7 @@ async def test_a_table_is_swept_in_batches(
     assert await maintenance.sweep_idempotency_keys(database, settings) == 2  # the rest is for the next time
 
 
-async def test_deliveries_go_when_they_ended_long_ago_or_their_webhook_is_gone(
+async def test_deliveries_are_deleted_when_they_expire_or_their_webhook_is_deleted(
     database: Database, settings: Settings
 ) -> None:
     there, gone = uuid7(), uuid7()
@@ -95,7 +95,7 @@ async def test_deliveries_go_when_they_ended_long_ago_or_their_webhook_is_gone(
     assert [tuple(row) for row in left] == [(there, None), (there, True), (there, True)]
 
 
-async def test_jobs_go_with_their_files(database: Database, settings: Settings) -> None:
+async def test_expired_jobs_are_deleted_with_their_files(database: Database, settings: Settings) -> None:
     store = open_blob_store(settings)
     ids = [await random_job(database) for _ in range(4)]
     for job_id in ids:
@@ -120,7 +120,7 @@ async def test_jobs_go_with_their_files(database: Database, settings: Settings) 
         await store.get(f"exports/{old}")
 
 
-async def test_the_queues_own_log_goes_after_a_week(database: Database, settings: Settings) -> None:
+async def test_the_log_of_the_queue_is_deleted_after_a_week(database: Database, settings: Settings) -> None:
     await random_job(database)
     await database.fetch(
         "insert into queue.pgqueuer_log (job_id, status, priority, entrypoint, created) "

@@ -40,7 +40,7 @@ async def test_a_queued_job_is_cancelled_and_never_starts(client: Client, databa
     assert len(await journal(database, job_id)) == 2
 
 
-async def test_a_running_job_is_cancelled_at_once_and_stops(
+async def test_a_running_job_is_cancelled_immediately_and_stops(
     client: Client, database: Database, worker: Worker
 ) -> None:
     job_id = await process(client, seconds=60)
@@ -63,7 +63,7 @@ async def test_a_finished_job_cannot_be_cancelled(client: Client, worker: Worker
     assert await read(client, job["id"]) == job
 
 
-async def test_a_failed_job_is_tried_again_as_if_it_were_new(
+async def test_a_failed_job_is_retried_as_if_it_were_new(
     client: Client, database: Database, settings: Settings
 ) -> None:
     only_once = replace(settings, job_attempts_max=1)

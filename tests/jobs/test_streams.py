@@ -83,7 +83,7 @@ async def stream(client: httpx.AsyncClient, job_id: str) -> AsyncIterator[Stream
         yield Stream(reply)
 
 
-async def test_progress_is_seen_until_the_end(
+async def test_a_stream_shows_the_progress_until_the_job_ends(
     server: DepotProcess, socketed: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     job_id = await process(socketed, seconds=1.5, steps=5)
@@ -130,7 +130,7 @@ async def test_head_does_not_wait_for_the_end(socketed: httpx.AsyncClient) -> No
             assert reply.headers["Content-Type"].startswith("text/event-stream")
 
 
-async def test_streams_are_limited_per_key_and_in_total_and_a_closed_one_makes_room(
+async def test_streams_are_limited_per_key_and_in_total_and_closing_one_frees_its_slot(
     server: DepotProcess, socketed: httpx.AsyncClient, database_url: str, make_key: Any
 ) -> None:
     job_id = await process(socketed, seconds=0)

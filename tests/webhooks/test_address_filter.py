@@ -44,24 +44,24 @@ def test_a_public_address_is_accepted(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost.", "shop.localhost", "a.b.localhost."])
-def test_this_machine_is_refused_by_name(host: str) -> None:
+def test_the_name_of_this_machine_is_rejected(host: str) -> None:
     assert is_certainly_private(host)
 
 
 @pytest.mark.parametrize("host", ["shop.example", "notlocalhost", "localhost.example", "10.example"])
-def test_no_other_name_is_judged(host: str) -> None:
+def test_no_other_name_is_rejected_at_registration(host: str) -> None:
     assert not is_certainly_private(host)
 
 
 @given(st.ip_addresses())
-def test_nothing_is_public_that_python_takes_for_private(address: IPv4Address | IPv6Address) -> None:
+def test_no_address_that_python_considers_private_is_public(address: IPv4Address | IPv6Address) -> None:
     assume(not address.is_global or address.is_multicast)
     inner = isinstance(address, IPv6Address) and (address.ipv4_mapped or address.sixtofour)
     assert not is_public(address) or (inner and is_public(inner))
 
 
 @given(st.ip_addresses(v=4))
-def test_an_address_within_another_is_judged_by_itself(inner: IPv4Address) -> None:
+def test_an_embedded_address_decides(inner: IPv4Address) -> None:
     number = int(inner)
     for outer in (0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80):
         assert is_public(IPv6Address(outer)) == is_public(inner)
@@ -69,7 +69,7 @@ def test_an_address_within_another_is_judged_by_itself(inner: IPv4Address) -> No
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_name_or_address_of_this_machine_is_refused_at_the_connection(
+async def test_a_name_or_address_of_this_machine_is_rejected_when_connecting(
     database: Database, settings: Settings, host: str
 ) -> None:
     async with receiver() as local, WebhookDispatcher(database, settings).open():

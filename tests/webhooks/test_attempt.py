@@ -20,7 +20,7 @@ from tests.support.app_helpers import eventually
 pytestmark = pytest.mark.settings(webhook_allow_private=True, webhook_poll_seconds=0.05)
 
 
-async def test_a_failure_is_recorded_and_tried_again_later(database: Database, settings: Settings) -> None:
+async def test_a_failure_is_recorded_and_retried_later(database: Database, settings: Settings) -> None:
     async with receiver(status=500) as local, delivering(database, settings, 100.0):
         await subscribe(database, local.url)
         event_id = await record_event(database)
@@ -148,7 +148,7 @@ async def test_a_failure_is_described_in_the_client_s_words(
     assert (attempt["status_code"], attempt["error"]) == (None, words)
 
 
-async def test_a_receiver_that_does_not_reply_in_time_has_failed(
+async def test_a_reply_that_does_not_arrive_in_time_is_a_failure(
     database: Database, settings: Settings
 ) -> None:
     async with receiver() as local, delivering(database, settings, webhook_timeout_seconds=0.2):
@@ -161,7 +161,7 @@ async def test_a_receiver_that_does_not_reply_in_time_has_failed(
     assert 150 < attempt["ms"] < 5000
 
 
-async def test_a_reply_that_is_no_http_has_failed(database: Database, settings: Settings) -> None:
+async def test_a_reply_that_is_not_http_is_a_failure(database: Database, settings: Settings) -> None:
     async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello there\r\n\r\n")
         writer.close()

@@ -142,7 +142,7 @@ async def test_a_repeated_test_under_one_key_sends_once(
     assert_refused(other, 409, "INVALID_STATE")
 
 
-async def test_with_no_overlap_the_old_secret_ends_at_once(
+async def test_without_an_overlap_the_old_secret_expires_immediately(
     settings: Settings, key: str, local: Receiver
 ) -> None:
     async with running(replace(settings, webhook_secret_overlap_seconds=0), key) as shop:

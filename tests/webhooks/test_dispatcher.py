@@ -63,7 +63,7 @@ async def test_only_subscribed_events_arrive(database: Database, settings: Setti
     assert orders.received == []
 
 
-async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
+async def test_the_event_of_a_change_that_is_rolled_back_is_never_sent(
     database: Database, settings: Settings
 ) -> None:
     async with receiver() as local, delivering(database, settings) as dispatcher:
@@ -79,7 +79,9 @@ async def test_an_event_of_a_change_that_is_rolled_back_never_leaves(
     assert local.ids == [kept]
 
 
-async def test_it_is_woken_and_does_not_wait_for_the_clock(database: Database, settings: Settings) -> None:
+async def test_a_wake_delivers_without_waiting_for_the_next_poll(
+    database: Database, settings: Settings
+) -> None:
     async with receiver() as local:
         await subscribe(database, local.url)
         async with delivering(database, settings, webhook_poll_seconds=NEVER_SECONDS) as dispatcher:

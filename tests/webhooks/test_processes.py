@@ -102,7 +102,7 @@ async def test_several_processes_deliver_every_event_once(
     assert sorted(local.ids) == sorted(str(row["id"]) for row in events)
 
 
-async def test_by_default_nothing_leaves_for_this_machine(
+async def test_by_default_nothing_is_sent_to_this_machine(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
     async with receiver() as local:
@@ -135,7 +135,9 @@ async def delivering(
             yield database, dispatcher
 
 
-async def test_deliveries_go_on_soon_after_the_database_returns(own_server: Server, tmp_path: Path) -> None:
+async def test_deliveries_continue_soon_after_the_database_is_back(
+    own_server: Server, tmp_path: Path
+) -> None:
     async with receiver() as local, delivering(own_server, tmp_path, local.url) as (database, dispatcher):
         await record_event(database)
         dispatcher.wake()
@@ -169,7 +171,7 @@ async def test_a_delivery_answered_while_the_database_was_down_is_not_sent_again
     assert len(local.received) == 1
 
 
-async def test_an_answer_that_cannot_be_recorded_before_its_lease_lapses_is_asked_for_again(
+async def test_a_delivery_whose_result_cannot_be_recorded_before_its_lease_expires_is_sent_again(
     own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEASE_MARGIN_SECONDS", 0.5)

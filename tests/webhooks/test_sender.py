@@ -94,7 +94,7 @@ ODD_REPLIES = {
 
 
 @pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES.keys())
-async def test_a_status_is_believed_whatever_else_is_odd_about_the_reply(
+async def test_a_status_counts_even_if_the_rest_of_the_reply_is_malformed(
     sender: Sender, reply: bytes
 ) -> None:
     async with raw_receiver(reply, close_after=1) as local:
@@ -104,7 +104,7 @@ async def test_a_status_is_believed_whatever_else_is_odd_about_the_reply(
 
 
 @pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES.keys())
-async def test_no_reply_disturbs_the_next_delivery(settings: Settings, reply: bytes) -> None:
+async def test_no_malformed_reply_affects_the_next_delivery(settings: Settings, reply: bytes) -> None:
     brief = replace(settings, webhook_allow_private=True, webhook_timeout_seconds=1)
     async with Sender(brief).open() as sender, raw_receiver(reply, OK) as local:
         assert (await sender.send(delivery_to(local.base_url))).delivered
@@ -112,7 +112,7 @@ async def test_no_reply_disturbs_the_next_delivery(settings: Settings, reply: by
         assert local.targets[-1] == "/next"
 
 
-async def test_a_connection_is_kept_and_used_again(sender: Sender) -> None:
+async def test_a_connection_is_reused(sender: Sender) -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     async with raw_receiver(OK, b"HTTP/1.1 204 No Content\r\n\r\n", chunked, OK) as local:
         for _ in range(6):
@@ -120,7 +120,7 @@ async def test_a_connection_is_kept_and_used_again(sender: Sender) -> None:
         assert (len(local.requests), local.connections) == (6, 1)
 
 
-async def test_a_kept_connection_that_was_closed_costs_one_new_try_at_once(sender: Sender) -> None:
+async def test_an_idle_connection_that_was_closed_is_replaced_immediately(sender: Sender) -> None:
     async with raw_receiver(OK, close_after=1) as local:
         for count in range(1, 4):
             result = await sender.send(delivery_to(local.base_url))
@@ -128,7 +128,7 @@ async def test_a_kept_connection_that_was_closed_costs_one_new_try_at_once(sende
             assert len(local.requests) == local.connections == count
 
 
-async def test_a_kept_connection_that_is_closed_on_the_next_request_costs_one_new_try(
+async def test_an_idle_connection_that_is_closed_on_the_next_request_is_replaced_once(
     settings: Settings,
 ) -> None:
     """The receiver closes it only when the request has arrived, so that the sender cannot know before."""
@@ -175,7 +175,7 @@ def retry_after(value: str, status: int = 429) -> bytes:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_heeded_as_seconds_and_as_a_date(sender: Sender, status: int) -> None:
+async def test_retry_after_is_honored_as_seconds_and_as_a_date(sender: Sender, status: int) -> None:
     in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     replies = [retry_after(value, status) for value in ("3600", in_an_hour)]
     async with raw_receiver(*replies) as local:

@@ -84,7 +84,7 @@ async def test_events_are_known_ones_without_repetition(client: Client, events: 
         *("https://shop.example\\@other.example/", f"https://shop.example/{'x' * 2000}", 7, None),
     ],
 )
-async def test_a_url_has_to_be_plain(client: Client, url: object) -> None:
+async def test_an_invalid_url_is_rejected(client: Client, url: object) -> None:
     assert wrong_fields(await client.post("/webhooks", json={**HOOK, "url": url})) == {"/url"}
 
 
@@ -107,7 +107,7 @@ async def test_a_url_has_to_be_plain(client: Client, url: object) -> None:
         ),
     ],
 )
-async def test_any_plain_url_will_do(client: Client, url: str) -> None:
+async def test_a_valid_url_is_accepted(client: Client, url: str) -> None:
     assert (await register(client, url=url))["url"] == url
 
 
@@ -151,7 +151,7 @@ async def test_omitted_is_not_null(client: Client) -> None:
     assert wrong_fields(await client.patch(path, json=nothing)) == {"/url", "/events", "/enabled"}
 
 
-async def test_enabling_forgets_why_it_was_disabled(client: Client, database: Database) -> None:
+async def test_enabling_clears_the_reason_for_disabling(client: Client, database: Database) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
     await database.fetch("update webhooks set enabled = false, disabled_reason = 'Gone'")
     assert (await client.patch(path, json={"events": ["user.action"]})).json()["disabled_reason"] == "Gone"
@@ -160,7 +160,7 @@ async def test_enabling_forgets_why_it_was_disabled(client: Client, database: Da
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_a_stale_change_is_refused(client: Client, method: str) -> None:
+async def test_a_stale_change_is_rejected(client: Client, method: str) -> None:
     path = f"/webhooks/{(await register(client))['id']}"
     body = {"json": {"enabled": True}} if method == "PATCH" else {}
     reply = await client.request(method, path, headers={"If-Match": '"2"'}, **body)  # type: ignore[arg-type]
@@ -196,7 +196,9 @@ async def test_webhooks_are_listed_newest_first(client: Client) -> None:
     assert all("secret" not in row for row in rows)
 
 
-async def test_there_are_never_more_than_so_many(settings: Settings, key: str) -> None:
+async def test_the_number_of_webhooks_is_limited_even_for_concurrent_creations(
+    settings: Settings, key: str
+) -> None:
     async with running(replace(settings, webhooks_max=3), key) as client:
         replies = await asyncio.gather(*(client.post("/webhooks", json=HOOK) for _ in range(12)))
         assert sorted(reply.status_code for reply in replies) == [201] * 3 + [409] * 9
@@ -205,7 +207,7 @@ async def test_there_are_never_more_than_so_many(settings: Settings, key: str) -
         await register(client)
 
 
-async def test_a_rotation_makes_another_secret(client: Client, database: Database) -> None:
+async def test_a_rotation_creates_a_new_secret(client: Client, database: Database) -> None:
     before = await register(client)
     path = f"/webhooks/{before['id']}"
     reply = await client.post(f"{path}/secret")
@@ -241,7 +243,7 @@ async def test_another_body_under_the_key_is_a_mismatch(client: Client) -> None:
     assert len((await client.get("/webhooks")).json()["data"]) == 1
 
 
-async def test_repeats_at_once_at_two_replicas_happen_once(settings: Settings, key: str) -> None:
+async def test_concurrent_repetitions_at_two_replicas_take_effect_once(settings: Settings, key: str) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
         once = {"Idempotency-Key": "k"}
         tries = [client.post("/webhooks", json=HOOK, headers=once) for client in [one, other] * 5]
@@ -260,7 +262,7 @@ async def test_a_key_expires_after_a_day(client: Client, database: Database) -> 
     assert (await client.post("/webhooks", json=HOOK, headers=once)).content == second.content
 
 
-async def test_the_journal_tells_every_change_and_no_secret(client: Client, database: Database) -> None:
+async def test_the_journal_records_every_change_and_no_secret(client: Client, database: Database) -> None:
     webhook = await register(client)
     path = f"/webhooks/{webhook['id']}"
     requests = {"X-Request-ID": "request-7"}

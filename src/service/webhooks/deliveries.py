@@ -76,8 +76,8 @@ def _select_deliveries(webhook_id: UUID) -> Select[Delivery, Event]:
 async def _lock_enabled(session: AsyncSession, webhook_id: UUID) -> Webhook:
     """Return the webhook, locked: it stays enabled, and concurrent resends wait for each other here.
 
-    If they waited for the row of the delivery instead, the next one would lock that row as soon as the delivery
-    is pending, and the dispatcher, which skips locked rows, would not send it.
+    If they waited for the row of the delivery instead, the next one would lock that row as soon as the
+    delivery is pending, and the dispatcher, which skips locked rows, would not send it.
     """
     webhook = await WebhookService(session).get_for_update(webhook_id)
     if not webhook.enabled:

@@ -1,4 +1,4 @@
-"""A worker that knows one kind of job, which the test defines."""
+"""Helpers for tests of the runner: a worker with one kind of job, which the test defines."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,34 +18,34 @@ from service.settings import Settings
 from service.worker import Worker
 from tests.support.app_helpers import eventually, in_session
 
-ENDS = "select payload->>'status' from events where type = 'job.finished' order by id"
+FINAL_STATUSES = "select payload->>'status' from events where type = 'job.finished' order by id"
 ENTRIES = "select count(*) from queue.pgqueuer"
 
 
-class Wish(Struct, forbid_unknown_fields=True):
-    pieces: int = 1
+class Payload(Struct, forbid_unknown_fields=True):
+    units: int = 1
 
 
-Run = Callable[[JobContext, Wish], Awaitable[Any]]
+Run = Callable[[JobContext, Payload], Awaitable[Any]]
 
 
-class Workshop:
-    """A worker that knows one kind of job: what the test says."""
+class JobHarness:
+    """Submits jobs of one kind, runs them as the test defines, and reads their outcome."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self.database = database
 
     @asynccontextmanager
-    async def doing(self, run: Run, **settings: Any) -> AsyncIterator[Worker]:
-        kinds = KindRegistry([Kind("test.wish", Wish, run)])
+    async def running(self, run: Run, **settings: Any) -> AsyncIterator[Worker]:
+        kinds = KindRegistry([Kind("test.job", Payload, run)])
         worker = Worker(
             replace(self.settings, **settings), self.database, kinds, schedules=(), grace_seconds=0
         )
         async with worker.open():
             yield worker
 
-    async def wish(self, payload: object = None, kind: str = "test.wish") -> UUID:
+    async def submit(self, payload: object = None, kind: str = "test.job") -> UUID:
         return (await in_session(self.database, submit, JobCreate(kind, payload or {}), CLI, None)).id
 
     async def until(self, job_id: UUID, *statuses: str) -> Job:
@@ -60,20 +60,20 @@ class Workshop:
         return job
 
     async def outcome(self, run: Run, **settings: Any) -> Job:
-        """Return the job once all that follows its end is done, the log line last."""
-        async with self.doing(run, **settings) as worker:
-            job = await self.until(await self.wish(), "succeeded", "failed")
+        """Run a job. Return it once it has ended and its queue entry and run are gone."""
+        async with self.running(run, **settings) as worker:
+            job = await self.until(await self.submit(), "succeeded", "failed")
 
             async def done() -> bool:
-                return len(worker._runner) == 0 and await self.entries() == 0
+                return len(worker._runner) == 0 and await self.entry_count() == 0
 
             await eventually(done)
             return job
 
-    async def ends(self) -> list[str]:
-        """Return the events of the journal about the ends of jobs."""
-        return [row[0] for row in await self.database.fetch(ENDS)]
+    async def final_statuses(self) -> list[str]:
+        """Return the status in each `job.finished` event."""
+        return [row[0] for row in await self.database.fetch(FINAL_STATUSES)]
 
-    async def entries(self) -> int:
+    async def entry_count(self) -> int:
         count: int = await self.database.fetchval(ENTRIES)
         return count
