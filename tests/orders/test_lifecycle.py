@@ -1,6 +1,7 @@
 """An order is fulfilled or cancelled once, even by concurrent requests; cancelling restocks and refunds."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import asyncpg
@@ -116,6 +117,16 @@ async def test_cancelling_needs_no_body(
 ) -> None:
     reply = await client.post(f"/orders/{placed['id']}/cancel", **request_)
     assert (reply.status_code, reply.json()["cancel_reason"]) == (200, None), reply.text
+
+
+async def test_a_cancellation_without_a_body_can_be_repeated_after_an_update_from_version_0_2(
+    client: Client, placed: dict[str, Any], database: Database
+) -> None:
+    path = f"/orders/{placed['id']}/cancel"
+    first = await client.post(path, headers=ONCE)
+    no_body = hashlib.blake2b(b"", digest_size=16).digest()  # of which 0.2 stored the fingerprint
+    await database.fetch("update idempotency_keys set fingerprint = $1", no_body)
+    assert (await client.post(path, headers=ONCE)).content == first.content
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 201, 7, "\x00"])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.errors import Detail, ValidationFailed
-from service.http.request import StrictRequest
+from service.http.request import NO_FIELDS, StrictRequest
 from service.idempotency.replies import Claim, IdempotencyInProgress
 
 HEADER = "Idempotency-Key"
@@ -47,6 +47,12 @@ async def _claim(request: StrictRequest) -> Claim | None:
         return None
     if problem := key_problem(key):
         raise ValidationFailed([Detail(f"/{HEADER}", problem, "header")])
-    body = b"" if request.route_handler.parsed_data_field is None else await request.body()
-    fingerprint = hashlib.blake2b(body, digest_size=16).digest()
+    fingerprint = hashlib.blake2b(await _body(request), digest_size=16).digest()
     return Claim(request.user.id, request.scope["path"], key, fingerprint)
+
+
+async def _body(request: StrictRequest) -> bytes:
+    """Return the body; empty if there is none, so that a body can become optional where there was none."""
+    handler = request.route_handler
+    body = b"" if handler.parsed_data_field is None else await request.body()
+    return b"" if body == NO_FIELDS and handler.opt.get("optional_body") else body

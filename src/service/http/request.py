@@ -51,6 +51,8 @@ SMALL_BODY_BYTES = 8192
 """A body up to this size is decoded in a few milliseconds, whatever it contains."""
 SMALL_FIELD_BYTES = SMALL_BODY_BYTES // 2
 LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % NUMBER_DIGITS_MAX)
+NO_FIELDS = b"{}"
+"""The body of a request whose body is optional and missing."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Windows programs such as PowerShell 5 write it before UTF-8; RFC 8259 §8.1 allows parsers to ignore it."""
 
@@ -70,7 +72,7 @@ class StrictRequest(Request[Key, None, State]):
     async def _checked_body(self) -> bytes:
         optional = self.route_handler.opt.get("optional_body")
         if optional and not self._announces_body:
-            return b"{}"
+            return NO_FIELDS
         declared = self.header(b"content-type")
         if declared is not None and declared != "application/json":
             self._check_media_type()
@@ -78,7 +80,7 @@ class StrictRequest(Request[Key, None, State]):
         body = (await self._read_body()).removeprefix(BYTE_ORDER_MARK)
         if not body:
             if optional:
-                return b"{}"
+                return NO_FIELDS
             raise MalformedJson("The request body is empty")
         if declared is None:
             raise UnsupportedMediaType("The request has a body but no Content-Type; send application/json")
