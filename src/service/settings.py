@@ -1,5 +1,6 @@
 """All settings and limits, parsed once from the environment."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -66,6 +67,20 @@ Rate = Annotated[
 
 class StartupError(Exception):
     """A reason why the service cannot start. Its text is one line for the operator."""
+
+
+def os_reason(error: OSError) -> str:
+    """Return the reason of a failed connection or listener, for the text of a `StartupError`.
+
+    Python's own text contains addresses as tuples. If a host has several addresses, the number of each
+    attempt's error is only in that text.
+    """
+    if isinstance(error, TimeoutError):
+        return "it does not respond in time"
+    if type(error).__module__ != "builtins":  # errors of name resolution and TLS have numbers of their own
+        return error.strerror or str(error)
+    numbers = {error.errno} if error.errno else {int(text) for text in re.findall(r"Errno (\d+)", str(error))}
+    return ", ".join(map(os.strerror, sorted(numbers))) or str(error)
 
 
 class SettingsError(StartupError):

@@ -1,11 +1,14 @@
 """The `depot` command, as a person at a terminal meets it."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -13,6 +16,7 @@ import pytest
 
 from service.auth.keys import key_id
 from service.database.database import SCHEMA
+from service.settings import os_reason
 from service.testing import database_url_for, execute
 from tests.support.depot_command import DEPOT, NEW_INTERPRETER, run_depot, start_depot
 from tests.support.depot_process import depot_serve
@@ -76,13 +80,32 @@ def test_a_bad_setting_stops_the_start(database_url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("postgresql://127.0.0.1:1/depot", "Connect call failed"),
-        ("postgresql://depot@/depot?host=/nowhere", "No such file"),
+        ("postgresql://127.0.0.1:1/depot", "Connection refused\n"),
+        ("postgresql://depot@/depot?host=/nowhere", "No such file or directory\n"),
+        ("postgresql://nowhere.invalid/depot", "Name or service not known\n"),
     ],
 )
 def test_an_unreachable_database_stops_a_command(url: str, why: str) -> None:
     outcome = depot("keys", "list", DATABASE_URL=url)
     assert_one_clear_line(outcome, f"depot: cannot reach the database: {why}")
+
+
+class TwoAddresses(asyncio.SelectorEventLoop):
+    """An event loop for which each host has two addresses, as `localhost` has on most machines."""
+
+    async def getaddrinfo(self, host: object, port: object, **_: object) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{n}", port)) for n in (1, 2)]
+
+
+def test_a_failure_at_each_address_of_a_host_has_one_reason() -> None:
+    loop = TwoAddresses()
+    with closing(loop), pytest.raises(OSError, match="Multiple exceptions") as failure:
+        loop.run_until_complete(loop.create_connection(asyncio.Protocol, "localhost", 1))
+    assert os_reason(failure.value) == "Connection refused"
+
+
+def test_an_error_without_a_number_is_its_own_reason() -> None:
+    assert os_reason(ConnectionError("every server is deposed")) == "every server is deposed"
 
 
 def test_a_database_that_does_not_exist_stops_the_start(database_url: str) -> None:
@@ -94,8 +117,9 @@ def test_a_database_that_does_not_exist_stops_the_start(database_url: str) -> No
 def test_a_taken_port_stops_the_start(database_url: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert_one_clear_line(depot("serve", DATABASE_URL=database_url, PORT=port), port, "in use")
-        assert_one_clear_line(depot("dev", DEPOT_HOME=str(tmp_path / "home"), PORT=port), port, "in use")
+        in_use = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        assert_one_clear_line(depot("serve", DATABASE_URL=database_url, PORT=port), in_use)
+        assert_one_clear_line(depot("dev", DEPOT_HOME=str(tmp_path / "home"), PORT=port), in_use)
 
 
 def test_a_port_that_is_none_stops_the_start(database_url: str) -> None:
@@ -110,7 +134,7 @@ def test_without_a_schema_keys_say_what_to_do(server_url: str) -> None:
 
 def test_a_key_needs_a_name(database_url: str) -> None:
     made = depot("keys", "create", "--name", "", "--scope", "admin", DATABASE_URL=database_url)
-    assert made.returncode != 0
+    assert made.returncode == 2
     assert "Traceback" not in made.stderr
     assert "name" in made.stderr
 
@@ -195,14 +219,14 @@ def test_a_rotation_that_cannot_be_is_one_clear_line(database_url: str, argument
 def test_a_rate_limit_that_is_none_is_refused(database_url: str, rate: str) -> None:
     arguments = ("--name", "shop", "--scope", "admin", "--rate-limit", rate)
     made = depot("keys", "create", *arguments, DATABASE_URL=database_url)
-    assert made.returncode != 0
+    assert made.returncode == 2
     assert "600/minute" in made.stderr
     assert made.stdout == ""
 
 
 def test_an_unknown_scope_is_refused(database_url: str) -> None:
     made = depot("keys", "create", "--name", "shop", "--scope", "items:own", DATABASE_URL=database_url)
-    assert made.returncode != 0
+    assert made.returncode == 2
     assert "items:own" in made.stderr
     assert made.stdout == ""
 

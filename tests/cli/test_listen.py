@@ -83,7 +83,10 @@ async def test_the_key_may_be_in_the_home_and_events_may_be_chosen(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--url", "http://127.0.0.1:1", "--key", "k"], ["127.0.0.1:1"]),
+        (
+            ["--url", "http://127.0.0.1:1", "--key", "k"],
+            ["cannot reach the API at http://127.0.0.1:1: Connection refused\n"],
+        ),
         (["--url", "{url}", "--key", "k"], ["API key"]),
         (["--url", "{url}", "--key", "{key}", "--event", "order.eaten"], ["/events/0"]),
         (["--url", "{url}"], ["api-key", "--key"]),

@@ -26,20 +26,29 @@ def audit() -> None:
     """Work with the audit trail."""
 
 
+def _parse_anchor(_: click.Context, __: click.Parameter, text: str | None) -> "Head | None":
+    from service.audit.sealing_state import Head
+
+    try:
+        return None if text is None else Head.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @audit.command("verify")
 @click.option(
     "--anchor",
     metavar="N:HASH",
+    callback=_parse_anchor,
     help="An earlier head, stored elsewhere; reveals a chain that was truncated or rewritten.",
 )
-def audit_verify(anchor: str | None) -> None:
+def audit_verify(anchor: "Head | None") -> None:
     """Find events that were edited, deleted, reordered or inserted. Exit status 1 if there are any."""
     from service.audit.verify import AnchorPruned, verify
 
-    known = _parse_anchor(anchor)
     try:
         with administrative_settings() as settings:
-            found = run_with_database(settings, lambda database: verify(database, settings, known))
+            found = run_with_database(settings, lambda database: verify(database, settings, anchor))
     except AnchorPruned as error:
         raise CommandError(
             f"--anchor: that seal was pruned; the oldest anchor that can be compared is {error.oldest}"
@@ -49,15 +58,6 @@ def audit_verify(anchor: str | None) -> None:
     click.echo(f"{found.head.position} sealed events, {found.unsealed} not sealed yet, head {found.head}")
     if found.findings:
         raise CommandError(f"the journal was tampered with, in {len(found.findings)} places")
-
-
-def _parse_anchor(anchor: str | None) -> "Head | None":
-    from service.audit.sealing_state import Head
-
-    try:
-        return None if anchor is None else Head.parse(anchor)
-    except ValueError as error:
-        raise CommandError(f"--anchor: {error}") from None
 
 
 @audit.command("head")

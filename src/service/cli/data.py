@@ -51,10 +51,10 @@ def demo(items: int, orders: int, days: int, yes: bool) -> None:
         raise CommandError("DATABASE_URL is set; add --yes to load demo data into that database")
     totals = {"items": items, "orders": orders}
     with administrative_settings() as settings, Progress(console=Console(stderr=True)) as progress:
-        bars = {name: progress.add_task(name, total=total) for name, total in totals.items()}
+        bars = {name: progress.add_task(name, total=total, visible=False) for name, total in totals.items()}
 
         def on_progress(name: str, count: int) -> None:
-            progress.update(bars[name], completed=count)
+            progress.update(bars[name], completed=count, visible=True)
 
         size = DemoSize(items, orders, days)
         try:

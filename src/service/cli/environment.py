@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from service.settings import Settings, StartupError, load_settings
+from service.settings import Settings, StartupError, load_settings, os_reason
 
 if TYPE_CHECKING:
     from service.database.database import Database
@@ -106,8 +106,7 @@ def report_database_errors() -> Iterator[None]:
         if isinstance(cause, asyncpg.UndefinedTableError):
             raise StartupError("the database has no schema yet: run `depot migrate`") from None
         if isinstance(cause, OSError):
-            why = cause.strerror or "it does not respond in time"
-            raise StartupError(f"cannot reach the database: {why}") from None
+            raise StartupError(f"cannot reach the database: {os_reason(cause)}") from None
         first_line = str(cause).partition("\n")[0] or type(cause).__name__
         raise StartupError(f"database error: {first_line}") from None
 

@@ -1,7 +1,7 @@
 """Commands that create, rotate, list and revoke API keys."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -71,7 +71,7 @@ def keys_create(
                 rate_limit=rate_limit,
             )
 
-    with administrative_settings() as settings, _value_errors():
+    with administrative_settings() as settings, _value_errors(click.UsageError):
         click.echo(run_with_database(settings, create))
 
 
@@ -93,7 +93,7 @@ def keys_rotate(identity: str, overlap: timedelta) -> None:
         async with database.orm_session() as session:
             return await rotate_key(session, identity, secret=settings.secret, overlap=overlap)
 
-    with administrative_settings() as settings, _value_errors():
+    with administrative_settings() as settings, _value_errors(CommandError):
         key = run_with_database(settings, rotate)
     if key is None:
         raise _unknown_key(identity)
@@ -147,9 +147,9 @@ def _unknown_key(identity: str) -> CommandError:
 
 
 @contextmanager
-def _value_errors() -> Iterator[None]:
-    """Report a `ValueError` in the block as an error of the command."""
+def _value_errors(type_: Callable[[str], Exception]) -> Iterator[None]:
+    """Report a `ValueError` in the block as an error of this type."""
     try:
         yield
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        raise type_(str(error)) from None

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from aiohttp import ClientError, ClientSession, web
+from aiohttp import ClientConnectorError, ClientError, ClientSession, web
 from msgspec import Struct
 
-from service.settings import StartupError
+from service.settings import StartupError, os_reason
 from service.webhooks.signing import ID, verify_signature
 
 
@@ -70,7 +70,9 @@ async def api_client(url: str, key: str) -> AsyncIterator[ClientSession]:
         async with ClientSession(url, headers={"Authorization": f"Bearer {key}"}) as client:
             yield client
     except (ClientError, TimeoutError, ValueError) as error:
-        raise StartupError(f"cannot reach the API at {url}: {error}") from None
+        cause = error.os_error if isinstance(error, ClientConnectorError) else error
+        why = os_reason(cause) if isinstance(cause, OSError) else str(cause)
+        raise StartupError(f"cannot reach the API at {url}: {why}") from None
 
 
 async def call_api(client: ClientSession, method: str, path: str, body: object = None) -> dict[str, Any]:

@@ -43,8 +43,12 @@ def dev() -> None:
 
 
 @click.command()
-@click.option("--host", help="Address to listen on (HOST).")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on (PORT).")
+@click.option("--host", help="Address to listen on.  [default: HOST or 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on; 0 takes a free one.  [default: PORT or 8000]",
+)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes."
 )
@@ -66,7 +70,7 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
-    help="Number of concurrent jobs (DEPOT_WORKER_CONCURRENCY).",
+    help="Number of concurrent jobs.  [default: DEPOT_WORKER_CONCURRENCY or 10]",
 )
 def worker(concurrency: int | None) -> None:
     """Run a worker in production: jobs, webhook deliveries and maintenance. Run as many as you like, on any

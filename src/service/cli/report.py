@@ -32,10 +32,8 @@ class Date(click.ParamType[date]):
 
 
 @click.command()
-@click.option(
-    "--from", "begin", type=Date(), help="First day (UTC). Default: 30 days up to and including today."
-)
-@click.option("--to", "end", type=Date(), help="Day after the last day (UTC).")
+@click.option("--from", "begin", type=Date(), help="First day (UTC).  [default: 30 days before --to]")
+@click.option("--to", "end", type=Date(), help="Day after the last day (UTC).  [default: tomorrow]")
 @click.option("--currency", metavar="CODE", help="Only this currency, such as USD.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the days as CSV.")
 @click.option(

@@ -17,7 +17,7 @@ from service.errors import negotiate_media_type
 from service.health.database_metrics import DatabaseMetrics
 from service.http.request import StrictRequest
 from service.observability.metrics import Metrics
-from service.settings import Settings, StartupError
+from service.settings import Settings, StartupError, os_reason
 from service.version import VERSION
 
 TEXT, OPENMETRICS = "text/plain", "application/openmetrics-text"
@@ -111,4 +111,4 @@ def serve_worker_metrics(metrics: Metrics, settings: Settings) -> None:
         start_http_server(settings.worker_metrics_port, settings.host, registry)
     except OSError as error:
         where = f"{settings.host}:{settings.worker_metrics_port}"
-        raise StartupError(f"cannot serve metrics on {where}: {error.strerror}") from None
+        raise StartupError(f"cannot serve metrics on {where}: {os_reason(error)}") from None

@@ -30,7 +30,7 @@ from service.server.acceptor import Acceptor
 from service.server.connections import BACKLOG, ConnectionLimit, fit_connections
 from service.server.http_protocol import HttpProtocol
 from service.server.start_queue import StartQueue
-from service.settings import Settings, StartupError
+from service.settings import Settings, StartupError, os_reason
 
 log = structlog.get_logger()
 
@@ -139,7 +139,7 @@ def bind(settings: Settings) -> socket.socket:
         family, *_, address = addresses[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
-        why = error.strerror if isinstance(error, OSError) else "not a valid host name"
+        why = os_reason(error) if isinstance(error, OSError) else "not a valid host name"
         raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
 
 

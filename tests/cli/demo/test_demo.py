@@ -136,3 +136,4 @@ def test_the_command_fills_and_tells(database_url: str, tmp_path: object) -> Non
     again = run("demo", "--yes")
     assert again.returncode == 1
     assert "already" in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1, again.stderr
