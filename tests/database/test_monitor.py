@@ -18,9 +18,11 @@ from service.database.monitor import (
     PROBE_INTERVAL_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     RESPONSE_WAIT_SECONDS,
+    DatabaseMonitor,
 )
 from service.errors import DatabaseUnavailable
 from service.settings import Settings
+from service.testing import database_url_for
 from tests.support.app_helpers import connected, eventually
 from tests.support.postgres_nodes import Node, node
 
@@ -62,6 +64,27 @@ async def test_a_database_that_accepts_no_more_connections_is_not_down(
             assert await database.fetchval("select 1") == 1
             await admin.execute(f"alter database {name} with allow_connections true")
     assert logs == []
+
+
+async def test_a_server_that_rejects_the_login_is_not_down_and_is_asked_less_often(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 3 * PROBE_INTERVAL_SECONDS
+    monkeypatch.setattr("service.database.monitor.REJECTED_LOGIN_INTERVAL_SECONDS", seconds)
+    logins: list[float] = []
+
+    async def log_in() -> "asyncpg.Connection[asyncpg.Record]":
+        logins.append(monotonic())
+        return await asyncpg.connect(database_url_for(server_url, "unknown"))
+
+    async def has_tried_twice() -> bool:
+        return len(logins) == 2
+
+    monitor = DatabaseMonitor(log_in, lambda: None)
+    async with monitor.open():
+        await eventually(has_tried_twice)
+    assert logins[1] - logins[0] >= seconds
+    assert not monitor.is_down
 
 
 @pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])

@@ -24,6 +24,9 @@ log = structlog.get_logger()
 
 PROBE_INTERVAL_SECONDS = 0.15
 """Seconds between two probes."""
+REJECTED_LOGIN_INTERVAL_SECONDS = 2.0
+"""Seconds between two logins while the server rejects them, for example because the password has changed. It
+logs each of them, and some servers block a client after too many."""
 RESPONSE_WAIT_SECONDS = 0.15
 MISSED_RESPONSES_MAX = 2
 """Missed responses in a row, with no statement answered anywhere, before the database counts as down. A
@@ -49,6 +52,7 @@ class DatabaseMonitor:
         self.login_seconds = 0.0
         """Duration of the last login; 0 before the first one."""
         self._login_timeout = PROBE_TIMEOUT_SECONDS
+        self._interval = PROBE_INTERVAL_SECONDS
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
         self.responses = 0
         """Number of answered statements, incremented by all users. While it grows, the database is up."""
@@ -92,7 +96,7 @@ class DatabaseMonitor:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_INTERVAL_SECONDS)
+            await asyncio.sleep(self._interval)
             probe = asyncio.create_task(self._probe())
             try:
                 if await self._await_response(probe):
@@ -130,6 +134,7 @@ class DatabaseMonitor:
             return False
 
     async def _ping(self) -> bool:
+        self._interval = PROBE_INTERVAL_SECONDS
         try:
             if self._connection is None:
                 self._connection = await self._log_in()
@@ -141,8 +146,11 @@ class DatabaseMonitor:
         except CONNECTION_ERRORS:
             self._disconnect()
             return False
-        except asyncpg.PostgresError:  # such as too many connections or a changed password: the server is up
+        except asyncpg.TooManyConnectionsError:  # the server is up, and accepts one soon
             pass
+        except asyncpg.PostgresError:  # such as a changed password: the server is up
+            if self._connection is None:
+                self._interval = REJECTED_LOGIN_INTERVAL_SECONDS
         return True
 
     async def _select_1(self, connection: Connection) -> None:
