@@ -71,7 +71,7 @@ class BlobStore:
     def __init__(self, url: str, *, commits_max: int = 4) -> None:
         """Open `file:///directory`, or `s3://bucket/prefix` with AWS_* variables. Raises `StartupError`.
 
-        At most `commits_max` staging files are stored at a time: on S3 each is in memory meanwhile.
+        At most `commits_max` staging files are stored at a time: on S3, each is in memory while it is stored.
         """
         place = urlsplit(url)
         if place.scheme not in {"file", "s3"} or (place.scheme == "s3") != bool(place.netloc):
@@ -213,7 +213,7 @@ class BlobStore:
     def _delete_partial_files(self, before: float) -> int:
         deleted = 0
         for path in self._directory.rglob("*#*") if self._directory is not None else ():
-            with suppress(FileNotFoundError):  # its write is complete meanwhile
+            with suppress(FileNotFoundError):  # its write has completed
                 if PARTIAL_FILE_SUFFIX.search(path.name) and path.stat().st_mtime < before:
                     path.unlink()
                     deleted += 1

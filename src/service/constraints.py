@@ -30,7 +30,7 @@ NOUNS = {
     "uuid": "a UUID",
 }
 RECEIVED = {**NOUNS, "int": "a number", "bool": "a boolean"}
-UNITS = {"str": "character", "array": "entr", "object": "field"}
+UNITS = {"str": ("character", "characters"), "array": ("entry", "entries"), "object": ("field", "fields")}
 COMPARISONS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 INVALID = {
     "UUID": "must be a UUID",
@@ -113,19 +113,18 @@ def _field_rules(struct: type[Struct]) -> list[tuple[str, Rule]]:
 def _wrong_type(match: re.Match[str], _: Any, text: bool) -> str:
     expected, received = match[1].split(" | "), match[2]
     nouns = " or ".join(NOUNS.get(name, "a value") for name in expected)
-    obvious = (
+    is_enough = (
         expected[1:] or expected == ["bool"] or (expected == ["int"] and received in {"float", "decimal"})
     )
-    return f"must be {nouns}" if text or obvious else f"must be {nouns}, not {RECEIVED[received]}"
+    return f"must be {nouns}" if text or is_enough else f"must be {nouns}, not {RECEIVED[received]}"
 
 
 def _wrong_length(match: re.Match[str], _type: Any, _text: bool) -> str:
     type_, comparison, count = match.groups()
     if (type_, comparison, count) == ("str", ">=", "1"):
         return "must not be empty"
-    unit = UNITS[type_]
-    plural = {"entr": "entry" if count == "1" else "entries"}.get(unit, unit + "s" * (count != "1"))
-    return f"must have {COMPARISONS[comparison]} {count} {plural}"
+    singular, plural = UNITS[type_]
+    return f"must have {COMPARISONS[comparison]} {count} {singular if count == '1' else plural}"
 
 
 def _wrong_size(match: re.Match[str], _type: Any, _text: bool) -> str:

@@ -147,7 +147,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     in_flight_min: Count = 256
     """The limit never falls below this, however long requests take."""
     overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.25
-    """Latency target: if the median request takes longer, only as many as meet it are admitted."""
+    """Latency target: if the median request takes longer, only as many are admitted as can meet it."""
     request_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 15.0
     """Request deadline, then 504. Uploads and streams have deadlines of their own."""
     read_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 20.0

@@ -12,6 +12,8 @@ class RawReceiver:
         self.base_url = ""
         self.requests: list[bytes] = []
         self.connections = 0
+        self.disconnected = asyncio.Event()
+        """Set once the sender has closed a connection."""
         self._replies = replies
         self._close_after = close_after
 
@@ -31,7 +33,7 @@ class RawReceiver:
                 self.requests.append(head)
                 served += 1
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the sender has closed the connection
+            self.disconnected.set()
 
 
 @asynccontextmanager

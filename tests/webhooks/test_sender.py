@@ -164,8 +164,7 @@ async def test_an_idle_connection_is_closed_after_a_while(
     async with raw_receiver(OK) as local:
         await sender.send(delivery_to(local.base_url))
         async with asyncio.timeout(5):
-            while sender.idle_connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await local.disconnected.wait()
         await sender.send(delivery_to(local.base_url))
         assert local.connections == 2
 

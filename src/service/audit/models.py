@@ -42,7 +42,7 @@ class SealingState(Base):
     watermark: Mapped[datetime] = mapped_column("settled_at", TIMESTAMP(timezone=True))
     """Every event recorded before this time is sealed, and no open transaction can add another."""
     pruned_position: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """The last seal whose event was pruned, or 0. It is kept: the chain that can be verified begins there."""
+    """The last seal whose event was pruned, or 0. Retained, since the verifiable chain begins there."""
     pruned_hash: Mapped[bytes] = mapped_column(
         LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')")
     )

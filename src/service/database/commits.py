@@ -180,7 +180,7 @@ class CommitMonitor:
         return bool(row["exists"])
 
     async def _observe(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """Query on another connection than that of the commit, which may have to log in first."""
+        """Query on a separate connection, which may first have to log in."""
         async with self._monitor.timeout(max(COMMIT_WAIT_SECONDS, 2 * self._monitor.login_seconds)):
             observer = await self._observer.get()
             return await observer.fetch(query, *arguments)
@@ -196,7 +196,7 @@ class CommitMonitor:
     async def _give_up_blocked(self) -> None:
         """Terminate pooled connections whose commit waits for a standby, so that reads get new ones.
 
-        PostgreSQL goes on waiting. A cancellation would make the commit visible, though no standby has it.
+        PostgreSQL continues to wait. A cancellation would make the commit visible, though no standby has it.
         """
         try:
             blocked = {row["pid"] for row in await self._observe(SELECT_BLOCKED)}

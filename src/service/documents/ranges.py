@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from service.errors import Fault
 
-RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.ASCII | re.IGNORECASE)
+RANGE = re.compile(r"bytes=\s*(?:(\d+)-(\d*)|-(\d+))\s*", re.ASCII | re.IGNORECASE)
+"""The first and the last byte, of which the last may be missing, or the number of bytes at the end."""
 DIGITS_MAX = 19
 """Digits of an offset that are read. No file is that large, and a header has room for 30,000 digits."""
 
@@ -39,18 +40,14 @@ def requested_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> R
     match = RANGE.fullmatch(headers.get("range", ""))
     if match is None or headers.get("if-range", etag) != etag:
         return None
-    first, last = match.groups()
-    if not first and not last:
+    first, last, length = match.groups()
+    start = _offset(first) if first else max(0, size_bytes - _offset(length))
+    end = _offset(last) + 1 if last else size_bytes
+    if last and end <= start:
         return None
-    if not first:
-        start, end = max(0, size_bytes - _offset(last)), size_bytes
-    else:
-        start, end = _offset(first), min(size_bytes, _offset(last) + 1 if last else size_bytes)
-        if last and _offset(last) < start:
-            return None
-    if start >= size_bytes or start >= end:
+    if start >= size_bytes:
         raise RangeNotSatisfiable(size_bytes)
-    return Range(start, end)
+    return Range(start, min(end, size_bytes))
 
 
 def _offset(digits: str) -> int:

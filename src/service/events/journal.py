@@ -23,7 +23,7 @@ EventType = Literal[
 ]
 """Event types available to webhooks. The journal has more: it records every change.
 
-A migration has to add a new type to the function `owe_deliveries`, which expands `ALL_EVENTS`.
+A migration must add each new type to the function `owe_deliveries`, which expands `ALL_EVENTS`.
 """
 ALL_EVENTS = "*"
 """Stands for every event type available to webhooks, now and later."""

@@ -59,7 +59,9 @@ class Pager(Generic[P]):
         self._request = request
         query = request.query_params.multi_items()
         filters = sorted((name, value) for name, value in query if name not in {"limit", "cursor"})
-        self._list = hashlib.blake2b(repr((request.scope["path"], filters)).encode(), digest_size=32).digest()
+        self._list_digest = hashlib.blake2b(
+            repr((request.scope["path"], filters)).encode(), digest_size=32
+        ).digest()
         self.limit = limit
         self.after: P | None = (
             None if cursor is None else self._decode(cursor[:CURSOR_LENGTH_MAX], position_type)
@@ -76,7 +78,7 @@ class Pager(Generic[P]):
         return Page(cast("list[T]", msgspec.Raw(encoded)), self._next_cursor(rows, data, position))
 
     def open_page(self, rows: Sequence[T], position: Callable[[T], P], end: P) -> tuple[list[T], str]:
-        """Return the page of a list that goes on growing, as it is sent, and its cursor, which is never None.
+        """Return the page of a list that keeps growing, as it is sent, and its cursor, which is never None.
 
         `end` is the position up to which nothing is missing if the rows fit into the page.
         """
@@ -118,7 +120,7 @@ class Pager(Generic[P]):
 
         It need not be secret: a forged cursor only reaches rows the caller may read anyway.
         """
-        return hashlib.blake2b(content, key=self._list, digest_size=CHECK_LENGTH).digest()
+        return hashlib.blake2b(content, key=self._list_digest, digest_size=CHECK_LENGTH).digest()
 
 
 def _fit(rows: Sequence[T]) -> tuple[Sequence[T], bytes]:

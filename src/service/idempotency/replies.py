@@ -162,14 +162,27 @@ async def execute_once(session: Session, claim: Claim, statement: NamedSql, **ar
     raise IdempotencyInProgress
 
 
-async def store_reply(session: Session, reply: StoredReply) -> None:
-    """Store a reply in the transaction of its effect, or raise the stored outcome of a taken claim."""
-    if not await session.fetchval(*STORE_REPLY(**reply_arguments([reply]))):
-        await raise_claim_conflict(session, reply.claim)
+async def store_reply(
+    session: Session | AsyncSession,
+    claim: Claim | None,
+    status: int,
+    content: object,
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Store the reply to a request with a claim in the transaction of its effect.
+
+    Raises the stored outcome of a claim that is taken.
+    """
+    if claim is None:
+        return
+    reply = StoredReply(claim, status, headers or {}, encode_json(content))
+    if not isinstance(session, Session):
+        await _store_reply_in_session(session, reply)
+    elif not await session.fetchval(*STORE_REPLY(**reply_arguments([reply]))):
+        await raise_claim_conflict(session, claim)
 
 
-async def store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:
-    """Store a reply in a session's transaction, or raise the stored outcome of a taken claim."""
+async def _store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:
     values = {"status": reply.status, "headers": reply.headers, "body": reply.body}
     new = insert(IdempotencyKey).values(**asdict(reply.claim), **values)
     replaced = {name: new.excluded[name] for name in ("fingerprint", *values)} | {"created_at": func.now()}

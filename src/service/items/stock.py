@@ -13,7 +13,7 @@ from service.database.batch_key import BatchKey
 from service.database.session import Session
 from service.errors import Detail, Fault, ValidationFailed
 from service.events.journal import Author
-from service.idempotency.replies import Claim, StoredReply, execute_once, prefer_stored_outcome, store_reply
+from service.idempotency.replies import Claim, execute_once, prefer_stored_outcome, store_reply
 from service.items import stock_statements as statements
 from service.items.changes import ItemChange, change_columns, outcomes
 from service.items.faults import InsufficientStock, QuantityChanged, UnknownItem
@@ -26,7 +26,6 @@ from service.items.schemas import (
     StockChange,
     StockChanges,
 )
-from service.values import encode_json
 
 AnyChange = StockChange | ItemStockChange
 
@@ -83,8 +82,7 @@ async def adjust_all(
         if fault := _rejection_of_all(changes, matched):
             raise fault
         stocks = ItemStocks([_changed_stock(row) for row in matched])
-        if claim is not None:
-            await store_reply(session, StoredReply(claim, 200, {}, encode_json(stocks)))
+        await store_reply(session, claim, 200, stocks)
     return stocks
 
 

@@ -67,8 +67,7 @@ async def cancel(
             raise InvalidState(f"The job has already {job.status}", job.status)
         else:  # the commit that cancelled it may have been interrupted
             await session.join(CONFIRM_COMMITS, None)
-        if claim is not None:
-            await store_reply(session, StoredReply(claim, 200, {}, encode_json(job)))
+        await store_reply(session, claim, 200, job)
     return job
 
 
@@ -84,8 +83,7 @@ async def retry(
         job = await read_job(session, job_id)
         if retried is None:
             raise InvalidState(f"Only failed jobs can be retried; this one is {job.status}", job.status)
-        if claim is not None:
-            await store_reply(session, StoredReply(claim, 202, {}, encode_json(job)))
+        await store_reply(session, claim, 202, job)
     return job
 
 

@@ -9,11 +9,11 @@ from service.database.commits import CONFIRM_COMMITS
 from service.database.session import Session
 from service.errors import Fault, InvalidState, PreconditionFailed
 from service.events.journal import Author
-from service.idempotency.replies import Claim, StoredReply, raise_stored_outcome, store_reply
+from service.idempotency.replies import Claim, prefer_stored_outcome, store_reply
 from service.orders import statements
 from service.orders.queries import order_from_row, read_order
 from service.orders.schemas import Order
-from service.values import encode_json, reply_headers
+from service.values import reply_headers
 
 RESTOCK_EXCEEDS_MAX = "The order cannot be cancelled: an item's stock would exceed 2147483647"
 
@@ -63,13 +63,10 @@ async def apply_once(
     if claim is None:
         return await transition(session, order_id, author, versions)
     async with session.transaction():
-        try:
-            async with session.transaction():  # a savepoint: the stored reply is read after an error
-                order = await transition(session, order_id, author, versions)
-        except Fault:  # a repetition gets its stored reply instead of this error
-            await raise_stored_outcome(session, claim)
-            raise
-        await store_reply(session, StoredReply(claim, 200, reply_headers(order.version), encode_json(order)))
+        # The inner transaction is a savepoint, so that a stored reply can be read after an error.
+        async with prefer_stored_outcome(session, claim), session.transaction():
+            order = await transition(session, order_id, author, versions)
+        await store_reply(session, claim, 200, order, reply_headers(order.version))
     return order
 
 

@@ -25,7 +25,7 @@ from service.values import encode_json
 NEW_ID = "select uuidv7(), pg_current_xact_id()"
 """Ids come from the database's clock, because the audit chain relies on their order.
 
-The transaction gets its own id too, because the feed of events has to know that it writes.
+The transaction is given an id too, by which the feed of events knows that it writes.
 """
 
 _INSERT_ACTIONS = """

@@ -17,15 +17,9 @@ from service.http.operation import operation
 from service.http.pagination import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
 from service.http.reply import Reply, if_match_versions, versioned_reply
 from service.http.request import StrictRequest
-from service.idempotency.replies import (
-    IDEMPOTENCY_FAULTS,
-    StoredReply,
-    creation_reply,
-    prefer_stored_outcome,
-    store_reply_in_session,
-)
+from service.idempotency.replies import IDEMPOTENCY_FAULTS, prefer_stored_outcome, store_reply
 from service.settings import Settings
-from service.values import encode_json, reply_headers
+from service.values import reply_headers
 from service.webhooks import deliveries, models
 from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
@@ -56,8 +50,7 @@ class WebhookController(Controller):
         new = new_webhook(data)
         created, location = to_schema(new, show_secret=True), f"/webhooks/{new.id}"
         async with hold_claim(request) as claim:
-            if claim is not None:
-                await store_reply_in_session(session, creation_reply(claim, created, location))
+            await store_reply(session, claim, 201, created, reply_headers(created.version, location))
             await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
         request.component(WebhookDispatcher).enable()
         return versioned_reply(request, created, location=location)
@@ -140,9 +133,7 @@ class WebhookController(Controller):
                 webhook_id, request.author, overlap_seconds=overlap_seconds
             )
             rotated = to_schema(record, show_secret=True)
-            if claim is not None:
-                stored_reply = StoredReply(claim, 200, reply_headers(rotated.version), encode_json(rotated))
-                await store_reply_in_session(session, stored_reply)
+            await store_reply(session, claim, 200, rotated, reply_headers(rotated.version))
         return versioned_reply(request, rotated)
 
     @post(
@@ -162,8 +153,7 @@ class WebhookController(Controller):
         """
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             delivery = to_delivery_schema(*await deliveries.send_test(session, webhook_id, request.author))
-            if claim is not None:
-                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
+            await store_reply(session, claim, 202, delivery)
         return Reply(delivery)
 
     @get(
@@ -204,8 +194,7 @@ class WebhookController(Controller):
         async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
             resent = await deliveries.resend(session, webhook_id, delivery_id, request.author)
             delivery = to_delivery_schema(*resent)
-            if claim is not None:
-                await store_reply_in_session(session, StoredReply(claim, 202, {}, encode_json(delivery)))
+            await store_reply(session, claim, 202, delivery)
         return Reply(delivery)
 
 

@@ -59,10 +59,6 @@ class HttpClient:
         self._tls = ssl.create_default_context()
         self._idle: defaultdict[tuple[str, str, int], list[Connection]] = defaultdict(list)
 
-    @property
-    def idle_connections(self) -> int:
-        return sum(map(len, self._idle.values()))
-
     def close(self) -> None:
         for connections in self._idle.values():
             for connection in connections:

@@ -40,10 +40,6 @@ class Sender:
         finally:
             self._client.close()
 
-    @property
-    def idle_connections(self) -> int:
-        return self._client.idle_connections
-
     async def send(self, delivery: ClaimedDelivery) -> AttemptResult:
         """Send a delivery. Never raises: any error is a failed attempt."""
         at, started = datetime.now(UTC), time.perf_counter()

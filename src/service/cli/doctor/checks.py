@@ -15,7 +15,10 @@ IS_PRUNED = f"{PRUNED_AT} > '2000-01-01'"
 NOT_PRESENT = f"""
   case when {{0}}.id is null then present > 0 or not {IS_PRUNED}
     else present is distinct from 1 and (present is not null or {{0}}.created_at >= {RETAINED}) end"""
-"""The condition that a row's created and deleted events, of which some can be pruned, do not match it."""
+"""The condition that a row does not match its created and deleted events, some of which may be pruned.
+
+`present` is the number of created events minus that of deleted ones, or null without any.
+"""
 
 CHECKS = {
     "every item's quantity equals the sum of its movements": """
