@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,16 @@ async def test_a_service_that_allows_no_private_targets_says_so(
             assert (await client.get("/webhooks")).json()["data"] == []
     assert ended.returncode == 1
     assert "private" in ended.stderr
+
+
+async def test_a_service_that_is_not_depot_is_named(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        ended = await listen(tmp_path, "--url", url, "--key", "k")
+        other.shutdown()
+    said = f"depot: {url}/webhooks does not answer as Depot does (status 501); check --url\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
 
 
 async def listen(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

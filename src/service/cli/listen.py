@@ -77,6 +77,10 @@ async def api_client(url: str, key: str) -> AsyncIterator[ClientSession]:
 
 async def call_api(client: ClientSession, method: str, path: str, body: object = None) -> dict[str, Any]:
     async with client.request(method, path, json=body) as reply:
+        if reply.status != 204 and not reply.content_type.endswith("json"):
+            raise StartupError(
+                f"{reply.url} does not answer as Depot does (status {reply.status}); check --url"
+            )
         content: dict[str, Any] = await reply.json() if reply.status != 204 else {}
     if "error" in content:
         error = content["error"]
