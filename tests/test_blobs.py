@@ -119,7 +119,7 @@ async def test_until_all_is_there_nothing_is_seen_and_a_cancelled_put_leaves_not
     assert files(directory) == set()
 
 
-async def test_many_at_once_do_not_mix(store: BlobStore) -> None:
+async def test_concurrent_blobs_do_not_mix(store: BlobStore) -> None:
     numbers = range(1, 30)
     await asyncio.gather(*(store.put(f"exports/{number}", chunks(number)) for number in numbers))
     found = await asyncio.gather(*(content(store, f"exports/{number}") for number in numbers))
@@ -127,13 +127,15 @@ async def test_many_at_once_do_not_mix(store: BlobStore) -> None:
     assert all(each[-1] == number - 1 for each, number in zip(found, numbers, strict=True))
 
 
-async def test_of_many_puts_under_one_key_one_is_seen_whole(store: BlobStore, directory: Path) -> None:
+async def test_one_of_many_concurrent_puts_under_one_key_is_stored_whole(
+    store: BlobStore, directory: Path
+) -> None:
     await asyncio.gather(*(store.put(KEY, chunks(number)) for number in range(1, 20)))
     assert (await content(store))[:100_000] == bytes(100_000)
     assert files(directory) == {KEY}
 
 
-async def test_what_is_not_there_is_not_found_and_deleted_already(store: BlobStore) -> None:
+async def test_a_missing_blob_is_not_found_and_its_deletion_succeeds(store: BlobStore) -> None:
     for key in (KEY, "exports"):
         with pytest.raises(NotFound):
             await store.get(key)
@@ -148,7 +150,7 @@ async def test_a_deleted_blob_is_gone(store: BlobStore, directory: Path) -> None
     assert files(directory) == set()
 
 
-async def test_a_blob_is_on_the_disk_before_anybody_is_told(
+async def test_a_blob_is_on_the_disk_before_it_is_acknowledged(
     store: BlobStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -174,7 +176,7 @@ async def test_a_store_whose_directory_is_gone_is_not(store: BlobStore, director
         await store.check()
 
 
-async def test_a_store_that_cannot_be_made_is_not(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = BlobStore((tmp_path / "file" / "blobs").as_uri())
     for use in (store.check(), store.put(KEY, b"abc"), store.get(KEY), store.delete(KEY)):
@@ -182,7 +184,7 @@ async def test_a_store_that_cannot_be_made_is_not(tmp_path: Path) -> None:
             await use
 
 
-def test_blobs_are_in_the_home_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_blobs_are_stored_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asyncio.run(open_blob_store(Settings(home=Path("a home"))).put(KEY, b"abc"))
     assert files(tmp_path) == {f"a home/blobs/{KEY}"}
@@ -199,7 +201,7 @@ def test_nothing_is_made_before_it_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["file://relative/blobs", "s3://", "s3:///prefix", "https://example.org/blobs"]
 )
-def test_an_address_that_is_none_stops_the_start(url: str) -> None:
+def test_an_invalid_url_of_the_blob_store_stops_the_start(url: str) -> None:
     with pytest.raises(StartupError, match="DEPOT_BLOB_URL"):
         BlobStore(url)
 
@@ -236,7 +238,7 @@ def test_memory_does_not_grow_with_the_size(directory: Path) -> None:
     assert grown_mib < 16  # of the 128 it has put and got
 
 
-async def test_a_staged_file_is_no_blob_until_it_is_put(store: BlobStore, directory: Path) -> None:
+async def test_a_staging_file_is_not_a_blob_until_it_is_committed(store: BlobStore, directory: Path) -> None:
     async with store.staging_file() as file:
         file.write(b"x" * 600_000)
         assert KEY not in files(directory)
@@ -245,7 +247,7 @@ async def test_a_staged_file_is_no_blob_until_it_is_put(store: BlobStore, direct
     assert files(directory) == {KEY}
 
 
-async def test_a_file_that_cannot_be_staged_beside_the_blobs_is_copied(
+async def test_a_file_that_was_staged_elsewhere_is_copied_to_the_blobs(
     directory: Path, make_way: Callable[[], None]
 ) -> None:
     store = BlobStore(directory.as_uri())

@@ -8,7 +8,7 @@ from tests.support.chaos_jobs import prove_jobs
 SEED = 3
 
 
-async def test_every_acknowledged_change_is_told_though_processes_are_killed(
+async def test_every_acknowledged_change_is_delivered_although_processes_are_killed(
     database_url: str, key: str, tmp_path: Path
 ) -> None:
     verdict = await prove_events(database_url, tmp_path / "home", key, rounds=4, a_round=250, seed=SEED)

@@ -44,7 +44,7 @@ def test_addresses_of_many_forms_are_taken(url: str) -> None:
     assert load_settings({"DATABASE_URL": url}).database_url == url
 
 
-def test_an_empty_value_is_no_value() -> None:
+def test_an_empty_value_counts_as_unset() -> None:
     assert load_settings({"PORT": "", "DEPOT_POOL_SIZE": ""}) == Settings()
 
 

@@ -139,7 +139,7 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(
             assert_refused(await refusal(second, key), 401, "UNAUTHENTICATED")
 
 
-async def test_a_revoked_key_that_was_not_used_for_a_second_is_refused_at_once(
+async def test_a_revoked_key_that_was_not_used_for_a_second_is_rejected_immediately(
     database: Database, key: str
 ) -> None:
     authenticator = KeyAuthenticator(database, secret=None, cache_max=3)

@@ -15,20 +15,20 @@ def test_a_minted_key_carries_its_id() -> None:
     assert all(key.startswith(f"depot_{key_id(key)}_") for key in keys)
 
 
-def test_a_key_changed_in_any_character_is_no_key() -> None:
+def test_a_key_with_any_character_changed_is_invalid() -> None:
     key = mint()
     for at, old in enumerate(key):
         for new in string.ascii_letters + string.digits + "_ é\0":
             assert new == old or key_id(key[:at] + new + key[at + 1 :]) is None
 
 
-def test_what_is_not_a_key_is_told_without_a_look_up() -> None:
+def test_a_malformed_key_is_detected_without_a_lookup() -> None:
     key = mint()
     for other in ("", "depot_", key[:-1], key[1:], key + "A", key + "\n", f" {key}", key.upper(), "é" * 56):
         assert key_id(other) is None
 
 
-async def test_of_a_key_only_a_hash_is_in_the_database(database: Database, make_key: Mint) -> None:
+async def test_the_database_has_only_a_hash_of_a_key(database: Database, make_key: Mint) -> None:
     key = await make_key("items:read")
     match = KEY_PATTERN.fullmatch(key)
     assert match

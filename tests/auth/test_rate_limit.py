@@ -13,7 +13,7 @@ from tests.support.reply_assertions import assert_refused
 Make = Callable[..., Awaitable[str]]
 
 
-async def test_a_key_is_told_what_is_left_and_refused_once_nothing_is(
+async def test_replies_show_what_is_left_of_the_limit_and_requests_beyond_it_are_rejected(
     settings: Settings, make_key: Make
 ) -> None:
     mine, other = await make_key("items:read"), await make_key("items:read")
@@ -55,6 +55,6 @@ async def test_a_key_may_have_a_limit_of_its_own(
         assert "RateLimit" not in unlimited.headers
 
 
-async def test_unless_set_nobody_is_limited(settings: Settings, key: str) -> None:
+async def test_without_the_setting_no_key_is_limited(settings: Settings, key: str) -> None:
     async with running(settings, key) as client:
         assert "RateLimit" not in (await client.get("/items")).headers

@@ -122,7 +122,7 @@ def test_a_taken_port_stops_the_start(database_url: str, tmp_path: Path) -> None
         assert_one_clear_line(depot("dev", DEPOT_HOME=str(tmp_path / "home"), PORT=port), in_use)
 
 
-def test_a_port_that_is_none_stops_the_start(database_url: str) -> None:
+def test_an_invalid_port_stops_the_start(database_url: str) -> None:
     refused = depot("serve", "--port", "99999", DATABASE_URL=database_url)
     assert refused.returncode != 0
     assert "99999" in refused.stderr
@@ -139,7 +139,7 @@ def test_a_key_needs_a_name(database_url: str) -> None:
     assert "name" in made.stderr
 
 
-def test_a_revision_that_is_not_there_is_named(database_url: str) -> None:
+def test_an_unknown_revision_is_named(database_url: str) -> None:
     migrated = depot("migrate", "nowhere", DATABASE_URL=database_url)
     assert_one_clear_line(migrated, f"there is no revision nowhere; use head or 0001 to {SCHEMA}")
 
@@ -153,7 +153,7 @@ def test_migrate_leaves_a_schema_that_is_newer_than_this_version(database_url: s
     assert migrated.returncode == 0
 
 
-def test_a_host_that_is_not_ours_stops_the_start(database_url: str) -> None:
+def test_the_address_of_another_machine_stops_the_start(database_url: str) -> None:
     assert_one_clear_line(
         depot("serve", DATABASE_URL=database_url, HOST="203.0.113.7", PORT="0"), "203.0.113.7"
     )
@@ -207,7 +207,7 @@ def test_a_rotated_key_is_printed_alone_and_listed_with_its_limit(database_url: 
 
 
 @pytest.mark.parametrize("arguments", [["--overlap", "a day"], ["--overlap", "999d"], []])
-def test_a_rotation_that_cannot_be_is_one_clear_line(database_url: str, arguments: list[str]) -> None:
+def test_an_impossible_rotation_is_one_clear_error(database_url: str, arguments: list[str]) -> None:
     refused = depot("keys", "rotate", "nobody", *arguments, DATABASE_URL=database_url)
     assert refused.returncode != 0
     assert refused.stdout == ""
@@ -216,7 +216,7 @@ def test_a_rotation_that_cannot_be_is_one_clear_line(database_url: str, argument
 
 
 @pytest.mark.parametrize("rate", ["600", "0/minute", "600/fortnight", "600/minute\n"])
-def test_a_rate_limit_that_is_none_is_refused(database_url: str, rate: str) -> None:
+def test_an_invalid_rate_limit_is_rejected(database_url: str, rate: str) -> None:
     arguments = ("--name", "shop", "--scope", "admin", "--rate-limit", rate)
     made = depot("keys", "create", *arguments, DATABASE_URL=database_url)
     assert made.returncode == 2
@@ -231,12 +231,12 @@ def test_an_unknown_scope_is_refused(database_url: str) -> None:
     assert made.stdout == ""
 
 
-def test_revoking_a_key_that_is_not_there_fails(database_url: str) -> None:
+def test_revoking_an_unknown_key_fails(database_url: str) -> None:
     assert depot("keys", "revoke", "nobody", DATABASE_URL=database_url).returncode != 0
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
-def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
+def test_a_command_that_has_not_started_yet_ends_on_sigterm(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         url = f"postgresql://depot@127.0.0.1:{silent.getsockname()[1]}/depot"
@@ -247,7 +247,7 @@ def test_it_ends_when_it_is_told_to_before_it_has_begun(command: str) -> None:
             assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
-def test_it_ends_soon_even_if_something_swallows_the_order_to() -> None:
+def test_a_command_ends_soon_even_if_sigterm_is_swallowed() -> None:
     code = """
 import contextlib, os, signal, time
 from service import cli

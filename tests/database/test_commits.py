@@ -183,7 +183,7 @@ async def test_commits_that_always_take_long_are_not_blocked(pair: tuple[Node, N
     assert [line["event"] for line in logs if line["event"] == "commits_blocked"] == []
 
 
-async def test_on_a_slow_machine_commits_that_wait_for_nobody_are_not_blocked(
+async def test_slow_commits_that_wait_for_no_standby_are_not_blocked(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "IDLE_INTERVAL_SECONDS", 0.05)

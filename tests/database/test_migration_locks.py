@@ -127,7 +127,7 @@ def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("brief_waits")
-async def test_a_migration_that_waits_for_a_long_transaction_lets_others_work(
+async def test_a_migration_that_waits_for_a_long_transaction_does_not_block_others(
     empty_database: Settings,
 ) -> None:
     await asyncio.to_thread(migrate.upgrade, empty_database, "0014")

@@ -32,7 +32,7 @@ SOME_BEATS = 5 * (PROBE_INTERVAL_SECONDS + MISSED_RESPONSES_MAX * RESPONSE_WAIT_
 CUT = "select pg_terminate_backend($1, 5000)"
 
 
-async def test_slow_statements_on_every_connection_are_no_outage(
+async def test_slow_statements_on_every_connection_are_not_an_outage(
     database: Database, settings: Settings
 ) -> None:
     slow = [database.fetchval("select pg_sleep($1)", SOME_BEATS) for _ in range(settings.pool_size)]
@@ -41,7 +41,7 @@ async def test_slow_statements_on_every_connection_are_no_outage(
     assert logs == []
 
 
-async def test_a_monitor_whose_connection_is_closed_is_no_outage(database: Database) -> None:
+async def test_a_closed_connection_of_the_monitor_is_not_an_outage(database: Database) -> None:
     first = await monitor_backend(database)
     with capture_logs() as logs:
         slow = asyncio.create_task(database.fetchval("select pg_sleep($1)", SOME_BEATS))
@@ -66,7 +66,7 @@ async def test_a_database_that_accepts_no_more_connections_is_not_down(
     assert logs == []
 
 
-async def test_a_server_that_rejects_the_login_is_not_down_and_is_asked_less_often(
+async def test_a_server_that_rejects_the_login_is_not_down_and_is_probed_less_often(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = 3 * PROBE_INTERVAL_SECONDS
@@ -91,7 +91,7 @@ async def test_a_server_that_rejects_the_login_is_not_down_and_is_asked_less_oft
 @pytest.mark.parametrize(
     "seconds", [2 * MISSED_RESPONSES_MAX * RESPONSE_WAIT_SECONDS, PROBE_TIMEOUT_SECONDS + 0.1]
 )
-def test_a_busy_event_loop_is_no_outage(
+def test_a_busy_event_loop_is_not_an_outage(
     settings: Settings, loop_factory: Callable[[], asyncio.AbstractEventLoop], seconds: float
 ) -> None:
     """Run also on the event loop of `depot serve`, where timers fire before newly arrived data is read."""

@@ -47,7 +47,7 @@ async def test_a_session_keeps_its_connection_until_it_ends(database: Database) 
     assert database.pool.in_use == 0
 
 
-async def test_a_single_statement_commits_by_itself(database: Database) -> None:
+async def test_a_statement_outside_a_transaction_commits(database: Database) -> None:
     async with database.session() as session:
         await session.execute(INSERT, "test-a")
         assert await database.fetchval(NAMES) == ["test-a"]

@@ -120,7 +120,7 @@ async def test_a_report_comes_from_the_primary_while_the_standby_is_down(
     assert await caught_up(client) == before + 1
 
 
-async def test_a_server_that_is_no_standby_is_not_read(pair: Pair, key: str, tmp_path: Path) -> None:
+async def test_a_server_that_is_not_a_standby_is_not_read(pair: Pair, key: str, tmp_path: Path) -> None:
     primary = pair[0].url
     settings = Settings(database_url=primary, read_database_url=primary, home=tmp_path)
     async with running(settings, key) as client:

@@ -25,7 +25,7 @@ async def events(database: Database, *types: str) -> list[tuple[str, Any]]:
     return [(row["type"], row["payload"]) for row in rows]
 
 
-async def test_an_item_s_life_is_told_from_its_creation_to_its_deletion(
+async def test_the_journal_records_an_item_from_its_creation_to_its_deletion(
     client: Client, database: Database
 ) -> None:
     made = await item(client, 9, description="M8")
@@ -87,7 +87,7 @@ async def test_orders_of_one_commit_keep_their_own_authors(
     assert {row["subject"]: row["request_id"] for row in rows} == acknowledged
 
 
-async def test_a_resource_s_changes_are_told(client: Client, database: Database) -> None:
+async def test_the_journal_records_the_changes_of_a_resource(client: Client, database: Database) -> None:
     await client.put("/resources/r", json={"status": "on", "metadata": {"n": 1}})
     await client.put("/resources/r", json={"status": "off", "metadata": {"n": 1}})
     await client.patch("/resources/r", json={"metadata": None})
@@ -97,7 +97,7 @@ async def test_a_resource_s_changes_are_told(client: Client, database: Database)
     assert patched["changes"] == {"metadata": {"from": {"n": 1}, "to": None}}
 
 
-async def test_what_was_refused_is_no_event(client: Client, database: Database) -> None:
+async def test_a_rejected_change_is_not_an_event(client: Client, database: Database) -> None:
     bolt = await item(client, 1)
     before = await database.fetchval("select count(*) from events")
     path = f"/items/{bolt['id']}"
@@ -128,7 +128,7 @@ async def test_what_was_refused_is_no_event(client: Client, database: Database) 
         (0, [7], []),
     ],
 )
-async def test_low_stock_is_told_when_it_gets_low_and_when_it_is_gone(
+async def test_low_stock_is_an_event_when_it_gets_low_and_when_it_runs_out(
     client: Client, database: Database, quantity: int, steps: list[int], reported: list[int]
 ) -> None:
     bolt = await item(client, quantity)
@@ -149,7 +149,7 @@ async def test_low_stock_is_told_when_it_gets_low_and_when_it_is_gone(
 @pytest.mark.parametrize(
     ("threshold", "reported"), [(None, []), (0, [0]), (2, [2, 0]), (7, [7, 0]), (2_147_483_647, [0])]
 )
-async def test_low_stock_is_told_at_the_threshold_of_the_item(
+async def test_low_stock_is_an_event_at_the_threshold_of_the_item(
     client: Client, database: Database, threshold: int | None, reported: list[int]
 ) -> None:
     bolt = await item(client, 9, low_stock_at=8)
@@ -162,7 +162,7 @@ async def test_low_stock_is_told_at_the_threshold_of_the_item(
     assert [payload["quantity"] for _, payload in low] == reported
 
 
-async def test_back_in_stock_is_told_when_the_quantity_rises_from_zero(
+async def test_back_in_stock_is_an_event_when_the_quantity_rises_from_zero(
     client: Client, database: Database
 ) -> None:
     bolt = await item(client, 3)

@@ -49,33 +49,33 @@ async def test_a_healthy_service_says_what_it_depends_on(client: Client) -> None
     assert health["dependencies"] == {"database": "connected", "storage": "connected", "queue": "connected"}
 
 
-async def test_a_store_that_is_gone_is_told_and_does_not_take_the_service_down(
+async def test_a_missing_blob_store_is_reported_and_the_service_stays_ready(
     client: Client, settings: Settings
 ) -> None:
     assert (await client.get("/health")).json()["status"] == "healthy"
     directory = settings.home / "blobs"
     moved = directory.rename(settings.home / "moved")
-    health = await until_told(client, "storage", "unreachable")
+    health = await until_reported(client, "storage", "unreachable")
     assert health["status"] == "degraded"
     assert (await client.get("/health/ready")).status_code == 200
     moved.rename(directory)
-    assert (await until_told(client, "storage", "connected"))["status"] == "healthy"
+    assert (await until_reported(client, "storage", "connected"))["status"] == "healthy"
 
 
-async def test_work_that_nobody_does_is_told(client: Client, database: Database) -> None:
+async def test_work_that_no_worker_takes_is_reported(client: Client, database: Database) -> None:
     assert (await client.get("/health")).json()["dependencies"]["queue"] == "connected"
     await database.fetch(
         """insert into queue.pgqueuer (priority, status, entrypoint, execute_after)
            values (0, 'queued', 'job', now() - interval '61 seconds')"""
     )
-    health = await until_told(client, "queue", "delayed")
+    health = await until_reported(client, "queue", "delayed")
     assert health["status"] == "degraded"
     await database.fetch("update queue.pgqueuer set execute_after = now() + interval '1 hour'")
-    await until_told(client, "queue", "connected")
+    await until_reported(client, "queue", "connected")
 
 
 @pytest.mark.parametrize("skew", [-360.0, 360.0])
-async def test_a_clock_that_is_off_is_told(
+async def test_a_wrong_clock_is_reported(
     client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, skew: float
 ) -> None:
     assert abs((await client.get("/health")).json()["clock_skew_seconds"]) < 1
@@ -126,7 +126,7 @@ async def test_concurrent_calls_share_one_look_at_the_database(settings: Setting
         assert len(looks) == 2  # the schema and the clock, the queue
 
 
-async def test_a_look_at_the_store_that_gets_old_while_it_is_asked_for_still_answers(
+async def test_a_check_of_the_store_that_expires_while_it_is_requested_is_still_the_answer(
     settings: Settings,
 ) -> None:
     async with serving(settings) as (_, probe):
@@ -201,7 +201,7 @@ async def burst(client: httpx.AsyncClient) -> list[httpx.Response]:
     return await asyncio.gather(*(client.get("/health") for _ in range(20)))
 
 
-async def until_told(client: httpx.AsyncClient, dependency: str, state: str) -> dict[str, Any]:
+async def until_reported(client: httpx.AsyncClient, dependency: str, state: str) -> dict[str, Any]:
     async with asyncio.timeout(RECOVERY_SECONDS + STATUS_TTL_SECONDS):
         while True:
             health: dict[str, Any] = (await client.get("/health")).json()
@@ -223,7 +223,7 @@ async def until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Resp
         await asyncio.sleep(0.01)
 
 
-async def test_callers_that_share_a_check_do_not_disturb_each_other(tmp_path: Path) -> None:
+async def test_callers_that_share_a_check_do_not_affect_each_other(tmp_path: Path) -> None:
     """One asks again as soon as it has the result, before the other reads it."""
     settings = Settings(database_url="postgresql://depot@127.0.0.1:1/depot", home=tmp_path)
     async with Database(settings).open() as database:

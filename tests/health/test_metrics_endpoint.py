@@ -244,7 +244,7 @@ async def test_deliveries_are_counted_and_what_is_owed_is_seen(
     assert 90 <= figures.sum("webhook_lag_seconds") < 150
 
 
-async def test_scrapes_at_once_share_their_work(settings: Settings, key: str) -> None:
+async def test_concurrent_scrapes_share_their_work(settings: Settings, key: str) -> None:
     async with running(settings, key) as client:
         replies = await asyncio.gather(*(client.get("/metrics") for _ in range(50)))
         bodies = {reply.text for reply in replies}

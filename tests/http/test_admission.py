@@ -108,7 +108,7 @@ def test_requests_that_are_never_completed_lower_the_limit(admission: AdmissionC
     assert admission.limit == IN_FLIGHT_MIN
 
 
-def test_a_few_requests_are_no_overload_however_slow(admission: AdmissionControl) -> None:
+def test_a_few_requests_are_not_an_overload_however_slow_they_are(admission: AdmissionControl) -> None:
     admission.admit(Request(50))
     for _ in range(2 * OVERLOADED_TICKS):
         tick(admission, IN_FLIGHT_MIN - 2, seconds=5)
@@ -222,7 +222,7 @@ def test_the_limit_stays_at_its_minimum_however_slow_requests_are(admission: Adm
     assert admission.limit == IN_FLIGHT_MIN
 
 
-def test_a_few_slow_requests_among_quick_ones_are_no_overload(admission: AdmissionControl) -> None:
+def test_a_few_slow_requests_among_quick_ones_are_not_an_overload(admission: AdmissionControl) -> None:
     for _ in range(2 * OVERLOADED_TICKS):
         for _ in range(40):
             admission.admit(Request(9))

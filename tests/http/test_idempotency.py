@@ -147,7 +147,7 @@ async def test_another_unique_violation_is_not_a_replay(
     assert await database.fetchval("select count(*) from idempotency_keys where path = $1", path) == 1
 
 
-async def test_a_retry_at_another_replica_that_waits_for_the_last_piece_is_a_replay(
+async def test_a_retry_at_another_replica_that_waits_for_the_last_unit_is_a_replay(
     settings: Settings, key: str, bolt: dict[str, Any], database_url: str
 ) -> None:
     last = {"customer_id": "c-1", "lines": [{"sku": "BOLT-M8", "quantity": 5}]}
@@ -192,7 +192,7 @@ async def test_a_rejected_stock_change_is_not_stored_and_a_key_expires_after_a_d
     assert (await client.post(path, json=many, headers=once())).content == later.content
 
 
-async def test_a_retry_at_another_replica_that_waits_for_the_last_pieces_of_stock_is_a_replay(
+async def test_a_retry_at_another_replica_that_waits_for_the_last_units_of_stock_is_a_replay(
     settings: Settings, key: str, bolt: dict[str, Any], database_url: str
 ) -> None:
     path, last = f"/items/{bolt['id']}/stock", {"delta": -5}

@@ -128,6 +128,6 @@ async def test_a_page_of_large_rows_ends_early_and_no_row_is_lost(client: Client
     assert len(sizes) == 3
 
 
-def test_a_row_larger_than_a_page_is_a_page_by_itself() -> None:
+def test_a_row_larger_than_a_page_has_a_page_to_itself() -> None:
     large = "x" * PAGE_BYTES_MAX
     assert [len(_fit(rows)[0]) for rows in ([large], [large, "a"], ["a", large], [])] == [*(1, 1, 1, 0)]

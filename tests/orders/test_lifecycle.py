@@ -218,7 +218,7 @@ async def test_twenty_concurrent_repetitions_at_two_replicas_get_one_reply(
     assert sum("Idempotent-Replayed" not in reply.headers for reply in answered) == 1
 
 
-async def test_of_concurrent_cancels_and_fulfils_exactly_one_takes_effect(
+async def test_exactly_one_of_several_concurrent_cancels_and_fulfils_takes_effect(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:
     for _ in range(5):

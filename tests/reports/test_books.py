@@ -95,7 +95,7 @@ async def test_a_day_stays_open_while_something_that_began_on_it_may_still_commi
     assert await net_by_day(database) == [(yesterday, "3.00")]
 
 
-async def test_processes_that_close_at_once_add_up_once(
+async def test_processes_that_close_the_books_concurrently_add_up_once(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(books, "DAYS_PER_TRANSACTION", 2)

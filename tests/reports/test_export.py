@@ -98,7 +98,7 @@ async def test_an_empty_ledger_is_a_header(concurrent_client: httpx.AsyncClient,
         ({"until": "2026-01-01"}, "/payload/until"),
     ],
 )
-async def test_a_period_that_cannot_be_is_refused_at_once(
+async def test_an_impossible_period_is_rejected_immediately(
     concurrent_client: httpx.AsyncClient, payload: dict[str, Any], field: str
 ) -> None:
     reply = await concurrent_client.post("/process", json={"kind": EXPORT, "payload": payload})
@@ -198,7 +198,7 @@ async def test_a_second_run_writes_the_same_file(
     assert await lines(concurrent_client, job_id) == [HEADER]
 
 
-def test_the_period_is_that_of_the_day_on_which_it_was_asked_for() -> None:
+def test_the_day_of_the_request_is_that_of_the_id_of_the_job() -> None:
     last_moment = UUID(int=int(datetime(2026, 2, 28, 23, 59, 59, 999_000, UTC).timestamp() * 1000) << 80)
     assert requested_on(last_moment) == date(2026, 2, 28)
     assert requested_on(UUID(int=last_moment.int + (1 << 80))) == date(2026, 3, 1)

@@ -156,7 +156,7 @@ async def test_concurrent_merges_all_survive(concurrent_client: httpx.AsyncClien
     assert after["version"] == 21
 
 
-async def test_of_concurrent_puts_of_a_new_id_one_creates_and_the_others_replace(
+async def test_one_of_several_concurrent_puts_of_a_new_id_creates_and_the_others_replace(
     concurrent_client: httpx.AsyncClient,
 ) -> None:
     replies = await asyncio.gather(

@@ -187,7 +187,7 @@ async def test_stray_environment_variables_do_not_change_the_names_of_tables(
 
 
 @pytest.mark.parametrize("trouble", [Server.suspended, Server.away])
-async def test_a_database_outage_is_no_failure_of_a_job(
+async def test_a_database_outage_is_not_a_failure_of_the_job(
     own_server: Server, tmp_path: Path, trouble: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
     settings = Settings(

@@ -151,7 +151,9 @@ async def test_a_repeated_action_happens_once(client: Client) -> None:
     assert (await client.post("/users/bob/actions", json=LOGIN, headers=key)).status_code == 201
 
 
-async def test_the_same_action_at_two_replicas_at_once_happens_once(settings: Settings, key: str) -> None:
+async def test_concurrent_repetitions_of_an_action_at_two_replicas_store_it_once(
+    settings: Settings, key: str
+) -> None:
     async with running(settings, key) as one, running(settings, key) as other:
 
         async def act(client: httpx.AsyncClient) -> httpx.Response:

@@ -70,7 +70,7 @@ async def test_a_shop_that_has_items_gets_no_others_unless_that_is_wanted(
     assert await database.fetchval("select count(*) from items") == 61
 
 
-def test_the_embedded_database_takes_it_without_being_asked_twice(own_server: Server) -> None:
+def test_the_embedded_database_is_filled_without_yes(own_server: Server) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     environment["DEPOT_HOME"] = str(own_server.home)
     sizes = ["--items", "5", "--orders", "5", "--days", "1"]
@@ -78,7 +78,7 @@ def test_the_embedded_database_takes_it_without_being_asked_twice(own_server: Se
     assert made.returncode == 0, made.stderr
 
 
-async def test_webhooks_are_not_told_of_what_never_happened(
+async def test_demo_data_is_rejected_if_a_webhook_would_receive_its_events(
     client: Client, database: Database, settings: Settings
 ) -> None:
     created = await client.post("/webhooks", json={"url": "https://example.com/", "events": ["order.placed"]})
@@ -121,7 +121,7 @@ def test_any_size_has_a_past(items: int, orders: int, days: int) -> None:
     assert all(quantity >= 0 for quantity in history.stock)
 
 
-def test_the_command_fills_and_tells(database_url: str, tmp_path: object) -> None:
+def test_the_command_fills_the_database_and_shows_its_progress(database_url: str, tmp_path: object) -> None:
     environment = {**os.environ, "DATABASE_URL": database_url, "DEPOT_HOME": str(tmp_path)}
 
     def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":

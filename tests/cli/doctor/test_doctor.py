@@ -257,7 +257,7 @@ async def test_a_store_that_cannot_be_read_is_a_finding(
     assert [finding.check for finding in await findings(database, broken)] == [STORE_CHECK]
 
 
-async def test_of_many_differences_some_are_named(
+async def test_some_of_many_differences_are_named(
     shop: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "LISTED_MAX", 1)
