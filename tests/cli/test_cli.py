@@ -185,7 +185,7 @@ def test_a_revoked_key_is_listed_as_such(database_url: str) -> None:
 
 def test_a_listing_for_a_pipe_is_whole(database_url: str) -> None:
     name, scopes = "backend of the shop " * 5, ("items:read", "items:write", "orders:read", "orders:write")
-    chosen = [argument for scope in scopes for argument in ("--scope", scope)]
+    chosen = [argument for scope in (*scopes, *scopes) for argument in ("--scope", scope)]
     key = depot("keys", "create", "--name", name, *chosen, DATABASE_URL=database_url).stdout.strip()
     (line,) = depot("keys", "list", DATABASE_URL=database_url, COLUMNS="40").stdout.splitlines()
     identity, listed, granted, _, *state = line.split("\t")

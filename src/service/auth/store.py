@@ -41,26 +41,18 @@ async def create_key(
     if rate_limit is not None:
         _check_rate(rate_limit)
     token = mint()
-    id_ = str(key_id(token))
     pepper = derive_pepper(secret) or (await session.execute(text(READ_PEPPER))).scalar_one()
-    await KeyRepository(session=session).add(
-        ApiKey(
-            id=id_,
-            name=name,
-            hash=hash_key(token, pepper),
-            scopes=sorted(scopes),
-            expires_at=None if expires_in is None else datetime.now(UTC) + expires_in,
-            rate_limit=rate_limit,
-        )
+    key = ApiKey(
+        id=str(key_id(token)),
+        name=name,
+        hash=hash_key(token, pepper),
+        scopes=sorted(set(scopes)),
+        expires_at=None if expires_in is None else datetime.now(UTC) + expires_in,
+        rate_limit=rate_limit,
     )
-    session.add(
-        new_event(
-            "key.created",
-            id_,
-            CLI,
-            {"id": id_, "name": name, "scopes": sorted(scopes), "rate_limit": rate_limit},
-        )
-    )
+    payload = {"id": key.id, "name": name, "scopes": key.scopes, "rate_limit": rate_limit}
+    await KeyRepository(session=session).add(key)
+    session.add(new_event("key.created", key.id, CLI, payload))
     return token
 
 
