@@ -23,13 +23,18 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
 from service.settings import Settings, StartupError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-STORAGE_ERRORS = (OSError, BaseError)
+
+class StorageUnavailable(Unavailable):
+    code, message = "STORAGE_UNAVAILABLE", "The file storage is unavailable; retry later"
+
+
+STORAGE_ERRORS = (OSError, BaseError, StorageUnavailable)
 """The errors that any method may raise if the store is unavailable."""
 
 CHUNK_BYTES = 262_144
@@ -91,13 +96,13 @@ class BlobStore:
         """Store a blob under `key`, replacing an existing one, and return its size in bytes.
 
         If `chunks` raises or the call is cancelled, the key keeps its previous content. A local file is
-        fsynced before this returns.
+        fsynced before this returns. Raises `StorageUnavailable`, or what `chunks` raises.
         """
-        loop, size = asyncio.get_running_loop(), 0
+        size = 0
         thread = ThreadPoolExecutor(
             1, "blob"
         )  # one thread, so that the cleanup runs after the write in progress
-        in_thread = partial(loop.run_in_executor, thread)
+        in_thread = partial(_in_thread, thread)
         try:
             writer = await in_thread(self._writer, key)
             try:
@@ -129,9 +134,11 @@ class BlobStore:
                 await asyncio.shield(self.in_thread(_discard, file))
 
     async def commit_staging_file(self, key: str, file: BinaryIO) -> None:
-        """Store a staging file, as `put` does, and close it. A cancelled call may still take effect."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._commit_threads, self._commit_staging_file, key, file)
+        """Store a staging file, as `put` does, and close it. A cancelled call may still take effect.
+
+        Raises `StorageUnavailable`.
+        """
+        await _in_thread(self._commit_threads, self._commit_staging_file, key, file)
 
     async def get(
         self, key: str, byte_range: tuple[int, int] | None = None
@@ -223,6 +230,14 @@ class BlobStore:
         self._store.list_with_delimiter()
         if self._directory is not None and not os.access(self._directory, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("the blob directory is missing or not accessible")
+
+
+async def _in_thread(threads: ThreadPoolExecutor, function: "Callable[[*Ts], T]", *arguments: *Ts) -> T:
+    """Call a function that writes to the store. Raises `StorageUnavailable`."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+    except STORAGE_ERRORS as error:
+        raise StorageUnavailable from error
 
 
 async def _single_chunk(chunk: bytes) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from samples import JPEG, PDF, PNG, PROGRAMS, TYPES, Sample, picture, png_of, sample, valid
+from structlog.testing import capture_logs
 from upload_helpers import CAT, END, content, in_chunks, part, post, send, stored, stored_keys
 
 from service.database.database import Database
@@ -327,8 +328,10 @@ async def test_an_unavailable_store_is_reported(settings: Settings, key: str, tm
         document = before.json()
     unusable = replace(settings, blob_url=(tmp_path / "file" / "blobs").as_uri())
     async with running(unusable, key) as client:
-        reply = await send(client, CAT, Idempotency_Key="k-2")
+        with capture_logs() as logs:
+            reply = await send(client, CAT, Idempotency_Key="k-2")
         assert_refused(reply, 503, "STORAGE_UNAVAILABLE")
+        assert "Not a directory" in logs[0]["cause"]
         assert (await send(client, CAT, Idempotency_Key="k-1")).content == before.content
         assert reply.headers["Retry-After"]
         assert_refused(await content(client, document), 503, "STORAGE_UNAVAILABLE")

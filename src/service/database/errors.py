@@ -29,7 +29,7 @@ OUTAGE_ERRORS = (
 DATABASE_DOWN_ERRORS = (*OUTAGE_ERRORS, *CONNECTION_ERRORS)
 """Errors a statement can raise only because the database is down, restarting or hanging."""
 
-DATABASE_ERRORS = (*_NO_RESPONSE, asyncpg.PostgresError, Unavailable)
+DATABASE_ERRORS = (*_NO_RESPONSE, asyncpg.PostgresError, DatabaseUnavailable, Overloaded)
 """All errors of a statement, including those that its own data causes."""
 
 SHARED_ERRORS = (

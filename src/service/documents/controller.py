@@ -8,6 +8,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.response import Stream
 
+from service.blobs import StorageUnavailable
 from service.database.session import Session
 from service.documents import store
 from service.documents.download import THUMBNAIL_TYPE, download, download_thumbnail
@@ -16,7 +17,7 @@ from service.documents.formats import FORMATS, PNG
 from service.documents.ranges import RangeNotSatisfiable
 from service.documents.schemas import Document, DocumentOperation, PictureOperation, Uploaded
 from service.documents.store import DocumentStore, location
-from service.documents.upload import InvalidType, StorageUnavailable, UploadReceiver, UploadRules
+from service.documents.upload import InvalidType, UploadReceiver, UploadRules
 from service.errors import (
     InvalidCursor,
     NotFound,

@@ -14,12 +14,12 @@ from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 from uuid_utils.compat import uuid7
 
-from service.blobs import STORAGE_ERRORS, BlobStore
+from service.blobs import STORAGE_ERRORS, BlobStore, StorageUnavailable
 from service.database.session import Session
 from service.documents import statements
 from service.documents.ranges import Range
 from service.documents.schemas import Document
-from service.documents.upload import ReceivedFile, StorageUnavailable
+from service.documents.upload import ReceivedFile
 from service.errors import NotFound, check_tag
 from service.events.journal import Author
 from service.idempotency.replies import (
@@ -69,7 +69,7 @@ class DocumentStore:
         document = _new(received)
         key = f"{CONTENT_PREFIX}/{document.id}"
         session.release()  # the blob store can be slow
-        await self._put(key, received)
+        await self._blobs.commit_staging_file(key, received.file)
         replies = [] if claim is None else [_stored_reply(claim, document, reply)]
         content_key = await self._create(session, document, received.sha256, key, author, replies)
         if content_key != key:  # the same content is stored already, or the claim is taken
@@ -102,12 +102,6 @@ class DocumentStore:
         session.release()
         for unused_key in filter(None, (key, row["thumbnail"])):
             await self._delete_blob(unused_key)
-
-    async def _put(self, key: str, received: ReceivedFile) -> None:
-        try:
-            await self._blobs.commit_staging_file(key, received.file)
-        except STORAGE_ERRORS as error:
-            raise StorageUnavailable from error
 
     async def _create(
         self,

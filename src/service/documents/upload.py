@@ -16,12 +16,12 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
-from service.blobs import BlobStore
+from service.blobs import BlobStore, StorageUnavailable
 from service.documents.filename import clean
 from service.documents.form import FilePart, SingleFileForm, chunks
 from service.documents.formats import Format
 from service.documents.structure import MalformedFile
-from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge, Unavailable
+from service.errors import Detail, Fault, Overloaded, RequestTimeout, TooLarge
 from service.http.exchange import Exchange
 from service.http.request import StrictRequest
 from service.idempotency.replies import Claim
@@ -41,10 +41,6 @@ FORM_BYTES_MAX = 16_384
 
 class InvalidType(Fault):
     status, code, message = 400, "INVALID_TYPE", "The file type is not allowed"
-
-
-class StorageUnavailable(Unavailable):
-    code, message = "STORAGE_UNAVAILABLE", "The file storage is unavailable; retry later"
 
 
 class UploadRules(Struct, frozen=True):

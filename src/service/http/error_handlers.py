@@ -135,6 +135,7 @@ reply_to_bug: Handler = reply_with(errors.InternalError)
 
 def _log_error(error: Exception, fault: Fault, request_id: str) -> None:
     if isinstance(fault, errors.Unavailable):
-        log.warning("dependency_unavailable", code=fault.code, cause=repr(error), request_id=request_id)
+        cause = repr(error.__cause__ or error)
+        log.warning("dependency_unavailable", code=fault.code, cause=cause, request_id=request_id)
     else:
         log.error("unhandled_error", exc_info=error, request_id=request_id)
