@@ -47,6 +47,18 @@ def test_a_parameter_that_protects_the_connection_is_not_dropped(settings: Setti
         Database(with_parameters(settings, parameters))
 
 
+@pytest.mark.parametrize("name", ["sslmode", "target_session_attrs"])
+def test_an_unknown_value_stops_the_start_with_the_known_ones(name: str) -> None:
+    settings = Settings(database_url=f"postgresql://u@h/db?{name}=bogus")
+    with pytest.raises(StartupError, match=f"^DATABASE_URL: {name} must be one of [a-z, -]+$"):
+        Database(settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name, vs in url.CHOICES.items() for v in vs])
+def test_every_known_value_is_accepted(name: str, value: str) -> None:
+    Database(Settings(database_url=f"postgresql://u@h/db?{name}={value}"))
+
+
 def test_dropped_parameters_are_logged_once(settings: Settings) -> None:
     url._report_dropped.cache_clear()
     with capture_logs() as logs:

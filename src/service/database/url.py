@@ -35,6 +35,12 @@ HARMLESS_VALUES = {
 """Parameters that protect the connection, and their values that require nothing. A URL with any other value
 is rejected, because dropping it would weaken the connection."""
 
+CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+"""The values of parameters whose errors asyncpg reports only when it connects."""
+
 
 def dsn(settings: Settings) -> str:
     """Return the URL in asyncpg's form; SQLAlchemy's `postgresql+asyncpg://` is accepted too."""
@@ -59,10 +65,14 @@ def standby_settings(settings: Settings) -> Settings | None:
 def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
     """Return the URL for asyncpg, and options for `asyncpg.connect`.
 
-    Raises `StartupError` if a parameter that protects the connection would be dropped.
+    Raises `StartupError` if a parameter has an unknown value, or if one that protects the connection would be
+    dropped.
     """
     parts = urlsplit(url)
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name, choices in CHOICES.items():
+        if name in parameters and parameters[name] not in choices:
+            raise StartupError(f"DATABASE_URL: {name} must be one of {', '.join(choices)}")
     dropped = {name: value for name, value in parameters.items() if name in DROPPED}
     for name, value in dropped.items():
         if value not in HARMLESS_VALUES.get(name, {value}):
