@@ -67,6 +67,17 @@ def test_dropped_parameters_are_logged_once(settings: Settings) -> None:
     assert [line["parameters"] for line in logs] == [("gssencmode", "keepalives")]
 
 
+def test_a_missing_certificate_is_reported_once_by_its_parameter() -> None:
+    url._report_missing.cache_clear()
+    parameters = f"sslmode=verify-full&sslrootcert=/nowhere/ca.pem&sslcert={__file__}&sslkey=/nowhere/key"
+    with capture_logs() as logs:
+        for _ in range(3):
+            split_parameters(f"postgresql://u@h/db?{parameters}")
+    assert [(line["event"], line["parameters"]) for line in logs] == [
+        ("database_url_files_missing", ("sslrootcert", "sslkey"))
+    ]
+
+
 def test_the_certificates_of_the_system_verify_the_server() -> None:
     plain, options = split_parameters("postgresql://u@h/db?sslmode=verify-full&sslrootcert=system&user=a")
     assert plain == "postgresql://u@h/db?user=a"

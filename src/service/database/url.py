@@ -6,6 +6,7 @@ as a setting, and the server would reject the connection.
 
 import ssl
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -40,6 +41,8 @@ CHOICES = {
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
 """The values of parameters whose errors asyncpg reports only when it connects."""
+FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Parameters that name a file, which asyncpg reads for each connection. Its error does not name the file."""
 
 
 def dsn(settings: Settings) -> str:
@@ -85,6 +88,9 @@ def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
     if parameters.get("sslrootcert") == "system":  # the certificates that the system trusts (libpq 16)
         options["ssl"] = ssl.create_default_context()
         dropped |= {"sslrootcert": "", "sslmode": ""}
+    files = {name: parameters[name] for name in FILES if name in parameters and name not in dropped}
+    if missing := tuple(name for name, path in files.items() if not Path(path).is_file()):
+        _report_missing(missing)
     if not dropped:
         return url, options
     remaining = {name: value for name, value in parameters.items() if name not in dropped}
@@ -103,6 +109,11 @@ def with_parameter(url: str, name: str, value: str) -> str:
 @cache
 def _report_dropped(names: tuple[str, ...]) -> None:
     log.info("database_url_parameters_ignored", parameters=names)
+
+
+@cache
+def _report_missing(names: tuple[str, ...]) -> None:
+    log.warning("database_url_files_missing", parameters=names)
 
 
 def _asyncpg_url(url: str) -> str:
