@@ -5,6 +5,7 @@ as a setting, and the server would reject the connection.
 """
 
 import ssl
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,35 +67,32 @@ def standby_settings(settings: Settings) -> Settings | None:
 
 
 def split_parameters(url: str) -> tuple[str, dict[str, Any]]:
-    """Return the URL for asyncpg, and options for `asyncpg.connect`.
-
-    Raises `StartupError` if a parameter has an unknown value, or if one that protects the connection would be
-    dropped.
-    """
+    """Return the URL for asyncpg, and options for `asyncpg.connect`. Raises `StartupError`."""
     parts = urlsplit(url)
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name, choices in CHOICES.items():
-        if name in parameters and parameters[name] not in choices:
-            raise StartupError(f"DATABASE_URL: {name} must be one of {', '.join(choices)}")
-    dropped = {name: value for name, value in parameters.items() if name in DROPPED}
-    for name, value in dropped.items():
+    _check_parameters(parameters)
+    dropped = parameters.keys() & DROPPED
+    if dropped:
+        _report_dropped(tuple(name for name in parameters if name in dropped))
+    options: dict[str, Any] = {}
+    if parameters.get("sslrootcert") == "system":  # the certificates that the system trusts (libpq 16)
+        options["ssl"] = ssl.create_default_context()
+        dropped |= {"sslrootcert", "sslmode"}
+    remaining = {name: value for name, value in parameters.items() if name not in dropped}
+    if missing := tuple(name for name in FILES if name in remaining and not Path(remaining[name]).is_file()):
+        _report_missing(missing)
+    return parts._replace(query=urlencode(remaining)).geturl() if dropped else url, options
+
+
+def _check_parameters(parameters: Mapping[str, str]) -> None:
+    """Raise `StartupError` if a value is unknown, or if dropping it would weaken the connection."""
+    for name, value in parameters.items():
+        if value not in CHOICES.get(name, {value}):
+            raise StartupError(f"DATABASE_URL: {name} must be one of {', '.join(CHOICES[name])}")
         if value not in HARMLESS_VALUES.get(name, {value}):
             raise StartupError(
                 f"DATABASE_URL: {name}={value} is not supported; remove it if the connection does not need it"
             )
-    if dropped:
-        _report_dropped(tuple(dropped))
-    options: dict[str, Any] = {}
-    if parameters.get("sslrootcert") == "system":  # the certificates that the system trusts (libpq 16)
-        options["ssl"] = ssl.create_default_context()
-        dropped |= {"sslrootcert": "", "sslmode": ""}
-    files = {name: parameters[name] for name in FILES if name in parameters and name not in dropped}
-    if missing := tuple(name for name, path in files.items() if not Path(path).is_file()):
-        _report_missing(missing)
-    if not dropped:
-        return url, options
-    remaining = {name: value for name, value in parameters.items() if name not in dropped}
-    return parts._replace(query=urlencode(remaining)).geturl(), options
 
 
 def with_parameter(url: str, name: str, value: str) -> str:
