@@ -71,7 +71,7 @@ const created = await call("POST", "/items", { body: bolt });
 const item = await json(created);
 console.log(`created: ${item.quantity} bolts at ${item.price} ${item.currency}`);
 
-// Change one of its fields, if nobody else has changed the item. Null clears a field.
+// Change one of its fields, if no other client has changed the item. Null clears a field.
 const path = `/items/${item.id}`;
 const unchanged = { "If-Match": created.headers.get("ETag") };
 const patched = await json(await call("PATCH", path, { headers: unchanged, body: { description: null } }));

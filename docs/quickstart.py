@@ -60,7 +60,7 @@ created = call("POST", "/items", json=bolt).raise_for_status()
 item = created.json()
 print(f"created: {item['quantity']} bolts at {item['price']} {item['currency']}")
 
-# Change one of its fields, if nobody else has changed the item. Null clears a field.
+# Change one of its fields, if no other client has changed the item. Null clears a field.
 path, unchanged = f"/items/{item['id']}", {"If-Match": created.headers["ETag"]}
 patched = call("PATCH", path, headers=unchanged, json={"description": None}).raise_for_status().json()
 print(f"patched: version {patched['version']}, description {json.dumps(patched['description'])}")
