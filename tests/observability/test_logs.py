@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -36,7 +37,7 @@ where pid <> pg_backend_pid() and datname = current_database()"""
 PASSWORD, SECRET = "pa55word-of-the-database", "a-secret-that-keys-the-hashes-of-keys"
 
 
-def written(style: str, code: str) -> str:
+def written(style: str, code: str, stderr: int | IO[bytes] = subprocess.PIPE) -> str:
     """Return the stderr of a process with this log format."""
     program = f"""
 import asyncio, logging, structlog
@@ -52,9 +53,10 @@ def access(path):
     asyncio.run(write(path))
 {code}
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stderr.decode()
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, timeout=60)
+    text = (done.stderr or b"").decode()
+    assert done.returncode == 0, text
+    return text
 
 
 RAISED = """
@@ -86,6 +88,12 @@ def test_logged_text_cannot_forge_lines_or_escapes(style: str, saying: str) -> N
         assert json.loads(line)["event"].startswith(("said", "request"))
     elif "exception" not in saying:
         assert len(lines) == 1
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_log_on_a_full_disk_raises_nothing(style: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        written(style, "\n".join(list(SAYINGS.values())[:4]), full)
 
 
 @pytest.mark.parametrize("style", ["json", "console"])

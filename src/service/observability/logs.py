@@ -103,7 +103,7 @@ def configure_logs(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
         logger_factory=_logger_factory(log_format),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(_text_stream(log_format))
+    handler = logging.StreamHandler(_text_stream())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -167,13 +167,13 @@ def _traceback(
 
 def _logger_factory(log_format: LogFormat) -> Any:
     if log_format == "console":
-        return structlog.PrintLoggerFactory(sys.stderr)
+        return structlog.WriteLoggerFactory(_text_stream())
     return structlog.BytesLoggerFactory(cast("BinaryIO", log_stream(sys.stderr.buffer)))
 
 
-def _text_stream(log_format: LogFormat) -> Any:
+def _text_stream() -> Any:
     stream: Any = log_stream(sys.stderr.buffer)
-    return sys.stderr if log_format == "console" else getwriter("utf-8")(stream)
+    return getwriter("utf-8")(stream, "backslashreplace")
 
 
 def _json_bytes(event: dict[str, Any], **_: Any) -> bytes:
