@@ -9,6 +9,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from samples import PNG, picture, sample
+from structlog.testing import capture_logs
 from upload_helpers import stored
 
 from service.database.database import Database
@@ -33,10 +34,12 @@ async def test_a_document_is_inspected_once_the_store_is_back(
         directory.write_text("in the way")
         worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
         async with worker.open():
-            await eventually(lambda: given_back(client, job["id"]))
+            with capture_logs() as logs:
+                await eventually(lambda: given_back(client, job["id"]))
             directory.unlink()
             away.rename(directory)
             job = await until(client, job["id"], "succeeded")
+        assert "File exists" in str([log["cause"] for log in logs if log["event"] == "job_interrupted"])
         assert (job["attempts"], job["result"]["status"]) == (1, "ready")
         assert (await client.get(f"/documents/{document['id']}")).json()["status"] == "ready"
 

@@ -115,7 +115,7 @@ class Runner:
                     run.outcome = "cancelled"
                     return None  # the cancelling request has recorded it
             except DATABASE_DOWN_ERRORS as error:
-                context.log.warning("job_interrupted", cause=repr(error))
+                context.log.warning("job_interrupted", cause=repr(error.__cause__ or error))
             return await self._requeue(context)
 
     async def _attempt(self, context: JobContext, name: str, payload: bytes) -> tuple[float | None, Outcome]:
