@@ -143,7 +143,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     uses connections that are already closed."""
 
     in_flight_max: Count = 1024
-    """Maximum requests in flight per process; lower under sustained load (`overload_delay_seconds`)."""
+    """Maximum requests in flight per process; lower under sustained load and while more clients wait."""
     in_flight_min: Count = 256
     """The limit never falls below this, however long requests take."""
     overload_delay_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.25

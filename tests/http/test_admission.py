@@ -14,6 +14,7 @@ from service.http.admission import (
     OVERLOADED_TICKS,
     REJECTIONS_PER_SECOND,
     REJECTIONS_PER_TICK,
+    RETRY_SECONDS_MAX,
     TICK_SECONDS,
     AdmissionControl,
 )
@@ -108,6 +109,71 @@ def test_requests_that_are_never_completed_lower_the_limit(admission: AdmissionC
     assert admission.limit == IN_FLIGHT_MIN
 
 
+def reject(admission: AdmissionControl, clients: int) -> None:
+    for port in range(clients):
+        admission.retry_after(("192.0.2.1", port))
+
+
+def test_with_more_clients_than_the_limit_ever_admits_the_limit_is_at_its_minimum(
+    admission: AdmissionControl,
+) -> None:
+    reject(admission, IN_FLIGHT_MAX)
+    for _ in range(OVERLOADED_TICKS - 1):
+        tick(admission, IN_FLIGHT_MIN, seconds=0.001)
+    assert admission.limit == IN_FLIGHT_MAX  # a burst
+    for _ in range(OVERLOADED_TICKS):
+        tick(admission, IN_FLIGHT_MIN, seconds=0.001)
+    assert admission.limit == IN_FLIGHT_MIN
+
+
+def test_the_limit_grows_while_all_rejected_clients_could_be_admitted(admission: AdmissionControl) -> None:
+    reject(admission, IN_FLIGHT_MAX - IN_FLIGHT_MIN)
+    admission.limit = IN_FLIGHT_MIN
+    tick(admission, IN_FLIGHT_MIN, seconds=0.001)
+    assert admission.limit > IN_FLIGHT_MIN
+
+
+def test_rejected_clients_are_expected_until_they_retry(admission: AdmissionControl) -> None:
+    for _ in range(2):  # each counts once
+        reject(admission, IN_FLIGHT_MAX)
+    admission.limit = IN_FLIGHT_MIN
+    tick(admission, IN_FLIGHT_MIN, seconds=0.001)
+    assert admission.limit == IN_FLIGHT_MIN
+    for port in range(IN_FLIGHT_MIN):
+        admission.end_wait(("192.0.2.1", port))
+    tick(admission, IN_FLIGHT_MIN, seconds=0.001)
+    assert admission.limit > IN_FLIGHT_MIN
+
+
+def test_rejected_clients_are_expected_no_longer_than_they_should_wait(admission: AdmissionControl) -> None:
+    reject(admission, IN_FLIGHT_MAX)
+    admission.limit = IN_FLIGHT_MIN
+    for _ in range(IN_FLIGHT_MIN):
+        admission.expect()
+    admission.adjust_limit(TICK_SECONDS, perf_counter() + RETRY_SECONDS_MAX)
+    assert admission.limit > IN_FLIGHT_MIN
+
+
+def test_requests_that_wait_for_their_start_show_that_the_limit_is_reached(
+    admission: AdmissionControl,
+) -> None:
+    reject(admission, IN_FLIGHT_MAX)
+    admission.limit = IN_FLIGHT_MIN
+    for _ in range(IN_FLIGHT_MIN):
+        admission.expect()
+    adjust(admission)
+    assert admission.limit == IN_FLIGHT_MIN
+
+
+def test_late_requests_take_no_slots_of_others_while_clients_wait(admission: AdmissionControl) -> None:
+    for _ in range(40):
+        admission.admit(Request(9))
+    reject(admission, IN_FLIGHT_MAX)
+    for _ in range(OVERLOADED_TICKS):
+        tick(admission, 100, seconds=0.001)
+    assert admission.limit == 40 + IN_FLIGHT_MIN
+
+
 def test_a_few_requests_are_not_an_overload_however_slow_they_are(admission: AdmissionControl) -> None:
     admission.admit(Request(50))
     for _ in range(2 * OVERLOADED_TICKS):
@@ -115,25 +181,27 @@ def test_a_few_requests_are_not_an_overload_however_slow_they_are(admission: Adm
     assert admission.limit == IN_FLIGHT_MAX
 
 
-LOADS = st.tuples(st.integers(0, 3000), st.floats(0, 60), st.integers(0, 300), st.floats(0.05, 2))
+LOADS = st.tuples(
+    st.integers(0, 3000), st.floats(0, 60), st.integers(0, 300), st.integers(0, 100), st.floats(0.05, 2)
+)
 
 
 @given(st.lists(LOADS, max_size=40), st.integers(1, 300), st.integers(1, 2000))
 def test_the_limit_stays_above_its_minimum_and_recovers_after_any_load(
-    history: list[tuple[int, float, int, float]], minimum: int, maximum: int
+    history: list[tuple[int, float, int, int, float]], minimum: int, maximum: int
 ) -> None:
     admission = AdmissionControl(
         in_flight_min=minimum, in_flight_max=maximum, delay_seconds=DELAY_SECONDS, timeout_seconds=60
     )
     floor = min(minimum, maximum)
-    for completed, seconds, stuck, tick_seconds in history:
+    for completed, seconds, stuck, rejected, tick_seconds in history:
         waiting = [Request(seconds) for _ in range(stuck)]
         for request in waiting:
             admission.admit(request)
         for request in [Request(seconds) for _ in range(completed)]:
             admission.admit(request)
             admission.complete(request)
-        admission.rejected += completed
+        reject(admission, rejected)
         admission.adjust_limit(tick_seconds, perf_counter())
         assert floor <= admission.limit <= maximum
         for request in waiting:
@@ -153,14 +221,15 @@ def test_during_recovery_one_slow_tick_lowers_the_limit(admission: AdmissionCont
 
 
 def test_parsed_requests_count_before_the_application_receives_them(admission: AdmissionControl) -> None:
-    admission.pending = 1000
+    for _ in range(IN_FLIGHT_MAX):
+        admission.expect()
     assert admission.full
 
 
 def test_a_process_is_busy_with_more_than_one_request(admission: AdmissionControl) -> None:
     admission.admit(Request(0))
     assert not admission.is_busy()
-    admission.pending += 1
+    admission.expect()
     assert admission.is_busy()
 
 
@@ -199,20 +268,16 @@ def test_a_late_tick_resumes_more_clients(admission: AdmissionControl) -> None:
     assert resumed == list(range(3 * REJECTIONS_PER_TICK))
 
 
-def test_retry_after_grows_with_the_rejections_and_is_spread(
-    admission: AdmissionControl,
-) -> None:
+def test_retry_after_grows_with_the_clients_that_wait_and_is_spread(admission: AdmissionControl) -> None:
     def announced() -> set[str]:
-        return {admission.retry_after()["Retry-After"] for _ in range(1000)}
+        return {admission.retry_after(None)["Retry-After"] for _ in range(1000)}
 
     assert announced() == {"1"}
-    admission.adjust_retry_after(5 * REJECTIONS_PER_SECOND)
+    reject(admission, 5 * REJECTIONS_PER_SECOND // 2 - 1)
     assert announced() == set("12345")
-    admission.adjust_retry_after(REJECTIONS_PER_SECOND)
-    assert announced() == set("12345")
-    admission.adjust_retry_after(9 * REJECTIONS_PER_SECOND)
-    assert announced() == set("12345678")
-    admission.adjust_retry_after(0)
+    reject(admission, RETRY_SECONDS_MAX * REJECTIONS_PER_SECOND)
+    assert announced() == {str(seconds + 1) for seconds in range(RETRY_SECONDS_MAX)}
+    admission.adjust_limit(TICK_SECONDS, perf_counter() + RETRY_SECONDS_MAX)
     assert announced() == {"1"}
 
 

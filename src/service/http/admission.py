@@ -2,10 +2,16 @@
 
 Bursts are admitted; a standing queue is not, and no request waits forever. Under sustained load, admitting
 more requests only makes all of them slower. A tick is overloaded if at least `in_flight_min` requests were in
-flight and the median request took longer than `delay_seconds`. After `OVERLOADED_TICKS` of them in a row the
-limit falls to what can be served within `delay_seconds` (Little's law), but never below `in_flight_min`:
-requests share commits and connections and are faster together, so a lower limit would keep sinking. As soon
-as a tick is not overloaded, the limit grows back, to its maximum within `RECOVERY_SECONDS`.
+flight and one of these holds:
+
+* The median request took longer than `delay_seconds`. After `OVERLOADED_TICKS` of such ticks in a row the
+  limit falls to what can be served within `delay_seconds` (Little's law), but never below `in_flight_min`:
+  requests share commits and connections and are faster together, so a lower limit would keep sinking.
+* More clients are in flight, or wait after a rejection, than the limit can ever admit. Some must wait anyway,
+  so the limit falls to `in_flight_min`: a few connections that are served in quick succession stay in the
+  processor's caches (decision 0020). Requests that are late in spite of that do not count.
+
+As soon as a tick is not overloaded, the limit grows back, to its maximum within `RECOVERY_SECONDS`.
 
 Rejecting costs half as much as a simple read. Clients therefore get a random `Retry-After` that brings about
 `REJECTIONS_PER_SECOND` of them back per second. Clients that ignore it are throttled: after many rejections
@@ -35,9 +41,13 @@ RECOVERY_SECONDS = 3
 """Time in which the limit grows from any value to its maximum while no tick is overloaded."""
 REJECTIONS_PER_SECOND = 100
 """Target rejections per second and process, for clients that honor `Retry-After`."""
-RETRY_SECONDS_MAX = 8
+RETRY_SECONDS_MAX = 16
 REJECTIONS_PER_TICK = 100
 """Rejections per tick and process before clients are paused, and paused clients resumed per tick."""
+
+
+Address = tuple[str, int] | None
+"""The other end of a connection; None for a Unix socket."""
 
 
 class AdmittedRequest(Protocol):
@@ -74,7 +84,8 @@ class AdmissionControl:
         self._overloaded_ticks = 0
         self._paused: deque[Callable[[], None]] = deque()
         self._rejected_before = 0
-        self._retry_seconds = 1.0
+        self._waiting: dict[Address, float] = {}
+        """When each rejected client may retry; clients that have retried are not included."""
         self.rejected = 0
         """Rejections since the process started."""
         self.pending = 0
@@ -100,9 +111,21 @@ class AdmissionControl:
         """Pause a client; `resume` is called when its turn comes."""
         self._paused.append(resume)
 
-    def retry_after(self) -> dict[str, str]:
-        """Return the `Retry-After` header for a rejection."""
-        return {"Retry-After": str(random.randint(1, round(self._retry_seconds)))}  # noqa: S311  # no secret
+    def retry_after(self, client: Address) -> dict[str, str]:
+        """Return the `Retry-After` header for a rejection, and expect the client to wait."""
+        longest = round(2 * len(self._waiting) / REJECTIONS_PER_SECOND)  # the mean is half of it
+        seconds = random.randint(1, min(max(1, longest), RETRY_SECONDS_MAX))  # noqa: S311  # no secret
+        self._waiting[client] = perf_counter() + seconds
+        return {"Retry-After": str(seconds)}
+
+    def end_wait(self, client: Address) -> None:
+        """Note that a client retries, early or not."""
+        self._waiting.pop(client, None)
+
+    def expect(self) -> None:
+        """Count a parsed request until the application receives it."""
+        self.pending += 1
+        self._peak = max(self._peak, len(self._in_flight) + self.pending)
 
     def admit(self, request: AdmittedRequest) -> None:
         self._in_flight.add(request)
@@ -133,28 +156,29 @@ class AdmissionControl:
             self.resume_some(now - ticked)
             ticked = now
             if now - reported_at >= 1:
-                self.adjust_retry_after((self.rejected - rejected) / (now - reported_at))
                 if self.rejected > rejected:
                     log.warning("load_shed", rejected=self.rejected - rejected, limit=self.limit)
                 rejected, reported_at = self.rejected, now
-
-    def adjust_retry_after(self, rejected_per_second: float) -> None:
-        """Set the range of `Retry-After` for coming rejections."""
-        wanted = self._retry_seconds * rejected_per_second / REJECTIONS_PER_SECOND
-        self._retry_seconds = min(max(1.0, wanted), RETRY_SECONDS_MAX)
 
     def adjust_limit(self, seconds: float, now: float) -> None:
         """Adjust the limit to the requests that were completed in the last `seconds`."""
         durations, self._durations = self._durations, []
         peak, self._peak = self._peak, len(self._in_flight)
-        overloaded = peak >= self._min and self._median_seconds(durations, now) > self._delay_seconds
+        slow = self._median_seconds(durations, now) > self._delay_seconds
+        self._waiting = {client: retry_at for client, retry_at in self._waiting.items() if retry_at > now}
+        overloaded = peak >= self._min and (slow or peak + len(self._waiting) > self._max)
         self._overloaded_ticks = self._overloaded_ticks + 1 if overloaded else 0
         if not overloaded:
             growth = self._max * seconds / RECOVERY_SECONDS
             self.limit = min(self._max, self.limit + ceil(growth))
         elif self.limit < self._max or self._overloaded_ticks >= OVERLOADED_TICKS:
             in_time = int(len(durations) / seconds * self._delay_seconds)
-            self.limit = min(self._max, max(self._min, in_time))
+            allowed = max(self._min, in_time) if slow else self._min + self._count_late(now)
+            self.limit = min(self._max, allowed)
+
+    def _count_late(self, now: float) -> int:
+        """Return how many requests take longer than the median may, such as those whose body is slow."""
+        return sum(now - request.started > self._delay_seconds for request in self._in_flight)
 
     def _median_seconds(self, durations: list[float], now: float) -> float:
         """Return what the median request took, or has taken so far if none was completed."""

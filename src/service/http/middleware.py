@@ -117,7 +117,8 @@ class RequestMiddleware:
         if not exchange.path.startswith(SHEDDING_EXEMPT_PATHS):
             if self._admission.full:
                 self._admission.rejected += 1
-                return await exchange.send_error(Overloaded(headers=self._admission.retry_after()))
+                retry_after = self._admission.retry_after(scope["client"])
+                return await exchange.send_error(Overloaded(headers=retry_after))
             if not self._trust.allows_host(exchange.host):
                 return await exchange.send_error(
                     BadRequest("This service does not serve the host in the Host header")

@@ -117,6 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._request_start = b""
         self._connection_limit.mark_busy(self)
+        self._admission.end_wait(self.client)
         if self._head_may_be_too_large and self._head_bytes() > self._settings.head_bytes_max:
             self._reject(HeadTooLarge())
             raise ValueError  # stops the parser
@@ -222,7 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.__class__ = Cycle  # uvicorn has no other way to choose the class
         self._active_cycle = cycle
-        self._admission.pending += 1
+        self._admission.expect()
         cycle.scope["state"]["parsed_at"] = perf_counter()
         if cycle.scope["http_version"] == "1.0":
             app = delimit_by_close(cycle, app)
@@ -290,7 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _shed(self) -> None:
         """Shed one request at no cost beyond parsing it."""
         self._admission.rejected += 1
-        overloaded = Overloaded(headers=self._admission.retry_after())
+        overloaded = Overloaded(headers=self._admission.retry_after(self.client))
         keep_alive = self.parser.should_keep_alive()
         if keep_alive and self.parser.get_http_version() != "1.0":
             self._write_error(overloaded, close=False)
