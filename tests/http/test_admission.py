@@ -54,10 +54,17 @@ def tick(admission: AdmissionControl, requests: int, seconds: float) -> None:
     """Complete `requests` concurrent requests that took `seconds` each, then adjust the limit."""
     concurrent = [Request(seconds) for _ in range(requests)]
     for request in concurrent:
-        admission.admit(request)
+        receive(admission, request)
     for request in concurrent:
         admission.complete(request)
     adjust(admission)
+
+
+def receive(admission: AdmissionControl, request: Request) -> None:
+    """Admit a request as the server and the application do."""
+    admission.expect()
+    admission.pending -= 1
+    admission.admit(request)
 
 
 def adjust(admission: AdmissionControl) -> None:
@@ -103,7 +110,7 @@ def test_under_sustained_load_only_requests_that_can_be_served_in_time_are_admit
 
 def test_requests_that_are_never_completed_lower_the_limit(admission: AdmissionControl) -> None:
     for _ in range(IN_FLIGHT_MIN):
-        admission.admit(Request(0.5))
+        receive(admission, Request(0.5))
     for _ in range(OVERLOADED_TICKS):
         adjust(admission)
     assert admission.limit == IN_FLIGHT_MIN
@@ -167,7 +174,7 @@ def test_requests_that_wait_for_their_start_show_that_the_limit_is_reached(
 
 def test_late_requests_take_no_slots_of_others_while_clients_wait(admission: AdmissionControl) -> None:
     for _ in range(40):
-        admission.admit(Request(9))
+        receive(admission, Request(9))
     reject(admission, IN_FLIGHT_MAX)
     for _ in range(OVERLOADED_TICKS):
         tick(admission, 100, seconds=0.001)
@@ -175,7 +182,7 @@ def test_late_requests_take_no_slots_of_others_while_clients_wait(admission: Adm
 
 
 def test_a_few_requests_are_not_an_overload_however_slow_they_are(admission: AdmissionControl) -> None:
-    admission.admit(Request(50))
+    receive(admission, Request(50))
     for _ in range(2 * OVERLOADED_TICKS):
         tick(admission, IN_FLIGHT_MIN - 2, seconds=5)
     assert admission.limit == IN_FLIGHT_MAX
@@ -197,9 +204,9 @@ def test_the_limit_stays_above_its_minimum_and_recovers_after_any_load(
     for completed, seconds, stuck, rejected, tick_seconds in history:
         waiting = [Request(seconds) for _ in range(stuck)]
         for request in waiting:
-            admission.admit(request)
+            receive(admission, request)
         for request in [Request(seconds) for _ in range(completed)]:
-            admission.admit(request)
+            receive(admission, request)
             admission.complete(request)
         reject(admission, rejected)
         admission.adjust_limit(tick_seconds, perf_counter())
@@ -227,7 +234,7 @@ def test_parsed_requests_count_before_the_application_receives_them(admission: A
 
 
 def test_a_process_is_busy_with_more_than_one_request(admission: AdmissionControl) -> None:
-    admission.admit(Request(0))
+    receive(admission, Request(0))
     assert not admission.is_busy()
     admission.expect()
     assert admission.is_busy()
@@ -290,7 +297,7 @@ def test_the_limit_stays_at_its_minimum_however_slow_requests_are(admission: Adm
 def test_a_few_slow_requests_among_quick_ones_are_not_an_overload(admission: AdmissionControl) -> None:
     for _ in range(2 * OVERLOADED_TICKS):
         for _ in range(40):
-            admission.admit(Request(9))
+            receive(admission, Request(9))
         tick(admission, 100, seconds=0.001)
     assert admission.limit == 1000
 
@@ -305,7 +312,7 @@ def test_the_limit_recovers_when_requests_are_fast_again(admission: AdmissionCon
 
 def test_a_long_running_request_does_not_count(admission: AdmissionControl) -> None:
     upload = Request(100)
-    admission.admit(upload)
+    receive(admission, upload)
     admission.exempt(upload)
     assert len(admission) == 0
     admission.complete(upload)

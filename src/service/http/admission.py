@@ -129,7 +129,6 @@ class AdmissionControl:
 
     def admit(self, request: AdmittedRequest) -> None:
         self._in_flight.add(request)
-        self._peak = max(self._peak, len(self._in_flight) + self.pending)
 
     def exempt(self, request: AdmittedRequest) -> None:
         """Stop limiting a request that has its reply, or its own limit and deadline from now on."""
