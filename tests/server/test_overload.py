@@ -11,6 +11,7 @@ from service.http.admission import RETRY_SECONDS_MAX
 from tests.support.app_helpers import eventually
 from tests.support.depot_process import depot_serve
 from tests.support.floods import (
+    RECOVERY_SECONDS_MAX,
     concurrency_limit,
     connected,
     flood_with_hanging_webhooks,
@@ -22,7 +23,9 @@ from tests.support.order_load import http_connection
 IN_FLIGHT_MIN, IN_FLIGHT_MAX = 4, 16
 TURNS = 20
 FLOOD_SECONDS = 2.0
-RETRY_SECONDS = 0.05
+EARLY_RETRY_SECONDS = 0.05
+PATIENT_CLIENTS = 400
+"""They are told to wait for up to 8 s."""
 
 
 async def test_requests_within_the_limit_are_served_and_the_rest_rejected(
@@ -58,29 +61,33 @@ async def test_requests_within_the_limit_are_served_and_the_rest_rejected(
 async def test_the_limit_is_at_its_minimum_while_more_clients_wait_than_it_admits(
     database_url: str, tmp_path: Path, key: str
 ) -> None:
-    """The clients retry early, and are not counted again for that."""
+    """Clients that retry early do not count twice, and clients that leave do not count."""
     limits = {"DEPOT_IN_FLIGHT_MAX": str(IN_FLIGHT_MAX), "DEPOT_IN_FLIGHT_MIN": str(IN_FLIGHT_MIN)}
     with depot_serve(database_url, tmp_path / "home", **limits) as server:
         async with asyncio.TaskGroup() as clients:
 
-            def start(count: int) -> list[asyncio.Task[None]]:
-                return [clients.create_task(repeat_requests(server.url, key)) for _ in range(count)]
+            def start(count: int, retry_seconds: float) -> list[asyncio.Task[None]]:
+                work = [repeat_requests(server.url, key, retry_seconds) for _ in range(count)]
+                return [clients.create_task(requests) for requests in work]
 
             async with connected(server.url, key) as session:
-                staying, leaving = start(IN_FLIGHT_MAX - 1), start(2 * IN_FLIGHT_MAX)
+                staying = start(IN_FLIGHT_MAX - 1, EARLY_RETRY_SECONDS)
+                leaving = start(PATIENT_CLIENTS, RETRY_SECONDS_MAX)
                 await eventually(lambda: is_limit_between(session, 0, IN_FLIGHT_MIN))
                 for task in leaving:
                     task.cancel()
-                await eventually(lambda: is_limit_between(session, IN_FLIGHT_MAX - 4, IN_FLIGHT_MAX))
+                await eventually(
+                    lambda: is_limit_between(session, IN_FLIGHT_MAX - 4, IN_FLIGHT_MAX), RECOVERY_SECONDS_MAX
+                )
             for task in staying:
                 task.cancel()
 
 
-async def repeat_requests(url: str, key: str) -> None:
+async def repeat_requests(url: str, key: str, retry_seconds: float) -> None:
     async with http_connection(url, key) as connection:
         while True:
             status, _ = await connection.ask("GET", "/items")
-            await asyncio.sleep(RETRY_SECONDS if status == 503 else 0)
+            await asyncio.sleep(retry_seconds if status == 503 else 0)
 
 
 async def is_limit_between(session: ClientSession, lowest: int, highest: int) -> bool:

@@ -119,7 +119,7 @@ class AdmissionControl:
         return {"Retry-After": str(seconds)}
 
     def end_wait(self, client: Address) -> None:
-        """Note that a client retries, early or not."""
+        """Note that a client retries, early or not, or has left."""
         self._waiting.pop(client, None)
 
     def expect(self) -> None:

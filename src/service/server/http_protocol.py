@@ -87,6 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_read_timer()
         self._stop_write_timer()
         self._connection_limit.mark_busy(self)
+        if self._rejection is None:  # closed by the client, which therefore does not wait on this connection
+            self._admission.end_wait(self.client)
         self._disconnect_cycle()
         super().connection_lost(exc)
 
