@@ -189,9 +189,9 @@ class _ForkServer:
         self._socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = Lock()
         with remote:
-            script = str(Path(__file__).with_name("fork_server.py"))
             file = remote.fileno()
-            self._process = subprocess.Popen([sys.executable, script, str(file)], pass_fds=[file], cwd="/")
+            command = [sys.executable, "-m", "tests.support.fork_server", str(file)]
+            self._process = subprocess.Popen(command, pass_fds=[file], cwd=Path(__file__).parents[2])
         atexit.register(self._close)
 
     def start(self, args: list[str], env: Mapping[str, str], files: list[int]) -> int:

@@ -1,5 +1,6 @@
 """A process that has imported all of Depot and forks children, for `tests/support/depot_command.py`."""
 
+import atexit
 import gc
 import json
 import multiprocessing.util
@@ -11,13 +12,18 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+from service.app import create_app
+from service.settings import Settings
+from tests.support import signature_cache
 
 STATUS_BYTES = 4
 HANDLED_SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -35,14 +41,23 @@ class StartRequest(NamedTuple):
 
 
 def main() -> None:
-    import_all()
-    run_script(serve(socket.socket(fileno=int(sys.argv[1]))))
+    prepare()
+    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        run_script(request)
+    except SystemExit as exit_:
+        end(exit_.code)
+    end(None)
 
 
-def import_all() -> None:
+def prepare() -> None:
+    """Do what each child would have to do, as far as it depends on the code alone."""
+    gc.disable()
     for name in (*modules("service"), *LAZY_IMPORTS):
         import_module(name)
-    gc.collect()
+    signature_cache.install()
+    create_app(Settings(database_url="postgresql://nowhere/none"))
+    gc.enable()
     gc.freeze()  # so that the children share the pages
 
 
@@ -121,6 +136,20 @@ def run_script(request: StartRequest) -> None:
     sys.path[0] = str(Path(request.args[0]).parent)
     multiprocessing.util.spawnv_passfds = spawn_worker
     runpy.run_path(request.args[0], run_name="__main__")
+
+
+def end(code: object) -> NoReturn:
+    """End the process as the interpreter does, but do not free its objects.
+
+    To free them copies the pages that the process shares with its parent, which takes 70 ms.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def spawn_worker(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
