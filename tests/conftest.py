@@ -1,4 +1,8 @@
-"""Every test has a real, migrated PostgreSQL database of its own, cloned from a template."""
+"""Every test has a real, migrated PostgreSQL database, which is as new.
+
+A test with a client shares an application with others (`tests/support/shared_app.py`), unless it changes the
+environment or asks for one of its own. Any other test has a database that no other test uses at that time.
+"""
 
 import asyncio
 import gc
@@ -6,8 +10,7 @@ import os
 import tempfile
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -28,13 +31,15 @@ from tests.support import signature_cache
 from tests.support.app_helpers import running
 from tests.support.embedded_server import Server
 from tests.support.postgres_nodes import copy_migrated_data
-from tests.support.shared_app import SharedApp, shared_app
+from tests.support.shared_app import SharedApp, SharedApps
 
 if TYPE_CHECKING:
     from service.testing import DatabaseFactory
 
 pytest_plugins = ["service.testing"]
 signature_cache.install()
+# To load the system's authorities took 18 ms of each HTTP client, and no test opens a connection with TLS.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
 
 AS_OWNER = "set session_replication_role = replica"
 """A statement that disables triggers, as the owner of the database can."""
@@ -43,35 +48,46 @@ Client = AsyncTestClient[Litestar]
 MakeKey = Callable[..., Awaitable[str]]
 
 CLIENTS = {"client", "concurrent_client", "make_key"}
-NOT_SHARED = {"settings", "database_url", "database", "monkeypatch", "own_app"}
-"""Fixtures through which a test could change more than the rows and blobs of its application."""
+NOT_SHARED = {"monkeypatch", "own_app"}
+"""Fixtures of tests that change more than the rows and blobs of their application."""
 
 LONG_MODULES = (
     *("test_fuzz", "test_chaos", "test_database_away", "test_pgbouncer", "test_rolling", "test_torture"),
     *("test_bombs", "test_storm", "test_overload", "test_raw", "test_stateful"),
 )
-"""Proofs that take seconds each. They run one after the other while other workers do the rest."""
+"""Proofs that take seconds each."""
+WAITING_MODULES = (
+    *("test_latency", "test_commits", "test_monitor", "test_servers", "test_standby", "test_health"),
+    *("test_worker_process", "test_worker", "test_processes", "test_server", "test_streams", "test_runner"),
+    *("test_tracing", "test_cli", "test_dev", "test_logs"),
+)
+"""Tests that wait for deadlines and processes, and need little of the processor."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Use one worker more than processors: many tests wait for a deadline.
+    """Use two workers more than processors: one for the long proofs, and one for tests that wait."""
+    return (os.cpu_count() or 1) + 2
 
-    With one more still, tests that starve for a second see a database that seems down.
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the first worker the long proofs first, and the second one the tests that wait.
+
+    `--dist worksteal` gives each worker a part of the list. A worker that is ready takes from another's end.
     """
-    return (os.cpu_count() or 1) + 1
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long proofs first: `--dist worksteal` gives the first tests to the first worker."""
-    order = {name: number for number, name in enumerate(LONG_MODULES)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    rank = {name: number for number, name in enumerate((*LONG_MODULES, *WAITING_MODULES))}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    long = sum(item.path.stem in LONG_MODULES for item in items)
+    waiting = items[long : long + sum(item.path.stem in WAITING_MODULES for item in items)]
+    others = items[long + len(waiting) :]
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    rest_of_first = max(len(items) // workers - long, 0)
+    items[long:] = [*others[:rest_of_first], *waiting, *others[rest_of_first:]]
 
 
 def pytest_collection_finish() -> None:
     """Collect garbage less often: scanning the imported modules took a sixth of a test's time."""
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -85,16 +101,28 @@ def server_url(depot_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def keyed_template(depot_databases: "DatabaseFactory", depot_template: str) -> Iterator[tuple[str, str]]:
+def depot_databases(
+    depot_server: str,
+    depot_template: str,  # dropped after the factory has made its last clone
+) -> "Iterator[DatabaseFactory]":
+    # Imported here, because `service.testing` is a plugin: pytest rewrites it before anything imports it.
+    from tests.support.recycled_databases import RecyclingFactory  # noqa: PLC0415
+
+    databases = RecyclingFactory(depot_server)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def keyed_template(server_url: str, depot_template: str) -> Iterator[tuple[str, str]]:
     """Return the name of a template that has an API key with every scope, and that key.
 
     To create one in each test took a tenth of its time.
     """
-    from service.testing import mint  # noqa: PLC0415  # pytest has to import its plugins first
+    from service.testing import database_url_for, mint  # noqa: PLC0415  # see `depot_databases`
 
-    name = depot_databases.acquire(depot_template)
-    yield name, asyncio.run(mint(Settings(database_url=depot_databases.url(name)), "admin"))
-    depot_databases.drop(name)
+    with cloned(server_url, depot_template) as name:
+        yield name, asyncio.run(mint(Settings(database_url=database_url_for(server_url, name)), "admin"))
 
 
 @pytest.fixture
@@ -107,13 +135,17 @@ def depot_database_template(request: pytest.FixtureRequest, depot_template: str)
 
 
 @pytest.fixture
-def database_url(depot_database_url: str) -> str:
-    return depot_database_url
+def database_url(shared: SharedApp | None, request: pytest.FixtureRequest) -> str:
+    url = shared.settings.database_url if shared else request.getfixturevalue("depot_database_url")
+    return str(url)
 
 
 @pytest.fixture
-def settings(depot_settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    return replace(depot_settings, **changed_settings(request))
+def settings(shared: SharedApp | None, request: pytest.FixtureRequest) -> Settings:
+    """Return the settings of the test's application."""
+    if shared:
+        return shared.settings
+    return replace(request.getfixturevalue("depot_settings"), **changed_settings(request))
 
 
 def changed_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -170,30 +202,24 @@ def shared_apps(
     depot_databases: "DatabaseFactory",
     keyed_template: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., SharedApp]]:
-    """Return a function that returns the application with these settings of all tests of this worker."""
-    with ExitStack() as stack:
-
-        @cache
-        def get(**changes: Any) -> SharedApp:
-            name = depot_databases.acquire(keyed_template[0])
-            stack.callback(depot_databases.drop, name)
-            home = tmp_path_factory.mktemp("home")
-            settings = Settings(database_url=depot_databases.url(name), home=home, **changes)
-            return stack.enter_context(shared_app(settings))
-
-        yield get
+) -> Iterator[SharedApps]:
+    """Return the applications of all tests of this worker."""
+    apps = SharedApps(depot_databases, keyed_template[0], lambda: tmp_path_factory.mktemp("home"))
+    yield apps
+    apps.close()
 
 
 @pytest.fixture
 def shared(request: pytest.FixtureRequest) -> Iterator[SharedApp | None]:
-    """Return the shared application, or None for a test that needs one of its own."""
-    if NOT_SHARED & {*request.fixturenames, *vars(request.module)}:
+    """Return the shared application, or None for a test that has none or needs one of its own."""
+    used = {*request.fixturenames, *vars(request.module)}
+    if NOT_SHARED & used or not CLIENTS & used:
         yield None
         return
-    app = request.getfixturevalue("shared_apps")(**changed_settings(request))
-    yield app
-    app.restore()
+    apps: SharedApps = request.getfixturevalue("shared_apps")
+    changes = changed_settings(request)
+    yield apps.get(**changes)
+    apps.restore(**changes)
 
 
 @pytest.fixture
@@ -248,10 +274,17 @@ async def concurrent_client(
 @pytest.fixture
 def empty_database(server_url: str) -> Iterator[Settings]:
     """A database without a schema."""
-    # Here, since it is a plugin: pytest rewrites it before anything imports it.
-    from service.testing import database_url_for, execute  # noqa: PLC0415
+    from service.testing import database_url_for  # noqa: PLC0415  # see `depot_databases`
 
-    name = f"depot_empty_{uuid4().hex[:12]}"
-    execute(server_url, f"create database {name}")
-    yield Settings(database_url=database_url_for(server_url, name))
+    with cloned(server_url, "template1") as name:
+        yield Settings(database_url=database_url_for(server_url, name))
+
+
+@contextmanager
+def cloned(server_url: str, template: str) -> Iterator[str]:
+    from service.testing import execute  # noqa: PLC0415  # see `depot_databases`
+
+    name = f"depot_cloned_{uuid4().hex[:12]}"
+    execute(server_url, f"create database {name} template {template}")
+    yield name
     execute(server_url, f"drop database {name} with (force)")

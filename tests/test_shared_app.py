@@ -9,8 +9,9 @@ from PIL import Image
 
 from conftest import Client
 from tests.support.app_helpers import connected, item, locked, order, wait_for_locks
-from tests.support.shared_app import READ_TABLES, SharedApp
+from tests.support.shared_app import READ_TABLES, SharedApp, SharedApps
 
+pytestmark = pytest.mark.usefixtures("client")
 WEBHOOK = {"url": "https://example.com/hook", "events": ["*"]}
 CHANGED = {
     *("items", "movements", "orders", "order_lines", "transactions"),
@@ -87,6 +88,17 @@ async def test_a_test_with_other_settings_shares_an_application_with_its_like(
     ).is_success
 
 
-@pytest.mark.usefixtures("database")
-async def test_a_test_that_could_change_more_has_its_own_application(shared: SharedApp | None) -> None:
+async def test_after_a_change_of_the_schema_the_next_test_gets_a_new_application(
+    shared_apps: SharedApps, app: SharedApp, key: str
+) -> None:
+    async with connected(str(app.settings.database_url)) as connection:
+        await connection.execute("alter table items rename to gone")
+    shared_apps.restore()
+    renewed = shared_apps.get()
+    assert renewed is not app
+    assert (await renewed.client(key).get("/items")).status_code == 200
+
+
+@pytest.mark.usefixtures("own_app")
+async def test_a_test_that_sees_more_has_its_own_application(shared: SharedApp | None) -> None:
     assert shared is None

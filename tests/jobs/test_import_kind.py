@@ -186,4 +186,3 @@ async def turns() -> AsyncIterator[list[float]]:
         yield seconds
     finally:
         watching.cancel()
-        gc.unfreeze()

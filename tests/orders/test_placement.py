@@ -158,6 +158,7 @@ async def test_the_number_of_orders_in_a_commit_is_limited(
     assert sorted(await commits(database_url)) == [5, 10, 10]
 
 
+@pytest.mark.usefixtures("own_app")  # its requests come from the event loop of the test, hence at once
 async def test_under_load_there_are_far_fewer_commits_than_orders(
     concurrent_client: httpx.AsyncClient, database_url: str
 ) -> None:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -181,9 +180,9 @@ async def test_ten_years_in_many_currencies_are_streamed(
 
 
 async def test_a_second_run_writes_the_same_file(
-    concurrent_client: httpx.AsyncClient, settings: Settings, database: Database, tmp_path: Path
+    concurrent_client: httpx.AsyncClient, settings: Settings, database: Database
 ) -> None:
-    (tmp_path / "blobs").write_text("in the way")
+    (settings.home / "blobs").write_text("in the way")
     async with running_worker(settings, database):
         job_id = await process(concurrent_client, EXPORT)
 
@@ -194,7 +193,7 @@ async def test_a_second_run_writes_the_same_file(
 
         await eventually(failed_once)
         assert_refused(await concurrent_client.get(f"/jobs/{job_id}/output"), 404, "NOT_FOUND")
-        (tmp_path / "blobs").unlink()
+        (settings.home / "blobs").unlink()
         job = await until(concurrent_client, job_id, "succeeded")
     assert job["attempts"] > 1
     assert await lines(concurrent_client, job_id) == [HEADER]

@@ -1,14 +1,17 @@
-"""One application with its database, for all tests of a pytest worker that use nothing but HTTP.
+"""One application with its database, for all tests of a pytest worker.
 
 For a test with an application of its own, the database, connections and Litestar take ten times as long as
-its requests. Through HTTP a test changes only rows and blobs. Both are restored after it, as soon as the
-application is idle. What the application keeps in memory belongs to ids and keys, which are new in each test.
+its requests. Most tests change only rows and blobs. Both are restored after each, as soon as the application
+is idle. After a test that changes more, such as the schema, the next one gets a new application. What the
+application keeps in memory belongs to ids and keys, which are new in each test.
 """
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import httpx
@@ -22,9 +25,26 @@ from service.database.servers import Connection
 from service.settings import Settings
 from tests.support.app_helpers import eventually
 
+if TYPE_CHECKING:
+    from service.testing import DatabaseFactory
+
 READ_TABLES = """
 select oid::regclass::text from pg_class
 where relkind = 'r' and relnamespace::regnamespace::text in ('public', 'queue')"""
+
+
+CATALOGS = ("pg_class", "pg_attribute", "pg_constraint", "pg_trigger", "pg_proc", "pg_type", "pg_namespace")
+NEWEST_ROWS = ", ".join(f"(select (count(*), max(xmin::text::bigint)) from {name})" for name in CATALOGS)
+READ_SCHEMA = f"""
+select concat(
+    {NEWEST_ROWS},
+    (select count(*) from pg_statistic),
+    (select count(*) from pg_db_role_setting where setdatabase = pg_database.oid)
+)
+from pg_database where datname = current_database()"""
+"""What changes with the schema, the settings of the database, and the statistics of the planner."""
+CONNECTION_ERRORS = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)
+"""Errors of a connection that a test has closed."""
 
 
 @contextmanager
@@ -34,6 +54,37 @@ def shared_app(settings: Settings) -> Iterator["SharedApp"]:
         app = SharedApp(create_app(settings), settings, portal)
         with portal.wrap_async_context_manager(app.open()):
             yield app
+
+
+class SharedApps:
+    """The applications of a worker, by their settings."""
+
+    def __init__(self, databases: "DatabaseFactory", template: str, homes: Callable[[], Path]) -> None:
+        self._databases = databases
+        self._template = template
+        self._homes = homes
+        self._apps: dict[str, tuple[SharedApp, ExitStack]] = {}
+
+    def get(self, **changes: Any) -> "SharedApp":
+        """Return the application with these settings other than the defaults."""
+        if (key := repr(changes)) not in self._apps:
+            with ExitStack() as stack:
+                name = self._databases.acquire(self._template)
+                stack.callback(self._databases.drop, name)
+                settings = Settings(database_url=self._databases.url(name), home=self._homes(), **changes)
+                self._apps[key] = stack.enter_context(shared_app(settings)), stack.pop_all()
+        return self._apps[key][0]
+
+    def restore(self, **changes: Any) -> None:
+        """Let the next test with these settings find the application as new."""
+        app, stack = self._apps[repr(changes)]
+        if not app.restore():
+            del self._apps[repr(changes)]
+            stack.close()
+
+    def close(self) -> None:
+        for _, stack in self._apps.values():
+            stack.close()
 
 
 class SharedApp:
@@ -49,6 +100,7 @@ class SharedApp:
             self._connection = await asyncpg.connect(self.settings.database_url)
             try:
                 await create_restoring_function(self._connection)
+                self._schema = await self._connection.fetchval(READ_SCHEMA)
                 self._lasting_tasks = asyncio.all_tasks()
                 yield
             finally:
@@ -77,15 +129,21 @@ class SharedApp:
 
         return self._portal.call(create)
 
-    def restore(self) -> None:
-        """Restore the rows and the blobs once the application is idle."""
-        self._portal.call(self._restore)
+    def restore(self) -> bool:
+        """Restore the rows and the blobs once the application is idle. Return False if more was changed."""
+        return self._portal.call(self._restore)
 
-    async def _restore(self) -> None:
+    async def _restore(self) -> bool:
         await eventually(self._is_idle)
-        await self._connection.execute("select pg_temp.restore_rows()")
+        try:
+            if await self._connection.fetchval(READ_SCHEMA) != self._schema:
+                return False
+            await self._connection.execute("select pg_temp.restore_rows()")
+        except CONNECTION_ERRORS:
+            return False
         for path in self.settings.home.iterdir():
             shutil.rmtree(path)
+        return True
 
     async def _is_idle(self) -> bool:
         tasks = asyncio.all_tasks() - self._lasting_tasks - {asyncio.current_task()}
