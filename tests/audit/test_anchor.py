@@ -19,6 +19,10 @@ CopyDatabase = Callable[[], Awaitable[str]]
 ACTION = "insert into events (type, subject, actor, payload) values ('user.action', 'ann', 'key', '{}')"
 
 
+END_SESSIONS = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1"
+"""A database can be copied only while nobody uses it."""
+
+
 async def act(url: str, times: int) -> None:
     """Record events, and seal them."""
     async with Database(Settings(database_url=url)).open() as database:
@@ -31,10 +35,12 @@ async def act(url: str, times: int) -> None:
 def copy_database(server_url: str, database_url: str) -> Iterator[CopyDatabase]:
     """Yield a function that copies the test's database and returns the copy's URL."""
     name = f"depot_copy_{uuid4().hex[:12]}"
+    original = urlsplit(database_url).path[1:]
 
     async def copy() -> str:
         async with connected(server_url) as connection:
-            await connection.execute(f"create database {name} template {urlsplit(database_url).path[1:]}")
+            await connection.execute(END_SESSIONS, original)
+            await connection.execute(f"create database {name} template {original}")
         return database_url_for(server_url, name)
 
     yield copy
