@@ -42,8 +42,9 @@ DIGEST = """sha256(convert_to(jsonb_build_array(e.id, e.type, e.subject, e.actor
 
 UNSEALED = f"""
 select e.id, {DIGEST} as digest from events e
-where e.id >= $1 and not exists (select from seals s where s.event_id = e.id)
+where e.id >= $1 and e.id <= $2 and not exists (select from seals s where s.event_id = e.id)
 order by e.id limit {BATCH_SIZE}"""
+READ_NEWEST_ID = "select id from events order by id desc limit 1"
 
 CHAIN_REWOUND = "the chain no longer contains the last seal of this process"
 
@@ -102,7 +103,9 @@ async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tu
     oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
     watermark = await read_watermark(connection)
     begin, sealed_before = watermark_id(watermark), head.position
-    while batch := await connection.fetch(UNSEALED, begin):
+    # Without an end the transaction would last as long as others write faster than one batch is sealed.
+    end = await connection.fetchval(READ_NEWEST_ID)
+    while batch := await connection.fetch(UNSEALED, begin, end):
         head = await _append(connection, key, head, batch)
         begin = batch[-1]["id"]
     pruned = await read_pruned(connection)
