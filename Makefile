@@ -124,6 +124,7 @@ lock: # update the lock files; needs uv, which locks for all Pythons and platfor
 .venv/test: requirements/test.txt .venv/local
 	@echo "Installing the test tools ..."
 	@$(PIP) install --require-hashes -r requirements/test.txt
+	@$(BIN)/pytest -n 0 --collect-only > /dev/null || true # compiles the tests once instead of in each worker
 	@touch $@
 
 .venv-clients: requirements/clients.txt # separate, because the service does not need a generator's dependencies
