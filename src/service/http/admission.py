@@ -41,7 +41,7 @@ RECOVERY_SECONDS = 3
 """Time in which the limit grows from any value to its maximum while no tick is overloaded."""
 REJECTIONS_PER_SECOND = 100
 """Target rejections per second and process, for clients that honor `Retry-After`."""
-RETRY_SECONDS_MAX = 16
+RETRY_SECONDS_MAX = 32
 REJECTIONS_PER_TICK = 100
 """Rejections per tick and process before clients are paused, and paused clients resumed per tick."""
 
