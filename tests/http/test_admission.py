@@ -275,17 +275,28 @@ def test_a_late_tick_resumes_more_clients(admission: AdmissionControl) -> None:
     assert resumed == list(range(3 * REJECTIONS_PER_TICK))
 
 
-def test_retry_after_grows_with_the_clients_that_wait_and_is_spread(admission: AdmissionControl) -> None:
-    def announced() -> set[str]:
-        return {admission.retry_after(None)["Retry-After"] for _ in range(1000)}
+def announced(admission: AdmissionControl) -> set[str]:
+    return {admission.retry_after(None)["Retry-After"] for _ in range(1000)}
 
-    assert announced() == {"1"}
+
+def test_retry_after_grows_with_the_clients_that_wait_and_is_spread(admission: AdmissionControl) -> None:
+    assert announced(admission) == {"1"}
     reject(admission, 5 * REJECTIONS_PER_SECOND // 2 - 1)
-    assert announced() == set("12345")
+    assert announced(admission) == set("12345")
     reject(admission, RETRY_SECONDS_MAX * REJECTIONS_PER_SECOND)
-    assert announced() == {str(seconds + 1) for seconds in range(RETRY_SECONDS_MAX)}
+    assert announced(admission) == {str(seconds + 1) for seconds in range(RETRY_SECONDS_MAX)}
     admission.adjust_limit(TICK_SECONDS, perf_counter() + RETRY_SECONDS_MAX)
-    assert announced() == {"1"}
+    assert announced(admission) == {"1"}
+
+
+def test_retry_after_grows_while_clients_that_share_a_connection_return_too_soon(
+    admission: AdmissionControl,
+) -> None:
+    for _ in range(4):
+        admission.adjust_retry_after(4 * REJECTIONS_PER_SECOND)
+    assert announced(admission) == {str(seconds + 1) for seconds in range(RETRY_SECONDS_MAX)}
+    admission.adjust_retry_after(0)
+    assert announced(admission) == {"1"}
 
 
 def test_the_limit_stays_at_its_minimum_however_slow_requests_are(admission: AdmissionControl) -> None:

@@ -84,6 +84,7 @@ class AdmissionControl:
         self._overloaded_ticks = 0
         self._paused: deque[Callable[[], None]] = deque()
         self._rejected_before = 0
+        self._retry_seconds = 1.0
         self._waiting: dict[Address, float] = {}
         """When each rejected client may retry; clients that have retried are not included."""
         self.rejected = 0
@@ -113,8 +114,9 @@ class AdmissionControl:
 
     def retry_after(self, client: Address) -> dict[str, str]:
         """Return the `Retry-After` header for a rejection, and expect the client to wait."""
-        longest = round(2 * len(self._waiting) / REJECTIONS_PER_SECOND)  # the mean is half of it
-        seconds = random.randint(1, min(max(1, longest), RETRY_SECONDS_MAX))  # noqa: S311  # no secret
+        wanted = 2 * len(self._waiting) / REJECTIONS_PER_SECOND  # the mean is half of it
+        longest = round(min(max(self._retry_seconds, wanted), RETRY_SECONDS_MAX))
+        seconds = random.randint(1, longest)  # noqa: S311  # no secret
         self._waiting[client] = perf_counter() + seconds
         return {"Retry-After": str(seconds)}
 
@@ -155,9 +157,15 @@ class AdmissionControl:
             self.resume_some(now - ticked)
             ticked = now
             if now - reported_at >= 1:
+                self.adjust_retry_after((self.rejected - rejected) / (now - reported_at))
                 if self.rejected > rejected:
                     log.warning("load_shed", rejected=self.rejected - rejected, limit=self.limit)
                 rejected, reported_at = self.rejected, now
+
+    def adjust_retry_after(self, rejected_per_second: float) -> None:
+        """Let clients wait longer while too many return: those of a proxy share a few connections."""
+        wanted = self._retry_seconds * rejected_per_second / REJECTIONS_PER_SECOND
+        self._retry_seconds = min(max(1.0, wanted), RETRY_SECONDS_MAX)
 
     def adjust_limit(self, seconds: float, now: float) -> None:
         """Adjust the limit to the requests that were completed in the last `seconds`."""
