@@ -12,15 +12,14 @@ from typing import Any, NoReturn
 import asyncpg
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import func, literal, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.named_sql import NamedSql
 from service.database.session import Session
 from service.errors import Fault
-from service.idempotency.models import IdempotencyKey
 from service.values import Versioned, encode_json, reply_headers
+
+AnySession = Session | AsyncSession
 
 RETENTION = "interval '24 hours'"
 
@@ -35,7 +34,7 @@ where (caller, path, key) in (select * from unnest($1::text[], $2::text[], $3::t
 STORE_REPLIES = f"""
   insert into idempotency_keys (caller, path, key, fingerprint, status, headers, body)
   select * from unnest(:callers::text[], :paths::text[], :keys::text[], :fingerprints::bytea[],
-    :statuses::int[], :headers::jsonb[], :bodies::bytea[])
+    :statuses::int[], :headers::text[]::jsonb[], :bodies::bytea[])
   on conflict (caller, path, key) do update set fingerprint = excluded.fingerprint, status = excluded.status,
     headers = excluded.headers, body = excluded.body, created_at = now()
   where idempotency_keys.created_at <= now() - {RETENTION}
@@ -108,22 +107,22 @@ def creation_reply(claim: Claim, created: Versioned, location: str) -> StoredRep
     return StoredReply(claim, 201, reply_headers(created.version, location), encode_json(created))
 
 
-async def stored_outcomes(session: Session, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
+async def stored_outcomes(session: AnySession, claims: Sequence[Claim]) -> dict[Claim | None, Exception]:
     """Return the claims that have a stored reply, each with the exception that answers it."""
     if not claims:
         return {}
     identities = zip(*(claim.identity for claim in claims), strict=True)
-    rows = {tuple(row[:3]): row[3:] for row in await session.fetch(FIND, *map(list, identities))}
+    rows = {tuple(row[:3]): row[3:] for row in await _fetch(session, FIND, *map(list, identities))}
     return {claim: _outcome(claim, *rows[claim.identity]) for claim in claims if claim.identity in rows}
 
 
-async def raise_stored_outcome(session: Session, claim: Claim | None) -> None:
+async def raise_stored_outcome(session: AnySession, claim: Claim | None) -> None:
     """Raise the stored outcome of a claim, if there is one."""
     if claim is not None and (outcome := (await stored_outcomes(session, [claim])).get(claim)):
         raise outcome
 
 
-async def raise_claim_conflict(session: Session, claim: Claim) -> NoReturn:
+async def raise_claim_conflict(session: AnySession, claim: Claim) -> NoReturn:
     """Raise the stored outcome of a claim that is taken, or `IdempotencyInProgress`."""
     await raise_stored_outcome(session, claim)
     raise IdempotencyInProgress
@@ -163,7 +162,7 @@ async def execute_once(session: Session, claim: Claim, statement: NamedSql, **ar
 
 
 async def store_reply(
-    session: Session | AsyncSession,
+    session: AnySession,
     claim: Claim | None,
     status: int,
     content: object,
@@ -176,26 +175,12 @@ async def store_reply(
     if claim is None:
         return
     reply = StoredReply(claim, status, headers or {}, encode_json(content))
-    if not isinstance(session, Session):
-        await _store_reply_in_session(session, reply)
-    elif not await session.fetchval(*STORE_REPLY(**reply_arguments([reply]))):
+    if not await _fetch(session, *STORE_REPLY(**reply_arguments([reply]))):
         await raise_claim_conflict(session, claim)
 
 
-async def _store_reply_in_session(session: AsyncSession, reply: StoredReply) -> None:
-    values = {"status": reply.status, "headers": reply.headers, "body": reply.body}
-    new = insert(IdempotencyKey).values(**asdict(reply.claim), **values)
-    replaced = {name: new.excluded[name] for name in ("fingerprint", *values)} | {"created_at": func.now()}
-    expired = IdempotencyKey.created_at <= func.now() - text(RETENTION)
-    upsert = new.on_conflict_do_update(constraint=PRIMARY_KEY, set_=replaced, where=expired)
-    if await session.scalar(upsert.returning(literal(1))):
-        return
-    await _raise_stored_outcome_in_session(session, reply.claim)
-    raise IdempotencyInProgress
-
-
 @asynccontextmanager
-async def prefer_stored_outcome(session: Session | AsyncSession, claim: Claim | None) -> AsyncIterator[None]:
+async def prefer_stored_outcome(session: AnySession, claim: Claim | None) -> AsyncIterator[None]:
     """Answer an error of the block with the stored outcome of the claim, if there is one.
 
     A repetition can fail because the first request succeeded: a job that is queued again cannot be retried.
@@ -203,19 +188,8 @@ async def prefer_stored_outcome(session: Session | AsyncSession, claim: Claim | 
     try:
         yield
     except Fault:
-        if isinstance(session, Session):
-            await raise_stored_outcome(session, claim)
-        elif claim is not None:
-            with session.no_autoflush:
-                await _raise_stored_outcome_in_session(session, claim)
+        await raise_stored_outcome(session, claim)
         raise
-
-
-async def _raise_stored_outcome_in_session(session: AsyncSession, claim: Claim) -> None:
-    stored = select(IdempotencyKey).filter_by(caller=claim.caller, path=claim.path, key=claim.key)
-    row = await session.scalar(stored.where(IdempotencyKey.created_at > func.now() - text(RETENTION)))
-    if row is not None:
-        raise _outcome(claim, row.fingerprint, row.status, row.headers, row.body)
 
 
 def reply_arguments(replies: Sequence[StoredReply]) -> dict[str, list[Any]]:
@@ -226,9 +200,17 @@ def reply_arguments(replies: Sequence[StoredReply]) -> dict[str, list[Any]]:
         "keys": [reply.claim.key for reply in replies],
         "fingerprints": [reply.claim.fingerprint for reply in replies],
         "statuses": [reply.status for reply in replies],
-        "headers": [reply.headers for reply in replies],
+        "headers": [encode_json(reply.headers).decode() for reply in replies],
         "bodies": [reply.body for reply in replies],
     }
+
+
+async def _fetch(session: AnySession, statement: str, *arguments: object) -> Sequence[Any]:
+    """Run a statement in the transaction of either kind of session."""
+    if isinstance(session, Session):
+        return await session.fetch(statement, *arguments)
+    connection = await session.connection()
+    return (await connection.exec_driver_sql(statement, arguments)).all()
 
 
 def _outcome(
