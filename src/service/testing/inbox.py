@@ -17,7 +17,7 @@ from service.database.database import Database
 from service.events.journal import CLI
 from service.settings import Settings
 from service.webhooks.schemas import WebhookCreate
-from service.webhooks.service import WebhookService, new_webhook
+from service.webhooks.service import WebhookService
 from service.webhooks.signing import ID, verify_signature
 
 Event = dict[str, Any]
@@ -91,7 +91,7 @@ def open_inbox(settings: Settings) -> Iterator[Inbox]:
 
 async def _subscribe(settings: Settings, url: str) -> str:
     """Register a webhook for all events, and return its secret."""
-    webhook = new_webhook(WebhookCreate(url, ["*"]))
+    new = WebhookCreate(url, ["*"])
     async with Database(settings).open() as database, database.orm_session() as session:
-        await WebhookService(session).add(webhook, CLI, webhooks_max=settings.webhooks_max)
+        webhook = await WebhookService(session).add(new, CLI, webhooks_max=settings.webhooks_max)
     return webhook.secret

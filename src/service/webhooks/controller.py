@@ -23,7 +23,7 @@ from service.values import reply_headers
 from service.webhooks import deliveries, models
 from service.webhooks.dispatcher import WebhookDispatcher
 from service.webhooks.schemas import Attempt, Delivery, DeliveryStatus, Webhook, WebhookCreate, WebhookPatch
-from service.webhooks.service import LimitReached, WebhookService, new_webhook, reject_private_url
+from service.webhooks.service import LimitReached, WebhookService, reject_private_url
 
 
 class WebhookController(Controller):
@@ -47,11 +47,12 @@ class WebhookController(Controller):
         settings = request.component(Settings)
         if not settings.webhook_allow_private:
             reject_private_url(data.url)
-        new = new_webhook(data)
-        created, location = to_schema(new, show_secret=True), f"/webhooks/{new.id}"
-        async with hold_claim(request) as claim:
+        async with hold_claim(request) as claim, prefer_stored_outcome(session, claim):
+            record = await WebhookService(session).add(
+                data, request.author, webhooks_max=settings.webhooks_max
+            )
+            created, location = to_schema(record, show_secret=True), f"/webhooks/{record.id}"
             await store_reply(session, claim, 201, created, reply_headers(created.version, location))
-            await WebhookService(session).add(new, request.author, webhooks_max=settings.webhooks_max)
         request.component(WebhookDispatcher).enable()
         return versioned_reply(request, created, location=location)
 

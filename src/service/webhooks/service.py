@@ -1,4 +1,7 @@
-"""Webhook management: ORM records, with the journal event in the same transaction."""
+"""Webhook management: plain records, with the journal event in the same transaction.
+
+The operations on deliveries in `deliveries.py` are functions, as they select from two tables.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -63,15 +66,26 @@ class WebhookService(SQLAlchemyAsyncRepositoryService[Webhook, WebhookRepository
         older = [] if after is None else [Webhook.id < after]
         return list(await self.get_many(*older, LimitOffset(limit, 0), OrderBy("id", "desc")))
 
-    async def add(self, new: Webhook, author: Author, *, webhooks_max: int) -> None:
-        session = self.repository.session
+    async def add(self, data: WebhookCreate, author: Author, *, webhooks_max: int) -> Webhook:
+        session, now = self.repository.session, datetime.now(UTC)
         await session.execute(BLOCK_CREATIONS)
         count = await session.scalar(select(func.count()).select_from(Webhook))
         if count is not None and count >= webhooks_max:
             raise LimitReached
-        session.add(new)
-        self._record("webhook.created", new.id, author, event_payload(new))
+        record = Webhook(
+            id=uuid7(),
+            url=data.url,
+            events=list(data.events),
+            enabled=True,
+            secret=new_secret(),
+            version=1,
+            created_at=now,
+            updated_at=now,
+        )
+        session.add(record)
+        self._record("webhook.created", record.id, author, event_payload(record))
         await session.flush()
+        return record
 
     async def patch(
         self, webhook_id: UUID, data: WebhookPatch, author: Author, *, versions: list[int] | None
@@ -136,20 +150,6 @@ def _older_secrets(record: Webhook) -> list[dict[str, Any]]:
     if record.old_secret is None or record.old_secret_until is None or record.old_secret_until <= now:
         return older
     return [{"secret": record.old_secret, "until": record.old_secret_until.isoformat()}, *older]
-
-
-def new_webhook(data: WebhookCreate) -> Webhook:
-    now = datetime.now(UTC)
-    return Webhook(
-        id=uuid7(),
-        url=data.url,
-        events=list(data.events),
-        enabled=True,
-        secret=new_secret(),
-        version=1,
-        created_at=now,
-        updated_at=now,
-    )
 
 
 def event_payload(webhook: Webhook) -> dict[str, Any]:
