@@ -97,9 +97,7 @@ async def test_a_delivered_delivery_can_be_resent_but_not_a_pending_one(
     assert resent["subject"] == owed["id"]
 
 
-async def test_a_rejected_resend_does_not_delay_the_dispatcher(
-    shop: httpx.AsyncClient, database: Database
-) -> None:
+async def test_a_rejected_resend_does_not_delay_the_dispatcher(database: Database) -> None:
     webhook = await subscribe(database, "http://127.0.0.1:1/")
     await record_event(database)
     (owed,) = await deliveries(database)
