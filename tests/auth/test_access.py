@@ -10,7 +10,7 @@ from litestar.testing import AsyncTestClient
 
 from conftest import Client
 from service.app import create_app
-from service.auth.keys import ANY_SCOPE, SCOPES, _checksum, key_id, mint
+from service.auth.keys import ANY_SCOPE, SCOPES, UNUSED_SCOPES, _checksum, key_id, mint
 from service.settings import Settings
 from tests.support.reply_assertions import assert_refused
 
@@ -55,6 +55,11 @@ def test_no_route_replaces_the_hook_that_authorizes(settings: Settings) -> None:
     hooks = {handler.resolve_before_request() for *_, handler in operations(create_app(settings))}
     assert len(hooks) == 1
     assert None not in hooks
+
+
+def test_every_scope_that_messages_suggest_is_required_by_a_route(settings: Settings) -> None:
+    required = {handler.opt.get("scope") for *_, handler in operations(create_app(settings))}
+    assert SCOPES - required == UNUSED_SCOPES
 
 
 async def test_every_other_route_wants_a_key_and_its_scope(

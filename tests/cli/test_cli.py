@@ -228,6 +228,8 @@ def test_an_unknown_scope_is_refused(database_url: str) -> None:
     made = depot("keys", "create", "--name", "shop", "--scope", "items:own", DATABASE_URL=database_url)
     assert made.returncode == 2
     assert "items:own" in made.stderr
+    assert "reports:read" in made.stderr
+    assert "reports:write" not in made.stderr
     assert made.stdout == ""
 
 

@@ -23,6 +23,8 @@ SCOPE_AREAS = ("items", "orders", "reports", "users", "documents", "resources", 
 SCOPES = frozenset(
     [f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write")] + ["metrics:read", "admin"]
 )
+UNUSED_SCOPES = frozenset(["reports:write"])
+"""Scopes that a key may have but no route requires; messages do not suggest them."""
 ANY_SCOPE = "any"
 """Required by routes that every valid key may use."""
 

@@ -7,7 +7,7 @@ from advanced_alchemy.repository import SQLAlchemyAsyncRepository
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.auth.keys import READ_PEPPER, SCOPES, derive_pepper, hash_key, key_id, mint
+from service.auth.keys import READ_PEPPER, SCOPES, UNUSED_SCOPES, derive_pepper, hash_key, key_id, mint
 from service.auth.models import ApiKey
 from service.events.journal import CLI, diff
 from service.events.models import new_event
@@ -37,7 +37,8 @@ async def create_key(
     if not 1 <= len(name) <= NAME_MAX:
         raise ValueError(f"the name must have 1 to {NAME_MAX} characters")
     if unknown := set(scopes) - SCOPES:
-        raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
+        known = ", ".join(sorted(SCOPES - UNUSED_SCOPES))
+        raise ValueError(f"unknown scope {', '.join(sorted(unknown))}; known: {known}")
     if rate_limit is not None:
         _check_rate(rate_limit)
     token = mint()
