@@ -50,12 +50,13 @@ select count(*) from created""")
 """Returns 0 if the claim is taken."""
 
 
-def low_stock_condition(quantity: str) -> str:
-    """Return an SQL condition for `item.low_stock`, given the quantity after the change `delta`."""
-    return (
-        f"delta < 0 and low_stock_at is not null "
-        f"and ({quantity} = 0 or {quantity} <= low_stock_at and {quantity} - delta > low_stock_at)"
-    )
+def became_low(quantity: str) -> str:
+    """Return an SQL condition: `delta` made the stock low, or used up the last of it.
+
+    `quantity` is the column that has the stock after the change.
+    """
+    passed_threshold = f"{quantity} <= low_stock_at and low_stock_at < {quantity} - delta"
+    return f"delta < 0 and low_stock_at is not null and ({passed_threshold} or {quantity} = 0)"
 
 
 BACK_IN_STOCK_EVENTS = """
@@ -71,7 +72,7 @@ RECORD_ITEM_EVENTS = f"""
   union all
   select 'item.low_stock', id::text, actor, request_id,
     jsonb_build_object('id', id, 'sku', sku, 'quantity', quantity)
-  from changed where not archived and {low_stock_condition("quantity")}
+  from changed where not archived and {became_low("quantity")}
   union all {BACK_IN_STOCK_EVENTS}"""
 """Records the events of `changed`: item rows with `delta`, `changes`, `actor` and `request_id`."""
 

@@ -3,7 +3,7 @@
 from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql, any_of
 from service.idempotency.replies import STORE_REPLIES
-from service.items.statements import BACK_IN_STOCK_EVENTS, low_stock_condition
+from service.items.statements import BACK_IN_STOCK_EVENTS, became_low
 
 # The rows are locked in id order, so that two batches cannot deadlock, and with NO KEY, so that checks of
 # foreign keys do not wait. The statement also sets the transaction's lock timeout, which saves a round trip.
@@ -56,7 +56,7 @@ with stored_replies as ({STORE_REPLIES}
   union all
   select 'item.low_stock', item_id::text, actor, request_id,
     jsonb_build_object('id', item_id, 'sku', sku, 'quantity', remaining), :placed_at
-  from lines join authors using (order_id) where {low_stock_condition("remaining")}
+  from lines join authors using (order_id) where {became_low("remaining")}
 ), inserted_lines as (
   insert into order_lines (order_id, line_no, item_id, sku, name, quantity, unit_price, amount)
   select order_id, line_no, item_id, sku, name, quantity, unit_price::numeric, amount::numeric from lines
