@@ -48,13 +48,16 @@ class ProcessRequest(StrictRequest):
 
     async def json(self) -> JobCreate:
         body = await self.body()
-        try:
-            kind_only: KindOnly = decode(body, KindOnly)
-        except ValidationFailed:
-            decode(body, JobCreate)
-            raise
-        decoded: Any = decode(body, self.app.state.components.kinds.startable[kind_only.kind].request)
+        decoded = decode(body, self._schema(body))
         return JobCreate(decoded.kind, decoded.payload)
+
+    def _schema(self, body: bytes) -> Any:
+        """Return the schema of the kind that the body names, or the general one if it names none."""
+        try:
+            kind = decode(body, KindOnly).kind
+        except ValidationFailed:
+            return JobCreate
+        return self.app.state.components.kinds.startable[kind].request
 
 
 class ProcessController(Controller):

@@ -108,15 +108,15 @@ class Runner:
             try:
                 with scope:
                     retry_in_seconds, run.outcome = await self._attempt(context, kind, payload.encode())
-                    return retry_in_seconds
-                # Only a cancelled scope gets here: by a client, or by `interrupt`.
-                if not self._interrupted:
-                    context.log.info("job_cancelled")
-                    run.outcome = "cancelled"
-                    return None  # the cancelling request has recorded it
             except DATABASE_DOWN_ERRORS as error:
                 context.log.warning("job_interrupted", cause=repr(error.__cause__ or error))
-            return await self._requeue(context)
+                return await self._requeue(context)
+            if scope.cancelled_caught and self._interrupted:
+                return await self._requeue(context)
+            if scope.cancelled_caught:  # by a client, whose request has recorded it
+                context.log.info("job_cancelled")
+                retry_in_seconds, run.outcome = None, "cancelled"
+            return retry_in_seconds
 
     async def _attempt(self, context: JobContext, name: str, payload: bytes) -> tuple[float | None, Outcome]:
         """Run one attempt. Return the seconds until a retry, or None, and the outcome."""
