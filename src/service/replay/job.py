@@ -27,10 +27,10 @@ select enabled, (select count(*) from (
   select from deliveries where webhook_id = $1 and due_at <= now() limit $2) due) as due
 from webhooks where id = $1"""
 
-# A delivery's id is the job's UUIDv7, with most random digits replaced by a hash of job and event. A second
-# run of the job computes the same ids, so it creates no delivery again.
-DELIVERY_ID = """overlay(left($2::uuid::text, 24) || right(md5($2::uuid::text || id::text), 12)
-    placing left(md5(id::text || $2::uuid::text), 3) from 16 for 3)::uuid"""
+# The job's UUIDv7, TTTTTTTT-TTTT-7hhh-vrrr-hhhhhhhhhhhh, with the digits `h` from a hash of job and event: a
+# second run of the job computes the same ids, so it creates no delivery again.
+DELIVERY_ID = """(left($2::uuid::text, 15) || left(md5($2::uuid::text || id::text), 3)
+    || substr($2::uuid::text, 19, 6) || right(md5($2::uuid::text || id::text), 12))::uuid"""
 
 REPLAY = f"""
 with scanned as materialized (
