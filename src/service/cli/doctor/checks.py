@@ -12,10 +12,14 @@ RETAINED = f"""({PRUNED_AT} + interval '{MAX_CLOCK_SKEW.total_seconds()} seconds
 """No event since this time was pruned. Rows have the clock time of a process, events that of the database."""
 IS_PRUNED = f"{PRUNED_AT} > '2000-01-01'"
 
-NOT_PRESENT = f"""
-  case when {{0}}.id is null then present > 0 or not {IS_PRUNED}
-    else present is distinct from 1 and (present is not null or {{0}}.created_at >= {RETAINED}) end"""
-"""The condition that a row does not match its created and deleted events, some of which may be pruned.
+CONTRADICTS_EVENTS = f"""
+  case
+    when {{0}}.id is null and present > 0 then true  -- created, not deleted, and gone
+    when {{0}}.id is null then not {IS_PRUNED}  -- deleted, but never created
+    when present is null then {{0}}.created_at >= {RETAINED}  -- no event, although none was pruned since
+    else present <> 1
+  end"""
+"""The condition that a row, or its absence, contradicts its events, the oldest of which may be pruned.
 
 `present` is the number of created events minus that of deleted ones, or null without any.
 """
@@ -118,7 +122,7 @@ CHECKS = {
         select id as item, i.sku, coalesce(item_events.present, 0) as recorded
         from items i
           full join (select * from item_events where present <> 0) item_events using (id)
-        where {NOT_PRESENT.format("i")}""",
+        where {CONTRADICTS_EVENTS.format("i")}""",
     "every change of stock matches its event": f"""
         select m.item_id as item, m.version, m.cause, m.resulting_quantity, e.payload->'changes' as recorded
         from movements m left join events e on e.type = 'item.updated' and e.subject = m.item_id::text
@@ -148,7 +152,7 @@ CHECKS = {
         select id as document, d.filename, coalesce(document_events.present, 0) as recorded
         from documents d
           full join (select * from document_events where present <> 0) document_events using (id)
-        where {NOT_PRESENT.format("d")}""",
+        where {CONTRADICTS_EVENTS.format("d")}""",
     "every finished job has an event": f"""
         select j.id as job, j.kind, j.status from jobs j where j.finished_at >= {RETAINED}
           and not exists (select from events e where e.subject = j.id::text and e.type = 'job.finished')""",
