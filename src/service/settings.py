@@ -214,7 +214,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_allow_private: bool = False
     webhook_timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 15.0
     webhook_lane_max: Annotated[int, Meta(ge=1, le=100)] = 8
-    """Concurrent deliveries per webhook and process, so that a slow receiver delays no other."""
+    """Concurrent deliveries of a process to the same webhook, so that a slow receiver delays no other."""
     webhook_poll_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
     """Interval of polls for deliveries left by other processes or due for a retry."""
     webhook_secret_overlap_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 86_400.0

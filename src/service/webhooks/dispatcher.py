@@ -54,7 +54,7 @@ class WebhookDispatcher:
         self._opened = AsyncExitStack()
         self._sender: Sender | None = None
         self._schedule = schedule_seconds
-        self._concurrency_max = settings.webhook_lane_max
+        self._per_webhook_max = settings.webhook_lane_max
         self._poll_seconds = settings.webhook_poll_seconds
         self._lease_seconds = settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
         self._running: dict[ClaimedDelivery, Task[None]] = {}
@@ -124,13 +124,13 @@ class WebhookDispatcher:
     async def _claim(self) -> list[ClaimedDelivery]:
         busy = Counter(delivery.webhook_id for delivery in self._running)
         lease = timedelta(seconds=self._lease_seconds)
-        limits = (self._concurrency_max, list(busy), list(busy.values()))
+        limits = (self._per_webhook_max, list(busy), list(busy.values()))
         claimed = [
             ClaimedDelivery(*row) for row in await self._database.fetch(statements.CLAIM, *limits, lease)
         ]
         busy.update(delivery.webhook_id for delivery in claimed)
         self._saturated = {
-            webhook_id for webhook_id, running in busy.items() if running >= self._concurrency_max
+            webhook_id for webhook_id, running in busy.items() if running >= self._per_webhook_max
         }
         return claimed
 
