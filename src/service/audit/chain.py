@@ -64,8 +64,9 @@ async def seal(database: Database, settings: Settings) -> int:
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", SEALING_LOCK):
             return 0
         head = await read_head(connection)
-        problem = await find_state_problem(connection, keys, head)
-        if problem or (problem := await _find_rewinding(connection, _last_heads.get(database, GENESIS))):
+        last = _last_heads.get(database, GENESIS)
+        problem = await find_state_problem(connection, keys, head) or await _find_rewinding(connection, last)
+        if problem:
             log.error("audit_sealing_refused", cause=problem)
             return 0
         sealed, head = await _seal_new_events(connection, keys[0], head)
@@ -100,7 +101,8 @@ async def accept(database: Database, settings: Settings) -> Head:
 
 
 async def _seal_new_events(connection: Connection, key: bytes, head: Head) -> tuple[int, Head]:
-    oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)  # later transactions use later ids
+    # Transactions that start later record events with later ids, so this is the next watermark.
+    oldest = await connection.fetchval(OLDEST_OPEN_TRANSACTION)
     watermark = await read_watermark(connection)
     begin, sealed_before = watermark_id(watermark), head.position
     # Without an end the transaction would last as long as others write faster than one batch is sealed.
@@ -117,9 +119,8 @@ async def _find_rewinding(connection: Connection, last: Head) -> str | None:
     """Return a problem if the chain lost the last seal of this process other than by a prune."""
     if await is_in_chain(connection, last):
         return None
-    if last.position < (await read_pruned(connection)).anchor.position:  # it was pruned
-        return None
-    return CHAIN_REWOUND
+    was_pruned = last.position < (await read_pruned(connection)).anchor.position
+    return None if was_pruned else CHAIN_REWOUND
 
 
 async def _append(connection: Connection, key: bytes, head: Head, batch: list[asyncpg.Record]) -> Head:

@@ -50,7 +50,7 @@ select least(now(), min(case when backend_xid is not null then coalesce(xact_sta
 from {CLIENT_SESSIONS}"""
 """Reads the horizon: no event with an earlier id can appear after this statement.
 
-It must be a separate statement, because only later statements see every transaction that ended before it.
+It is a separate statement, because only a later one sees every transaction that ended before the horizon.
 While PostgreSQL hides when a transaction began, the feed returns no new events, because it could miss those
 of that transaction. The second column is the newest id of a pruned event.
 """
@@ -89,7 +89,7 @@ class FeedEvent(Struct):  # in the order of `LIST`
 class FeedRows(Struct):
     events: list[FeedEvent]
     end: UUID
-    """The id up to which the feed was read, if it has no more rows than the limit."""
+    """The id up to which the feed was read, unless `events` was cut at the limit."""
 
 
 async def read_feed(session: Session, filters: Mapping[str, Any], after: UUID | None, limit: int) -> FeedRows:
@@ -123,4 +123,5 @@ def readable_areas(key: Key, wanted: str | None) -> list[str] | None:
             f"The API key lacks the scope {' or '.join(scopes)}",
             details=[{"scope": scope} for scope in scopes],
         )
-    return None if wanted or key.has_scope("admin") else areas
+    is_narrowed = wanted is not None  # the other filters already select the area
+    return None if is_narrowed or key.has_scope("admin") else areas

@@ -63,6 +63,7 @@ async def list_entries(session: Session, filters: Mapping[str, Any], limit: int)
     """Return the entries, newest first. A filter that is None is ignored."""
     query, provided = LIST, {name: value for name, value in filters.items() if value is not None}
     if "entity" in provided and "entity_id" not in provided:
+        # Both bounds contain the type, so together they select it; it has no filter of its own.
         query, provided = LIST_OF_ENTITY, {"since_id": FIRST_ID, "after": LAST_ID} | provided
     return [Entry(*row) for row in await query.fetch(session, provided, limit)]
 

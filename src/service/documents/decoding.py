@@ -110,7 +110,8 @@ def _with_8_bit_channels(image: ImageFile.ImageFile) -> Image.Image:
 
     Only then can its pixels be averaged. An image that needs no change is not copied, since it may be large.
     """
-    scale = GRAY_SCALES.get(str(image.tile[0].args), 1.0)
+    raw_mode = str(image.tile[0].args)
+    scale = GRAY_SCALES.get(raw_mode, 1.0)
     is_16_bits = image.mode.startswith("I")
     result = image.point(lambda gray: gray * scale).convert("L") if is_16_bits else image
     transparent = image.info.get("transparency")

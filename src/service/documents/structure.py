@@ -29,6 +29,7 @@ ZIP_END_RECORD = re.compile(rb"PK\x05\x06(?=.{4}(.{4}).{8})", re.DOTALL)
 ZIP_END_BYTES_MAX = 22 + 65_535
 """The maximum length of that record, with the longest comment."""
 ZIP_ENTRY = b"PK\1\2"
+NO_ZIP_ENTRIES = bytes(4)
 
 
 class MalformedFile(ValueError):
@@ -60,5 +61,5 @@ def check_archive(data: Data) -> None:
     archive must therefore exist too, unless the record states that there is none.
     """
     entries = ZIP_END_RECORD.findall(data, max(0, len(data) - ZIP_END_BYTES_MAX))
-    archive = bytes(4) in entries or (entries and data.find(ZIP_ENTRY) >= 0)
+    archive = NO_ZIP_ENTRIES in entries or (entries and data.find(ZIP_ENTRY) >= 0)
     require(not archive, "the file is also a ZIP archive")

@@ -128,7 +128,7 @@ class UploadReceiver:
         form, bytes_left = SingleFileForm(request), rules.bytes_max + FORM_BYTES_MAX
         if (request.content_length or 0) > bytes_left:
             raise TooLarge(rules.too_large)
-        fits = (request.content_length or bytes_left) <= rules.bytes_max  # unknown without a length
+        fits = request.content_length is not None and request.content_length <= rules.bytes_max
         buffer = UploadBuffer(file, rules, known_to_fit=fits)
         async for chunk in chunks(request):
             bytes_left -= len(chunk)

@@ -84,7 +84,8 @@ with before as (
 ), recorded as ({RECORD_ITEM_EVENTS}
 )
 select count(*) from changed"""
-"""Compares the old and the new values as text, because as JSON 1.5 equals 1.50."""
+"""`_merge` fills in the columns of the file. The old and the new values are compared as text, because as JSON
+1.5 equals 1.50."""
 NEW_VALUES = {
     "price": "s.price::numeric(12, 2)",
     "description": "coalesce(s.description, case when i.description = '' then '' end)",

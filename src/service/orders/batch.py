@@ -73,7 +73,7 @@ class OrderBatch:
         `lines` and `allocated` have the same sequence: each order's lines were made from its allocation.
         """
         orders, allocated = self._orders, self._allocated
-        stock = list({line.stock.item_id: line.stock for line in allocated}.values())
+        stock = {line.stock.item_id: line.stock for line in allocated}.values()  # each item once
         lines = [(order.id, no, line) for order in orders for no, line in enumerate(order.lines, start=1)]
         return {
             "placed_at": self.placed_at,

@@ -129,7 +129,7 @@ class PlacementQueue:
             stock = index_stock(Stock(*row[:-1]) for row in rows)  # the last column is the time
             # The database's time: the reports rely on it, and the clocks of processes differ.
             placed_at = rows[0]["locked_at"] if rows else datetime.now(UTC)
-            replayed = await stored_outcomes(session, [order.claim for order in batch if order.claim])
+            replayed = await stored_outcomes(session, [pending.claim for pending in batch if pending.claim])
             fresh = [pending for pending in batch if pending.claim not in replayed]
             allocations = allocate(stock, [pending.order for pending in fresh])
             placed = OrderBatch(placed_at)
