@@ -6,6 +6,7 @@ this happens. See docs/decisions/0012-closed-books.md.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
+from math import ceil
 
 import asyncpg
 import structlog
@@ -58,4 +59,4 @@ async def _close_days(connection: "asyncpg.Connection[asyncpg.Record]", until: d
         for statement in statements.INSERT_ROLLUPS:
             await connection.execute(statement, begin, end)
         await connection.execute(statements.CLOSE, end)
-    return -((begin - end) // timedelta(days=1))
+    return ceil((end - begin) / timedelta(days=1))

@@ -173,8 +173,8 @@ async def _read_rest(reader: StreamReader, reply: Reply) -> bool:
 async def _read_body(reader: StreamReader, reply: Reply) -> bool:
     lengths, codings = reply.values(b"content-length"), reply.values(b"transfer-encoding")
     if codings == {b"chunked"} and not lengths:
-        # The end of the last chunk. Found within a chunk, it leaves bytes that make the next reply invalid,
-        # and a new connection is tried.
+        # Reads up to the end of the last chunk. If a chunk happens to contain these bytes, its rest makes the
+        # next reply invalid, and then a new connection is tried.
         await reader.readuntil(b"0\r\n\r\n")
     elif reply.status in {204, 304}:
         pass
