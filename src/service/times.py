@@ -8,6 +8,7 @@ TIME_FORMAT = "RFC 3339, such as 2026-11-23T12:00:00Z. A date means 00:00 UTC."
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """Nothing stored is older, and arithmetic near `datetime.min` would overflow."""
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 
 def parse_time(text: str) -> datetime:

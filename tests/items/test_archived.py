@@ -8,16 +8,19 @@ import pytest
 
 from conftest import Client
 from service.database.database import Database
+from service.database.servers import Connection
 from service.events.journal import CLI
 from service.items.csv_rows import ENCODING
 from service.items.importer import import_items
-from service.items.statements import LIST
+from service.items.statements import LIST_UNFILTERED
+from service.times import LAST_ID
 from tests.support.app_helpers import Json, in_session, item, order, pooled_connection, stock
 from tests.support.reply_assertions import all_rows, assert_refused
 
 FILL = """
 insert into items (id, sku, name, price, currency, quantity, version)
 select uuidv7(), 'SKU-' || n, 'Bolt', 1, 'USD', n, 1 from generate_series(1, 3000) n"""
+PAGE = LIST_UNFILTERED.statement(["archived", "after"])
 LOW_STOCK = "select count(*) from events where type = 'item.low_stock'"
 
 
@@ -78,18 +81,36 @@ async def test_lists_have_archived_items_only_on_request(client: Client) -> None
     assert (await client.get(f"/items/{bolt['id']}")).json()["archived"] is True
 
 
+@pytest.mark.parametrize("plan_mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("archived", [True, False])
-async def test_a_page_reads_no_items_of_the_other_kind(database: Database, archived: bool) -> None:
+async def test_a_page_reads_no_items_of_the_other_kind(
+    database: Database, archived: bool, plan_mode: str
+) -> None:
     """The newest items are of the other kind, and a page does not skip them one by one."""
     async with pooled_connection(database) as connection:
         await connection.execute(FILL)
         await connection.execute("update items set archived = $1 where quantity > 1000", not archived)
         await connection.execute("update items set archived = $1 where quantity <= 1000", archived)
         await connection.execute("analyze items")
-        query = LIST.statement(["archived"])
-        plan = [row[0] for row in await connection.fetch(f"explain analyze {query}", archived, 50)]
+        plan = await plan_of_page(connection, archived, plan_mode)
         assert any("ix_items_archived_id" in line for line in plan), plan
         assert not any("Rows Removed" in line for line in plan), plan
+
+
+async def test_a_page_of_a_few_archived_items_does_not_read_all_items(database: Database) -> None:
+    """A plan that serves all pages is made while nearly no item is archived, and finds those few."""
+    async with pooled_connection(database) as connection:
+        await connection.execute(FILL)
+        await connection.execute("vacuum analyze items")
+        plan = await plan_of_page(connection, True, "force_generic_plan")
+        assert any("ix_items_archived_id" in line for line in plan), plan
+        assert not any("Rows Removed" in line for line in plan), plan
+
+
+async def plan_of_page(connection: Connection, archived: bool, mode: str) -> list[str]:
+    await connection.execute(f"set plan_cache_mode = {mode}; prepare page as {PAGE}")
+    rows = await connection.fetch(f"explain analyze execute page ({archived}, '{LAST_ID}', 50)")
+    return [row[0] for row in rows]
 
 
 async def test_low_stock_of_an_archived_item_is_not_told(client: Client, database: Database) -> None:

@@ -8,8 +8,9 @@ import asyncpg
 from msgspec import Raw, Struct
 
 from service.audit.sealing_state import read_pruned
-from service.audit.trail import ENTITY, LAST_ID, Entry
+from service.audit.trail import ENTITY, Entry
 from service.database.database import Database
+from service.times import LAST_ID
 from service.values import encode_json
 
 PREFETCH = 5_000

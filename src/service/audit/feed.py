@@ -74,6 +74,7 @@ LIST = ListQuery(
         "end": "id <= ${end}",
     },
     "id",
+    frozenset({"after", "end"}),
 )
 
 

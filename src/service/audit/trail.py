@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from service.database.lists import ListQuery
 from service.database.session import Session
+from service.times import FIRST_ID, LAST_ID
 from service.values import Timestamp
 
 ENTITIES = ("item", "order", "resource", "user", "document", "job", "webhook", "key")
@@ -38,8 +39,9 @@ SINGLE_ENTITY_FILTERS = {
     "after": f"({ENTITY}, id) < (${{entity}}, ${{after}})",
 }
 LIST = ListQuery(f"select {COLUMNS} from events", FILTERS, "id desc")
-LIST_OF_ENTITY = ListQuery(LIST.select, SINGLE_ENTITY_FILTERS, f"{ENTITY} desc, id desc")
-FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+LIST_OF_ENTITY = ListQuery(
+    LIST.select, SINGLE_ENTITY_FILTERS, f"{ENTITY} desc, id desc", frozenset({"entity", "since_id", "after"})
+)
 
 
 class Entry(Struct):  # in the order of `COLUMNS`

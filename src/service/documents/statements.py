@@ -1,5 +1,6 @@
 """SQL statements of documents. Each change writes its event in the same statement."""
 
+from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.idempotency.replies import ALL_REPLIES_STORED, STORE_REPLIES
 
@@ -31,7 +32,7 @@ select key from content""")
 READ = f"""
 select {COLUMNS}, c.key, d.thumbnail from documents d join contents c using (sha256) where d.id = $1"""
 
-LIST = f"select {COLUMNS} from documents d where $1::uuid is null or d.id < $1 order by d.id desc limit $2"
+LIST = ListQuery(f"select {COLUMNS} from documents d", {"after": "d.id < ${after}"}, "d.id desc")
 
 DELETE = """
 with deleted as (

@@ -139,7 +139,7 @@ class DocumentStore:
 
 async def list_documents(session: Session, after: UUID | None, limit: int) -> list[Document]:
     """Return a page of documents, newest first."""
-    return [_document(row) for row in await session.fetch(statements.LIST, after, limit)]
+    return [_document(row) for row in await statements.LIST.fetch(session, {"after": after}, limit)]
 
 
 async def read(session: Session, document_id: UUID) -> StoredDocument:

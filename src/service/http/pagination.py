@@ -16,10 +16,11 @@ from litestar import Request
 from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
+from service.database.lists import ROWS_MAX
 from service.errors import InvalidCursor
 from service.values import encode_json
 
-LIMIT_MAX = 200
+LIMIT_MAX = ROWS_MAX - 1
 LIMIT_DEFAULT = 50
 PAGE_BYTES_MAX = 1_048_576
 """A page ends early, with its cursor, before its rows exceed this size as JSON. One row always fits."""

@@ -34,6 +34,7 @@ from service.items.schemas import (
     ItemPatch,
     Movement,
 )
+from service.times import LAST_ID
 from service.values import Currency, format_amount, price_problem, size_problem
 
 FAULT_BY_CONSTRAINT = {"uq_items_sku": DuplicateSku, "fk_order_lines_item_id_items": InUse}
@@ -124,14 +125,18 @@ def search_filter(text: str | None) -> dict[str, str]:
 
 async def list_items(session: Session, filters: Mapping[str, Any], limit: int) -> list[Item]:
     """Return items, newest first. A filter that is None is ignored."""
-    return [Item(*row) for row in await statements.LIST.fetch(session, filters, limit)]
+    query, provided = statements.LIST, {name: value for name, value in filters.items() if value is not None}
+    if provided.keys() - {"after"} == {"archived"}:
+        query, provided = statements.LIST_UNFILTERED, {"after": LAST_ID} | provided
+    return [Item(*row) for row in await query.fetch(session, provided, limit)]
 
 
 async def list_movements(
     session: Session, item_id: UUID, after: int | None, limit: int
 ) -> Sequence[Movement]:
     """Return an item's movements, newest first; `after` is the version of the last movement read."""
-    rows = await session.fetch(statements.MOVEMENTS, item_id, after, limit)
+    filters = {"item_id": item_id, "after": after}
+    rows = await statements.LIST_MOVEMENTS.fetch(session, filters, limit)
     if not rows:
         await session.join(READ_ITEM, item_id)
     return [Movement(*row) for row in rows]

@@ -134,9 +134,12 @@ with deleted as (
 )
 select id from deleted"""
 
-MOVEMENTS = """
-select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements
-where item_id = $1 and version < coalesce($2, 2147483647) order by version desc limit $3"""
+LIST_MOVEMENTS = ListQuery(
+    "select version, cause, delta, resulting_quantity, reason, order_id, created_at from movements",
+    {"item_id": "item_id = ${item_id}", "after": "version < ${after}"},
+    "version desc",
+    frozenset({"item_id", "after"}),
+)
 
 # The index finds items by all parts of two or three letters; a single letter is in nearly all of them.
 FILTERS = {
@@ -152,3 +155,11 @@ FILTERS = {
     "after": "id < ${after}",
 }
 LIST = ListQuery(f"select {COLUMNS} from items", FILTERS, "id desc")
+# Filter and sort by (archived, id), which only one index serves. Otherwise a plan that walks the primary key,
+# because nearly no item is archived, would read all items to find the archived ones.
+LIST_UNFILTERED = ListQuery(
+    LIST.select,
+    {"archived": "archived >= ${archived}", "after": "(archived, id) < (${archived}, ${after})"},
+    "archived desc, id desc",
+    frozenset({"archived", "after"}),
+)

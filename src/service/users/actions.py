@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from service.database.batch import BatchKind
 from service.database.batch_key import BatchKey
+from service.database.lists import ListQuery
 from service.database.named_sql import NamedSql
 from service.database.session import Session
 from service.errors import NotFound
@@ -50,10 +51,11 @@ where exists (select from stored_replies) returning 1""")
 
 COLUMNS = "id, subject, payload->>'action', payload->'metadata', created_at"
 READ = f"select {COLUMNS} from events where id = $2 and subject = $1 and type = 'user.action'"
-LIST = f"""
-select {COLUMNS} from events
-where subject = $1 and type = 'user.action' and ($2::uuid is null or id < $2)
-order by id desc limit $3"""
+LIST = ListQuery(
+    f"select {COLUMNS} from events",
+    {"user_id": "subject = ${user_id} and type = 'user.action'", "after": "id < ${after}"},
+    "id desc",
+)
 
 
 class RecordedAction(Struct, frozen=True):
@@ -116,4 +118,5 @@ async def read_action(session: Session, user_id: str, action_id: UUID) -> Action
 
 async def list_actions(session: Session, user_id: str, after: UUID | None, limit: int) -> list[Action]:
     """Return a user's actions, newest first."""
-    return [Action(*row) for row in await session.fetch(LIST, user_id, after, limit)]
+    filters = {"user_id": user_id, "after": after}
+    return [Action(*row) for row in await LIST.fetch(session, filters, limit)]
