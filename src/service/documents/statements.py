@@ -9,6 +9,9 @@ d.id, d.filename, d.content_type, d.size_bytes, encode(d.sha256, 'hex'), d.statu
 d.width, d.height, d.pages, d.reason"""
 """Columns in the order of the fields of `schemas.Document`."""
 
+_EVENT_PAYLOAD = """jsonb_build_object('id', id, 'filename', filename,
+    'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))"""
+
 CREATED_FIELDS = ("id", "filename", "content_type", "size_bytes", "created_at")
 CREATE = NamedSql(f"""
 with stored_replies as ({STORE_REPLIES}
@@ -22,8 +25,7 @@ with stored_replies as ({STORE_REPLIES}
   select :id, :filename, :content_type, :size_bytes, :sha256, :created_at from content returning *
 ), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'document.stored', id::text, :actor, :request_id, jsonb_build_object('id', id, 'filename', filename,
-    'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))
+  select 'document.stored', id::text, :actor, :request_id, {_EVENT_PAYLOAD}
   from inserted_documents
 )
 select key from content""")
@@ -34,15 +36,14 @@ select {COLUMNS}, c.key, d.thumbnail from documents d join contents c using (sha
 
 LIST = ListQuery(f"select {COLUMNS} from documents d", {"after": "d.id < ${after}"}, "d.id desc")
 
-DELETE = """
+DELETE = f"""
 with deleted as (
   delete from documents where id = $1 returning *
 ), released as (
   update contents c set uses = uses - 1 from deleted d where c.sha256 = d.sha256
 ), event_rows as (
   insert into events (type, subject, actor, request_id, payload)
-  select 'document.deleted', id::text, $2, $3, jsonb_build_object('id', id, 'filename', filename,
-    'content_type', content_type, 'size_bytes', size_bytes, 'sha256', encode(sha256, 'hex'))
+  select 'document.deleted', id::text, $2, $3, {_EVENT_PAYLOAD}
   from deleted
 )
 select sha256, thumbnail from deleted"""
