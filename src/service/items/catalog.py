@@ -83,11 +83,11 @@ async def merge_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]
     async with session.transaction():
         rows = await session.fetch(statements.LOCK_ATTRIBUTES, [change.item_id for change in changes])
         stored = {row["id"]: row["attributes"] for row in rows}
-        merged = [_merged(stored.get(change.item_id), change) for change in changes]
-        too_large = {change.item_id: fault for change in merged if (fault := _size_fault(change))}
-        rest = {change.item_id: change for change in merged if change.item_id not in too_large}
-        patched = dict(zip(rest, await patch_items(session, list(rest.values())), strict=True))
-    return [too_large.get(change.item_id) or patched[change.item_id] for change in changes]
+        merged = [_merge(stored.get(change.item_id), change) for change in changes]
+        valid = [change for change in merged if isinstance(change, ItemChange)]
+        items = await patch_items(session, valid)
+    patched = {change.item_id: item for change, item in zip(valid, items, strict=True)}
+    return [change if isinstance(change, Fault) else patched[change.item_id] for change in merged]
 
 
 READ_ITEM: BatchKey[UUID, Item] = BatchKey("read items")
@@ -161,14 +161,12 @@ def _item(new: ItemCreate, currency: Currency) -> Item:
     )
 
 
-def _merged(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch]:
+def _merge(stored: Any, change: ItemChange[ItemPatch]) -> ItemChange[ItemPatch] | Fault:
+    """Return the change with all attributes, or why they cannot be stored."""
     attributes = merge_patch(stored, change.change.attributes)
+    if problem := size_problem(attributes, ATTRIBUTES_BYTES_MAX):
+        return ValidationFailed([Detail("/attributes", problem)])
     return replace(change, change=replace(change.change, attributes=attributes))
-
-
-def _size_fault(change: ItemChange[ItemPatch]) -> Fault | None:
-    problem = size_problem(change.change.attributes, ATTRIBUTES_BYTES_MAX)
-    return ValidationFailed([Detail("/attributes", problem)]) if problem else None
 
 
 def _patch_rejection(patch: ItemPatch, state: asyncpg.Record) -> Fault:
