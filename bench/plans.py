@@ -7,7 +7,7 @@ import asyncpg
 
 from bench.database import Database
 from service.items.statements import LIST as LIST_ITEMS
-from service.items.statements import LIST_UNFILTERED
+from service.items.statements import READ_PAGES
 from service.orders.statements import LIST as LIST_ORDERS
 from service.orders.statements import LOCK_STOCK
 from service.reports.statements import DAILY, TOP_ITEMS
@@ -44,12 +44,11 @@ async def _statements(
         for table in ("items", "orders")
     ]
     ids = [row["id"] for row in await connection.fetch("select id from items order by id desc limit 2")]
-    all_items = LIST_UNFILTERED.statement(["archived", "after"])
     return [
         ("The report of 30 days: by day", DAILY, *bounds),
         ("The report of 30 days: what sold best", TOP_ITEMS, *bounds),
-        ("GET /items, the first page", all_items, False, LAST_ID, 51),
-        ("GET /items, the last page", all_items, False, last_item, 51),
+        ("GET /items, the first page", READ_PAGES, [False], [LAST_ID], [51]),
+        ("GET /items, the last page", READ_PAGES, [False], [last_item], [51]),
         ("GET /items?q=hex bolt M17", LIST_ITEMS.statement(["q"]), "hex bolt M17", 51),
         ("GET /items?q=bolt", LIST_ITEMS.statement(["q"]), "bolt", 51),
         ("GET /orders, the first page", LIST_ORDERS.statement([]), 51),

@@ -35,6 +35,7 @@ def calls(item_id: UUID) -> dict[str, list[Any]]:
     ids = [item_id]
     return {
         "read items": [items.READ, ids],
+        "read pages of items": [items.READ_PAGES, [False], ids, [51]],
         "lock attributes": [items.LOCK_ATTRIBUTES, ids],
         "patch items": items.PATCH(item_ids=ids, patches=[{"name": "Nut"}], **CHANGE),
         "adjust stock": stock.ADJUST(item_ids=ids, **COUNT, **CHANGE),

@@ -12,7 +12,7 @@ from service.database.servers import Connection
 from service.events.journal import CLI
 from service.items.csv_rows import ENCODING
 from service.items.importer import import_items
-from service.items.statements import LIST_UNFILTERED
+from service.items.statements import READ_PAGES
 from service.times import LAST_ID
 from tests.support.app_helpers import Json, in_session, item, order, pooled_connection, stock
 from tests.support.reply_assertions import all_rows, assert_refused
@@ -20,7 +20,6 @@ from tests.support.reply_assertions import all_rows, assert_refused
 FILL = """
 insert into items (id, sku, name, price, currency, quantity, version)
 select uuidv7(), 'SKU-' || n, 'Bolt', 1, 'USD', n, 1 from generate_series(1, 3000) n"""
-PAGE = LIST_UNFILTERED.statement(["archived", "after"])
 LOW_STOCK = "select count(*) from events where type = 'item.low_stock'"
 
 
@@ -108,8 +107,10 @@ async def test_a_page_of_a_few_archived_items_does_not_read_all_items(database: 
 
 
 async def plan_of_page(connection: Connection, archived: bool, mode: str) -> list[str]:
-    await connection.execute(f"set plan_cache_mode = {mode}; prepare page as {PAGE}")
-    rows = await connection.fetch(f"explain analyze execute page ({archived}, '{LAST_ID}', 50)")
+    await connection.execute(f"set plan_cache_mode = {mode}; prepare page as {READ_PAGES}")
+    rows = await connection.fetch(
+        f"explain analyze execute page ('{{{archived}}}', '{{{LAST_ID}}}', '{{50}}')"
+    )
     return [row[0] for row in rows]
 
 

@@ -8,7 +8,7 @@ from unicodedata import normalize
 from uuid import UUID
 
 import asyncpg
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import asdict, astuple, replace
 from uuid_utils.compat import uuid7
 
@@ -68,6 +68,23 @@ async def read_items(session: Session, item_ids: Sequence[UUID]) -> list[Item | 
     return [items.get(item_id) or NotFound() for item_id in item_ids]
 
 
+class ItemPage(Struct, frozen=True):
+    """A page of the archived items, or of the others, after the item with an id."""
+
+    archived: bool
+    after: UUID
+    rows: int
+
+
+async def read_pages(session: Session, pages: Sequence[ItemPage]) -> list[list[Item]]:
+    """Return the items of each page, newest first. Equal pages are read once and share their items."""
+    items: dict[ItemPage, list[Item]] = {page: [] for page in pages}
+    by_number = dict(enumerate(items.values(), start=1))
+    for row in await session.fetch(statements.READ_PAGES, *zip(*map(astuple, items), strict=True)):
+        by_number[row["number"]].append(Item(*row[1:]))
+    return [items[page] for page in pages]
+
+
 async def patch_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]) -> list[Item | Exception]:
     """Set the fields that were sent. Each change takes effect or is rejected independently of the others."""
     patches = {"patches": [change.change for change in changes]}
@@ -91,10 +108,14 @@ async def merge_items(session: Session, changes: Sequence[ItemChange[ItemPatch]]
 
 
 READ_ITEM: BatchKey[UUID, Item] = BatchKey("read items")
+READ_PAGE: BatchKey[ItemPage, list[Item]] = BatchKey("read pages of items")
+PAGES_MAX = 16
+"""Maximum number of pages in a batch. A larger one would block the event loop while its rows arrive."""
 PATCH_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("patch items")
 MERGE_ITEM: BatchKey[ItemChange[ItemPatch], Item] = BatchKey("merge items")
 BATCHES: list[BatchKind[Any, Any]] = [
     BatchKind(READ_ITEM, read_items),
+    BatchKind(READ_PAGE, read_pages, size_max=PAGES_MAX),
     BatchKind(PATCH_ITEM, patch_items, conflict_key=lambda change: change.item_id),
     BatchKind(MERGE_ITEM, merge_items, conflict_key=lambda change: change.item_id),
 ]
@@ -125,10 +146,11 @@ def search_filter(text: str | None) -> dict[str, str]:
 
 async def list_items(session: Session, filters: Mapping[str, Any], limit: int) -> list[Item]:
     """Return items, newest first. A filter that is None is ignored."""
-    query, provided = statements.LIST, {name: value for name, value in filters.items() if value is not None}
+    provided = {name: value for name, value in filters.items() if value is not None}
     if provided.keys() - {"after"} == {"archived"}:
-        query, provided = statements.LIST_UNFILTERED, {"after": LAST_ID} | provided
-    return [Item(*row) for row in await query.fetch(session, provided, limit)]
+        page = ItemPage(provided["archived"], provided.get("after", LAST_ID), limit)
+        return await session.join(READ_PAGE, page)
+    return [Item(*row) for row in await statements.LIST.fetch(session, provided, limit)]
 
 
 async def list_movements(

@@ -155,11 +155,16 @@ FILTERS = {
     "after": "id < ${after}",
 }
 LIST = ListQuery(f"select {COLUMNS} from items", FILTERS, "id desc")
-# Filter and sort by (archived, id), which only one index serves. Otherwise a plan that walks the primary key,
-# because nearly no item is archived, would read all items to find the archived ones.
-LIST_UNFILTERED = ListQuery(
-    LIST.select,
-    {"archived": "archived >= ${archived}", "after": "(archived, id) < (${archived}, ${after})"},
-    "archived desc, id desc",
-    frozenset({"archived", "after"}),
-)
+# It filters and sorts by (archived, id), which only one index serves. Otherwise a plan that walks the primary
+# key, because nearly no item is archived, would read all items to find the archived ones. The subselects hide
+# the arrays, as `any_of` does.
+READ_PAGES = f"""
+select page.number, item.*
+from unnest((select $1::bool[]), (select $2::uuid[]), (select $3::int[]))
+  with ordinality as page (archived, after, rows, number)
+cross join lateral (
+  select {COLUMNS} from items
+  where archived >= page.archived and (archived, id) < (page.archived, page.after)
+  order by archived desc, id desc limit page.rows
+) item
+order by page.number, item.id desc"""
