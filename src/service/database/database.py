@@ -15,6 +15,7 @@ from litestar.di import Provide
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.database import orm
+from service.database.array_types import declare_array_types
 from service.database.batch import Batcher, BatchKind
 from service.database.batch_key import Batch, BatchKey, Request, Result
 from service.database.commits import CONFIRM_COMMITS, CommitMonitor
@@ -179,7 +180,9 @@ class Database:
         `DatabaseUnavailable` while the database is down.
         """
         async with self.monitor.timeout(self._settings.connect_timeout_seconds):
-            return await self._connect_beside_pool(self._direct_servers, command_timeout=command_timeout)
+            connection = await self._connect_beside_pool(self._direct_servers, command_timeout=command_timeout)
+        declare_array_types(connection)
+        return connection
 
     @asynccontextmanager
     async def dedicated_connection(self) -> AsyncIterator[Connection]:
@@ -241,6 +244,7 @@ class Database:
         except BaseException:
             connection.terminate()
             raise
+        declare_array_types(connection)
         return connection
 
     def _log_queries(self, connection: Connection) -> None:
