@@ -33,6 +33,7 @@ from service.settings import Settings
 from tests.support import s3_server as s3
 from tests.support import signature_cache
 from tests.support.app_helpers import running
+from tests.support.depot_command import forked_interpreter
 from tests.support.embedded_server import Server
 from tests.support.postgres_nodes import copy_migrated_data
 from tests.support.shared_app import SharedApp, SharedApps
@@ -71,6 +72,13 @@ WAITING_MODULES = (
 def pytest_xdist_auto_num_workers() -> int:
     """Use three workers more than processors: the first two often wait for deadlines, and all for replies."""
     return (os.cpu_count() or 1) + 3
+
+
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork the workers from a process that has imported Depot, which takes each of them a second."""
+    if interpreter := forked_interpreter():
+        for spec in specs:
+            spec.python = interpreter
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

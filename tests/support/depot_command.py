@@ -8,9 +8,9 @@ At least one test of each command does that, because a forked process does not s
 
 import atexit
 import functools
-import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,8 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO, Any
+from uuid import uuid4
 
-from tests.support.fork_server import STATUS_BYTES
+from tests.support import forked_interpreter as forked_interpreter_module
+from tests.support.forked_interpreter import ADDRESS, STATUS_BYTES, connect, request_start
 
 DEPOT = Path(sys.executable).with_name("depot")
 PYTEST = DEPOT.with_name("pytest")
@@ -173,6 +175,17 @@ def _open_stream(number: int, target: Stream) -> tuple[int, IO[str] | None]:
     return (target if isinstance(target, int) else target.fileno()), None
 
 
+def forked_interpreter() -> str | None:
+    """Return the command of an interpreter for `-c` that is forked, or None if it must not be.
+
+    The caller's process owns the fork server.
+    """
+    if not _may_fork(os.environ):
+        return None
+    path = str(Path(forked_interpreter_module.__file__))
+    return shlex.join([sys.executable, "-S", "-E", path, _fork_server().address])
+
+
 def _may_fork(env: Mapping[str, str]) -> bool:
     """Tell whether a forked process can have this environment."""
     is_covered = any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
@@ -183,29 +196,29 @@ def _may_fork(env: Mapping[str, str]) -> bool:
 
 
 class _ForkServer:
-    """The client of `fork_server.py`. Each worker of pytest has one."""
+    """The client of `fork_server.py`. Starts the server unless pytest's main process has done so."""
 
     def __init__(self) -> None:
-        self._socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = Lock()
-        with remote:
-            file = remote.fileno()
+        self.address = os.environ.get(ADDRESS) or self._start()
+        self._socket = connect(self.address)
+
+    def _start(self) -> str:
+        address = f"depot-tests-{uuid4().hex}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(f"\0{address}")
+            listener.listen()
+            file = listener.fileno()
             command = [sys.executable, "-m", "tests.support.fork_server", str(file)]
-            self._process = subprocess.Popen(command, pass_fds=[file], cwd=Path(__file__).parents[2])
-        atexit.register(self._close)
+            root = Path(__file__).parents[2]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file], cwd=root)
+        atexit.register(self._process.communicate)
+        return address
 
     def start(self, args: list[str], env: Mapping[str, str], files: list[int]) -> int:
         """Return the id of the new process."""
-        request = json.dumps({"args": args, "env": dict(env), "cwd": str(Path.cwd())}).encode()
         with self._lock:
-            socket.send_fds(self._socket, [request], files)
-            reply = self._socket.recv(32)
-        assert reply, "the fork server has ended"
-        return int(reply)
-
-    def _close(self) -> None:
-        self._socket.close()
-        self._process.wait()
+            return request_start(self._socket, args, env, files)
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""A process that has imported all of Depot and forks children, for `tests/support/depot_command.py`."""
+"""A process that has imported all of Depot and forks children: commands, and pytest's workers.
+
+Its clients are `tests/support/depot_command.py` and `tests/support/forked_interpreter.py`.
+"""
 
 import atexit
 import gc
@@ -24,8 +27,10 @@ from typing import Any, NamedTuple, NoReturn
 from service.app import create_app
 from service.settings import Settings
 from tests.support import signature_cache
+from tests.support.forked_interpreter import STATUS_BYTES
 
-STATUS_BYTES = 4
+PARENT = 0
+"""Standard input, which becomes readable when the parent ends."""
 HANDLED_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 spawn_interpreter = multiprocessing.util.spawnv_passfds
 LAZY_IMPORTS = (
@@ -36,6 +41,7 @@ LAZY_IMPORTS = (
 
 class StartRequest(NamedTuple):
     args: list[str]
+    """A script and its arguments, or `-c` and code."""
     env: dict[str, str]
     cwd: str
 
@@ -44,7 +50,7 @@ def main() -> None:
     prepare()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     try:
-        run_script(request)
+        run(request)
     except SystemExit as exit_:
         end(exit_.code)
     end(None)
@@ -70,36 +76,40 @@ def modules(package: str) -> Iterator[str]:
                 yield from modules(module.name)
 
 
-def serve(requests: socket.socket) -> StartRequest:
-    """Fork once for each request. Return in each child, with its request."""
+def serve(listener: socket.socket) -> StartRequest:
+    """Fork once for each request. Return in each child, with its request. End with the parent."""
     children: dict[int, int] = {}
+    clients: list[socket.socket] = []
     wakeup, signals = os.pipe()
     os.set_blocking(signals, False)
     signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for pytest
     while True:
-        readable, _, _ = select.select([requests.fileno(), wakeup], [], [])
+        readable, _, _ = select.select([PARENT, wakeup, listener, *clients], [], [])
+        if PARENT in readable:
+            os._exit(0)  # children that still run are orphans, as those of any parent
         if wakeup in readable:
             os.read(wakeup, 4096)
         report_exits(children)
-        if requests.fileno() not in readable:
-            continue
-        content, files, _, _ = socket.recv_fds(requests, 1 << 20, 4)
-        if not content:
-            os._exit(0)  # pytest has ended; children that still run are orphans, as those of any parent
-        if pid := os.fork():
-            children[pid] = files.pop()
-            for file in files:
-                os.close(file)
-            requests.send(str(pid).encode())
-            continue
-        restore_signals()
-        for number, file in enumerate(files[:3]):
-            os.dup2(file, number)
-        requests.close()
-        os.closerange(3, max(*files, wakeup, signals, *children.values()) + 1)
-        return StartRequest(**json.loads(content))
+        if listener in readable:
+            clients.append(listener.accept()[0])
+        for client in {*clients}.intersection(readable):
+            content, files, _, _ = socket.recv_fds(client, 1 << 20, 4)
+            if not content:
+                clients.remove(client)
+                client.close()
+            elif pid := os.fork():
+                children[pid] = files.pop()
+                for file in files:
+                    os.close(file)
+                client.send(str(pid).encode())
+            else:
+                restore_signals()
+                for number, file in enumerate(files[:3]):
+                    os.dup2(file, number)
+                close_files(keep={0, 1, 2})
+                return StartRequest(**json.loads(content))
 
 
 def report_exits(children: dict[int, int]) -> None:
@@ -120,8 +130,8 @@ def restore_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run_script(request: StartRequest) -> None:
-    """Run the script of the request as if a new interpreter had started it."""
+def run(request: StartRequest) -> None:
+    """Run the script or the code of the request as if a new interpreter had started it."""
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.env)
@@ -132,6 +142,10 @@ def run_script(request: StartRequest) -> None:
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty(), write_through=unbuffered)
     sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
+    if request.args[0] == "-c":
+        sys.argv = ["-c"]
+        exec(request.args[1], {"__name__": "__main__"})
+        return
     sys.argv = request.args
     sys.path[0] = str(Path(request.args[0]).parent)
     multiprocessing.util.spawnv_passfds = spawn_worker

@@ -180,7 +180,9 @@ class Database:
         `DatabaseUnavailable` while the database is down.
         """
         async with self.monitor.timeout(self._settings.connect_timeout_seconds):
-            connection = await self._connect_beside_pool(self._direct_servers, command_timeout=command_timeout)
+            connection = await self._connect_beside_pool(
+                self._direct_servers, command_timeout=command_timeout
+            )
         declare_array_types(connection)
         return connection
 
