@@ -206,8 +206,18 @@ async def test_a_cancelled_inspection_ends_its_decoder(inspect: Inspect) -> None
     assert monotonic() - cancelled_at < 10
 
 
-def test_a_decoder_imports_little() -> None:
-    code = "import service.documents.decoding, sys; print(sorted(m for m in sys.modules if 'service.' in m))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    needed = ["documents", "documents.decoding", "documents.inspection_types", "jobs", "jobs.process"]
-    assert done.stdout.strip() == str([f"service.{name}" for name in needed])
+IMPORTS = """
+import sys
+from service.documents.decoding import inspect_file
+inspect_file(sys.argv[1], "image/png", 1000)
+print(*sorted(name for name in sys.modules if name.startswith(("service.", "PIL.")) and "._" not in name))
+"""
+
+
+def test_a_decoder_imports_little(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(picture(PNG, 20, 10))
+    command = [sys.executable, "-c", IMPORTS, str(tmp_path / "file")]
+    imported = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    ours = ["documents", "documents.decoding", "documents.inspection_types", "jobs", "jobs.process"]
+    assert [name for name in imported if "PIL" not in name] == [f"service.{name}" for name in ours]
+    assert "PIL.PdfImagePlugin" not in imported, "all plugins of Pillow"

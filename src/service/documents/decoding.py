@@ -9,7 +9,13 @@ from io import BytesIO
 from pathlib import Path
 
 import msgspec
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import (
+    ExifTags,
+    Image,
+    ImageFile,
+    ImageOps,
+    WebPImagePlugin,  # noqa: F401  # otherwise Pillow imports all its plugins to find this one
+)
 
 from service.documents.inspection_types import STARTED, DecodingLimits, InspectionResult, Outcome, Rejection
 from service.jobs.process import run_at_low_priority
