@@ -42,7 +42,7 @@ container: .venv/local # build the image and run what is in deploy/, in namespac
 	@$(BIN)/python deploy/check
 
 coverage: .venv/test # run the test suite and report its coverage
-	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -p pytest_cov -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 storm: .venv/test # order from many clients at the same time: SECONDS=30
 	@$(BIN)/python -m bench.storm --seconds $(or $(SECONDS),30)
