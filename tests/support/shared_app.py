@@ -34,7 +34,9 @@ where relkind = 'r' and relnamespace::regnamespace::text in ('public', 'queue')"
 
 
 CATALOGS = ("pg_class", "pg_attribute", "pg_constraint", "pg_trigger", "pg_proc", "pg_type", "pg_namespace")
-NEWEST_ROWS = ", ".join(f"(select (count(*), max(xmin::text::bigint)) from {name})" for name in CATALOGS)
+NEWEST_ROWS = ", ".join(
+    f"(select (count(*), age('3'::xid) - min(age(xmin))) from {name})" for name in CATALOGS
+)
 READ_SCHEMA = f"""
 select concat(
     {NEWEST_ROWS},
