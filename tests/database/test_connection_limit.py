@@ -36,7 +36,7 @@ async def gone(admin: "pool.Connection", role: str) -> bool:
 
 async def test_requests_wait_for_a_connection_that_is_in_use(limited: Settings, key: str) -> None:
     async with running(limited, key) as client:
-        requests = [client.get("/items") for _ in range(40)]
+        requests = [client.get("/orders") for _ in range(40)]
         requests += [client.put(f"/resources/{number}", json={"status": "on"}) for number in range(40)]
         replies = await asyncio.gather(*requests)
     assert {reply.status_code for reply in replies} == {200, 201}

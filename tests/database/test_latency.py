@@ -47,7 +47,7 @@ async def test_a_distant_database_works_and_raises_no_false_alarm(distant: Setti
     with capture_logs() as logs:
         async with running(distant, key) as client:
             await eventually(lambda: is_ready(client))
-            requests = [client.get("/items") for _ in range(4)]
+            requests = [client.get("/orders") for _ in range(4)]
             requests += [client.put(f"/resources/{number}", json={"status": "on"}) for number in range(4)]
             assert {reply.status_code for reply in await asyncio.gather(*requests)} == {200, 201}
             until = monotonic() + QUIET_SECONDS
