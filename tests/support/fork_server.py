@@ -22,6 +22,7 @@ from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from service.app import create_app
@@ -144,7 +145,10 @@ def run(request: StartRequest) -> None:
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
     if request.args[0] == "-c":
         sys.argv = ["-c"]
-        exec(request.args[1], {"__name__": "__main__"})
+        sys.modules["__main__"] = main_module = ModuleType(
+            "__main__"
+        )  # anyio's pool processes import it again
+        exec(request.args[1], vars(main_module))
         return
     sys.argv = request.args
     sys.path[0] = str(Path(request.args[0]).parent)
