@@ -119,10 +119,7 @@ def server_url(depot_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def depot_databases(
-    depot_server: str,
-    depot_template: str,  # dropped after the factory has made its last clone
-) -> "Iterator[DatabaseFactory]":
+def depot_databases(depot_server: str) -> "Iterator[DatabaseFactory]":
     # Imported here, because `service.testing` is a plugin: pytest rewrites it before anything imports it.
     from tests.support.recycled_databases import RecyclingFactory  # noqa: PLC0415
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from service.testing import scratch_directory
 from service.testing.inbox import Inbox
 from service.webhooks.signing import new_secret, signed_headers
+from tests.support.app_helpers import connected
 from tests.support.depot_command import NEW_INTERPRETER, PYTEST, run_depot
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +24,13 @@ from pathlib import Path
 
 def test_where_the_server_is(depot_server, pytestconfig):
     Path(__file__).with_name("run").write_text(pytestconfig.option.testrunuid)
+"""
+
+WHICH_TEMPLATE = """
+from pathlib import Path
+
+def test_which_template_there_is(depot_template):
+    Path(__file__).with_name("name").write_text(depot_template)
 """
 
 RunPytest = Callable[..., str]
@@ -75,6 +84,18 @@ def test_a_run_deletes_the_directory_of_its_server(tmp_path: Path, run_pytest: R
     assert "1 passed" in printed, printed
     run = (tmp_path / "run").read_text()
     assert not (scratch_directory() / f"depot-tests-{run}").exists()
+
+
+async def test_a_run_on_another_server_drops_its_template(
+    tmp_path: Path, run_pytest: RunPytest, server_url: str
+) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
+    (tmp_path / "test_template.py").write_text(WHICH_TEMPLATE)
+    printed = run_pytest("test_template.py", TEST_DATABASE_TEMPLATE="", PYTEST_XDIST_TESTRUNUID=uuid4().hex)
+    assert "1 passed" in printed, printed
+    async with connected(server_url) as connection:
+        name = (tmp_path / "name").read_text()
+        assert not await connection.fetchval("select count(*) from pg_database where datname = $1", name)
 
 
 def signed(secret: str, event_type: str) -> tuple[dict[str, str], bytes]:

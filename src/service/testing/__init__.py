@@ -7,6 +7,7 @@ for the run. To change a setting, override `depot_settings`. Requires the extra 
 """
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
@@ -84,9 +85,12 @@ def pytest_fixture_setup(
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Delete the server's directory once all workers have ended."""
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(_shared_home(config), ignore_errors=True)
+    """Delete the template, and the server's directory, once all workers have ended."""
+    if hasattr(config, "workerinput"):
+        return
+    if (server := os.environ.get("TEST_DATABASE_URL")) and _template_file(config).exists():
+        execute(server, f"drop database {_template_file(config).read_text()} with (force)")
+    shutil.rmtree(_shared_home(config), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -107,16 +111,19 @@ def depot_server(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def depot_template(depot_server: str) -> Iterator[str]:
-    """Return the name of a migrated database that has no connections."""
+def depot_template(depot_server: str, pytestconfig: pytest.Config) -> str:
+    """Return the name of a migrated database that has no connections. All processes of a run share it."""
     if configured := os.environ.get("TEST_DATABASE_TEMPLATE"):
-        yield configured
-        return
-    name = f"depot_template_{uuid4().hex[:12]}"
-    execute(depot_server, f"create database {name}")
-    migrate.upgrade(Settings(database_url=database_url_for(depot_server, name)))
-    yield name
-    execute(depot_server, f"drop database {name} with (force)")
+        return configured
+    name = f"depot_template_{pytestconfig.option.testrunuid[:12]}"
+    _shared_home(pytestconfig).mkdir(exist_ok=True)
+    with _template_file(pytestconfig).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not file.seek(0, os.SEEK_END):
+            execute(depot_server, f"create database {name}")
+            migrate.upgrade(Settings(database_url=database_url_for(depot_server, name)))
+            file.write(name)
+    return name
 
 
 class DatabaseFactory:
@@ -170,10 +177,7 @@ class DatabaseFactory:
 
 
 @pytest.fixture(scope="session")
-def depot_databases(
-    depot_server: str,
-    depot_template: str,  # noqa: ARG001  # dropped after the factory has made its last clone
-) -> Iterator[DatabaseFactory]:
+def depot_databases(depot_server: str) -> Iterator[DatabaseFactory]:
     """Return the factory of the tests' databases."""
     databases = DatabaseFactory(depot_server)
     yield databases
@@ -282,3 +286,7 @@ def _application(request: pytest.FixtureRequest, settings: Settings) -> Litestar
 
 def _shared_home(config: pytest.Config) -> Path:
     return scratch_directory() / f"depot-tests-{config.option.testrunuid}"
+
+
+def _template_file(config: pytest.Config) -> Path:
+    return _shared_home(config) / "template"
