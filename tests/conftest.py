@@ -4,10 +4,16 @@ A test with a client shares an application with others (`tests/support/shared_ap
 environment or asks for one of its own. Any other test has a database that no other test uses at that time.
 """
 
-# ruff: noqa: E402  # the statement before the imports
+# ruff: noqa: E402  # the statements before the imports
 import gc
+import sys
 
 gc.set_threshold(100_000, 20, 20)  # collections took a sixth of the time of the imports, and of each test
+
+from tests.support.depot_command import forked_interpreter
+
+if "-n" in sys.argv and "-n 0" not in " ".join(sys.argv):
+    forked_interpreter()  # the fork server imports Depot while this process does
 
 import asyncio
 import os
@@ -33,7 +39,6 @@ from service.settings import Settings
 from tests.support import s3_server as s3
 from tests.support import signature_cache
 from tests.support.app_helpers import running
-from tests.support.depot_command import forked_interpreter
 from tests.support.embedded_server import Server
 from tests.support.postgres_nodes import copy_migrated_data
 from tests.support.shared_app import SharedApp, SharedApps

@@ -201,7 +201,7 @@ class _ForkServer:
     def __init__(self) -> None:
         self._lock = Lock()
         self.address = os.environ.get(ADDRESS) or self._start()
-        self._socket = connect(self.address)
+        self._socket = connect(self.address)  # the server accepts it once it has imported Depot
 
     def _start(self) -> str:
         address = f"depot-tests-{uuid4().hex}"
