@@ -49,11 +49,14 @@ def start(home: Path) -> Iterator[Start]:
 
 
 def postgres_of(home: Path) -> list[psutil.Process]:
-    return [
+    """Return the running servers, without the children that have not named themselves yet."""
+    processes = [
         process
-        for process in psutil.process_iter(["name", "cmdline"])
+        for process in psutil.process_iter(["name", "cmdline", "ppid"])
         if process.info["name"] == "postgres" and f"{home}/postgres" in (process.info["cmdline"] or [])
     ]
+    ids = {process.pid for process in processes}
+    return [process for process in processes if process.info["ppid"] not in ids]
 
 
 def greeting(process: Process) -> str:
