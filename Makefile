@@ -77,7 +77,7 @@ slow: .venv/test # attack with slow clients: SECONDS=20; needs slowhttptest and 
 fuzz: .venv/test # send random requests and bytes: SECONDS=300 each, SEED=42
 	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/http/test_fuzz.py tests/http/test_raw.py
 
-guards: .venv/test # remove what keeps each promise and expect a failing test (8 minutes)
+guards: .venv/test # remove what keeps each promise and expect a failing test (5 minutes)
 	@$(BIN)/python .ci/mutation/safeguards.py
 
 mutation: .venv/test .venv-mutation # break modules bit by bit and expect failing tests: MODULES="http/merge errors"
