@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -35,6 +36,13 @@ async def test_a_pooled_connection_sends_and_receives_an_array_in_one_statement(
 async def test_a_dedicated_connection_does_so_too(database: Database, name: str, value: object) -> None:
     async with database.dedicated_connection() as connection:
         await assert_one_statement(connection, name, value)
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES.items())
+async def test_a_connection_of_the_orm_does_so_too(database: Database, name: str, value: object) -> None:
+    async with database.orm_session() as session:
+        connection = await (await session.connection()).get_raw_connection()
+        await assert_one_statement(cast("Connection", connection.driver_connection), name, value)
 
 
 async def assert_one_statement(connection: Connection, name: str, value: object) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from service.database.array_types import declare_array_types
 from service.database.servers import Connection
 from service.settings import Settings
 from service.values import decode_json, encode_json, stored_form
@@ -45,6 +46,7 @@ def create_engine(
         json_serializer=lambda value: encode_json(value).decode(),
         json_deserializer=decode_json,
     )
+    event.listen(engine.sync_engine, "connect", _declare_array_types)
     event.listen(engine.sync_engine, "checkout", _replace_closed_connection)
     event.listen(engine.sync_engine, "handle_error", _invalidate_standby_connection)
     event.listen(engine.sync_engine, "after_cursor_execute", lambda *_: on_response())
@@ -63,6 +65,10 @@ def root_cause(error: BaseException) -> BaseException:
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
     return error
+
+
+def _declare_array_types(connection: Any, *_: object) -> None:
+    declare_array_types(connection.driver_connection)
 
 
 def _replace_closed_connection(connection: Any, *_: object) -> None:
