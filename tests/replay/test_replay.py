@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -123,6 +124,16 @@ async def test_a_live_event_waits_for_two_batches_of_a_replay_at_most(
         status = (await shop.get(f"/jobs/{queued['id']}")).json()["status"]
     assert most <= 4
     await deliveries(shop, path, 2 * len(made))
+
+
+async def test_another_version_of_depot_computes_the_same_ids(database: Database) -> None:
+    """An upgrade interrupts a replay, and the new version runs it again."""
+    computed = await database.fetchval(
+        f"select {job.DELIVERY_ID} from (select $1::uuid as id) event",
+        UUID("01a224cf-4c3d-75bb-9814-6e0fa62cd311"),
+        UUID("01a224ce-7299-731f-83ab-5d2569d10cf2"),
+    )
+    assert computed == UUID("01a224ce-7299-7d23-83ab-bb9bd0b59e8a")
 
 
 async def test_a_second_run_of_the_job_repeats_nothing(

@@ -27,9 +27,10 @@ select enabled, (select count(*) from (
   select from deliveries where webhook_id = $1 and due_at <= now() limit $2) due) as due
 from webhooks where id = $1"""
 
-# The job's UUIDv7, TTTTTTTT-TTTT-7hhh-vrrr-hhhhhhhhhhhh, with the digits `h` from a hash of job and event: a
-# second run of the job computes the same ids, so it creates no delivery again.
-DELIVERY_ID = """(left($2::uuid::text, 15) || left(md5($2::uuid::text || id::text), 3)
+# The job's UUIDv7, TTTTTTTT-TTTT-7hhh-vrrr-hhhhhhhhhhhh, with the digits `h` from hashes of job and event: a
+# second run of the job computes the same ids, so it creates no delivery again. An upgrade interrupts running
+# jobs, and the next version runs them again: it must compute the same ids, too.
+DELIVERY_ID = """(left($2::uuid::text, 15) || left(md5(id::text || $2::uuid::text), 3)
     || substr($2::uuid::text, 19, 6) || right(md5($2::uuid::text || id::text), 12))::uuid"""
 
 REPLAY = f"""
