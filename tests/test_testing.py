@@ -98,6 +98,18 @@ async def test_a_run_on_another_server_drops_its_template(
         assert not await connection.fetchval("select count(*) from pg_database where datname = $1", name)
 
 
+def test_a_server_without_a_template_is_the_only_error(
+    tmp_path: Path, run_pytest: RunPytest, server_url: str
+) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
+    (tmp_path / "test_template.py").write_text(WHICH_TEMPLATE)
+    url = f"{server_url}{'&' if '?' in server_url else '?'}default_transaction_read_only=on"
+    databases = {"TEST_DATABASE_URL": url, "TEST_DATABASE_TEMPLATE": ""}
+    printed = run_pytest("test_template.py", **databases, PYTEST_XDIST_TESTRUNUID=uuid4().hex)
+    assert printed.rstrip().splitlines()[-1].startswith("1 error in"), printed
+    assert "cannot execute CREATE DATABASE in a read-only transaction" in printed
+
+
 def signed(secret: str, event_type: str) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a delivery."""
     body = json.dumps({"type": event_type, "timestamp": "2026-11-28T00:00:00Z", "data": {}}).encode()

@@ -88,8 +88,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Delete the template, and the server's directory, once all workers have ended."""
     if hasattr(config, "workerinput"):
         return
-    if (server := os.environ.get("TEST_DATABASE_URL")) and _template_file(config).exists():
-        execute(server, f"drop database {_template_file(config).read_text()} with (force)")
+    template = _template_file(config)
+    name = template.read_text() if template.exists() else ""  # empty if it could not be created
+    if name and (server := os.environ.get("TEST_DATABASE_URL")):
+        execute(server, f"drop database {name} with (force)")
     shutil.rmtree(_shared_home(config), ignore_errors=True)
 
 
