@@ -169,8 +169,11 @@ def settings(shared: SharedApp | None, request: pytest.FixtureRequest) -> Settin
 
 
 def changed_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the settings of the test's markers. That of the test itself is the first."""
-    return dict(ChainMap(*(marker.kwargs for marker in request.node.iter_markers("settings"))))
+    """Return the settings of the test's markers, of which that of the test itself is the first, and store."""
+    changes = dict(ChainMap(*(marker.kwargs for marker in request.node.iter_markers("settings"))))
+    if "both_stores" in request.fixturenames and (url := request.getfixturevalue("both_stores")):
+        changes["blob_url"] = url
+    return changes
 
 
 @pytest.fixture
@@ -190,19 +193,21 @@ def own_server(home: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3.serving(tmp_path_factory.mktemp("s3")) as endpoint:
-        yield endpoint
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Run an S3 server, and yield its URL and its directory."""
+    folder = tmp_path_factory.mktemp("s3")
+    with s3.serving(folder) as endpoint:
+        yield endpoint, folder
 
 
 @pytest.fixture(params=["file", "s3"])
-def both_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """Run the test twice, with blobs in a directory and on S3. Return its `blob_url`."""
+def both_stores(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Run the test twice, with blobs in a directory and on S3. Yield its `blob_url`."""
     if request.param == "file":
-        return None
-    for name, value in s3.account(request.getfixturevalue("s3_endpoint")).items():
-        monkeypatch.setenv(name, value)
-    return s3.new_url()
+        yield None
+        return
+    with s3.empty_store(*request.getfixturevalue("s3_server")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """Tests that use nothing but HTTP share an application, and nothing of one is left for the next."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from conftest import Client
+from service.blobs import BlobStore, open_blob_store
 from tests.support.app_helpers import connected, item, locked, order, wait_for_locks
+from tests.support.s3_server import empty_store
 from tests.support.shared_app import READ_TABLES, SharedApp, SharedApps
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -33,16 +37,26 @@ async def read_rows(app: SharedApp) -> dict[str, list[Any]]:
         return {table: await connection.fetch(f"table {table} order by 1") for table in tables}
 
 
+def picture() -> bytes:
+    encoded = BytesIO()
+    Image.new("L", (1, 1)).save(encoded, "png")
+    return encoded.getvalue()
+
+
+async def keys(store: BlobStore) -> list[str]:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    return [key async for batch in store.keys("", tomorrow) for key in batch]
+
+
 async def change_everything(app: SharedApp, key: str) -> None:
-    client, picture = app.client(key), BytesIO()
-    Image.new("L", (1, 1)).save(picture, "png")
+    client = app.client(key)
     await app.create_key("items:read")
     await client.post("/webhooks", json=WEBHOOK, headers={"Idempotency-Key": "k"})
     assert (await order(client, (await item(client, quantity=5), 2))).status_code == 201
     await client.put("/resources/r-1", json={"status": "new"})
     await client.put("/resources/r-2", json={"status": "new"})
     await client.delete("/resources/r-1")
-    await client.post("/documents", files={"file": ("cat.png", picture.getvalue(), "image/png")})
+    await client.post("/documents", files={"file": ("cat.png", picture(), "image/png")})
 
 
 async def test_no_row_and_no_blob_of_a_test_is_left(app: SharedApp, key: str) -> None:
@@ -86,6 +100,26 @@ async def test_a_test_with_other_settings_shares_an_application_with_its_like(
     assert (
         await client.post("/process", json={"kind": "system.sleep", "payload": {"seconds": 0}})
     ).is_success
+
+
+async def test_a_test_with_both_stores_shares_an_application(
+    client: Client, shared: SharedApp | None, both_stores: str | None
+) -> None:
+    assert shared is not None
+    assert shared.settings.blob_url == both_stores
+    file = {"file": ("cat.png", picture(), "image/png")}
+    assert (await client.post("/documents", files=file)).is_success
+    assert len(await keys(open_blob_store(shared.settings))) == 1
+
+
+async def test_no_blob_on_s3_is_left(s3_server: tuple[str, Path]) -> None:
+    with empty_store(*s3_server) as url:
+        store = BlobStore(url)
+        await store.put("exports/a", b"x")
+        assert await keys(store) == ["exports/a"]
+    with empty_store(*s3_server) as again:
+        assert again == url
+        assert await keys(store) == []
 
 
 async def test_after_a_change_of_the_schema_the_next_test_gets_a_new_application(

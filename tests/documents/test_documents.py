@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,16 +25,13 @@ NOBODY = "00000000-0000-7000-8000-000000000000"
 suffixes = pytest.mark.parametrize("suffix", TYPES)
 
 
-@pytest.fixture
-def settings(settings: Settings, both_stores: str | None) -> Settings:
-    return replace(settings, blob_url=both_stores)
+pytestmark = pytest.mark.usefixtures("both_stores")
 
 
 @pytest.fixture
-async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client that sends a body in chunks, which Litestar's own test client does not."""
-    async with running(settings, key) as client:
-        yield client
+def client(concurrent_client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Return a client that sends a body in chunks, which Litestar's own test client does not."""
+    return concurrent_client
 
 
 async def test_a_document_is_stored(client: Client) -> None:

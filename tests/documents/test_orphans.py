@@ -24,11 +24,6 @@ create trigger breaks before insert on documents execute function breaks()"""
 
 
 @pytest.fixture
-def settings(settings: Settings, both_stores: str | None) -> Settings:
-    return replace(settings, blob_url=both_stores)
-
-
-@pytest.fixture
 def at_once(settings: Settings) -> Settings:
     return replace(settings, orphan_kept_seconds=0)
 
