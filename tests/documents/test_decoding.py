@@ -173,7 +173,9 @@ async def test_a_decoder_gets_no_secrets_from_the_environment(
     await eventually(started)
     (process,) = decoders()
     environment = process.environ()
-    await decoding
+    decoding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await decoding
     assert environment["PATH"] == os.environ["PATH"]
     assert not environment.keys() & secrets.keys()
     assert "a secret" not in environment.values()

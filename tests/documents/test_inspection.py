@@ -7,7 +7,6 @@ from io import BytesIO
 import httpx
 import psutil
 import pytest
-from msgspec.structs import replace
 from PIL import Image
 from samples import (
     FILES,
@@ -29,11 +28,10 @@ from structlog.testing import capture_logs
 from upload_helpers import Json, content, stored, stored_keys
 
 from service.database.database import Database
-from service.job_kinds import build_registry
 from service.settings import Settings
 from service.worker import Worker
-from tests.support.app_helpers import eventually, running
-from tests.support.job_helpers import process, read, until
+from tests.support.app_helpers import eventually
+from tests.support.job_helpers import process, read, running_worker, until
 from tests.support.reply_assertions import assert_refused, wrong_fields
 
 CAT = sample("cat.png", picture(PNG, 640, 480))
@@ -44,33 +42,32 @@ DECODING_SECONDS = 60.0
 """Decoders run at low priority: while the suite is busy, they get a tenth of a core."""
 
 
-@pytest.fixture
-def settings(settings: Settings, both_stores: str | None) -> Settings:
-    return replace(settings, blob_url=both_stores)
+pytestmark = pytest.mark.usefixtures("both_stores")
 
 
 @pytest.fixture
-async def client(settings: Settings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(settings, key) as client:
-        yield client
+def client(concurrent_client: httpx.AsyncClient) -> httpx.AsyncClient:
+    return concurrent_client
 
 
 @pytest.fixture
 async def worker(settings: Settings, database: Database) -> AsyncIterator[Worker]:
-    worker = Worker(settings, database, build_registry(settings), grace_seconds=0)
-    async with worker.open():
+    async with running_worker(settings, database) as worker:
         yield worker
 
 
 async def inspected(client: httpx.AsyncClient, sent: Sample) -> Json:
-    """Return the document once it is ready or rejected."""
-    path = f"/documents/{(await stored(client, sent))['id']}"
+    """Store a document, and return it once it is ready or rejected."""
+    return await inspection_of(client, await stored(client, sent))
 
+
+async def inspection_of(client: httpx.AsyncClient, document: Json) -> Json:
     async def over() -> bool:
-        return bool((await client.get(path)).json()["status"] != "stored")
+        nonlocal document
+        document = (await client.get(f"/documents/{document['id']}")).json()
+        return bool(document["status"] != "stored")
 
     await eventually(over, DECODING_SECONDS)
-    document: Json = (await client.get(path)).json()
     return document
 
 
@@ -101,7 +98,8 @@ async def test_before_the_inspection_there_is_no_thumbnail(client: httpx.AsyncCl
 
 async def test_files_of_many_programs_become_ready(client: httpx.AsyncClient, worker: Worker) -> None:
     sent = [each for each in valid() if each.name != "locked.pdf"]
-    documents = await asyncio.gather(*(inspected(client, each) for each in sent))
+    uploads = await asyncio.gather(*(stored(client, each) for each in sent))
+    documents = [await inspection_of(client, upload) for upload in uploads]
     for each, document in zip(sent, documents, strict=True):
         assert document["status"] == "ready", (each.name, document)
         with Image.open(BytesIO((await thumbnail(client, document)).content)) as small:

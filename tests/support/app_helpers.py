@@ -131,9 +131,12 @@ async def wait_until_idle(database_url: str) -> None:
 async def eventually(
     condition: Callable[[], Awaitable[bool]], max_wait_seconds: float = MAX_WAIT_SECONDS
 ) -> None:
+    """Check more and more rarely, since each check takes processor time from what it waits for."""
     async with asyncio.timeout(max_wait_seconds):
-        while not await condition():  # noqa: ASYNC110  # what it waits for is in another process
-            await asyncio.sleep(0.01)
+        pause = 0.01
+        while not await condition():
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, 0.05)
 
 
 def _json(response: httpx.Response) -> Json:
