@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,7 @@ from service.testing import scratch_directory
 from service.testing.inbox import Inbox
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.app_helpers import connected
-from tests.support.depot_command import NEW_INTERPRETER, PYTEST, run_depot
+from tests.support.depot_command import NEW_INTERPRETER, PYTEST, forked_interpreter, run_depot
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "testing.md"]
@@ -80,7 +81,8 @@ def test_a_run_deletes_the_directory_of_its_server(tmp_path: Path, run_pytest: R
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
     (tmp_path / "test_where.py").write_text(WHERE)
     without_server = {"TEST_DATABASE_URL": "", "PYTEST_XDIST_WORKER": "", "PYTEST_XDIST_TESTRUNUID": ""}
-    printed = run_pytest("-p", "xdist", "-n", "1", "test_where.py", **without_server)
+    worker = f"popen//python={forked_interpreter() or sys.executable}"
+    printed = run_pytest("-p", "xdist", "--dist=load", "--tx", worker, "test_where.py", **without_server)
     assert "1 passed" in printed, printed
     run = (tmp_path / "run").read_text()
     assert not (scratch_directory() / f"depot-tests-{run}").exists()

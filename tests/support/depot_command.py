@@ -30,7 +30,7 @@ DEPOT = Path(sys.executable).with_name("depot")
 PYTEST = DEPOT.with_name("pytest")
 SETTINGS = (
     *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR", "COLUMNS"),
-    *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE", "NANIO_"),
+    *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE", "PYTEST_XDIST_", "NANIO_"),
 )
 """Beginnings of the names of variables that are read when a command runs, not when it is imported."""
 OF_PYTEST = "PYTEST_CURRENT_TEST"
