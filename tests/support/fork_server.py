@@ -25,10 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
-from service.app import create_app
-from service.settings import Settings
 from tests.support import signature_cache
 from tests.support.forked_interpreter import STATUS_BYTES
+from tests.support.openapi_document import published_document
 
 PARENT = 0
 """Standard input, which becomes readable when the parent ends."""
@@ -63,7 +62,7 @@ def prepare() -> None:
     for name in (*modules("service"), *LAZY_IMPORTS):
         import_module(name)
     signature_cache.install()
-    create_app(Settings(database_url="postgresql://nowhere/none"))
+    published_document()
     gc.enable()
     gc.freeze()  # so that the children share the pages
 

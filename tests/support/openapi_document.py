@@ -1,10 +1,25 @@
 """Helpers for tests of the OpenAPI document: its operations, objects and schemas."""
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
+
+from service.app import create_app
+from service.docs import encode_document
+from service.settings import Settings
 
 Json = dict[str, Any]
 METHODS = {"get", "put", "post", "patch", "delete"}
+
+
+@cache
+def published_document() -> Json:
+    """Return the document of this version. The fork server builds it for all workers of pytest."""
+    document: Json = json.loads(
+        encode_document(create_app(Settings(database_url="postgresql://nowhere/none")))
+    )
+    return document
 
 
 def operations(described: Json) -> Iterator[tuple[str, Json]]:
