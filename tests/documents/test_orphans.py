@@ -1,10 +1,9 @@
 """The sweep of orphaned blobs, left by processes that died before they committed the row."""
 
+import asyncio
 import os
-import sys
 from pathlib import Path
 
-import anyio
 import pytest
 from msgspec.structs import replace
 from samples import png_of, sample
@@ -16,6 +15,7 @@ from service.documents.orphans import sweep_orphans
 from service.settings import Settings
 from service.worker import SCHEDULES
 from tests.support.app_helpers import running
+from tests.support.depot_command import run_program
 from tests.support.reply_assertions import assert_refused
 
 BREAK = """
@@ -94,7 +94,7 @@ async def test_partial_files_of_killed_processes_are_swept(tmp_path: Path, datab
     directory = tmp_path / "blobs"
     settings = Settings(blob_url=directory.as_uri())
     await open_blob_store(settings).put("exports/a", b"x")
-    died = await anyio.run_process([sys.executable, "-c", DIES, directory.as_uri()], check=False)
+    died = await asyncio.to_thread(run_program, DIES, directory.as_uri())
     assert died.returncode == 9
     (half,) = (path for path in files(directory) if path.name != "a")
     assert await stored_keys(settings) == {"exports/a"}

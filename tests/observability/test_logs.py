@@ -24,7 +24,7 @@ from service.database.database import Database
 from service.observability.logs import AccessLogEntry, AccessLogWriter
 from service.observability.redaction import PATH_LENGTH_MAX, redact_path, redactor
 from service.settings import Settings
-from tests.support.depot_command import run_depot, start_depot
+from tests.support.depot_command import run_depot, run_program, start_depot
 from tests.support.depot_process import DepotProcess, depot_serve
 
 Make = Callable[..., Awaitable[str]]
@@ -37,7 +37,7 @@ where pid <> pg_backend_pid() and datname = current_database()"""
 PASSWORD, SECRET = "pa55word-of-the-database", "a-secret-that-keys-the-hashes-of-keys"
 
 
-def written(style: str, code: str, stderr: int | IO[bytes] = subprocess.PIPE) -> str:
+def written(style: str, code: str, stderr: IO[bytes] | None = None) -> str:
     """Return the stderr of a process with this log format."""
     program = f"""
 import asyncio, logging, structlog
@@ -53,10 +53,9 @@ def access(path):
     asyncio.run(write(path))
 {code}
 """
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, timeout=60)
-    text = (done.stderr or b"").decode()
-    assert done.returncode == 0, text
-    return text
+    done = run_program(program, stderr=stderr)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 RAISED = """

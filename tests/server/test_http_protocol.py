@@ -3,8 +3,6 @@
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from time import monotonic
@@ -15,6 +13,7 @@ import pytest
 
 from service.http.admission import REJECTIONS_PER_TICK, TICK_SECONDS
 from tests.support.app_helpers import Json, item, locked, wait_for_locks
+from tests.support.depot_command import run_program
 from tests.support.raw_http import MAX_WAIT_SECONDS, LiveServer, assert_error_contract, serving
 from tests.support.reply_assertions import JSON, assert_refused
 
@@ -230,7 +229,7 @@ def test_connections_fit_into_the_limit_of_open_files(
     soft: int, hard: int, connections: int, open_files: int
 ) -> None:
     program = LIMITED.format(soft=soft, hard=hard)
-    lines = subprocess.check_output([sys.executable, "-c", program], text=True).splitlines()
+    lines = run_program(program).stdout.splitlines()
     assert lines[-1] == f"{connections} {open_files}"
     assert len(lines) == 1 + (connections < 8192)  # a warning
 
@@ -247,8 +246,7 @@ print(Server(create_app(settings), settings).config.http.keywords["connection_li
 
 
 def test_a_server_opens_no_more_connections_than_fit() -> None:
-    output = subprocess.check_output([sys.executable, "-c", SERVER], text=True)
-    assert output.splitlines()[-1] == "548"
+    assert run_program(SERVER).stdout.splitlines()[-1] == "548"
 
 
 @asynccontextmanager

@@ -28,6 +28,8 @@ from tests.support.forked_interpreter import ADDRESS, STATUS_BYTES, connect, req
 
 DEPOT = Path(sys.executable).with_name("depot")
 PYTEST = DEPOT.with_name("pytest")
+CODE = Path("-c")
+"""In place of a script: the first argument is the code of a program."""
 SETTINGS = (
     *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR", "COLUMNS"),
     *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE", "PYTEST_XDIST_", "NANIO_"),
@@ -112,6 +114,7 @@ def start_depot(
     command = [str(script), *args]
     if not _may_fork(env):
         text = subprocess.PIPE in (stdout, stderr)
+        command = [sys.executable, *command] if script == CODE else command
         return subprocess.Popen(command, env=dict(env), stdout=stdout, stderr=stderr, text=text)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -137,10 +140,11 @@ def run_depot(
     timeout: float = 60.0,
     check: bool = False,
     script: Path = DEPOT,
+    stderr: IO[Any] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `depot`, or another script, until it ends, and return its output."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-        process = start_depot(args, env=env, stdout=out, stderr=err, script=script)
+        process = start_depot(args, env=env, stdout=out, stderr=stderr or err, script=script)
         try:
             status = process.wait(timeout)
         except BaseException:
@@ -151,6 +155,13 @@ def run_depot(
     if check:
         completed.check_returncode()
     return completed
+
+
+def run_program(
+    program: str, *args: str, env: Mapping[str, str] = os.environ, stderr: IO[Any] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run the code of a program until it ends, and return its output."""
+    return run_depot([program, *args], env=env, script=CODE, stderr=stderr)
 
 
 def depot(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -41,7 +41,7 @@ LAZY_IMPORTS = (
 
 class StartRequest(NamedTuple):
     args: list[str]
-    """A script and its arguments, or `-c` and code."""
+    """A script or `-c` and code, and its arguments."""
     env: dict[str, str]
     cwd: str
 
@@ -143,7 +143,7 @@ def run(request: StartRequest) -> None:
     sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
     if request.args[0] == "-c":
-        sys.argv = ["-c"]
+        sys.argv = ["-c", *request.args[2:]]
         sys.modules["__main__"] = main_module = ModuleType(
             "__main__"
         )  # anyio's pool processes import it again
