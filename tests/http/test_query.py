@@ -43,6 +43,12 @@ async def test_a_wrong_query_parameter_is_reported(
     assert details(reply) == {f"query{name}": message}
 
 
+async def test_wrong_parameters_are_reported_in_their_order(client: Client) -> None:
+    names = ["g", "c", "a", "f", "b", "e", "d"]
+    reply = await client.get("/items", params=dict.fromkeys(names, "1"))
+    assert [detail["field"] for detail in reply.json()["error"]["details"]] == [f"/{name}" for name in names]
+
+
 async def test_a_wrong_body_is_reported_beside_a_wrong_query(client: Client) -> None:
     reply = await client.post("/items?dry_run=1", json={"sku": "A", "name": "", "price": "1"})
     assert details(reply).keys() == {"query/dry_run", "body/name"}

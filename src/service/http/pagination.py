@@ -58,7 +58,7 @@ class Pager(Generic[P]):
         self, request: Request[Any, Any, Any], limit: int, cursor: str | None, position_type: Any
     ) -> None:
         self._request = request
-        query = request.query_params.multi_items()
+        query = request.query_params.items()  # with repeated names, in the order of the URL
         filters = sorted((name, value) for name, value in query if name not in {"limit", "cursor"})
         self._list_digest = hashlib.blake2b(
             repr((request.scope["path"], filters)).encode(), digest_size=32
@@ -98,9 +98,7 @@ class Pager(Generic[P]):
 
     def next_url(self, cursor: str) -> str:
         """Return the next page's URL for a `Link` header (RFC 8288): a CSV file cannot carry a cursor."""
-        query = [
-            (name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"
-        ]
+        query = [(name, value) for name, value in self._request.query_params.items() if name != "cursor"]
         return f"{self._request.scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
 
     def _encode(self, content: bytes) -> str:

@@ -101,7 +101,8 @@ def _invalid_parameters(request: AnyRequest) -> Iterator[Detail]:
     types = _query_types(request.route_handler)
     parsers: Mapping[str, Callable[[str], object]] = request.route_handler.opt.get("parsers", {})
     suggestions = 0
-    for name, texts in request.query_params.dict().items():
+    for name in dict.fromkeys(request.query_params):  # in their order, unlike `dict()`
+        texts = request.query_params.getall(name)
         if name not in types:
             suggestions += 1
             known = list(types) if suggestions <= SUGGESTIONS_MAX else []
