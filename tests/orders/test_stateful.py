@@ -5,6 +5,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
+import asyncpg
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -15,9 +16,9 @@ from msgspec import Struct
 
 from conftest import AS_OWNER
 from service.app import create_app
+from service.database.servers import Connection
 from service.settings import Settings
-from service.testing import execute
-from tests.support.consistency import discrepancies
+from tests.support.consistency import read_discrepancies
 
 
 class Known(Struct):
@@ -46,13 +47,14 @@ class Shop(RuleBasedStateMachine):
     """Requests to the service, each compared with a model of its items and orders."""
 
     client: TestClient[Litestar]
-    database_url: str
+    runner: asyncio.Runner
+    connection: Connection
     items = Bundle("items")
 
     def __init__(self) -> None:
         super().__init__()
         tables = "items, movements, orders, order_lines, transactions, events"
-        execute(self.database_url, f"{AS_OWNER}; truncate {tables}")
+        self.runner.run(self.connection.execute(f"{AS_OWNER}; truncate {tables}"))
         self.known: dict[str, Known] = {}
         self.sold: dict[str, str] = {}
         self.orders: dict[str, Sold] = {}
@@ -172,7 +174,7 @@ class Shop(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        assert asyncio.run(discrepancies(self.database_url, self.sold)) == []
+        assert self.runner.run(read_discrepancies(self.connection, self.sold)) == []
         assert {order["id"] for order in self.client.get("/orders?limit=200").json()["data"]} == set(
             self.sold
         )
@@ -202,9 +204,10 @@ def outcome(reply: Any) -> int | str:
 def test_the_service_does_what_the_model_does(
     settings: Settings, database_url: str, anyio_backend: str, key: str
 ) -> None:
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings)) as client, asyncio.Runner() as runner:
         client.headers["Authorization"] = f"Bearer {key}"
-        Shop.client, Shop.database_url = client, database_url
+        connection = runner.run(asyncpg.connect(database_url))
+        Shop.client, Shop.runner, Shop.connection = client, runner, connection
         run_state_machine_as_test(
             Shop,
             settings=hypothesis_settings(
@@ -214,3 +217,4 @@ def test_the_service_does_what_the_model_does(
                 suppress_health_check=list(HealthCheck),
             ),
         )
+        runner.run(connection.close())

@@ -215,14 +215,14 @@ async def test_damage_of_rows_is_found(
     if age is not None:
         pruned_id = lowest_uuid7(datetime.now(UTC) - age)
         await database.fetch("update sealing set pruned_id = $1", pruned_id)
-    for kind in CHECKS:
-        for statement in DAMAGE[kind]:
-            async with connected(database_url) as connection:
-                damage = connection.transaction()
-                await damage.start()
-                await connection.execute(f"{AS_OWNER}; {statement}")
-                assert await doctor.violations(connection, CHECKS[kind]), (kind, statement)
-                await damage.rollback()
+    cases = [(kind, statement) for kind in CHECKS for statement in DAMAGE[kind]]
+    async with connected(database_url) as connection:
+        for kind, statement in cases:
+            damage = connection.transaction()
+            await damage.start()
+            await connection.execute(f"{AS_OWNER}; {statement}")
+            assert await doctor.violations(connection, CHECKS[kind]), (kind, statement)
+            await damage.rollback()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind not in CHECKS])
