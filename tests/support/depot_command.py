@@ -232,6 +232,14 @@ class _ForkServer:
             return request_start(self._socket, args, env, files)
 
 
-@functools.cache
+CREATION = Lock()
+
+
 def _fork_server() -> _ForkServer:
+    with CREATION:  # otherwise two threads would have two
+        return _create_fork_server()
+
+
+@functools.cache
+def _create_fork_server() -> _ForkServer:
     return _ForkServer()
