@@ -31,7 +31,7 @@ PYTEST = DEPOT.with_name("pytest")
 CODE = Path("-c")
 """In place of a script: the first argument is the code of a program."""
 SETTINGS = (
-    *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR", "COLUMNS"),
+    *("DEPOT_", "DATABASE_URL", "DIRECT_DATABASE_URL", "HOST", "PORT", "AWS_", "TMPDIR", "COLUMNS", "PATH"),
     *("TEST_DATABASE_URL", "TEST_DATABASE_TEMPLATE", "PYTEST_XDIST_", "NANIO_"),
 )
 """Beginnings of the names of variables that are read when a command runs, not when it is imported."""
