@@ -144,9 +144,8 @@ def run(request: StartRequest) -> None:
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
     if request.args[0] == "-c":
         sys.argv = ["-c", *request.args[2:]]
-        sys.modules["__main__"] = main_module = ModuleType(
-            "__main__"
-        )  # anyio's pool processes import it again
+        # Pool processes of anyio import the main module again, unless it has no file.
+        sys.modules["__main__"] = main_module = ModuleType("__main__")
         exec(request.args[1], vars(main_module))
         return
     sys.argv = request.args
