@@ -93,7 +93,8 @@ async def test_a_run_on_another_server_drops_its_template(
 ) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["service.testing"]')
     (tmp_path / "test_template.py").write_text(WHICH_TEMPLATE)
-    printed = run_pytest("test_template.py", TEST_DATABASE_TEMPLATE="", PYTEST_XDIST_TESTRUNUID=uuid4().hex)
+    run = ["-p", "xdist", "--testrunuid", f"build-42 of {uuid4()}", "test_template.py"]
+    printed = run_pytest(*run, TEST_DATABASE_TEMPLATE="")
     assert "1 passed" in printed, printed
     async with connected(server_url) as connection:
         name = (tmp_path / "name").read_text()

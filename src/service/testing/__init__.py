@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import asyncpg
 import pytest
@@ -117,7 +117,8 @@ def depot_template(depot_server: str, pytestconfig: pytest.Config) -> str:
     """Return the name of a migrated database that has no connections. All processes of a run share it."""
     if configured := os.environ.get("TEST_DATABASE_TEMPLATE"):
         return configured
-    name = f"depot_template_{pytestconfig.option.testrunuid[:12]}"
+    run = uuid5(NAMESPACE_OID, pytestconfig.option.testrunuid)  # users may choose any text
+    name = f"depot_template_{run.hex[:12]}"
     _shared_home(pytestconfig).mkdir(exist_ok=True)
     with _template_file(pytestconfig).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
